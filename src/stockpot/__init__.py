@@ -1,0 +1,31 @@
+"""Fine-tune one model on task after task, and keep what it already knows."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stockpot.averaging.callback import SFACallback
+    from stockpot.averaging.sfa import SFA
+    from stockpot.errors import StockpotError
+
+__version__ = "0.1.0"
+__all__ = ["SFA", "SFACallback", "StockpotError", "__version__"]
+
+# `import stockpot` costs nothing: torch and transformers are imported by what needs them.
+_HOME = {
+    "SFA": "stockpot.averaging.sfa",
+    "SFACallback": "stockpot.averaging.callback",
+    "StockpotError": "stockpot.errors",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'stockpot' has no attribute '{name}'")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,105 @@
+"""What a method is: a config, and the hooks that it needs. Every hook of the base class does nothing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from stockpot.strict import Strict
+from stockpot.streams.examples import Batch, Examples, TrainingData
+
+Tensors = dict[str, Tensor]
+
+
+class BaseConfig(Strict):
+    """Keys that every method has."""
+
+    label: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+=-]*$", max_length=60)] | None = Field(
+        None, description="what it is called in a comparison; default: its name"
+    )
+
+    @property
+    def title(self) -> str:
+        """The label, or the method's name."""
+        return self.label or str(getattr(self, "name"))  # noqa: B009 - `name` is declared by each method
+
+    def problem_with(self, tasks: int) -> str | None:
+        """Why the method would do nothing, or cannot work, in a stream of so many tasks."""
+        return None
+
+
+@dataclass
+class Task:
+    """What a method is told when a task begins: the model stands where the task starts."""
+
+    index: int  # from 0
+    name: str
+    seed: int  # of this task; derive purposes from it
+    model: nn.Module
+    past: Sequence[Callable[[], Examples]] = ()  # the training examples of each earlier task
+    total_steps: int = 0  # T, optimizer steps; known from `task_start` on
+    checkpoint: Callable[[str], Path] = Path  # "previous", "pretrained" or a path → where those weights are
+    new: Sequence[str] = ()  # tensors that have more rows than in those weights
+
+
+@dataclass
+class MethodCosts:
+    """What a method adds to plain fine-tuning in one task: bytes and seconds."""
+
+    extra_memory_bytes: int = 0  # held while training
+    stored_bytes: int = 0  # kept between tasks, beside the newest model
+    stored_data_bytes: int = 0  # the part that is examples
+    averages: int = 0
+    averaging_seconds: float = 0.0
+    averaging_cpu_seconds: float = 0.0
+
+
+class Method:
+    """Base of all methods: plain fine-tuning. In a task the hooks come in the order in which they stand here."""
+
+    config: Any
+    starts_from: ClassVar[Literal["previous", "pretrained"]] = "previous"
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self.costs = MethodCosts()
+        self.notes: list[str] = []
+
+    def training_data(self, task: Task, examples: Examples) -> TrainingData:
+        """Chooses what the task trains on."""
+        return TrainingData.of(examples)
+
+    def task_start(self, task: Task) -> None:
+        """Prepares for the task; also called before a task is resumed, with the weights of its start."""
+
+    def loss(self, loss: Tensor, logits: Tensor, batch: Batch, model: nn.Module) -> Tensor:
+        """Changes the loss of a micro-batch."""
+        return loss
+
+    def gradients(self, model: nn.Module, step: int) -> None:
+        """Changes the gradients, once a step, unscaled and before clipping."""
+
+    def after_step(self, model: nn.Module, optimizer: Optimizer, step: int) -> None:
+        """Acts after optimizer step number `step` (from 1); gradients are still there."""
+
+    def task_end(self, task: Task, examples: Examples) -> None:
+        """Finishes the task: `examples` are the task's own; what is in the model now is evaluated and saved."""
+
+    @contextlib.contextmanager
+    def evaluating(self, model: nn.Module) -> Iterator[None]:
+        """Surrounds evaluation; restores whatever it changes."""
+        yield
+
+    def state(self) -> tuple[Tensors, dict[str, Any]]:
+        """What must survive, within a task and between tasks: tensors, and JSON values."""
+        return {}, {}
+
+    def load_state(self, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:
+        """Takes up what `state` gave."""

@@ -1,0 +1,32 @@
+"""Joint training: the ceiling of every comparison."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from stockpot.files import folder_bytes
+from stockpot.methods.base import BaseConfig, Method, Task
+from stockpot.streams.examples import Examples, TrainingData, concat
+
+
+class Config(BaseConfig):
+    """No parameters."""
+
+    name: Literal["joint"]
+
+
+class Joint(Method):
+    """Training on all tasks so far at once, from the start model: keeps all past data, forgets nothing by design.
+
+    Equation: `θ_k = train(θ_start, tasks 1 … k)`, as many epochs as a task has
+    """
+
+    starts_from = "pretrained"
+
+    def training_data(self, task: Task, examples: Examples) -> TrainingData:
+        """The union of all tasks' examples so far."""
+        past = [read() for read in task.past]
+        self.costs.stored_data_bytes = sum(part.nbytes for part in past) + examples.nbytes
+        self.costs.extra_memory_bytes = sum(part.nbytes for part in past)
+        self.costs.stored_bytes = self.costs.stored_data_bytes + folder_bytes(task.checkpoint("pretrained"))
+        return TrainingData.of(concat([*past, examples]))

@@ -1,0 +1,20 @@
+"""Sequential fine-tuning: the floor of every comparison."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from stockpot.methods.base import BaseConfig, Method
+
+
+class Config(BaseConfig):
+    """No parameters."""
+
+    name: Literal["sequential"]
+
+
+class Sequential(Method):
+    """Plain fine-tuning on task after task: the previous model is the start, nothing else.
+
+    Equation: `θ_k = train(θ_{k−1}, task k)`
+    """

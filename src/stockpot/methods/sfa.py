@@ -1,0 +1,139 @@
+"""SFA: Sequential Fine-tuning with Averaging."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from stockpot.averaging.sfa import SFA
+from stockpot.files import folder_bytes
+from stockpot.methods.base import BaseConfig, Method, Task, Tensors
+from stockpot.streams.examples import Examples
+
+
+class AnchoredConfig(BaseConfig):
+    """What every method with an anchor lets one choose."""
+
+    anchor: str = Field("previous", description="θ_o: previous | pretrained | a path to a checkpoint")
+    first_task: Literal["skip", "average"] = Field("skip", description="average protects the weights that were loaded")
+    anchor_on: Literal["disk", "cpu", "device"] = Field("disk", description="where the anchor is held while training")
+    buffers: Literal["average", "keep"] = Field("average", description="BatchNorm's running statistics")
+    rounding: Literal["nearest", "stochastic"] | None = Field(
+        None, description="how bf16 weights are rounded after an average; without it they are refused"
+    )
+
+    def problem_with(self, tasks: int) -> str | None:
+        """A stream of one task, which is skipped, would never be averaged."""
+        if tasks == 1 and self.first_task == "skip":
+            return (
+                "nothing would ever be averaged: the stream has one task, and first_task is skip. "
+                "Set first_task: average to protect the start model, or name more tasks."
+            )
+        return None
+
+
+class Config(AnchoredConfig):
+    """`beta` weighs the anchor; averages come every `p` of the task's steps, or every `every` steps, and at its end."""
+
+    name: Literal["sfa"]
+    beta: float | dict[str, float] = Field(
+        0.25, description="weight of the anchor, 0…1; or name pattern → weight, the first match counts"
+    )
+    p: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="fraction of the task's steps between averages; default 0.25"
+    )
+    every: Annotated[int, Field(ge=1)] | None = Field(None, description="steps between averages, instead of p")
+    optimizer_state: Literal["keep", "reset"] = Field("keep", description="the optimizer's state at an average")
+
+    @field_validator("beta")
+    @classmethod
+    def _in_range(cls, beta: float | dict[str, float]) -> float | dict[str, float]:
+        if isinstance(beta, dict) and not beta:
+            raise ValueError("the patterns are empty; give a number, or at least the pattern '*'")
+        for value in beta.values() if isinstance(beta, dict) else [beta]:
+            if not 0 <= value <= 1:
+                raise ValueError(f"should lie between 0 and 1, as the weight of the anchor, not {value}")
+        return beta
+
+    @model_validator(mode="after")
+    def _one_cadence(self) -> Config:
+        if self.p is not None and self.every is not None:
+            raise ValueError("give p (a fraction of the steps) or every (a number of steps), not both")
+        return self
+
+
+class SequentialFineTuningWithAveraging(Method):
+    """Every p·T optimizer steps, and at the task's end, the weights are averaged with the previous task's checkpoint.
+
+    Equation: `θ ← (1−β)·θ + β·θ_o`
+    Paper: "Soup to go" (arXiv 2501.05559); θ_o is the previous task's final model, frozen for the task
+    """
+
+    config: Any
+    _sfa: SFA | None = None
+
+    def cadence(self) -> dict[str, Any]:
+        """β and when to average, as SFA takes them."""
+        config: Config = self.config
+        p = None if config.every else config.p or 0.25
+        return {"beta": config.beta, "p": p, "every": config.every}
+
+    def task_start(self, task: Task) -> None:
+        """Opens the anchor."""
+        config: AnchoredConfig = self.config
+        self._sfa = None
+        if task.index == 0 and config.first_task == "skip":
+            self.notes.append(f"task {task.name!r} is the first and was not averaged (first_task: skip)")
+            return
+        anchor = task.checkpoint(config.anchor)
+        cadence = self.cadence()
+        self._sfa = SFA(
+            task.model,
+            **cadence,
+            total_steps=None if cadence["every"] else task.total_steps,
+            anchor=anchor,
+            keep=config.anchor_on,
+            new=task.new,
+            rounding=config.rounding,
+            buffers=config.buffers,
+        )
+        self.notes += self._sfa.notes
+        self.costs.extra_memory_bytes = self._sfa.anchor_bytes
+        if config.anchor != "previous":  # the previous model is there anyway
+            self.costs.stored_bytes = folder_bytes(anchor) if anchor.is_dir() else anchor.stat().st_size
+
+    def after_step(self, model: nn.Module, optimizer: Optimizer, step: int) -> None:
+        """Averages when the schedule says so."""
+        if self._sfa is not None and self._sfa.step():
+            if getattr(self.config, "optimizer_state", "keep") == "reset":
+                optimizer.state.clear()
+            self._count()
+
+    def task_end(self, task: Task, examples: Examples) -> None:
+        """The last average, unless the last step was one."""
+        if self._sfa is not None and self._sfa.finish():
+            self._count()
+
+    def _count(self) -> None:
+        assert self._sfa is not None
+        self.costs.averages = self._sfa.averages
+        self.costs.averaging_seconds = self._sfa.seconds
+        self.costs.averaging_cpu_seconds = self._sfa.cpu_seconds
+
+    def state(self) -> tuple[Tensors, dict[str, Any]]:
+        """Where in the schedule the task stands; the anchor is a model of the run, and not repeated here."""
+        if self._sfa is None:
+            return {}, {}
+        seconds = {"seconds": self._sfa.seconds, "cpu_seconds": self._sfa.cpu_seconds}
+        return {}, {"sfa": {**self._sfa.state_dict(), **seconds}}
+
+    def load_state(self, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:
+        """Goes on inside a task; between tasks there is nothing to take up."""
+        if self._sfa is not None and "sfa" in values:
+            self._sfa.load_state_dict(values["sfa"])
+            self._sfa.seconds, self._sfa.cpu_seconds = values["sfa"]["seconds"], values["sfa"]["cpu_seconds"]
+            self._count()

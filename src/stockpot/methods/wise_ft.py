@@ -1,0 +1,28 @@
+"""WiSE-FT: one average at the end of a task."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from stockpot.methods.sfa import AnchoredConfig, SequentialFineTuningWithAveraging
+
+
+class Config(AnchoredConfig):
+    """`alpha` weighs the NEW weights, as in the paper: the opposite of SFA's beta."""
+
+    name: Literal["wise_ft"]
+    alpha: float = Field(0.5, ge=0, le=1, description="weight of the fine-tuned weights, 0…1; SFA's beta is 1 − alpha")
+
+
+class WiseFT(SequentialFineTuningWithAveraging):
+    """When a task is learnt, the weights before and after it are averaged; the next task goes on from the average.
+
+    Equation: `θ ← α·θ + (1−α)·θ_o`, which is SFA with p = 1 and β = 1−α
+    Paper: "Robust fine-tuning of zero-shot models" (arXiv 2109.01903), there for one task
+    """
+
+    def cadence(self) -> dict[str, Any]:
+        """β = 1−α, once."""
+        return {"beta": 1 - self.config.alpha, "p": 1.0, "every": None}

@@ -1,0 +1,112 @@
+"""From PIL images to the model's input: its own processor, or plain scaling for a `build:` model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stockpot.errors import StockpotError, did_you_mean
+from stockpot.models.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class PlainProcessor:
+    """Images → (B, C, H, W) in 0…1; `size` resizes to a square, `channels` 1 or 3 turns to grey or colour."""
+
+    size: int | None = None
+    channels: int | None = None
+
+    def __call__(self, images: list[Any]) -> Tensor:
+        """The images as one tensor; raises StockpotError where their sizes differ."""
+        if self.channels is not None:
+            images = [image.convert("L" if self.channels == 1 else "RGB") for image in images]
+        if self.size is not None:
+            images = [image.resize((self.size, self.size)) for image in images]
+        arrays = [np.asarray(image) for image in images]
+        if len({array.shape for array in arrays}) > 1:
+            raise StockpotError(
+                f"model.image_processor: images of shapes {sorted({array.shape for array in arrays})[:3]} cannot be one "
+                "batch; give size and channels."
+            )
+        pixels = torch.from_numpy(np.stack(arrays)).float() / 255
+        return pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()
+
+
+@dataclass(frozen=True)
+class TransformersProcessor:
+    """A Transformers image processor, and grey or colour as the model wants it."""
+
+    processor: Any
+    channels: int
+
+    def __call__(self, images: list[Any]) -> Tensor:
+        """The images as one tensor."""
+        mode = "L" if self.channels == 1 else "RGB"
+        images = [image if image.mode == mode else image.convert(mode) for image in images]
+        if self.channels == 1:  # processors want a channel axis
+            arrays = [np.asarray(image)[..., None] for image in images]
+            output = self.processor(images=arrays, return_tensors="pt", input_data_format="channels_last")
+        else:
+            output = self.processor(images=images, return_tensors="pt")
+        return output["pixel_values"]  # type: ignore[no-any-return]
+
+    def save(self, folder: Path) -> None:
+        """Writes preprocessor_config.json, so that the model folder is complete."""
+        self.processor.save_pretrained(folder)
+
+
+def open_processor(spec: ModelSpec, config: Any) -> PlainProcessor | TransformersProcessor:
+    """The processor of a model: `config` is the Transformers configuration, None for a `build:` model."""
+    changes = spec.image_processor
+    if spec.build is not None:
+        return _plain(changes)
+    channels = int(getattr(config, "num_channels", 3) or 3)
+    if isinstance(changes, str):
+        return TransformersProcessor(_auto(changes, spec), channels)
+    processor = _auto(spec.name, spec) if spec.name is not None else _vit(config, channels)
+    for key, value in (changes or {}).items():
+        if not hasattr(processor, key):
+            hint = did_you_mean(key, vars(processor))
+            raise StockpotError(f"model.image_processor.{key}: unknown key.{hint}")
+        setattr(processor, key, value)
+    return TransformersProcessor(processor, channels)
+
+
+def _plain(changes: dict[str, Any] | str | None) -> PlainProcessor:
+    if isinstance(changes, str):
+        raise StockpotError("model.image_processor: a `build:` model takes settings (size, channels), not a name.")
+    for key in changes or {}:
+        if key not in ("size", "channels"):
+            hint = did_you_mean(key, ("size", "channels"))
+            raise StockpotError(f"model.image_processor.{key}: unknown key for a `build:` model.{hint} Known: size, channels.")
+    return PlainProcessor(**(changes or {}))
+
+
+def _auto(name: str, spec: ModelSpec) -> Any:
+    from transformers import AutoImageProcessor
+
+    try:
+        return AutoImageProcessor.from_pretrained(
+            name, revision=spec.revision or "main", trust_remote_code=spec.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise StockpotError(
+            f"model.image_processor: {name}: {str(error).splitlines()[0]} (settings, or another model's name, can be given)"
+        ) from error
+
+
+def _vit(config: Any, channels: int) -> Any:
+    """A model built from a configuration brings no processor: resize to its input size, scale to −1…1."""
+    try:
+        from transformers import ViTImageProcessorPil as ViTImageProcessor
+    except ImportError:
+        from transformers import ViTImageProcessor
+    size = getattr(config, "image_size", None) or 224
+    height, width = (size, size) if isinstance(size, int) else size
+    half = [0.5] * channels
+    return ViTImageProcessor(size={"height": height, "width": width}, image_mean=half, image_std=half)

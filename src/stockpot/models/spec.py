@@ -1,0 +1,37 @@
+"""The `model` block of a recipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from stockpot.strict import Strict
+
+
+class ModelSpec(Strict):
+    """The start model: exactly one of `name`, `config` and `build`."""
+
+    name: str | None = Field(None, description="a Transformers image classifier: hub name or local folder")
+    config: dict[str, Any] | None = Field(None, description="a Transformers configuration, `model_type` among its keys")
+    build: str | None = Field(None, description="package.module:function that returns a torch.nn.Module")
+    args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of `build`, beside `num_labels`")
+    revision: str | None = Field(None, description="branch, tag or commit of a hub model")
+    head: str | None = Field(None, description="name of the output layer, where it cannot be told from its shape")
+    image_processor: dict[str, Any] | str | None = Field(
+        None, description="settings (size, image_mean, …) that change the model's own processor, or another's name"
+    )
+    trust_remote_code: bool = Field(False, description="run code that comes with a hub model: only if you trust it")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelSpec:
+        given = [key for key in ("name", "config", "build") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of name, config and build; {' and '.join(given) or 'none'} given")
+        if self.config is not None and "model_type" not in self.config:
+            raise ValueError("config needs the key model_type, such as vit or resnet")
+        if self.build is not None and self.build.count(":") != 1:
+            raise ValueError(f"build must read package.module:function, not {self.build!r}")
+        if self.build is None and self.args:
+            raise ValueError("args belongs to build; the settings of a Transformers model go into config")
+        return self

@@ -1,0 +1,194 @@
+"""Models: built from a recipe, saved to a folder, loaded from one."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from stockpot.errors import StockpotError, did_you_mean
+from stockpot.models.head import find_head, grow_head
+from stockpot.models.spec import ModelSpec
+from stockpot.seeds import derive, generator, seed_everything
+
+WEIGHTS = "model.safetensors"
+BUILT = "stockpot_model.json"  # beside the weights of a `build:` model: the dotted path and its arguments
+
+
+def _import(path: str) -> Callable[..., nn.Module]:
+    module_name, _, function_name = path.partition(":")
+    here = str(Path.cwd())
+    added = here not in sys.path
+    if added:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise StockpotError(f"model.build: {path}: {error}.") from error
+    finally:
+        if added:
+            sys.path.remove(here)
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        hint = did_you_mean(function_name, [key for key in vars(module) if not key.startswith("_")])
+        raise StockpotError(f"model.build: {module_name} has no function {function_name!r}.{hint}")
+    return function  # type: ignore[no-any-return]
+
+
+def _build(path: str, args: dict[str, Any], rows: int) -> nn.Module:
+    function = _import(path)
+    try:
+        model = function(num_labels=rows, **args)
+    except TypeError as error:
+        raise StockpotError(f"model.build: {path}(num_labels={rows}, …): {error}.") from error
+    if not isinstance(model, nn.Module):
+        raise StockpotError(f"model.build: {path} returned {type(model).__name__}, not a torch.nn.Module.")
+    return model
+
+
+def start_model(spec: ModelSpec, rows: int, seed: int) -> nn.Module:
+    """The model that the stream starts from, with `rows` outputs; drawn weights depend on `seed` only.
+
+    Raises StockpotError where the model cannot be opened, or has no recognisable output layer.
+    """
+    seed_everything(derive(seed, "model"))
+    if spec.build is not None:
+        model = _build(spec.build, spec.args, rows)
+    elif spec.config is not None:
+        model = _from_config(spec.config, rows)
+    else:
+        model = _from_pretrained(str(spec.name), spec, num_labels=rows, ignore_mismatched_sizes=True)
+    find_head(model, rows, spec.head)
+    return model.float()
+
+
+def model_config(spec: ModelSpec) -> Any:
+    """The Transformers configuration of the start model; None for a `build:` model."""
+    from transformers import AutoConfig
+
+    if spec.build is not None:
+        return None
+    if spec.config is not None:
+        return _config(spec.config)
+    try:
+        return AutoConfig.from_pretrained(
+            spec.name, revision=spec.revision or "main", trust_remote_code=spec.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise StockpotError(f"model.name: {spec.name} could not be opened: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _config(values: dict[str, Any], **more: Any) -> Any:
+    from transformers import AutoConfig
+
+    settings = {key: value for key, value in values.items() if key != "model_type"}
+    try:
+        default = AutoConfig.for_model(values["model_type"])
+    except ValueError as error:
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+        hint = did_you_mean(str(values["model_type"]), CONFIG_MAPPING_NAMES)
+        raise StockpotError(f"model.config.model_type: unknown: {values['model_type']!r}.{hint}") from error
+    unknown = [key for key in settings if not hasattr(default, key)]
+    if unknown:
+        hint = did_you_mean(unknown[0], default.to_dict())
+        raise StockpotError(f"model.config.{unknown[0]}: {values['model_type']} has no such setting.{hint}")
+    try:
+        return AutoConfig.for_model(values["model_type"], **settings, **more)
+    except Exception as error:  # noqa: BLE001 - a configuration checks its values in many ways
+        raise StockpotError(f"model.config: {_reason(error)[:300]}") from error
+
+
+def _from_config(values: dict[str, Any], rows: int) -> nn.Module:
+    from transformers import AutoModelForImageClassification
+
+    config = _config(values, num_labels=rows)
+    try:
+        model: nn.Module = AutoModelForImageClassification.from_config(config)
+    except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
+        raise StockpotError(f"model.config: {_reason(error)[:300]}") from error
+    return model
+
+
+def _from_pretrained(path: str, spec: ModelSpec | None, **options: Any) -> nn.Module:
+    from transformers import AutoModelForImageClassification
+
+    folder = Path(path).expanduser()
+    if path.startswith((".", "/", "~")) and not folder.is_dir():
+        raise StockpotError(f"model.name: {path}: there is no such folder.")
+    source = str(folder) if folder.is_dir() else path
+    if folder.is_dir() and not list(folder.glob("*.safetensors")):
+        found = "pickled weights (.bin)" if list(folder.glob("*.bin")) else "no weights"
+        raise StockpotError(
+            f"model.name: {path} holds {found}, not safetensors; pickles are never loaded: "
+            "convert the model with `save_pretrained` where you trust it."
+        )
+    if spec is not None:
+        options |= {"revision": spec.revision or "main", "trust_remote_code": spec.trust_remote_code}
+    try:
+        model: nn.Module = AutoModelForImageClassification.from_pretrained(
+            source, dtype=torch.float32, use_safetensors=True, **options
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise StockpotError(f"model.name: {path} could not be loaded: {_reason(error)}") from error
+    return model
+
+
+def save_model(model: nn.Module, folder: Path, spec: ModelSpec, rows: int) -> None:
+    """Writes weights as safetensors, with what is needed to load them again: `from_pretrained`'s files, or BUILT."""
+    from safetensors.torch import save_model as save_weights
+
+    if hasattr(model, "save_pretrained"):
+        model.save_pretrained(folder)
+        return
+    save_weights(model, str(folder / WEIGHTS), metadata={"format": "pt"})
+    built = {"build": spec.build, "args": spec.args, "num_labels": rows}
+    (folder / BUILT).write_text(json.dumps(built, indent=2) + "\n", encoding="utf-8")
+
+
+def needs_code(folder: Path) -> str | None:
+    """The dotted path that loading this model would import, where it is not part of Stockpot itself."""
+    if not (folder / BUILT).is_file():
+        return None
+    path = str(json.loads((folder / BUILT).read_text(encoding="utf-8"))["build"])
+    return None if path.startswith("stockpot.") else path
+
+
+def load_model(folder: Path, allow_code: bool) -> nn.Module:
+    """Loads what `save_model` wrote; raises StockpotError where that needs code that the user has not allowed."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model as load_weights
+
+    if not (folder / BUILT).is_file():
+        return _from_pretrained(str(folder), None, trust_remote_code=allow_code)
+    path = needs_code(folder)
+    if path is not None and not allow_code:
+        raise StockpotError(
+            f"{folder}: this model is built by the code at {path!r}; read it, and add --allow-code to import it."
+        )
+    built = json.loads((folder / BUILT).read_text(encoding="utf-8"))
+    model = _build(built["build"], built["args"], built["num_labels"])
+    try:
+        load_weights(model, str(folder / WEIGHTS))
+    except (RuntimeError, SafetensorError) as error:
+        raise StockpotError(
+            f"{folder / WEIGHTS} does not fit {built['build']}: {str(error).splitlines()[0]}"
+        ) from error
+    return model
+
+
+def fit_head(model: nn.Module, spec: ModelSpec, before: int, rows: int, seed: int) -> list[str]:
+    """Grows the output layer from `before` to `rows` rows; returns the tensors that grew. New rows depend on the seed."""
+    if rows <= before:
+        return []
+    return grow_head(model, find_head(model, before, spec.head), rows, generator(seed, "head", before, rows))

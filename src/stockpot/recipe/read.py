@@ -1,0 +1,204 @@
+"""From YAML and `key.sub=value` to a checked Recipe; every mistake in one line that says where."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from stockpot.errors import StockpotError, did_you_mean
+from stockpot.recipe.schema import Recipe, TaskSpec
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people write it: 1e-4 is a number, and a key that stands twice is an error."""
+
+
+_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d[\d_]*\.?[\d_]*(?:[eE][-+]?\d+)|\.\d[\d_]*(?:[eE][-+]?\d+)?|\d[\d_]*\.[\d_]*)$"),
+    list("-+0123456789."),
+)
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        if isinstance(key, str | int) and key in seen:
+            raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=key_node.start_mark)
+        if isinstance(key, str | int):
+            seen.add(key)
+    loader.flatten_mapping(node)
+    return dict(yaml.SafeLoader.construct_mapping(loader, node, deep=deep))
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)  # type: ignore[no-untyped-call]
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """YAML → Python values; raises StockpotError with `source`, line and column."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f" line {mark.line + 1}, column {mark.column + 1}:" if mark else ""
+        raise StockpotError(f"{source}:{where} {error.problem or 'not valid YAML'}.") from error
+    except yaml.YAMLError as error:
+        raise StockpotError(f"{source}: not valid YAML: {str(error).splitlines()[0]}.") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file."""
+    if not path.is_file():
+        near = did_you_mean(path.name, [other.name for other in path.parent.glob("*.y*ml")])
+        raise StockpotError(f"{path}: there is no such file.{near}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise StockpotError(f"{path}: not a text file in UTF-8.") from error
+    values = parse_yaml(text, str(path))
+    if not isinstance(values, dict):
+        raise StockpotError(f"{path}: expected `key: value` lines at the top.")
+    return values
+
+
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`values` with each `key.sub=value` set; list entries are numbered from 0; values are YAML."""
+    result: Any = parse_yaml(yaml.safe_dump(values), "recipe")
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise StockpotError(f"{override!r}: an override reads key.sub=value.")
+        _set(result, key.split("."), parse_yaml(text, override), override)
+    return dict(result)
+
+
+def _set(target: Any, path: list[str], value: Any, override: str) -> None:
+    *parents, last = path
+    for depth, part in enumerate(parents):
+        child = _child(target, part, override)
+        if not isinstance(child, dict | list):
+            child = {}
+            _assign(target, part, child, override)
+        target = child
+        del depth
+    _assign(target, last, value, override)
+
+
+def _index(target: list[Any], part: str, override: str) -> int:
+    if not part.isdigit() or int(part) >= len(target):
+        raise StockpotError(f"{override!r}: {part!r} is not an entry of a list of {len(target)} (numbered from 0).")
+    return int(part)
+
+
+def _child(target: Any, part: str, override: str) -> Any:
+    return target[_index(target, part, override)] if isinstance(target, list) else target.get(part)
+
+
+def _assign(target: Any, part: str, value: Any, override: str) -> None:
+    target[_index(target, part, override) if isinstance(target, list) else part] = value
+
+
+def _known_keys(model: type[BaseModel], path: Sequence[str | int], values: Any) -> list[str]:
+    """The keys that the block at `path` may hold."""
+    from stockpot.methods import REGISTRY
+
+    blocks: Any = model
+    for part in path:
+        if part in ("method", "compare"):
+            name = values.get(part, {}).get("name", "sfa") if part == "method" else None
+            index = next((piece for piece in path if isinstance(piece, int)), 0)
+            if part == "compare":
+                name = values["compare"][index].get("name")
+            return list(REGISTRY[name].config.model_fields) if name in REGISTRY else []
+        if isinstance(part, int):
+            continue
+        if part in ("tasks", "controls"):
+            blocks = TaskSpec
+            continue
+        field = blocks.model_fields.get(part)
+        blocks = field.annotation if field is not None else None
+        if blocks is None or not hasattr(blocks, "model_fields"):
+            return []
+    return list(blocks.model_fields)
+
+
+def _where(location: Iterable[str | int]) -> list[str | int]:
+    """The user's path: without the names of union branches that pydantic puts in."""
+    from stockpot.methods import REGISTRY
+
+    kept: list[str | int] = []
+    for part in location:
+        branch = isinstance(part, str) and ("[" in part or part in ("Split", "float", "str", "int", "function-after"))
+        tag = part in REGISTRY and kept and (kept[0] == "method" or kept[:1] == ["compare"])
+        if not branch and not tag:
+            kept.append(part)
+    return kept
+
+
+def check(model: type[T], values: Any, source: str) -> T:
+    """Validates `values`; raises StockpotError with the path of the first mistake, and "did you mean"."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        errors = error.errors()
+        # Of a union's branches, report the one that got furthest: its message is about what the user meant.
+        worst = max(errors, key=lambda item: (item["type"] == "extra_forbidden", len(item["loc"])))
+        if not any(item["type"] == "extra_forbidden" for item in errors):
+            worst = errors[0] if len({tuple(_where(item["loc"])) for item in errors}) == 1 else worst
+        raise StockpotError(f"{source}: {_explain(model, worst, values)}") from error
+
+
+def _explain(model: type[BaseModel], error: Any, values: Any) -> str:
+    path = _where(error["loc"])
+    place = ".".join(str(part) for part in path)
+    kind, given = error["type"], error.get("input")
+    if kind == "extra_forbidden":
+        *parents, key = path
+        known = _known_keys(model, parents, values)
+        hint = did_you_mean(str(key), known) or (f" Known here: {', '.join(known)}." if known else "")
+        return f"{place}: unknown key.{hint}"
+    if kind == "missing":
+        return f"{place}: this key is required."
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        from stockpot.methods import REGISTRY
+
+        name = given.get("name") if isinstance(given, dict) else given
+        wrong = f"unknown method {name!r}" if name else "a method needs its `name`"
+        return f"{place}.name: {wrong}.{did_you_mean(str(name), REGISTRY)} Known: {', '.join(REGISTRY)}."
+    if kind == "value_error":
+        message = str(error["ctx"]["error"])
+        return f"{place}: {message}." if place else f"{message}."
+    message = error["msg"].replace("Input should be", "should be")
+    shown = "" if isinstance(given, dict | list) else f", not {given!r}"
+    return f"{place}: {message[0].lower()}{message[1:]}{shown}."
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a file, changed by `key.sub=value` overrides and checked."""
+    from stockpot.recipe.train import check_train
+
+    values = apply_overrides(read_yaml(path), overrides)
+    values.setdefault("name", path.stem)
+    recipe = check(Recipe, values, str(path))
+    check_train(recipe.train, f"{path}: train")
+    if isinstance(recipe.tasks, list):
+        for number, task in enumerate(recipe.tasks):
+            check_train(task.train, f"{path}: tasks.{number}.train")
+    return recipe
+
+
+def read_task(path: Path, overrides: Sequence[str] = ()) -> TaskSpec:
+    """The one task in a file, as `stockpot add` takes it."""
+    from stockpot.recipe.train import check_train
+
+    task = check(TaskSpec, apply_overrides(read_yaml(path), overrides), str(path))
+    check_train(task.train, f"{path}: train")
+    return task

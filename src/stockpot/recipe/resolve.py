@@ -1,0 +1,69 @@
+"""A recipe made explicit: tasks listed, data inherited, local paths absolute. What a run folder records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stockpot.errors import StockpotError
+from stockpot.methods.base import BaseConfig
+from stockpot.recipe.schema import Recipe, Split
+from stockpot.streams.spec import DataSpec, TaskSpec
+from stockpot.streams.stream import inherit, split_classes
+
+
+def absolute(path: str) -> str:
+    """A local folder's absolute path; a hub name stays as it is."""
+    folder = Path(path).expanduser()
+    return str(folder.resolve()) if folder.exists() else path
+
+
+def _located(data: DataSpec) -> DataSpec:
+    if data.path in (None, "digits"):
+        return data
+    return data.model_copy(update={"path": absolute(str(data.path))})
+
+
+def resolve_task(task: TaskSpec, default: DataSpec) -> TaskSpec:
+    """The task with everything that it inherits written out."""
+    return task.model_copy(update={"data": _located(inherit(default, task.data))})
+
+
+def resolve(recipe: Recipe, method: BaseConfig, seed: int) -> Recipe:
+    """The recipe of one run: one method, one seed, a list of tasks. Raises StockpotError where nothing would happen."""
+    tasks = recipe.tasks
+    if isinstance(tasks, Split):
+        tasks = split_classes(recipe.data, tasks.split, tasks.shuffle)
+    resolved = [resolve_task(task, recipe.data) for task in tasks]
+    problem = method.problem_with(len(resolved))
+    if problem:
+        raise StockpotError(f"method {method.title!r}: {problem}")
+    changes: dict[str, Any] = {
+        "tasks": resolved,
+        "controls": [resolve_task(task, recipe.data) for task in recipe.controls],
+        "data": _located(recipe.data),
+        "method": method,
+        "compare": [],
+        "seeds": [seed],
+    }
+    if recipe.model.name is not None:
+        changes["model"] = recipe.model.model_copy(update={"name": absolute(recipe.model.name)})
+    anchor = getattr(method, "anchor", None)
+    if anchor not in (None, "previous", "pretrained"):
+        if not Path(anchor).expanduser().exists():
+            raise StockpotError(f"method {method.title!r}: anchor: {anchor}: there is no such file or folder.")
+        changes["method"] = method.model_copy(update={"anchor": absolute(anchor)})
+    return recipe.model_copy(update=changes)
+
+
+def to_values(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain values, without keys that say nothing."""
+    values: dict[str, Any] = recipe.model_dump(mode="json", exclude_none=True)
+    return values
+
+
+def to_yaml(values: dict[str, Any]) -> str:
+    """Plain values as YAML, in the order of the schema."""
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)

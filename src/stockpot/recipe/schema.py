@@ -1,0 +1,71 @@
+"""What a recipe may say. Unknown keys are errors; `stockpot schema` exports the JSON schema for editors."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from stockpot.methods import MethodConfig
+from stockpot.models.spec import ModelSpec
+from stockpot.streams.spec import DataSpec, Scenario, TaskSpec
+from stockpot.strict import Strict
+
+
+class Split(Strict):
+    """Cuts the recipe's `data` into tasks of so many classes each."""
+
+    split: int = Field(ge=1, description="classes in a task")
+    shuffle: int | None = Field(None, description="seed that shuffles the classes first; default: in label order")
+
+
+class Evaluation(Strict):
+    """How the accuracy matrix is filled."""
+
+    batch_size: int = Field(256, ge=1)
+
+
+class Recipe(Strict):
+    """A stream of tasks, a model and a method."""
+
+    name: str | None = Field(None, description="default: the file's name")
+    model: ModelSpec
+    scenario: Scenario = "class-incremental"
+    head: Literal["all", "seen"] = Field(
+        "all", description="output rows: for all classes of the stream from the start, or growing with each task"
+    )
+    data: DataSpec = Field(default_factory=DataSpec)
+    tasks: list[TaskSpec] | Split
+    controls: list[TaskSpec] = Field(default_factory=list, description="evaluated, never trained on")
+    method: MethodConfig = Field(default_factory=dict, validate_default=True)  # type: ignore[assignment]
+    compare: list[MethodConfig] = Field(default_factory=list, description="the methods of `stockpot compare`")
+    train: dict[str, Any] = Field(default_factory=dict, description="names and values of TrainingArguments")
+    loop: Literal["trainer", "plain"] = Field("trainer", description="Transformers' Trainer, or a plain loop of torch")
+    boundary: Literal["fresh", "keep-optimizer"] = Field(
+        "fresh", description="at a new task: a new optimizer, or its state carried over; the schedule is always new"
+    )
+    evaluation: Evaluation = Field(default_factory=Evaluation)
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0], min_length=1)
+    keep: Literal["all", "needed"] = Field("all", description="models kept in the run folder")
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _sfa_by_default(cls, method: Any) -> Any:
+        return {"name": "sfa", **method} if isinstance(method, dict) else method
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds: a seed is named twice in {self.seeds}")
+        if isinstance(self.tasks, list):
+            if not self.tasks:
+                raise ValueError("tasks: the stream is empty; name at least one task")
+            names = [task.name for task in (*self.tasks, *self.controls)]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"tasks: the name {twice[0]!r} is used twice; every task and control needs its own")
+        labels = [method.title for method in self.compare]
+        twice = sorted({label for label in labels if labels.count(label) > 1})
+        if twice:
+            raise ValueError(f"compare: two methods are called {twice[0]!r}; give one of them a `label`")
+        return self

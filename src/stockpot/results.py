@@ -1,0 +1,157 @@
+"""The declared result schemas: what `results.json` and `comparison.json` hold.
+
+Scores are fractions or losses as their `unit` says, seconds are seconds, sizes are bytes. A score that was not measured
+is null. Readers reject files of another major version and keys that they do not know.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION: Final = "1"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Scores(_Strict):
+    """One score of every task after every task: `matrix[i][j]` is the score on task j after learning task i."""
+
+    matrix: list[list[float | None]] = Field(description="K rows of K scores; row i: after learning task i")
+    initial: list[float | None] = Field(description="K scores before the first task was learnt")
+    controls: dict[str, list[float | None]] = Field(
+        default_factory=dict, description="data never trained on: K+1 scores, the first one before task 1"
+    )
+    higher_is_better: bool
+    unit: str = Field(description="'fraction', 'nats', ...")
+
+
+class Metrics(_Strict):
+    """Pure functions of the primary score's matrix; formulas in `stockpot.evaluation.metrics`. Null: not defined."""
+
+    average_accuracy: float | None
+    average_over_time: float | None
+    forgetting: float | None
+    backward_transfer: float | None
+    forward_transfer: float | None
+    plasticity: float | None
+    newest_accuracy: float | None
+
+
+class Costs(_Strict):
+    """What one task, or a whole stream, cost: seconds of the wall clock and of the processor, and bytes."""
+
+    training_seconds: float = Field(0.0, description="wall seconds inside training, averaging included")
+    training_cpu_seconds: float = 0.0
+    averaging_seconds: float = Field(0.0, description="the part of training spent inside the method's weight averages")
+    averaging_cpu_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
+    evaluation_cpu_seconds: float = 0.0
+    peak_memory_bytes: int = Field(0, description="highest memory of the process, on its training device")
+    extra_memory_bytes: int = Field(0, description="memory that the method holds while training, beside plain training")
+    stored_bytes: int = Field(0, description="what the method must keep between tasks, beside the newest model")
+    stored_data_bytes: int = Field(0, description="the part of it that is examples of past tasks")
+    steps: int = 0
+    averages: int = 0
+
+
+class Results(_Strict):
+    """`results.json` of one run folder."""
+
+    schema_version: Literal["1"] = SCHEMA_VERSION
+    label: str = Field(description="what the method is called in a comparison; the method's name by default")
+    method: dict[str, Any] = Field(description="the method's resolved parameters, its name among them")
+    scenario: str
+    tasks: list[str]
+    scores: dict[str, Scores]
+    primary: str = Field(description="the score that the metrics are made of")
+    metrics: Metrics
+    costs: Costs
+    task_costs: list[Costs]
+    seed: int
+    head: dict[str, list[str]] = Field(description="task name → the class of each output row that it uses, in row order")
+    notes: list[str] = Field(default_factory=list, description="what a reader must know: skipped averages, boundaries")
+    versions: dict[str, str]
+    commit: str | None
+    data: dict[str, dict[str, Any]] = Field(description="task name → fingerprints and sizes of its data")
+    recipe: dict[str, Any]
+
+
+class Estimate(_Strict):
+    """A mean over seeds and its 95 % Student t interval; low and high are null below two values."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    n: int
+    values: list[float | None] = Field(description="one per cell, in the order of `cells`")
+
+
+class Difference(_Strict):
+    """A paired difference to plain sequential fine-tuning, over the same seeds, corrected by Holm across methods."""
+
+    mean: float | None
+    low: float | None = Field(description="of the corrected interval")
+    high: float | None = Field(description="of the corrected interval")
+    p_value: float | None
+    p_holm: float | None
+    verdict: Literal["better", "worse", "no difference shown"]
+    n: int
+
+
+class Cell(_Strict):
+    """One finished run of a comparison."""
+
+    seed: int
+    run: str = Field(description="the run folder, relative to comparison.json")
+
+
+class MethodSummary(_Strict):
+    """One method of a comparison: every metric and every cost over its cells."""
+
+    method: dict[str, Any]
+    cells: list[Cell]
+    average_accuracy: Estimate
+    average_over_time: Estimate
+    forgetting: Estimate
+    backward_transfer: Estimate
+    forward_transfer: Estimate
+    plasticity: Estimate
+    newest_accuracy: Estimate
+    kept: Estimate = Field(description="1 − F/F_sequential, per seed; null where sequential's forgetting touches 0")
+    training_seconds: Estimate
+    training_cpu_seconds: Estimate
+    averaging_seconds: Estimate
+    averaging_cpu_seconds: Estimate
+    evaluation_seconds: Estimate
+    evaluation_cpu_seconds: Estimate
+    peak_memory_bytes: Estimate
+    extra_memory_bytes: Estimate
+    stored_bytes: Estimate
+    stored_data_bytes: Estimate
+    steps: Estimate
+    averages: Estimate
+    versus_sequential: dict[str, Difference] = Field(
+        default_factory=dict, description="metric → paired difference; empty for sequential itself"
+    )
+
+
+class Comparison(_Strict):
+    """`comparison.json`: every method of one comparison, keyed by label."""
+
+    schema_version: Literal["1"] = SCHEMA_VERSION
+    name: str
+    scenario: str
+    tasks: list[str]
+    seeds: list[int]
+    primary: str
+    unit: str = Field("fraction", description="of the primary score")
+    higher_is_better: bool = True
+    confidence: float = 0.95
+    methods: dict[str, MethodSummary]
+    sentences: list[str] = Field(default_factory=list, description="findings, only where an interval supports them")
+    versions: dict[str, str]
+    commit: str | None

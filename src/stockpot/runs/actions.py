@@ -1,0 +1,99 @@
+"""What can be done with a run folder: begin one, go on with one, add a task to one."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from stockpot.errors import StockpotError
+from stockpot.methods.base import BaseConfig
+from stockpot.recipe.resolve import resolve, resolve_task
+from stockpot.recipe.schema import Recipe
+from stockpot.results import Results
+from stockpot.runs.folder import RunFolder
+from stockpot.runs.loop import evaluate_late, learn_stream
+from stockpot.runs.progress import Progress
+from stockpot.runs.session import Session, open_stream
+from stockpot.runs.summary import write_results
+from stockpot.runs.versions import commit, versions
+from stockpot.streams.spec import TaskSpec
+from stockpot.training.job import Stop, training_arguments
+
+
+def begin(recipe: Recipe, method: BaseConfig, seed: int, path: Path) -> None:
+    """Creates a run folder for one method and one seed; every mistake that can be known beforehand is raised here."""
+    resolved = resolve(recipe, method, seed)
+    assert isinstance(resolved.tasks, list), "a resolved recipe lists its tasks"
+    stream, _ = open_stream(resolved)
+    for task in resolved.tasks:
+        training_arguments({**resolved.train, **task.train}, path, seed)
+    rows = stream.rows
+    facts = {
+        "start_rows": rows.count(len(stream.tasks) if resolved.head == "all" else 1),
+        "data": stream.facts(),
+        "versions": versions(),
+        "commit": commit(),
+    }
+    run = RunFolder.create(path, resolved, method.title, facts)
+    run.journal.close()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[RunFolder]:
+    run = RunFolder.open(path)
+    run.lock()
+    try:
+        yield run
+    finally:
+        run.journal.close()
+
+
+def go_on(path: Path, *, allow_code: bool = False, stop: Stop | None = None, progress: Progress | None = None) -> Results:
+    """Learns what a run has not learnt yet, from wherever it stopped; returns its results.
+
+    Raises Interrupted when `stop` was requested: everything so far is on disk then.
+    """
+    with _locked(path) as run:
+        if not run.is_finished:
+            session = Session.open(
+                run, allow_code=allow_code, stop=stop or Stop(), progress=progress or Progress()
+            )
+            with session.progress:
+                learn_stream(session)
+        return write_results(run)
+
+
+def add_task(path: Path, task: TaskSpec, *, allow_code: bool = False) -> None:
+    """Appends a task to a finished run, and evaluates the models so far on it; `go_on` then learns it."""
+    with _locked(path) as run:
+        if not run.is_finished:
+            raise StockpotError(f"{path}: the run is not finished; go on with `stockpot resume {path}` first.")
+        recipe = run.recipe
+        taken = [other.name for other in (*run.tasks, *recipe.controls)]
+        if task.name in taken:
+            raise StockpotError(f"task {task.name!r}: the stream has a task of this name already; choose another.")
+        resolved = resolve_task(task, recipe.data)
+        stream, _ = open_stream(recipe.model_copy(update={"tasks": [*run.tasks, resolved]}))
+        training_arguments({**recipe.train, **resolved.train}, path, run.seed)
+        values = resolved.model_dump(mode="json", exclude_none=True)
+        facts = {name: found for name, found in stream.facts().items() if name == task.name}
+        run.journal.append({"event": "added", "task": values, "data": facts})
+        run.write_recipe()
+        session = Session.open(run, allow_code=allow_code, stop=Stop(), progress=Progress())
+        index = len(run.tasks) - 1
+        run.journal.append({"event": "column", "index": index, "column": evaluate_late(session, index)})
+
+
+def branch(path: Path, target: Path) -> None:
+    """Copies a finished run to a new folder, to go on in another direction."""
+    run = RunFolder.open(path)
+    if not run.is_finished:
+        raise StockpotError(f"{path}: the run is not finished; go on with `stockpot resume {path}` first.")
+    if target.exists():
+        raise StockpotError(f"{target}: something is there already; choose another folder with -o.")
+    from stockpot.files import publishing
+
+    with publishing(target) as folder:
+        shutil.copytree(path, folder, dirs_exist_ok=True)

@@ -1,0 +1,201 @@
+"""A run folder: what is where, and whether it is still what the journal recorded."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from stockpot import files
+from stockpot.errors import StockpotError
+from stockpot.recipe.read import check
+from stockpot.recipe.resolve import to_values, to_yaml
+from stockpot.recipe.schema import Recipe
+from stockpot.runs.journal import Event, Journal
+from stockpot.streams.spec import TaskSpec
+
+SCHEMA = 1
+START = "tasks/00-start"
+
+
+class RunFolder:
+    """One run. Paths in the journal are relative to the folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.journal = Journal(path / "journal.jsonl")
+
+    @classmethod
+    def create(cls, path: Path, recipe: Recipe, label: str, facts: dict[str, Any]) -> RunFolder:
+        """A new run folder, locked; raises StockpotError where something stands there already."""
+        with files.explained(path):
+            path.mkdir(parents=True, exist_ok=True)
+        run = cls(path)
+        if run.journal.events:
+            raise StockpotError(
+                f"{path}: a run is here already; go on with `stockpot resume {path}`, or choose another folder with -o."
+            )
+        others = [entry.name for entry in path.iterdir() if entry.name not in ("journal.jsonl", "recipe.yaml")]
+        if others:
+            raise StockpotError(f"{path}: the folder is not empty (it holds {sorted(others)[0]}); choose another with -o.")
+        run.journal.lock()
+        values = to_values(recipe)
+        run.journal.append({"event": "created", "schema": SCHEMA, "label": label, "recipe": values, **facts})
+        run.write_recipe()
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """An existing run folder, for reading; raises StockpotError where it is not one, or was edited."""
+        if not path.is_dir():
+            raise StockpotError(f"{path}: there is no such folder.")
+        if not (path / "journal.jsonl").is_file():
+            raise StockpotError(f"{path}: not a run folder: it has no journal.jsonl.")
+        run = cls(path)
+        first = run.journal.events[0] if run.journal.events else {}
+        if not run.journal.events:
+            raise StockpotError(f"{path}: the run was stopped before it began; start it again with `stockpot run`.")
+        if first.get("event") != "created" or first.get("schema") != SCHEMA:
+            raise StockpotError(
+                f"{path}: its journal has schema {first.get('schema')!r}, this version of Stockpot reads {SCHEMA}."
+            )
+        return run
+
+    def lock(self) -> RunFolder:
+        """Claims the run for this process, and clears away what an interrupted write left."""
+        self.journal.lock()
+        files.remove_temporaries(self.path)
+        self.check_recipe()
+        return self
+
+    # What the journal says
+
+    @property
+    def created(self) -> Event:
+        """The first event."""
+        return self.journal.events[0]
+
+    @property
+    def recipe(self) -> Recipe:
+        """The resolved recipe, with the tasks that were added since."""
+        values = {**self.created["recipe"]}
+        values["tasks"] = [*values["tasks"], *(event["task"] for event in self.journal.of("added"))]
+        return check(Recipe, values, str(self.journal.path))
+
+    @property
+    def tasks(self) -> list[TaskSpec]:
+        """All tasks of the stream."""
+        tasks = self.recipe.tasks
+        assert isinstance(tasks, list), "a resolved recipe lists its tasks"
+        return tasks
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.recipe.seeds[0]
+
+    @property
+    def facts(self) -> dict[str, dict[str, Any]]:
+        """Task and control names → what their data was."""
+        facts: dict[str, dict[str, Any]] = {**self.created["data"]}
+        for event in self.journal.of("added"):
+            facts |= event["data"]
+        return facts
+
+    @property
+    def finished(self) -> list[Event]:
+        """The `task` events: one for each task that was learnt."""
+        return self.journal.of("task")
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every task was learnt."""
+        return bool(self.journal.of("started")) and len(self.finished) == len(self.tasks)
+
+    # Where things are
+
+    def place(self, index: int) -> str:
+        """NN-NAME of task `index` (from 0)."""
+        return f"{index + 1:02d}-{self.tasks[index].name}"
+
+    def model(self, index: int) -> Path:
+        """The model folder after task `index`; −1 is the start model."""
+        place = START if index < 0 else f"tasks/{self.place(index)}"
+        return self.path / place / "model"
+
+    def state(self, index: int) -> Path:
+        """What the method keeps after task `index`."""
+        return self.path / "state" / self.place(index)
+
+    def checkpoints(self, index: int) -> Path:
+        """The Trainer's checkpoints inside task `index`."""
+        return self.path / "checkpoints" / self.place(index)
+
+    # Checks and writes
+
+    def check_recipe(self) -> None:
+        """Raises StockpotError where recipe.yaml is not what the journal holds; puts it back where it is missing."""
+        path = self.path / "recipe.yaml"
+        if not path.is_file():
+            self.write_recipe()
+            return
+        text = path.read_text(encoding="utf-8")
+        if text == self._recipe_text():
+            return
+        # A crash between the journal's line and this file leaves the file one `add` behind.
+        count = len(self.journal.of("added"))
+        if any(text == self._recipe_text(added) for added in range(count)):
+            self.write_recipe()
+            return
+        raise StockpotError(
+            f"{path}: edited since the run began; the journal holds the recipe that was used. "
+            "Start another run with the edited one, or delete the file to get the recorded one back."
+        )
+
+    def _recipe_text(self, added: int | None = None) -> str:
+        values = {**self.created["recipe"]}
+        values["tasks"] = [*values["tasks"], *(event["task"] for event in self.journal.of("added")[:added])]
+        return to_yaml(values)
+
+    def write_recipe(self) -> None:
+        """recipe.yaml, from the journal."""
+        files.write_text(self.path / "recipe.yaml", self._recipe_text())
+
+    def verify(self, index: int) -> None:
+        """Raises StockpotError where the model after task `index` (−1: the start) is not what was recorded."""
+        event = self.journal.of("started")[0] if index < 0 else self.finished[index]
+        files.verify(self.model(index), event["files"])
+        if index >= 0 and event["state_files"]:
+            files.verify(self.state(index), event["state_files"])
+
+    def checkpoint(self, index: int) -> Event | None:
+        """The newest checkpoint inside task `index`, verified; None where there is none yet."""
+        events = [event for event in self.journal.of("checkpoint") if event["task"] == index]
+        if not events or not (self.path / events[-1]["folder"]).exists():
+            return None  # the task can always be learnt again from its start, to the same weights
+        folder = self.path / events[-1]["folder"]
+        try:
+            files.verify(folder, events[-1]["files"])
+        except StockpotError as error:
+            raise StockpotError(f"{error} Or delete {folder}: the task is then learnt again from its start.") from error
+        return events[-1]
+
+    def drop_older_checkpoints(self, newest: Path) -> None:
+        """Deletes the checkpoints beside the newest one, once that is journalled."""
+        for folder in newest.parent.iterdir():
+            if folder != newest:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def prune(self) -> None:
+        """Deletes what nothing will read again: old states and checkpoints, and old models with keep: needed."""
+        newest = len(self.finished) - 1
+        keep_all = self.recipe.keep == "all"
+        for index in range(newest):
+            shutil.rmtree(self.state(index), ignore_errors=True)
+            if not keep_all:
+                shutil.rmtree(self.model(index).parent, ignore_errors=True)
+        for index in range(newest + 1):
+            shutil.rmtree(self.checkpoints(index), ignore_errors=True)
+        checkpoints = self.path / "checkpoints"
+        if checkpoints.is_dir() and not any(checkpoints.iterdir()):
+            checkpoints.rmdir()

@@ -1,0 +1,153 @@
+"""The loop over tasks: the method starts, trains, ends; then all tasks are evaluated and recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from stockpot import files, methods
+from stockpot.evaluation.accuracy import accuracy
+from stockpot.methods.base import Method, Task
+from stockpot.models.head import find_head, name_rows
+from stockpot.models.store import load_model, start_model
+from stockpot.results import Costs
+from stockpot.runs.meter import Clock, peak_memory, reset_peak_memory
+from stockpot.runs.record import publish_model, record_task
+from stockpot.runs.session import Session
+from stockpot.seeds import derive, seed_everything
+from stockpot.training import engine
+from stockpot.training.job import Interrupted, Job, check_finite, planned_steps
+
+
+def learn_stream(session: Session) -> None:
+    """Learns every task that the run has not learnt yet. Raises Interrupted when it was asked to stop."""
+    if not session.run.journal.of("started"):
+        start(session)
+    for index in range(len(session.run.finished), len(session.stream.tasks)):
+        if session.stop.requested:
+            raise Interrupted
+        learn(session, index)
+
+
+def start(session: Session) -> None:
+    """Publishes the start model and its scores."""
+    run, rows = session.run, session.rows(-1)
+    model = start_model(session.recipe.model, rows, run.seed)
+    find_head(model, rows, session.recipe.model.head)
+    name_rows(model, list(session.stream.rows.names[:rows]))
+    scores = evaluate(session, model.to(session.device), learnt=0)
+    publish_model(session, model, -1)
+    run.journal.append({"event": "started", "files": files.fingerprint(run.model(-1)), **scores})
+
+
+def learn(session: Session, index: int) -> None:
+    """One task: start, train, end, evaluate, record."""
+    run, stream, recipe = session.run, session.stream, session.recipe
+    reset_peak_memory()
+    method = methods.build(recipe.method)
+    model, grown = session.starting_model(method, index)
+    carried = session.load_method(method, index)
+    task = Task(
+        index=index,
+        name=stream.tasks[index].name,
+        seed=derive(run.seed, "task", index),
+        model=model,
+        past=[lambda past=past: stream.train(past) for past in range(index)],  # type: ignore[misc]
+        checkpoint=lambda source: session.checkpoint(source, index),
+        new=grown,
+    )
+    seed_everything(task.seed)
+    examples = stream.train(index)
+    data = method.training_data(task, examples)
+    job = Job(
+        model=model,
+        method=method,
+        data=data,
+        settings={**recipe.train, **run.tasks[index].train},
+        seed=task.seed,
+        folder=run.checkpoints(index),
+        owners=stream.rows.owners(session.rows(index)),
+        optimizer_state=carried if recipe.boundary == "keep-optimizer" else None,
+        stop=session.stop,
+        on_step=session.progress.step,
+    )
+    task.total_steps = planned_steps(job)
+    method.task_start(task)
+
+    session.progress.task(index + 1, len(stream.tasks), task.name)
+    clock = _resume(session, job, index)
+    optimizer_state = engine.train(job, recipe.loop)
+    method.task_end(task, examples)
+    costs = _costs(clock, method, task)
+    check_finite(model, task.name)
+
+    clock = Clock()
+    with method.evaluating(model):
+        scores = evaluate(session, model, learnt=index + 1)
+    costs.evaluation_seconds, costs.evaluation_cpu_seconds = clock.read()
+    costs.peak_memory_bytes = peak_memory()
+    kept = optimizer_state if recipe.boundary == "keep-optimizer" else {}
+    record_task(session, model, method, index, kept, {**scores, "costs": costs.model_dump(), "notes": method.notes})
+    session.progress.evaluated(dict(zip((task.name for task in stream.tasks), scores["scores"], strict=True)))
+
+
+def evaluate(session: Session, model: nn.Module, learnt: int) -> dict[str, Any]:
+    """The accuracy on every task and control when `learnt` tasks have been learnt."""
+    scores = [evaluate_task(session, model, index, learnt) for index in range(len(session.stream.tasks))]
+    controls = {}
+    for number, control in enumerate(session.stream.controls):
+        rows = session.rows(learnt - 1)
+        candidates = session.stream.rows.evaluated(0, learnt, rows)
+        candidates[[row for row in control.rows if row < rows]] = True
+        size = session.recipe.evaluation.batch_size
+        controls[control.name] = accuracy(model, session.stream.control(number), candidates, size)
+    return {"scores": scores, "controls": controls}
+
+
+def evaluate_task(session: Session, model: nn.Module, index: int, learnt: int) -> float:
+    """The accuracy on task `index` (from 0) when `learnt` tasks have been learnt."""
+    candidates = session.stream.rows.evaluated(index, learnt, session.rows(learnt - 1))
+    return accuracy(model, session.stream.test(index), candidates, session.recipe.evaluation.batch_size)
+
+
+def evaluate_late(session: Session, index: int) -> list[float | None]:
+    """The scores that task `index` would have had before it was added: of the start model, then after each task.
+
+    Null where a model is not kept any more.
+    """
+    column: list[float | None] = []
+    for learnt in range(index + 1):
+        folder = session.run.model(learnt - 1)
+        if not folder.is_dir():
+            column.append(None)
+            continue
+        session.run.verify(learnt - 1)
+        model = load_model(folder, session.allow_code).to(session.device)
+        column.append(evaluate_task(session, model, index, learnt))
+    return column
+
+
+def _resume(session: Session, job: Job, index: int) -> Clock:
+    """Takes up the newest checkpoint of the task, and journals those to come; the clock goes on from where it stood."""
+    run = session.run
+    checkpoint = run.checkpoint(index)
+    wall, cpu = (0.0, 0.0) if checkpoint is None else checkpoint["seconds"]
+    clock = Clock(wall, cpu)
+    if checkpoint is not None:
+        job.resume_from = run.path / checkpoint["folder"]
+
+    def journal(step: int, folder: Path) -> None:
+        place = folder.relative_to(run.path).as_posix()
+        facts = {"folder": place, "files": files.fingerprint(folder), "seconds": list(clock.read())}
+        run.journal.append({"event": "checkpoint", "task": index, "step": step, **facts})
+        run.drop_older_checkpoints(folder)
+
+    job.on_checkpoint = journal
+    return clock
+
+
+def _costs(clock: Clock, method: Method, task: Task) -> Costs:
+    wall, cpu = clock.read()
+    return Costs(training_seconds=wall, training_cpu_seconds=cpu, steps=task.total_steps, **vars(method.costs))

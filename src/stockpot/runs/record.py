@@ -1,0 +1,60 @@
+"""Publishing what a task left, and journalling it: with that line the task is learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from stockpot import files
+from stockpot.methods.base import Method
+from stockpot.models.processor import TransformersProcessor
+from stockpot.models.store import save_model
+from stockpot.runs.journal import Event
+from stockpot.runs.session import OPTIMIZER, Session
+from stockpot.runs.summary import results_of, write_results
+from stockpot.training.method_state import write_state
+
+
+def publish_model(session: Session, model: nn.Module, index: int, card: str | None = None) -> None:
+    """Writes the model folder after task `index` (−1: the start model), whole or not at all."""
+    folder = session.run.model(index)
+    with files.publishing(folder.parent) as temporary:
+        inside = temporary / folder.name
+        inside.mkdir()
+        save_model(model, inside, session.recipe.model, session.rows(index))
+        if isinstance(session.processor, TransformersProcessor):
+            session.processor.save(inside)
+        if card is not None:
+            (inside / "README.md").write_text(card, encoding="utf-8")
+
+
+def _publish_state(
+    session: Session, method: Method, index: int, optimizer_state: Mapping[str, Tensor]
+) -> dict[str, dict[str, Any]]:
+    folder = session.run.state(index)
+    with files.publishing(folder) as temporary:
+        write_state(method, temporary)
+        if optimizer_state:
+            save_file(dict(optimizer_state), str(temporary / OPTIMIZER))
+    return files.fingerprint(folder)
+
+
+def record_task(
+    session: Session, model: nn.Module, method: Method, index: int, optimizer_state: Mapping[str, Tensor], facts: Event
+) -> None:
+    """Publishes model, card and state, and journals the task with its facts; then results.json follows."""
+    from stockpot.report.card import model_card
+
+    run = session.run
+    event: Event = {"event": "task", "index": index, "name": run.tasks[index].name, **facts}
+    spec = session.recipe.model
+    datasets = [str(task.data.path) for task in session.stream.tasks[: index + 1]]
+    card = model_card(results_of(run, pending=event), spec.name, sorted(set(datasets)), None)
+    publish_model(session, model, index, card)
+    state_files = _publish_state(session, method, index, optimizer_state)
+    run.journal.append({**event, "files": files.fingerprint(run.model(index)), "state_files": state_files})
+    run.prune()
+    write_results(run)

@@ -1,0 +1,96 @@
+"""What one process needs to work on a run: the stream, the device, and the models of earlier tasks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from stockpot.errors import StockpotError
+from stockpot.methods.base import Method
+from stockpot.models.processor import PlainProcessor, TransformersProcessor, open_processor
+from stockpot.models.head import name_rows
+from stockpot.models.store import fit_head, load_model, model_config
+from stockpot.recipe.schema import Recipe
+from stockpot.runs.folder import RunFolder
+from stockpot.runs.progress import Progress
+from stockpot.streams.stream import Stream
+from stockpot.training.job import Stop, training_arguments
+from stockpot.training.method_state import read_state
+
+OPTIMIZER = "optimizer.safetensors"
+
+
+@dataclass
+class Session:
+    """A locked run folder and everything that its loop reads."""
+
+    run: RunFolder
+    recipe: Recipe
+    stream: Stream
+    processor: PlainProcessor | TransformersProcessor
+    device: torch.device
+    allow_code: bool = False
+    stop: Stop = field(default_factory=Stop)
+    progress: Progress = field(default_factory=Progress)
+
+    @classmethod
+    def open(cls, run: RunFolder, *, allow_code: bool, stop: Stop, progress: Progress) -> Session:
+        """Opens the stream with the model's processor; raises StockpotError where the data changed since the run began."""
+        recipe = run.recipe
+        stream, processor = open_stream(recipe)
+        for task, facts in stream.facts().items():
+            recorded = run.facts.get(task, facts)
+            if recorded["fingerprint"] != facts["fingerprint"]:
+                raise StockpotError(
+                    f"task {task!r}: the data at {facts['path']} changed since the run began "
+                    f"(fingerprint {facts['fingerprint']}, recorded {recorded['fingerprint']})."
+                )
+        device = training_arguments(recipe.train, run.path, run.seed).device
+        return cls(run, recipe, stream, processor, device, allow_code, stop, progress)
+
+    def rows(self, index: int) -> int:
+        """Output rows of the model that learnt task `index` (from 0); −1: of the start model."""
+        start = int(self.run.created["start_rows"])
+        return start if index < 0 else max(start, self.stream.rows.count(index + 1))
+
+    def starting_model(self, method: Method, index: int) -> tuple[nn.Module, list[str]]:
+        """The model that task `index` starts from, its head grown to the task's rows; and the tensors that grew.
+
+        Raises StockpotError where the saved model is damaged, or needs code that was not allowed.
+        """
+        source = -1 if method.starts_from == "pretrained" else index - 1
+        self.run.verify(source)
+        model = load_model(self.run.model(source), self.allow_code)
+        grown: list[str] = []
+        for task in range(source + 1, index + 1):  # row by row as the stream grew, so that every method draws the same
+            grown += fit_head(model, self.recipe.model, self.rows(task - 1), self.rows(task), self.run.seed)
+        name_rows(model, list(self.stream.rows.names[: self.rows(index)]))
+        return model.to(self.device), sorted(set(grown))
+
+    def checkpoint(self, source: str, index: int) -> Path:
+        """Where the weights of "previous", "pretrained" or a path are, verified where they are the run's own."""
+        models = {"previous": index - 1, "pretrained": -1}
+        if source not in models:
+            return Path(source)
+        self.run.verify(models[source])
+        return self.run.model(models[source])
+
+    def load_method(self, method: Method, index: int) -> dict[str, Tensor]:
+        """Gives the method what it kept after the task before; returns the optimizer's state of that task, if kept."""
+        if index == 0:
+            return {}
+        folder = self.run.state(index - 1)
+        read_state(method, folder)
+        return load_file(str(folder / OPTIMIZER)) if (folder / OPTIMIZER).is_file() else {}
+
+
+def open_stream(recipe: Recipe) -> tuple[Stream, PlainProcessor | TransformersProcessor]:
+    """The stream of a resolved recipe, and the processor that feeds it to the model."""
+    assert isinstance(recipe.tasks, list), "a resolved recipe lists its tasks"
+    processor = open_processor(recipe.model, model_config(recipe.model))
+    stream = Stream.open(recipe.scenario, recipe.data, recipe.tasks, recipe.controls, processor)
+    return stream, processor

@@ -1,0 +1,82 @@
+"""results.json: everything in it comes from the journal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stockpot import files
+from stockpot.evaluation.metrics import summarise
+from stockpot.results import Costs, Results, Scores
+from stockpot.runs.folder import RunFolder
+from stockpot.runs.journal import Event
+from stockpot.streams.scenario import Rows
+
+
+def results_of(run: RunFolder, pending: Event | None = None) -> Results:
+    """The results of the tasks learnt so far; `pending` is a task that is about to be journalled."""
+    learnt = [*run.finished, *([pending] if pending else [])]
+    scores = _scores(run, learnt)
+    costs = [Costs(**event["costs"]) for event in learnt]
+    created, recipe = run.created, run.recipe
+    names = [task.name for task in run.tasks]
+    classes = [(name, run.facts[name]["classes"]) for name in names]
+    rows = Rows.of(recipe.scenario, classes)
+    notes = [f"optimizer and schedule at a new task: {recipe.boundary}", f"output rows: {recipe.head}"]
+    for event in learnt:
+        notes += [note for note in event["notes"] if note not in notes]
+    return Results(
+        label=created["label"],
+        method=recipe.method.model_dump(mode="json", exclude_none=True),
+        scenario=recipe.scenario,
+        tasks=names[: len(learnt)],
+        scores={"accuracy": scores},
+        primary="accuracy",
+        metrics=summarise(scores),
+        costs=total_costs(costs),
+        task_costs=costs,
+        seed=run.seed,
+        head={name: [rows.names[row] for row in own] for (name, _), own in zip(classes, rows.tasks, strict=True)},
+        notes=notes,
+        versions=created["versions"],
+        commit=created["commit"],
+        data=run.facts,
+        recipe=recipe.model_dump(mode="json", exclude_none=True),
+    )
+
+
+def _scores(run: RunFolder, learnt: list[Event]) -> Scores:
+    count = len(learnt)
+    first = run.journal.of("started")[0]
+    late = {event["index"]: event["column"] for event in run.journal.of("column")}
+
+    def score(event_scores: list[float], after: int, task: int) -> float | None:
+        if task < len(event_scores):
+            return event_scores[task]
+        column: list[float | None] = late.get(task, [])
+        return column[after] if after < len(column) else None
+
+    return Scores(
+        matrix=[[score(event["scores"], row + 1, task) for task in range(count)] for row, event in enumerate(learnt)],
+        initial=[score(first["scores"], 0, task) for task in range(count)],
+        controls={
+            name: [value, *(event["controls"][name] for event in learnt)] for name, value in first["controls"].items()
+        },
+        higher_is_better=True,
+        unit="fraction",
+    )
+
+
+def total_costs(costs: list[Costs]) -> Costs:
+    """Seconds, steps and averages add up; memory and storage are the largest of any task."""
+    totals: dict[str, Any] = {}
+    for name in Costs.model_fields:
+        values = [getattr(cost, name) for cost in costs]
+        totals[name] = max(values, default=0) if name.endswith("bytes") else sum(values)
+    return Costs(**totals)
+
+
+def write_results(run: RunFolder) -> Results:
+    """Writes results.json beside the journal."""
+    results = results_of(run)
+    files.write_json(run.path / "results.json", results.model_dump(mode="json"))
+    return results

@@ -1,0 +1,149 @@
+"""A data set, opened: images and labels of a training and a test part, not yet narrowed or processed."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stockpot.errors import StockpotError, did_you_mean
+from stockpot.streams.spec import DataSpec
+
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of one split: an image column that decodes when it is indexed, and the labels."""
+
+    images: Any  # indexable by a list of row numbers through `pick`
+    labels: Labels
+
+    def pick(self, rows: NDArray[np.int64] | list[int]) -> list[Any]:
+        """The PIL images of these rows."""
+        return list(self.images(rows))
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set: its class names (label → name), and its two parts."""
+
+    classes: list[str]
+    train: Part
+    test: Part
+    facts: dict[str, Any]
+
+
+def _facts(path: str, train: Part, test: Part) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    for part in (train, test):
+        digest.update(part.labels.tobytes())
+        for image in part.pick(np.unique(np.linspace(0, len(part.labels) - 1, 8).astype(np.int64))):
+            digest.update(image.tobytes())
+    return {"path": path, "train": len(train.labels), "test": len(test.labels), "fingerprint": digest.hexdigest()[:16]}
+
+
+def open_source(data: DataSpec, task: str) -> Source:
+    """Opens the data set that `data` names; raises StockpotError that says which task asked for it."""
+    if data.path is None:
+        raise StockpotError(f"task {task!r}: no data set is named: give data.path, in the recipe or in the task.")
+    return _digits(data) if data.path == "digits" else _hub(data, task)
+
+
+def _held_out(labels: Labels) -> tuple[Labels, Labels]:
+    """A fifth of the rows of every class for testing: the same rows in every run, whatever its seed."""
+    from sklearn.model_selection import train_test_split
+
+    rows = np.arange(len(labels))
+    train, test = train_test_split(rows, test_size=0.2, stratify=labels, random_state=0)
+    return np.sort(train), np.sort(test)
+
+
+def _digits(data: DataSpec) -> Source:
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    bundle = load_digits()
+    pixels = np.round(bundle.images * (255 / 16)).astype(np.uint8)
+    labels = bundle.target.astype(np.int64)
+
+    def part(rows: Labels) -> Part:
+        return Part(lambda picked: [Image.fromarray(pixels[row]) for row in rows[np.asarray(picked)]], labels[rows])
+
+    train, test = map(part, _held_out(labels))
+    return Source([str(name) for name in bundle.target_names], train, test, _facts("digits", train, test))
+
+
+def _open_hub(data: DataSpec, task: str) -> Any:
+    import datasets
+
+    path = str(data.path)
+    if path.startswith((".", "/", "~")):
+        folder = Path(path).expanduser()
+        if not folder.exists():
+            raise StockpotError(f"task {task!r}: data.path: {path}: there is no such folder.")
+        path = str(folder)
+    try:
+        return datasets.load_dataset(path, name=data.name, revision=data.revision)
+    except Exception as error:  # noqa: BLE001 - the library raises a dozen kinds, all of them the user's to mend
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise StockpotError(
+            f"task {task!r}: the data set {data.path!r} could not be opened: {reason} "
+            "(a hub name needs the network or a filled cache; a local folder needs the hub's layout)"
+        ) from error
+
+
+def _column(features: Any, wanted: str | None, key: str, kinds: tuple[str, ...], task: str) -> str:
+    names = list(features)
+    if wanted is not None:
+        if wanted not in names:
+            hint = did_you_mean(wanted, names)
+            raise StockpotError(f"task {task!r}: data.{key}: there is no column {wanted!r}.{hint} Columns: {names}.")
+        return wanted
+    found = [name for name in names if type(features[name]).__name__ in kinds]
+    if not found and key in names:
+        return key
+    if len(found) != 1:
+        state = f"columns {found} could all be it" if found else f"none of the columns {names} looks like it"
+        raise StockpotError(f"task {task!r}: data.{key}: {state}; name the column.")
+    return found[0]
+
+
+def _hub(data: DataSpec, task: str) -> Source:
+    splits = _open_hub(data, task)
+    names = list(splits)
+    for key, wanted in (("train_split", data.train_split), ("test_split", data.test_split)):
+        if wanted is not None and wanted not in names:
+            hint = did_you_mean(wanted, names)
+            raise StockpotError(f"task {task!r}: data.{key}: there is no split {wanted!r}.{hint} Splits: {names}.")
+    train = splits[data.train_split]
+    image = _column(train.features, data.image, "image", ("Image",), task)
+    label = _column(train.features, data.label, "label", ("ClassLabel",), task)
+    named = getattr(train.features[label], "names", None)
+
+    def part(dataset: Any, rows: Labels | None = None) -> Part:
+        labels = np.asarray(dataset[label], dtype=np.int64)
+        rows = np.arange(len(labels)) if rows is None else rows
+        return Part(lambda picked: dataset[[int(row) for row in rows[np.asarray(picked)]]][image], labels[rows])
+
+    try:
+        np.asarray(train[:1][label], dtype=np.int64)
+    except (TypeError, ValueError) as error:
+        raise StockpotError(f"task {task!r}: data.label: column {label!r} does not hold class numbers.") from error
+    if len(train) == 0:
+        raise StockpotError(f"task {task!r}: the split {data.train_split!r} of {data.path!r} is empty.")
+    test_name = data.test_split or next((n for n in ("test", "validation") if n in names and n != data.train_split), None)
+    if test_name is not None:
+        parts = part(train), part(splits[test_name])
+    else:
+        kept, held_out = _held_out(part(train).labels)
+        parts = part(train, kept), part(train, held_out)
+    top = int(max(parts[0].labels.max(), parts[1].labels.max() if len(parts[1].labels) else 0))
+    classes = list(named) if named else [str(number) for number in range(top + 1)]
+    if min(int(p.labels.min()) for p in parts if len(p.labels)) < 0:
+        raise StockpotError(f"task {task!r}: some labels are −1: the split is not labelled; choose data.test_split.")
+    return Source(classes, *parts, _facts(str(data.path), *parts))

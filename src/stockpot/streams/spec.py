@@ -1,0 +1,45 @@
+"""The `data` and `tasks` blocks of a recipe, and the scenario."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from stockpot.strict import Strict
+
+Scenario = Literal["class-incremental", "domain-incremental", "task-incremental"]
+
+
+class DataSpec(Strict):
+    """A data set, narrowed and transformed. A task inherits what it does not say from the recipe's `data`."""
+
+    path: str | None = Field(None, description="hub name or local folder for datasets.load_dataset, or `digits`")
+    name: str | None = Field(None, description="the configuration of a hub data set")
+    revision: str | None = None
+    image: str | None = Field(None, description="the image column, where there are several")
+    label: str | None = Field(None, description="the label column, where there are several")
+    train_split: str = "train"
+    test_split: str | None = Field(None, description="default: test, else validation, else a fifth of train held out")
+    classes: list[int | str] | None = Field(None, description="keep these classes only, by number or by name")
+    rotate: float = Field(0.0, description="rotate every image by so many degrees, counter-clockwise")
+    permute: int | None = Field(None, ge=0, description="shuffle the pixels by one fixed permutation with this seed")
+    limit: int | None = Field(None, ge=1, description="at most this many training and test examples of each class")
+    in_memory: bool | None = Field(None, description="hold the processed images as tensors; default: if they fit")
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct(cls, classes: list[int | str] | None) -> list[int | str] | None:
+        if classes is not None and not classes:
+            raise ValueError("an empty list leaves the task without classes; name at least one, or drop the key")
+        if classes is not None and len(set(map(str, classes))) < len(classes):
+            raise ValueError(f"a class is named twice in {classes}")
+        return classes
+
+
+class TaskSpec(Strict):
+    """One task of the stream; also what `stockpot add` reads."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+    data: DataSpec = Field(default_factory=DataSpec)
+    train: dict[str, Any] = Field(default_factory=dict, description="TrainingArguments that differ for this task")

@@ -1,0 +1,221 @@
+"""A stream: its tasks in order, their examples ready for the model, and the output row of every class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from stockpot.errors import StockpotError, did_you_mean
+from stockpot.streams.examples import Examples, LazyExamples, TensorExamples
+from stockpot.streams.scenario import Rows
+from stockpot.streams.source import Labels, Part, Source, open_source
+from stockpot.streams.spec import DataSpec, Scenario, TaskSpec
+from stockpot.streams.transforms import permute, rotate
+
+Processor = Callable[[list[Any]], Tensor]  # PIL images → (B, C, H, W)
+CHUNK = 512  # images processed at once
+MEMORY_SHARE = 0.25  # of the free memory: what one split's tensors may take before they are read lazily
+
+
+def inherit(default: DataSpec, own: DataSpec) -> DataSpec:
+    """A task's data: what it does not say comes from the recipe's."""
+    return default.model_copy(update={key: getattr(own, key) for key in own.model_fields_set})
+
+
+def chosen_classes(data: DataSpec, source: Source, task: str) -> list[int]:
+    """The class numbers that `data.classes` names, in that order; all of them without it."""
+    if data.classes is None:
+        return list(range(len(source.classes)))
+    numbers = []
+    for wanted in data.classes:
+        if isinstance(wanted, int) and 0 <= wanted < len(source.classes):
+            numbers.append(wanted)
+        elif str(wanted) in source.classes:
+            numbers.append(source.classes.index(str(wanted)))
+        else:
+            hint = did_you_mean(str(wanted), source.classes)
+            known = ", ".join(source.classes[:20]) + (", …" if len(source.classes) > 20 else "")
+            raise StockpotError(
+                f"task {task!r}: data.classes: {data.path!r} has no class {wanted!r}.{hint} "
+                f"Classes 0 to {len(source.classes) - 1}: {known}."
+            )
+    if len(set(numbers)) < len(numbers):
+        raise StockpotError(f"task {task!r}: data.classes: a class stands twice in {data.classes}.")
+    return numbers
+
+
+def split_classes(data: DataSpec, size: int, shuffle: int | None) -> list[TaskSpec]:
+    """Tasks of `size` classes each, in label order or shuffled by a seed; the last one takes what is left."""
+    source = _open(data, "split")
+    numbers = chosen_classes(data, source, "split")
+    if shuffle is not None:
+        numbers = np.random.default_rng(shuffle).permutation(numbers).tolist()
+    if size > len(numbers):
+        raise StockpotError(f"tasks.split: {size} classes in a task, but {data.path!r} has only {len(numbers)}.")
+    groups = [numbers[start : start + size] for start in range(0, len(numbers), size)]
+    return [
+        TaskSpec(name=f"part-{number}", data=DataSpec(classes=[int(label) for label in group]))
+        for number, group in enumerate(groups, 1)
+    ]
+
+
+_SOURCES: dict[str, Source] = {}  # data sets opened by this process: a comparison opens each of them once
+
+
+def _open(data: DataSpec, task: str) -> Source:
+    key = data.model_dump_json(exclude={"classes", "rotate", "permute", "limit", "in_memory"})
+    if key not in _SOURCES:
+        _SOURCES[key] = open_source(data, task)
+    return _SOURCES[key]
+
+
+@dataclass
+class StreamTask:
+    """One task's data: which classes it has, and how to read its two parts."""
+
+    name: str
+    data: DataSpec
+    source: Source
+    labels: list[int]  # the class numbers, in order
+    rows: tuple[int, ...] = ()  # the output row of each
+
+    @property
+    def classes(self) -> list[str]:
+        """The class names, in order."""
+        return [self.source.classes[label] for label in self.labels]
+
+
+@dataclass
+class Stream:
+    """Tasks and controls, opened lazily and kept in memory as tensors where they fit."""
+
+    scenario: Scenario
+    tasks: list[StreamTask]
+    controls: list[StreamTask]
+    processor: Processor
+    _cache: dict[tuple[str, str], Examples] = field(default_factory=dict)
+
+    @classmethod
+    def open(
+        cls,
+        scenario: Scenario,
+        default: DataSpec,
+        tasks: Sequence[TaskSpec],
+        controls: Sequence[TaskSpec],
+        processor: Processor,
+    ) -> Stream:
+        """Opens every data set of the stream, and assigns the output rows."""
+        opened = [_open_task(default, task) for task in tasks]
+        rows = Rows.of(scenario, [(task.name, task.classes) for task in opened])
+        for task, own in zip(opened, rows.tasks, strict=True):
+            task.rows = own
+        stream = cls(scenario, opened, [_open_task(default, task) for task in controls], processor)
+        for control in stream.controls:
+            control.rows = stream._control_rows(control)
+        return stream
+
+    @property
+    def rows(self) -> Rows:
+        """The output row of every class."""
+        return Rows.of(self.scenario, [(task.name, task.classes) for task in self.tasks])
+
+    def _control_rows(self, control: StreamTask) -> tuple[int, ...]:
+        rows = self.rows
+        if self.scenario == "task-incremental":
+            raise StockpotError(f"controls: {control.name!r}: a task-incremental head has no rows for a control.")
+        keys = control.classes if self.scenario == "class-incremental" else list(map(str, range(len(control.labels))))
+        missing = [key for key in keys if key not in rows.names]
+        if missing:
+            raise StockpotError(f"controls: {control.name!r}: no task of the stream has the class {missing[0]!r}.")
+        return tuple(rows.names.index(key) for key in keys)
+
+    def train(self, index: int) -> Examples:
+        """The training examples of task `index` (from 0)."""
+        return self._examples(self.tasks[index], "train")
+
+    def test(self, index: int) -> Examples:
+        """The test examples of task `index` (from 0)."""
+        return self._examples(self.tasks[index], "test")
+
+    def control(self, index: int) -> Examples:
+        """The test examples of control `index` (from 0)."""
+        return self._examples(self.controls[index], "test")
+
+    def facts(self) -> dict[str, dict[str, Any]]:
+        """Task name → what its data is: path, fingerprint, sizes, classes."""
+        return {
+            task.name: {**task.source.facts, "classes": task.classes, "train": len(_rows(task, "train")),
+                        "test": len(_rows(task, "test"))}
+            for task in (*self.tasks, *self.controls)
+        }  # fmt: skip
+
+    def _examples(self, task: StreamTask, part: str) -> Examples:
+        key = (task.name, part)
+        if key not in self._cache:
+            self._cache[key] = _read(task, part, self.processor)
+        return self._cache[key]
+
+
+def _open_task(default: DataSpec, spec: TaskSpec) -> StreamTask:
+    data = inherit(default, spec.data)
+    source = _open(data, spec.name)
+    task = StreamTask(spec.name, data, source, chosen_classes(data, source, spec.name))
+    for part in ("train", "test"):
+        if not len(_rows(task, part)):
+            raise StockpotError(
+                f"task {spec.name!r}: it is empty: the {part} part of {data.path!r} has no example of its classes "
+                f"{task.classes[:10]}."
+            )
+    return task
+
+
+def _rows(task: StreamTask, part: str) -> Labels:
+    labels = (task.source.train if part == "train" else task.source.test).labels
+    rows = np.flatnonzero(np.isin(labels, task.labels))
+    if task.data.limit is None:
+        return rows
+    kept = [rows[labels[rows] == label][: task.data.limit] for label in task.labels]
+    return np.sort(np.concatenate(kept))
+
+
+def _process(images: list[Any], data: DataSpec, processor: Processor) -> Tensor:
+    if data.rotate:
+        images = [rotate(image, data.rotate) for image in images]
+    pixel_values = processor(images)
+    return pixel_values if data.permute is None else permute(pixel_values, data.permute)
+
+
+def _read(task: StreamTask, part: str, processor: Processor) -> Examples:
+    source: Part = task.source.train if part == "train" else task.source.test
+    rows = _rows(task, part)
+    to_row = dict(zip(task.labels, task.rows, strict=True))
+    labels = torch.tensor([to_row[int(label)] for label in source.labels[rows]])
+    first = _process(source.pick(rows[:1]), task.data, processor)
+    in_memory = task.data.in_memory
+    if in_memory is None:
+        in_memory = first.nbytes * len(rows) <= MEMORY_SHARE * psutil.virtual_memory().available
+    if not in_memory:
+        read = partial(_process, data=task.data, processor=processor)
+        return LazyExamples(_Picked(source, rows), read, labels, first.nbytes)
+    chunks = [
+        _process(source.pick(rows[start : start + CHUNK]), task.data, processor) for start in range(0, len(rows), CHUNK)
+    ]
+    return TensorExamples(torch.cat(chunks), labels)
+
+
+@dataclass(frozen=True)
+class _Picked:
+    """The chosen rows of a split, indexed by position."""
+
+    part: Part
+    rows: Labels
+
+    def __getitem__(self, positions: list[int]) -> list[Any]:
+        return self.part.pick(self.rows[positions])

@@ -1,0 +1,51 @@
+"""The order of the batches: a pure function of (seed, epoch), so that a resumed run sees what the unbroken one saw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import BatchSampler, DataLoader
+
+from stockpot.seeds import generator
+from stockpot.streams.examples import Batch, TrainingData
+
+
+class EpochBatches(BatchSampler):
+    """Index batches of one epoch: a fresh permutation of the new examples, and draws from the rehearsed ones."""
+
+    def __init__(self, data: TrainingData, batch_size: int, seed: int, drop_last: bool = False) -> None:
+        self.data = data
+        self.batch_size = batch_size
+        self.drop_last = drop_last
+        self.seed = seed
+        self.epoch = 0
+        self.sampler: Any = self  # Accelerate looks for set_epoch on `batch_sampler.sampler`, at every depth of wrapping
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch (from 0) whose batches come next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        whole, rest = divmod(self.data.new, self.batch_size)
+        return whole + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        draws = generator(self.seed, "epoch", self.epoch)
+        order = torch.randperm(self.data.new, generator=draws)
+        rest, many = len(self.data.examples) - self.data.new, self.data.rehearsed_per_batch
+        for batch in order.split(self.batch_size)[: len(self)]:
+            if rest and many:
+                drawn = torch.randperm(rest, generator=draws)[:many] + self.data.new
+                batch = torch.cat([batch, drawn])  # noqa: PLW2901
+            yield batch.tolist()
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+def loader(batches: EpochBatches, **options: Any) -> DataLoader[Batch]:
+    """A DataLoader that fetches whole batches: `Examples.__getitems__` is called once for each."""
+    return DataLoader(batches.data.examples, batch_sampler=batches, collate_fn=_as_it_is, **options)  # type: ignore[arg-type]

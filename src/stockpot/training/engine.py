@@ -1,0 +1,18 @@
+"""Which loop trains a task: the recipe's `loop`."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from stockpot.training.job import Job
+
+
+def train(job: Job, loop: str) -> dict[str, Tensor]:
+    """Trains one task; returns the optimizer's state. Raises Interrupted after a checkpoint that was asked for."""
+    if loop == "plain":
+        from stockpot.training import plain
+
+        return plain.train(job)
+    from stockpot.training import hf
+
+    return hf.train(job)

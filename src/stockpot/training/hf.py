@@ -1,0 +1,140 @@
+"""The loop of one task in Transformers' Trainer: its hooks call the method's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from stockpot.files import publishing
+from stockpot.streams.examples import Batch
+from stockpot.training.batches import EpochBatches, loader
+from stockpot.training.job import Interrupted, Job, batch_loss, training_arguments
+from stockpot.training.method_state import read_state, write_state
+from stockpot.training.optimizer_state import export_state, import_state
+
+WEIGHTS = "model.safetensors"
+
+
+class _Hooks(TrainerCallback):
+    """Passes the Trainer's events on to the method and to the run."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        optimizer = kwargs["optimizer"]
+        self.job.method.after_step(
+            kwargs["model"], getattr(optimizer, "optimizer", optimizer), state.global_step + 1
+        )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.job.on_step(state.global_step, state.max_steps)
+        if self.job.stop.requested and state.global_step < state.max_steps:
+            control.should_save = True
+            control.should_training_stop = True
+
+
+class TaskTrainer(Trainer):
+    """A Trainer that feeds whole batches of tensors, computes the scenario's loss and publishes its checkpoints."""
+
+    def __init__(self, job: Job, args: TrainingArguments) -> None:
+        self.job = job
+        self._saving: Path | None = None
+        super().__init__(model=job.model, args=args, compute_loss_func=self._scaled, callbacks=[_Hooks(job)])
+        for callback in list(self.callback_handler.callbacks):
+            if type(callback).__name__ in ("PrinterCallback", "ProgressCallback"):
+                self.remove_callback(callback)
+
+    @staticmethod
+    def _scaled(*_: Any, **__: Any) -> Tensor:
+        # Its presence tells the Trainer that compute_loss already shares a step's loss out among its micro-batches.
+        raise AssertionError("compute_loss never calls this")
+
+    def get_train_dataloader(self) -> DataLoader[Batch]:
+        """Batches in the order that depends on the task's seed and the epoch only."""
+        args = self.args
+        batches = EpochBatches(self.job.data, args.train_batch_size, self.job.seed, args.dataloader_drop_last)
+        prepared = self.accelerator.prepare(
+            loader(
+                batches,
+                num_workers=args.dataloader_num_workers,
+                pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
+                persistent_workers=args.dataloader_persistent_workers,
+                prefetch_factor=args.dataloader_prefetch_factor,
+            )
+        )
+        return prepared  # type: ignore[no-any-return]
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
+        return sum(len(batch["labels"]) for batch in batch_samples)
+
+    def compute_loss(  # type: ignore[override]
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Tensor:
+        """The micro-batch's share of the step's mean loss."""
+        loss = batch_loss(self.job, model, inputs, self.args.label_smoothing_factor)
+        many = len(inputs["labels"])
+        return loss if num_items_in_batch in (None, many) else loss * (many / num_items_in_batch)
+
+    def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+        """The Trainer's step; the method sees the gradients once they are complete, before clipping."""
+        loss = super().training_step(model, *args, **kwargs)
+        if self.accelerator.sync_gradients:
+            self.job.method.gradients(self.job.model, self.state.global_step + 1)
+        return loss
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's optimizer, with the state of the task before where the recipe carries it over."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if self.job.optimizer_state:
+            import_state(optimizer, self.job.model, self.job.optimizer_state)
+        return optimizer
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._saving or self.args.output_dir)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        target = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        with publishing(target) as folder:
+            # The Trainer makes checkpoint-N inside its output folder: give it one, and lift the content out.
+            self._saving = folder
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._saving = None
+            inner = folder / target.name
+            for file in inner.iterdir():
+                file.rename(folder / file.name)
+            inner.rmdir()
+            write_state(self.job.method, folder)
+        self.job.on_checkpoint(self.state.global_step, target)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        # The model's own names, so that loading is exact for every architecture; and no training_args.bin.
+        folder = Path(str(output_dir or self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(self.job.model, str(folder / WEIGHTS))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_model(self.job.model, str(Path(resume_from_checkpoint) / WEIGHTS))
+
+
+def train(job: Job) -> dict[str, Tensor]:
+    """Trains one task to its end; returns the optimizer's state. Raises Interrupted after a requested checkpoint."""
+    args = training_arguments(job.settings, job.folder, job.seed)
+    trainer = TaskTrainer(job, args)
+    if job.resume_from is not None:
+        read_state(job.method, job.resume_from)
+    trainer.train(resume_from_checkpoint=str(job.resume_from) if job.resume_from else None)
+    if job.stop.requested and trainer.state.global_step < trainer.state.max_steps:
+        raise Interrupted
+    return export_state(trainer.optimizer, job.model)

@@ -1,0 +1,95 @@
+"""What the loop of one task is given, and the pieces that both loops share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from stockpot.errors import StockpotError
+from stockpot.methods.base import Method
+from stockpot.streams.examples import Batch, TrainingData
+from stockpot.streams.scenario import mask_rivals
+from stockpot.training.batches import EpochBatches
+
+
+class Interrupted(Exception):  # noqa: N818 - a request of the user's, not an error
+    """Training stopped between two steps because it was asked to; a checkpoint is on disk."""
+
+
+@dataclass
+class Stop:
+    """Set by a signal handler; the loops look at it after every step."""
+
+    requested: bool = False
+
+
+@dataclass
+class Job:
+    """One task's training: `settings` are TrainingArguments by name."""
+
+    model: nn.Module
+    method: Method
+    data: TrainingData
+    settings: dict[str, Any]
+    seed: int
+    folder: Path  # for checkpoints
+    owners: Tensor | None = None  # see scenario.Rows.owners
+    resume_from: Path | None = None
+    optimizer_state: Mapping[str, Tensor] | None = None  # of the task before, for boundary: keep-optimizer
+    stop: Stop = field(default_factory=Stop)
+    on_step: Callable[[int, int], None] = lambda step, total: None
+    on_checkpoint: Callable[[int, Path], None] = lambda step, folder: None
+
+
+def logits_of(model: nn.Module, batch: Batch) -> Tensor:
+    """The logits (B, rows) of a Transformers classifier or of a plain module."""
+    output = model(batch["pixel_values"])
+    return output if isinstance(output, Tensor) else output.logits
+
+
+def batch_loss(job: Job, model: nn.Module, batch: Batch, smoothing: float = 0.0) -> Tensor:
+    """The mean loss of a micro-batch: cross-entropy over the rows that compete, as the method changes it."""
+    logits = logits_of(model, batch)
+    labels = batch["labels"]
+    loss = functional.cross_entropy(mask_rivals(logits, labels, job.owners), labels, label_smoothing=smoothing)
+    return job.method.loss(loss, logits, batch, model)
+
+
+def total_steps(batches: int, accumulation: int, epochs: float, max_steps: int) -> int:
+    """T, the optimizer steps of a task: `max_steps` where positive, else epochs × ⌈batches / accumulation⌉."""
+    return max_steps if max_steps > 0 else math.ceil(epochs * max(1, math.ceil(batches / accumulation)))
+
+
+def planned_steps(job: Job) -> int:
+    """T of this job, whichever loop trains it."""
+    args = training_arguments(job.settings, job.folder, job.seed)
+    batches = len(EpochBatches(job.data, args.train_batch_size, job.seed, args.dataloader_drop_last))
+    return total_steps(batches, args.gradient_accumulation_steps, args.num_train_epochs, args.max_steps)
+
+
+def training_arguments(settings: dict[str, Any], folder: Path, seed: int) -> Any:
+    """Transformers' TrainingArguments; raises StockpotError where it refuses a value."""
+    from transformers import TrainingArguments
+
+    defaults: dict[str, Any] = {"report_to": "none", "disable_tqdm": True, "save_steps": 500}
+    fixed = {"output_dir": str(folder), "seed": seed, "save_strategy": "steps", "eval_strategy": "no"}
+    try:
+        return TrainingArguments(**{**defaults, **settings, **fixed})
+    except (TypeError, ValueError, ImportError) as error:
+        raise StockpotError(f"train: {str(error).splitlines()[0]}") from error
+
+
+def check_finite(model: nn.Module, task: str) -> None:
+    """Raises StockpotError, naming the tensor, where training left a NaN or an infinity."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise StockpotError(
+                f"task {task!r}: training diverged: {name} holds values that are not finite; lower train.learning_rate."
+            )

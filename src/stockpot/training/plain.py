@@ -1,0 +1,126 @@
+"""The loop of one task in plain torch: the same batches, the same hooks in the same places, none of the Trainer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, load_model, save_file, save_model
+from torch import Tensor
+
+from stockpot.errors import StockpotError
+from stockpot.files import publishing
+from stockpot.training.batches import EpochBatches
+from stockpot.training.job import Interrupted, Job, batch_loss, planned_steps, training_arguments
+from stockpot.training.method_state import read_state, write_state
+from stockpot.training.optimizer_state import export_state, import_state
+
+WEIGHTS, OPTIMIZER, PLACE = "model.safetensors", "optimizer.safetensors", "place.json"
+
+KNOWN = {
+    "per_device_train_batch_size", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon",
+    "max_grad_norm", "num_train_epochs", "max_steps", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps",
+    "warmup_ratio", "gradient_accumulation_steps", "label_smoothing_factor", "save_steps", "dataloader_drop_last",
+    "use_cpu", "optim",
+}  # fmt: skip
+
+
+def train(job: Job) -> dict[str, Tensor]:
+    """Trains one task to its end; returns the optimizer's state. Raises Interrupted after a requested checkpoint."""
+    args, total = training_arguments(job.settings, job.folder, job.seed), planned_steps(job)
+    _check(job.settings)
+    optimizer, schedule = _optimizer(job, args, total)
+    if job.optimizer_state:
+        import_state(optimizer, job.model, job.optimizer_state)
+    step = 0 if job.resume_from is None else _load(job, job.resume_from, optimizer, schedule)
+    batches = EpochBatches(job.data, args.train_batch_size, job.seed, args.dataloader_drop_last)
+    accumulation = args.gradient_accumulation_steps
+    per_epoch = -(-len(batches) // accumulation)
+    job.model.train()
+    while step < total:
+        batches.set_epoch(step // per_epoch)
+        order = list(batches)
+        for first in range(step % per_epoch * accumulation, len(order), accumulation):
+            group = order[first : first + accumulation]
+            _accumulate(job, group, args)
+            step += 1
+            job.method.gradients(job.model, step)
+            if args.max_grad_norm > 0:
+                torch.nn.utils.clip_grad_norm_(job.model.parameters(), args.max_grad_norm)
+            optimizer.step()
+            job.method.after_step(job.model, optimizer, step)
+            schedule.step()
+            optimizer.zero_grad()
+            job.on_step(step, total)
+            stopping = job.stop.requested and step < total
+            if stopping or step % int(args.save_steps) == 0:
+                _save(job, step, optimizer, schedule)
+            if stopping:
+                raise Interrupted
+            if step == total:
+                break
+    return export_state(optimizer, job.model)
+
+
+def _accumulate(job: Job, group: list[list[int]], args: Any) -> None:
+    items = sum(map(len, group))
+    for indices in group:
+        batch = {key: value.to(args.device) for key, value in job.data.examples.__getitems__(indices).items()}
+        loss = batch_loss(job, job.model, batch, args.label_smoothing_factor)
+        (loss if len(indices) == items else loss * (len(indices) / items)).backward()  # type: ignore[no-untyped-call]
+
+
+def _check(settings: dict[str, Any]) -> None:
+    for key in settings:
+        if key not in KNOWN:
+            raise StockpotError(f"train.{key}: the plain loop does not know it; use loop: trainer.")
+
+
+def _optimizer(job: Job, args: Any, total: int) -> tuple[torch.optim.Optimizer, Any]:
+    """The optimizer and schedule that the Trainer would make of the same arguments."""
+    from transformers import Trainer, get_scheduler
+
+    chosen, options = Trainer.get_optimizer_cls_and_kwargs(args, job.model)
+    decayed = set(Trainer.get_decay_parameter_names(None, job.model))  # type: ignore[arg-type]
+    named = [(name, parameter) for name, parameter in job.model.named_parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [parameter for name, parameter in named if name in decayed], "weight_decay": args.weight_decay},
+        {"params": [parameter for name, parameter in named if name not in decayed], "weight_decay": 0.0},
+    ]
+    optimizer = chosen(groups, **options)
+    schedule = get_scheduler(
+        args.lr_scheduler_type,
+        optimizer,
+        num_warmup_steps=args.get_warmup_steps(total),
+        num_training_steps=total,
+        scheduler_specific_kwargs=args.lr_scheduler_kwargs or {},
+    )
+    return optimizer, schedule
+
+
+def _save(job: Job, step: int, optimizer: torch.optim.Optimizer, schedule: Any) -> None:
+    target = job.folder / f"checkpoint-{step}"
+    with publishing(target) as folder:
+        save_model(job.model, str(folder / WEIGHTS))
+        save_file(
+            {**export_state(optimizer, job.model), "generator": torch.get_rng_state()}, str(folder / OPTIMIZER)
+        )
+        place = {"step": step, "schedule": {k: v for k, v in schedule.state_dict().items() if k != "lr_lambdas"}}
+        (folder / PLACE).write_text(json.dumps(place), encoding="utf-8")
+        write_state(job.method, folder)
+    job.on_checkpoint(step, target)
+
+
+def _load(job: Job, folder: Path, optimizer: torch.optim.Optimizer, schedule: Any) -> int:
+    load_model(job.model, str(folder / WEIGHTS))
+    tensors = load_file(str(folder / OPTIMIZER))
+    torch.set_rng_state(tensors.pop("generator"))
+    import_state(optimizer, job.model, tensors)
+    place = json.loads((folder / PLACE).read_text(encoding="utf-8"))
+    schedule.load_state_dict({**schedule.state_dict(), **place["schedule"]})
+    for group, rate in zip(optimizer.param_groups, schedule.get_last_lr(), strict=True):
+        group["lr"] = rate
+    read_state(job.method, folder)
+    return int(place["step"])
