@@ -6,11 +6,15 @@ is null. Readers reject files of another major version and keys that they do not
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from stockpot.errors import StockpotError
 
 SCHEMA_VERSION: Final = "1"
+T = TypeVar("T", bound=BaseModel)
 
 
 class _Strict(BaseModel):
@@ -72,7 +76,9 @@ class Results(_Strict):
     costs: Costs
     task_costs: list[Costs]
     seed: int
-    head: dict[str, list[str]] = Field(description="task name → the class of each output row that it uses, in row order")
+    head: dict[str, list[str]] = Field(
+        description="task name → the class of each output row that it uses, in row order"
+    )
     notes: list[str] = Field(default_factory=list, description="what a reader must know: skipped averages, boundaries")
     versions: dict[str, str]
     commit: str | None
@@ -155,3 +161,24 @@ class Comparison(_Strict):
     sentences: list[str] = Field(default_factory=list, description="findings, only where an interval supports them")
     versions: dict[str, str]
     commit: str | None
+
+
+def read_results(path: Path) -> Results:
+    """Reads a results.json; raises StockpotError where it is missing, of another version, or not as declared."""
+    return _read(path, Results)
+
+
+def read_comparison(path: Path) -> Comparison:
+    """Reads a comparison.json; raises StockpotError where it is missing, of another version, or not as declared."""
+    return _read(path, Comparison)
+
+
+def _read(path: Path, model: type[T]) -> T:
+    try:
+        return model.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StockpotError(f"{path}: could not be read: {error.strerror}.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise StockpotError(f"{path}: not a file of this version of Stockpot: {where}: {first['msg']}.") from error

@@ -25,5 +25,5 @@ def seed_everything(seed: int) -> None:
     import numpy as np
 
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - libraries below us draw from the global generator
+    np.random.seed(seed)
     torch.manual_seed(seed)

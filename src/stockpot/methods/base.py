@@ -12,8 +12,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stockpot.strict import Strict
 from stockpot.streams.examples import Batch, Examples, TrainingData
+from stockpot.strict import Strict
 
 Tensors = dict[str, Tensor]
 
@@ -21,7 +21,7 @@ Tensors = dict[str, Tensor]
 class BaseConfig(Strict):
     """Keys that every method has."""
 
-    label: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+=-]*$", max_length=60)] | None = Field(
+    label: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+=%-]*$", max_length=60)] | None = Field(
         None, description="what it is called in a comparison; default: its name"
     )
 

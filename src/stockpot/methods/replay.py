@@ -134,8 +134,12 @@ class Replay(Method):
         if not len(fresh):
             return
         old = self._buffer
-        self._buffer = fresh if old is None else TensorExamples(
-            torch.cat([old.pixel_values, fresh.pixel_values]), torch.cat([old.labels, fresh.labels])
+        self._buffer = (
+            fresh
+            if old is None
+            else TensorExamples(
+                torch.cat([old.pixel_values, fresh.pixel_values]), torch.cat([old.labels, fresh.labels])
+            )
         )
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:

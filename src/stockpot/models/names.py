@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stockpot.weights.checkpoint import Checkpoint
+from stockpot.weights.names import clean_name
+
 
 def saved_names(model: nn.Module) -> dict[str, str] | None:
     """Name in the model → name in the files that `save_pretrained` writes; None where tensors are fused or split.
@@ -18,8 +21,6 @@ def saved_names(model: nn.Module) -> dict[str, str] | None:
     try:
         from transformers.core_model_loading import revert_weight_conversion
     except ImportError:  # transformers 4 saves the names that the model has
-        return own
-    if not hasattr(model, "save_pretrained"):
         return own
     tensors = {name: torch.empty(tensor.shape, device="meta") for name, tensor in model.state_dict().items()}
     state: Any = model
@@ -33,19 +34,22 @@ def saved_names(model: nn.Module) -> dict[str, str] | None:
     return {name: by_identity[id(tensor)] for name, tensor in tensors.items()}
 
 
-class Renamed(Mapping[str, Tensor]):
-    """An opened checkpoint under the model's own names; tensors that the checkpoint lacks are absent."""
+def under_own_names(checkpoint: Checkpoint, model: nn.Module) -> tuple[Mapping[str, Tensor], bool]:
+    """A checkpoint's tensors by the names that `model` gives them, and whether they are memory-mapped still.
 
-    def __init__(self, checkpoint: Mapping[str, Tensor], names: dict[str, str]) -> None:
-        self._checkpoint = checkpoint
-        known = set(checkpoint)
-        self._names = {own: saved for own, saved in names.items() if saved in known}
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._checkpoint[self._names[name]]
-
-    def __iter__(self) -> Any:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+    Tensors that the model holds fused, and its files apart, are put together by `from_pretrained`, in memory.
+    """
+    while isinstance(inner := getattr(model, "module", getattr(model, "_orig_mod", None)), nn.Module):
+        model = inner
+    from_pretrained = getattr(type(model), "from_pretrained", None)
+    known = set(map(clean_name, checkpoint))
+    if from_pretrained is None or not hasattr(model, "config") or known.issuperset(dict(model.named_parameters())):
+        return checkpoint, True
+    if not (checkpoint.path / "config.json").is_file():  # a bare file, or no model of Transformers
+        return checkpoint, True
+    names = saved_names(model)
+    if names is None:
+        whole: nn.Module = from_pretrained(checkpoint.path)
+        return dict(whole.state_dict()), False
+    renamed = {own: checkpoint[saved] for own, saved in names.items() if saved in checkpoint}
+    return renamed, True

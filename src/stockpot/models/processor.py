@@ -83,7 +83,9 @@ def _plain(changes: dict[str, Any] | str | None) -> PlainProcessor:
     for key in changes or {}:
         if key not in ("size", "channels"):
             hint = did_you_mean(key, ("size", "channels"))
-            raise StockpotError(f"model.image_processor.{key}: unknown key for a `build:` model.{hint} Known: size, channels.")
+            raise StockpotError(
+                f"model.image_processor.{key}: unknown key for a `build:` model.{hint} Known: size, channels."
+            )
     return PlainProcessor(**(changes or {}))
 
 

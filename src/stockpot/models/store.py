@@ -105,7 +105,7 @@ def _config(values: dict[str, Any], **more: Any) -> Any:
         raise StockpotError(f"model.config.{unknown[0]}: {values['model_type']} has no such setting.{hint}")
     try:
         return AutoConfig.for_model(values["model_type"], **settings, **more)
-    except Exception as error:  # noqa: BLE001 - a configuration checks its values in many ways
+    except Exception as error:
         raise StockpotError(f"model.config: {_reason(error)[:300]}") from error
 
 

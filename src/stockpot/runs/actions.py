@@ -50,16 +50,16 @@ def _locked(path: Path) -> Iterator[RunFolder]:
         run.journal.close()
 
 
-def go_on(path: Path, *, allow_code: bool = False, stop: Stop | None = None, progress: Progress | None = None) -> Results:
+def go_on(
+    path: Path, *, allow_code: bool = False, stop: Stop | None = None, progress: Progress | None = None
+) -> Results:
     """Learns what a run has not learnt yet, from wherever it stopped; returns its results.
 
     Raises Interrupted when `stop` was requested: everything so far is on disk then.
     """
     with _locked(path) as run:
         if not run.is_finished:
-            session = Session.open(
-                run, allow_code=allow_code, stop=stop or Stop(), progress=progress or Progress()
-            )
+            session = Session.open(run, allow_code=allow_code, stop=stop, progress=progress)
             with session.progress:
                 learn_stream(session)
         return write_results(run)
@@ -75,15 +75,17 @@ def add_task(path: Path, task: TaskSpec, *, allow_code: bool = False) -> None:
         if task.name in taken:
             raise StockpotError(f"task {task.name!r}: the stream has a task of this name already; choose another.")
         resolved = resolve_task(task, recipe.data)
-        stream, _ = open_stream(recipe.model_copy(update={"tasks": [*run.tasks, resolved]}))
         training_arguments({**recipe.train, **resolved.train}, path, run.seed)
-        values = resolved.model_dump(mode="json", exclude_none=True)
-        facts = {name: found for name, found in stream.facts().items() if name == task.name}
-        run.journal.append({"event": "added", "task": values, "data": facts})
+        longer = recipe.model_copy(update={"tasks": [*run.tasks, resolved]})
+        session = Session.open(run, longer, allow_code=allow_code)
+        event = {
+            "event": "added",
+            "task": resolved.model_dump(mode="json", exclude_none=True),
+            "data": {task.name: session.stream.facts()[task.name]},
+            "column": evaluate_late(session, len(run.tasks)),
+        }
+        run.journal.append(event)
         run.write_recipe()
-        session = Session.open(run, allow_code=allow_code, stop=Stop(), progress=Progress())
-        index = len(run.tasks) - 1
-        run.journal.append({"event": "column", "index": index, "column": evaluate_late(session, index)})
 
 
 def branch(path: Path, target: Path) -> None:

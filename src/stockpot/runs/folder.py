@@ -37,7 +37,9 @@ class RunFolder:
             )
         others = [entry.name for entry in path.iterdir() if entry.name not in ("journal.jsonl", "recipe.yaml")]
         if others:
-            raise StockpotError(f"{path}: the folder is not empty (it holds {sorted(others)[0]}); choose another with -o.")
+            raise StockpotError(
+                f"{path}: the folder is not empty (it holds {sorted(others)[0]}); choose another with -o."
+            )
         run.journal.lock()
         values = to_values(recipe)
         run.journal.append({"event": "created", "schema": SCHEMA, "label": label, "recipe": values, **facts})
@@ -161,12 +163,14 @@ class RunFolder:
         """recipe.yaml, from the journal."""
         files.write_text(self.path / "recipe.yaml", self._recipe_text())
 
-    def verify(self, index: int) -> None:
+    def verify_model(self, index: int) -> None:
         """Raises StockpotError where the model after task `index` (−1: the start) is not what was recorded."""
         event = self.journal.of("started")[0] if index < 0 else self.finished[index]
         files.verify(self.model(index), event["files"])
-        if index >= 0 and event["state_files"]:
-            files.verify(self.state(index), event["state_files"])
+
+    def verify_state(self, index: int) -> None:
+        """Raises StockpotError where what the method kept after task `index` is not what was recorded."""
+        files.verify(self.state(index), self.finished[index]["state_files"])
 
     def checkpoint(self, index: int) -> Event | None:
         """The newest checkpoint inside task `index`, verified; None where there is none yet."""

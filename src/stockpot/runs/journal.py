@@ -34,7 +34,9 @@ def _parse(path: Path) -> tuple[list[Event], int]:
             event = json.loads(line)
             claimed = event.pop("sum")
         except (ValueError, KeyError, AttributeError, UnicodeDecodeError) as error:
-            raise StockpotError(f"{path}: line {number} is not an event of Stockpot's journal: foreign or edited.") from error
+            raise StockpotError(
+                f"{path}: line {number} is not an event of Stockpot's journal: foreign or edited."
+            ) from error
         previous_sum = _sum(previous, json.dumps(event, sort_keys=True))
         if claimed != previous_sum:
             raise StockpotError(f"{path}: line {number} was edited: its check sum does not fit. Restore the journal.")
@@ -106,5 +108,7 @@ class Journal:
     def __enter__(self) -> Journal:
         return self.lock()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()

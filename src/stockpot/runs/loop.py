@@ -118,12 +118,12 @@ def evaluate_late(session: Session, index: int) -> list[float | None]:
     Null where a model is not kept any more.
     """
     column: list[float | None] = []
-    for learnt in range(index + 1):
+    for learnt in range(len(session.run.finished) + 1):
         folder = session.run.model(learnt - 1)
         if not folder.is_dir():
             column.append(None)
             continue
-        session.run.verify(learnt - 1)
+        session.run.verify_model(learnt - 1)
         model = load_model(folder, session.allow_code).to(session.device)
         column.append(evaluate_task(session, model, index, learnt))
     return column
@@ -145,6 +145,7 @@ def _resume(session: Session, job: Job, index: int) -> Clock:
         run.drop_older_checkpoints(folder)
 
     job.on_checkpoint = journal
+    job.on_begin = clock.start
     return clock
 
 

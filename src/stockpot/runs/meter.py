@@ -10,15 +10,22 @@ import torch
 
 
 class Clock:
-    """Seconds of the wall clock and of the processor since it was made, on top of what an earlier process spent."""
+    """Seconds of the wall clock and of the processor since `start`, on top of what an earlier process spent."""
 
     def __init__(self, wall: float = 0.0, cpu: float = 0.0) -> None:
-        self._wall = time.perf_counter() - wall
-        self._cpu = time.process_time() - cpu
+        self._before = (wall, cpu)
+        self.start()
+
+    def start(self) -> None:
+        """Begins to count now."""
+        self._began = time.perf_counter(), time.process_time()
 
     def read(self) -> tuple[float, float]:
         """(wall, processor) seconds so far."""
-        return time.perf_counter() - self._wall, time.process_time() - self._cpu
+        return (
+            self._before[0] + time.perf_counter() - self._began[0],
+            self._before[1] + time.process_time() - self._began[1],
+        )
 
 
 def reset_peak_memory() -> None:

@@ -21,7 +21,9 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Tidies up the terminal."""
 
 
@@ -59,6 +61,28 @@ class Bar(Progress):
             self._bar.close()
             self._bar = None
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Closes an open bar."""
         self._close()
+
+
+class Cells(Bar):
+    """Progress of a comparison: one bar for the cells, and one for the task that is being learnt."""
+
+    def __init__(self, total: int) -> None:
+        super().__init__(prefix="  ", keep=False)
+        from tqdm import tqdm
+
+        self._cells = tqdm(total=total, desc="cells", unit=" runs", dynamic_ncols=True)
+
+    def cell(self, name: str, score: float | None) -> None:
+        """A cell is finished."""
+        self._cells.set_postfix_str(f"{name}: {score:.3f}" if score is not None else name)
+        self._cells.update()
+
+    def close(self) -> None:
+        """Leaves the cells' bar standing, finished or not."""
+        self._close()
+        self._cells.close()

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from stockpot.errors import StockpotError
 from stockpot.methods.base import Method
-from stockpot.models.processor import PlainProcessor, TransformersProcessor, open_processor
 from stockpot.models.head import name_rows
+from stockpot.models.processor import PlainProcessor, TransformersProcessor, open_processor
 from stockpot.models.store import fit_head, load_model, model_config
 from stockpot.recipe.schema import Recipe
 from stockpot.runs.folder import RunFolder
@@ -38,9 +38,20 @@ class Session:
     progress: Progress = field(default_factory=Progress)
 
     @classmethod
-    def open(cls, run: RunFolder, *, allow_code: bool, stop: Stop, progress: Progress) -> Session:
-        """Opens the stream with the model's processor; raises StockpotError where the data changed since the run began."""
-        recipe = run.recipe
+    def open(
+        cls,
+        run: RunFolder,
+        recipe: Recipe | None = None,
+        *,
+        allow_code: bool = False,
+        stop: Stop | None = None,
+        progress: Progress | None = None,
+    ) -> Session:
+        """Opens the stream of the run, or of a recipe that goes beyond it.
+
+        Raises StockpotError where the data changed since the run began.
+        """
+        recipe = recipe or run.recipe
         stream, processor = open_stream(recipe)
         for task, facts in stream.facts().items():
             recorded = run.facts.get(task, facts)
@@ -50,7 +61,7 @@ class Session:
                     f"(fingerprint {facts['fingerprint']}, recorded {recorded['fingerprint']})."
                 )
         device = training_arguments(recipe.train, run.path, run.seed).device
-        return cls(run, recipe, stream, processor, device, allow_code, stop, progress)
+        return cls(run, recipe, stream, processor, device, allow_code, stop or Stop(), progress or Progress())
 
     def rows(self, index: int) -> int:
         """Output rows of the model that learnt task `index` (from 0); −1: of the start model."""
@@ -63,7 +74,7 @@ class Session:
         Raises StockpotError where the saved model is damaged, or needs code that was not allowed.
         """
         source = -1 if method.starts_from == "pretrained" else index - 1
-        self.run.verify(source)
+        self.run.verify_model(source)
         model = load_model(self.run.model(source), self.allow_code)
         grown: list[str] = []
         for task in range(source + 1, index + 1):  # row by row as the stream grew, so that every method draws the same
@@ -76,13 +87,14 @@ class Session:
         models = {"previous": index - 1, "pretrained": -1}
         if source not in models:
             return Path(source)
-        self.run.verify(models[source])
+        self.run.verify_model(models[source])
         return self.run.model(models[source])
 
     def load_method(self, method: Method, index: int) -> dict[str, Tensor]:
         """Gives the method what it kept after the task before; returns the optimizer's state of that task, if kept."""
         if index == 0:
             return {}
+        self.run.verify_state(index - 1)
         folder = self.run.state(index - 1)
         read_state(method, folder)
         return load_file(str(folder / OPTIMIZER)) if (folder / OPTIMIZER).is_file() else {}

@@ -6,6 +6,7 @@ from typing import Any
 
 from stockpot import files
 from stockpot.evaluation.metrics import summarise
+from stockpot.methods import REGISTRY
 from stockpot.results import Costs, Results, Scores
 from stockpot.runs.folder import RunFolder
 from stockpot.runs.journal import Event
@@ -31,7 +32,7 @@ def results_of(run: RunFolder, pending: Event | None = None) -> Results:
         tasks=names[: len(learnt)],
         scores={"accuracy": scores},
         primary="accuracy",
-        metrics=summarise(scores),
+        metrics=summarise(scores, chained=REGISTRY[recipe.method.name].method.starts_from == "previous"),
         costs=total_costs(costs),
         task_costs=costs,
         seed=run.seed,
@@ -47,7 +48,8 @@ def results_of(run: RunFolder, pending: Event | None = None) -> Results:
 def _scores(run: RunFolder, learnt: list[Event]) -> Scores:
     count = len(learnt)
     first = run.journal.of("started")[0]
-    late = {event["index"]: event["column"] for event in run.journal.of("column")}
+    added = run.journal.of("added")
+    late = {len(run.tasks) - len(added) + number: event["column"] for number, event in enumerate(added)}
 
     def score(event_scores: list[float], after: int, task: int) -> float | None:
         if task < len(event_scores):

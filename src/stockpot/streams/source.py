@@ -89,7 +89,7 @@ def _open_hub(data: DataSpec, task: str) -> Any:
         path = str(folder)
     try:
         return datasets.load_dataset(path, name=data.name, revision=data.revision)
-    except Exception as error:  # noqa: BLE001 - the library raises a dozen kinds, all of them the user's to mend
+    except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise StockpotError(
             f"task {task!r}: the data set {data.path!r} could not be opened: {reason} "
@@ -136,7 +136,9 @@ def _hub(data: DataSpec, task: str) -> Source:
         raise StockpotError(f"task {task!r}: data.label: column {label!r} does not hold class numbers.") from error
     if len(train) == 0:
         raise StockpotError(f"task {task!r}: the split {data.train_split!r} of {data.path!r} is empty.")
-    test_name = data.test_split or next((n for n in ("test", "validation") if n in names and n != data.train_split), None)
+    test_name = data.test_split or next(
+        (n for n in ("test", "validation") if n in names and n != data.train_split), None
+    )
     if test_name is not None:
         parts = part(train), part(splits[test_name])
     else:

@@ -26,11 +26,12 @@ class _Hooks(TrainerCallback):
     def __init__(self, job: Job) -> None:
         self.job = job
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.job.on_begin()
+
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         optimizer = kwargs["optimizer"]
-        self.job.method.after_step(
-            kwargs["model"], getattr(optimizer, "optimizer", optimizer), state.global_step + 1
-        )
+        self.job.method.after_step(kwargs["model"], getattr(optimizer, "optimizer", optimizer), state.global_step + 1)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.job.on_step(state.global_step, state.max_steps)

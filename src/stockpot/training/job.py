@@ -44,6 +44,7 @@ class Job:
     resume_from: Path | None = None
     optimizer_state: Mapping[str, Tensor] | None = None  # of the task before, for boundary: keep-optimizer
     stop: Stop = field(default_factory=Stop)
+    on_begin: Callable[[], None] = lambda: None  # set-up is over, the first step comes next
     on_step: Callable[[int, int], None] = lambda step, total: None
     on_checkpoint: Callable[[int, Path], None] = lambda step, folder: None
 

@@ -39,6 +39,7 @@ def train(job: Job) -> dict[str, Tensor]:
     accumulation = args.gradient_accumulation_steps
     per_epoch = -(-len(batches) // accumulation)
     job.model.train()
+    job.on_begin()
     while step < total:
         batches.set_epoch(step // per_epoch)
         order = list(batches)
@@ -104,9 +105,7 @@ def _save(job: Job, step: int, optimizer: torch.optim.Optimizer, schedule: Any) 
     target = job.folder / f"checkpoint-{step}"
     with publishing(target) as folder:
         save_model(job.model, str(folder / WEIGHTS))
-        save_file(
-            {**export_state(optimizer, job.model), "generator": torch.get_rng_state()}, str(folder / OPTIMIZER)
-        )
+        save_file({**export_state(optimizer, job.model), "generator": torch.get_rng_state()}, str(folder / OPTIMIZER))
         place = {"step": step, "schedule": {k: v for k, v in schedule.state_dict().items() if k != "lr_lambdas"}}
         (folder / PLACE).write_text(json.dumps(place), encoding="utf-8")
         write_state(job.method, folder)

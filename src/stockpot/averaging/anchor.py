@@ -1,0 +1,108 @@
+"""θ_o: where the anchor comes from, and where it lives while the model trains."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from stockpot.averaging.live import Live, is_sharded, local, storages
+from stockpot.averaging.match import Pair
+from stockpot.errors import StockpotError
+from stockpot.models.names import under_own_names
+from stockpot.weights.checkpoint import open_checkpoint, save_checkpoint
+from stockpot.weights.names import clean_name
+
+Keep = Literal["device", "cpu", "disk"]
+Source = str | os.PathLike[str] | Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """The tensors of θ_o by clean name; `path` where they are a file, `label` what messages call them."""
+
+    tensors: dict[str, Tensor]
+    label: str
+    path: Path | None = None
+    scratch: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the anchor takes beside the model; none for a memory-mapped file."""
+        return 0 if self.path else sum(tensor.nbytes for tensor in self.tensors.values())
+
+
+def offered(source: Source, live: list[Live], model: nn.Module) -> Anchor:
+    """The anchor that `source` names, nothing copied yet.
+
+    Raises StockpotError for a path that cannot be opened, and for names that collide once prefixes are removed.
+    """
+    if isinstance(source, str) and source == "start":
+        return Anchor({one.name: one.tensor.detach() for one in live}, "the anchor (the model at its start)")
+    if isinstance(source, str | os.PathLike):
+        checkpoint = open_checkpoint(source)
+        tensors, mapped = under_own_names(checkpoint, model)
+        path = checkpoint.path.absolute() if mapped else None
+        return Anchor(_by_clean_name(tensors), f"the anchor {checkpoint.path}", path)
+    if isinstance(source, Mapping):
+        return Anchor(_by_clean_name(source), "the anchor (a state dict)")
+    raise StockpotError(f"anchor must be 'start', a path or a state dict, not {type(source).__name__}.")
+
+
+def kept(anchor: Anchor, pairs: list[Pair], model: nn.Module, keep: Keep, folder: Path | None) -> Anchor:
+    """The anchor where `keep` says, with the tensors of `pairs` only, sharing no memory with the model.
+
+    On "disk", a file is opened where it is; tensors are written to a new file of `folder`, or of a temporary folder
+    that goes when the anchor does.
+    """
+    if keep == "disk":
+        return anchor if anchor.path else _written(anchor, pairs, folder)
+    shared = storages(model)
+    tensors = {}
+    for pair in pairs:
+        device = pair.tensor.device if keep == "device" else torch.device("cpu")
+        # The type that an average works in, once and not at each average; half weights keep what is most exact.
+        dtype = pair.tensor.dtype if pair.tensor.dtype.itemsize > 2 else pair.anchor.dtype
+        moved = pair.anchor.detach().to(device, dtype)
+        memory = local(moved).untyped_storage().data_ptr()
+        mapped = anchor.path is not None and memory == pair.anchor.untyped_storage().data_ptr()
+        tensors[pair.name] = moved.clone() if mapped or memory in shared else moved
+    return replace(anchor, tensors=tensors, path=None)
+
+
+def moved_with(anchor: Anchor, live: list[Live]) -> None:
+    """Moves each tensor of the anchor to where the model's tensor has gone."""
+    for one in live:
+        for name in one.names:
+            if name in anchor.tensors:
+                anchor.tensors[name] = anchor.tensors[name].to(one.tensor.device)
+
+
+def _written(anchor: Anchor, pairs: list[Pair], folder: Path | None) -> Anchor:
+    for pair in pairs:
+        if is_sharded(pair.anchor):
+            raise StockpotError(f"'{pair.name}' is sharded over processes: keep='disk' cannot hold it; use 'device'.")
+    scratch = None if folder else tempfile.TemporaryDirectory(prefix="stockpot-")
+    # A new name each time: a resumed run that builds its SFA anew must not overwrite the anchor it will go on with.
+    file = (folder or Path(scratch.name if scratch else "")) / f"anchor-{uuid.uuid4().hex[:12]}.safetensors"
+    save_checkpoint({pair.name: pair.anchor for pair in pairs}, file)
+    return Anchor(dict(open_checkpoint(file)), anchor.label, file.absolute(), scratch)
+
+
+def _by_clean_name(tensors: Mapping[str, object]) -> dict[str, Tensor]:
+    named: dict[str, Tensor] = {}
+    for raw, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            continue  # a module's `_extra_state` can be anything
+        name = clean_name(raw)
+        if name in named:
+            raise StockpotError(f"the anchor holds '{name}' twice, once with a wrapper's prefix ('{raw}').")
+        named[name] = tensor
+    return named

@@ -1,0 +1,136 @@
+"""What SFA averages in a model, and what it refuses to touch because it could not do it rightly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from stockpot.errors import StockpotError
+from stockpot.weights.names import clean_name
+
+_LORA = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector")
+
+
+@dataclass(frozen=True)
+class Live:
+    """One tensor of the model with every name it goes by (tied weights have several); the first is its own."""
+
+    names: tuple[str, ...]
+    tensor: Tensor
+    is_buffer: bool
+
+    @property
+    def name(self) -> str:
+        return self.names[0]
+
+
+def live_tensors(model: nn.Module, *, buffers: bool, halves: bool) -> list[Live]:
+    """Trainable floating parameters, tied ones once, and with `buffers` the persistent floating buffers.
+
+    Raises StockpotError, naming the tensor, for meta tensors, DeepSpeed and quantised parameters, LoRA factors,
+    complex parameters, and bf16 or fp16 parameters unless `halves` allows them.
+    """
+    found: dict[object, tuple[list[str], Tensor, bool]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if parameter.requires_grad:
+            _refuse(clean_name(name), parameter, halves)
+            found.setdefault(_memory(parameter), ([], parameter, False))[0].append(clean_name(name))
+    if buffers:
+        for name, buffer in named_buffers(model):
+            if buffer.is_floating_point():
+                found.setdefault(_memory(buffer), ([], buffer, True))[0].append(clean_name(name))
+    live = [Live(tuple(names), tensor, is_buffer) for names, tensor, is_buffer in found.values()]
+    _one_name_one_tensor(live)
+    return live
+
+
+def named_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The persistent buffers: those that a checkpoint holds, unlike caches such as rotary frequencies."""
+    for prefix, module in model.named_modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and name not in module._non_persistent_buffers_set:
+                yield (f"{prefix}.{name}" if prefix else name), buffer
+
+
+def signature(model: nn.Module) -> list[object]:
+    """Changes whenever a tensor of the model is replaced, moved, resized, frozen or unfrozen."""
+    tensors: list[object] = []
+    for module in model.modules():
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None:
+                tensors.append((id(tensor), tensor.requires_grad, tensor.shape, tensor.dtype, tensor.device))
+    return tensors
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether it is a DTensor, of which each process holds a piece."""
+    return hasattr(tensor, "to_local") and hasattr(tensor, "placements")
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The piece of the tensor that this process holds; the tensor itself unless sharded."""
+    if is_sharded(tensor):
+        piece: Tensor = tensor.to_local()  # type: ignore[attr-defined]
+        return piece
+    return tensor
+
+
+def _memory(tensor: Tensor) -> object:
+    """Equal for two tensors that are the same numbers in the same memory."""
+    piece = local(tensor)
+    if piece.numel() == 0:
+        return id(tensor)
+    return piece.device, piece.data_ptr(), piece.shape, piece.stride()
+
+
+def _refuse(name: str, parameter: nn.Parameter, halves: bool) -> None:
+    if hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping"):
+        raise StockpotError(
+            f"'{name}' belongs to DeepSpeed ZeRO, whose next step would overwrite an average; train without DeepSpeed."
+        )
+    if nn.parameter.is_lazy(parameter):
+        raise StockpotError(f"'{name}' has no shape yet; run one batch through the model before SFA(model, …).")
+    if parameter.is_meta:
+        raise StockpotError(f"'{name}' is a meta tensor without data; load the weights before SFA(model, …).")
+    if any(part in _LORA for part in name.split(".")):
+        raise StockpotError(
+            f"'{name}' is a LoRA factor: averaging A and B apart is not averaging their product BA; train the merged "
+            "model, or merge after the task (`merge_and_unload`) and average those weights with the old ones (p=1)."
+        )
+    quantised = hasattr(parameter, "__tensor_flatten__") and not is_sharded(parameter)
+    if quantised or not parameter.is_floating_point() or parameter.dtype.itemsize < 2:
+        kind = type(parameter.data).__name__ if quantised else str(parameter.dtype)
+        raise StockpotError(f"'{name}' is a trainable {kind}, quantised or not real: SFA averages fp16 to fp64 only.")
+    if not halves and parameter.dtype.itemsize == 2:
+        raise StockpotError(
+            f"'{name}' is {str(parameter.dtype).removeprefix('torch.')}, where a small pull rounds away; train fp32 "
+            "weights under autocast, or say rounding='stochastic' (unbiased, bf16) or rounding='nearest'."
+        )
+
+
+def _one_name_one_tensor(live: list[Live]) -> None:
+    seen: set[str] = set()
+    for name in (name for one in live for name in one.names):
+        if name in seen:
+            raise StockpotError(f"two tensors are called '{name}' once wrapper prefixes are removed; rename a module.")
+        seen.add(name)
+
+
+def is_deepspeed(model: nn.Module) -> bool:
+    """Whether the model is a DeepSpeed engine."""
+    return type(model).__module__.split(".")[0] == "deepspeed"
+
+
+def model_names(model: nn.Module) -> frozenset[str]:
+    """Every name that the model's own checkpoint would hold, wrappers removed."""
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    names += [name for name, _ in model.named_buffers(remove_duplicate=False)]
+    return frozenset(map(clean_name, names))
+
+
+def storages(model: nn.Module) -> frozenset[int]:
+    """Addresses of the memory that the model lives in."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return frozenset(local(tensor).untyped_storage().data_ptr() for tensor in tensors if not tensor.is_meta)

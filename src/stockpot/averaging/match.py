@@ -1,0 +1,123 @@
+"""Each tensor of the model with its anchor and its β; whatever does not fit is an error that names it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stockpot.averaging.live import Live, is_sharded, local
+from stockpot.averaging.schedule import is_number
+from stockpot.errors import StockpotError, did_you_mean
+from stockpot.weights.names import match_any, suggest_pattern
+
+Beta = float | dict[str, float]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One tensor θ of the model, its anchor θ_o and the weight β of the anchor; `rows` of a grown tensor only."""
+
+    name: str
+    tensor: Tensor
+    anchor: Tensor
+    beta: float
+    rows: int | None
+    is_buffer: bool
+
+    @property
+    def views(self) -> tuple[Tensor, Tensor]:
+        """What is averaged with what, of equal shape: this process's shards, the first rows of a grown tensor."""
+        tensor = local(self.tensor.detach())
+        return (tensor if self.rows is None else tensor.narrow(0, 0, self.rows)), local(self.anchor)
+
+
+def check_beta(beta: float | Mapping[str, float]) -> Beta:
+    """β as a number, or pattern → number in the order written. Raises StockpotError unless 0 ≤ β ≤ 1."""
+    for name, value in beta.items() if isinstance(beta, Mapping) else [("", beta)]:
+        if not is_number(value) or not 0 <= value <= 1:
+            where = f" of '{name}'" if name else ""
+            raise StockpotError(f"beta{where} must lie in [0, 1], the weight of the anchor, not {value!r}.")
+    return {str(name): float(value) for name, value in beta.items()} if isinstance(beta, Mapping) else float(beta)
+
+
+def check_patterns(kind: str, patterns: Sequence[str], names: frozenset[str]) -> None:
+    """Raises StockpotError for a pattern that no tensor of the model matches."""
+    for pattern in patterns:
+        if not match_any(names, pattern):
+            raise StockpotError(
+                f"{kind}: no tensor of the model matches '{pattern}'.{suggest_pattern(pattern, sorted(names))}"
+            )
+
+
+def match(live: list[Live], anchor: Mapping[str, Tensor], label: str, beta: Beta, new: Sequence[str]) -> list[Pair]:
+    """Pairs the model's tensors with the anchor's, by name.
+
+    A tensor that a pattern of `new` matches may be missing from the anchor (it is left alone) or may have more rows
+    than there (its first rows are averaged). Raises StockpotError for any other tensor that is missing or differs in
+    shape, for tied weights that the anchor holds with different values, for a tensor without a β, and when nothing
+    is left to average. `label` is what the messages call the anchor.
+    """
+    pairs = []
+    for one in live:
+        weight = _beta_of(one, beta)
+        held = [name for name in one.names if name in anchor]
+        is_new = any(match_any(one.names, pattern) for pattern in new)
+        if held:
+            origin = _same_in_all(held, anchor, label)
+            rows = _common_rows(one, origin, is_new, label)
+            pairs.append(Pair(one.name, one.tensor, origin, weight, rows, one.is_buffer))
+        elif not is_new:
+            raise StockpotError(
+                f"{label} has no tensor '{one.name}' {tuple(one.tensor.shape)}."
+                f"{did_you_mean(one.name, sorted(anchor))} If this task brought it, say new=['{one.name}']."
+            )
+    if all(pair.is_buffer for pair in pairs):
+        raise StockpotError(f"nothing to average: no trainable parameter of the model has an anchor in {label}.")
+    return pairs
+
+
+def _beta_of(one: Live, beta: Beta) -> float:
+    if isinstance(beta, float):
+        return beta
+    for pattern, value in beta.items():
+        if match_any(one.names, pattern):
+            return value
+    raise StockpotError(f"beta: no pattern matches '{one.name}'; add a last pattern '*' for all the others.")
+
+
+def _same_in_all(names: list[str], anchor: Mapping[str, Tensor], label: str) -> Tensor:
+    first = anchor[names[0]]
+    for name in names[1:]:
+        other = anchor[name]
+        if other is not first and not torch.equal(local(other), local(first)):
+            raise StockpotError(
+                f"'{names[0]}' and '{name}' are one tied weight in the model, but {label} holds different values; "
+                "untie them in the model, or drop the wrong one from the anchor."
+            )
+    return first
+
+
+def _common_rows(one: Live, origin: Tensor, is_new: bool, label: str) -> int | None:
+    """None when the shapes agree, else the rows that both have. (Never broadcast: `_foreach_lerp_` would.)"""
+    here, there = tuple(one.tensor.shape), tuple(origin.shape)
+    if is_sharded(one.tensor) != is_sharded(origin):
+        raise StockpotError(
+            f"'{one.name}' is sharded over processes and {label} is not (or the reverse); "
+            "use anchor='start', or a state dict of tensors sharded in the same way."
+        )
+    if is_sharded(one.tensor) and getattr(one.tensor, "placements", None) != getattr(origin, "placements", None):
+        raise StockpotError(f"'{one.name}' is sharded in another way than in {label}; shard both alike.")
+    if not origin.is_floating_point():
+        raise StockpotError(f"'{one.name}' is {origin.dtype} in {label}; the anchor must hold floating weights.")
+    if here == there:
+        return None
+    if is_new and here and there and here[1:] == there[1:] and there[0] < here[0] and not is_sharded(origin):
+        return there[0]
+    grown = len(here) == len(there) > 0 and here[1:] == there[1:] and here[0] > there[0]
+    remedy = f"if it grew by rows, say new=['{one.name}']" if grown else "this is the anchor of another model"
+    if is_new:
+        remedy = "new= allows more rows than the anchor has, nothing else"
+    raise StockpotError(f"'{one.name}' has shape {here} in the model and {there} in {label}; {remedy}.")

@@ -1,0 +1,32 @@
+"""What a person should be told about an average before it happens; said once."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+
+from torch import nn
+
+from stockpot.averaging.anchor import Anchor
+from stockpot.averaging.live import model_names, named_buffers
+
+_log_once = cache(logging.getLogger("stockpot").warning)
+
+
+def notes_on(model: nn.Module, anchor: Anchor, buffers: str) -> list[str]:
+    """What happens to BatchNorm's statistics, and which tensors of the anchor are of no use. Each is logged once."""
+    notes = []
+    layers = sum(name.endswith("running_mean") for name, _ in named_buffers(model))
+    if layers:
+        done = "averaged like weights" if buffers == "average" else "kept as training makes them"
+        notes.append(
+            f"BatchNorm running statistics of {layers} layers are {done} (buffers='{buffers}'); "
+            "where they matter, recompute them with torch.optim.swa_utils.update_bn."
+        )
+    known = model_names(model)
+    unused = [name for name, tensor in anchor.tensors.items() if name not in known and tensor.is_floating_point()]
+    if unused:
+        notes.append(f"{anchor.label} holds {len(unused)} tensors that the model lacks, not used: '{unused[0]}', ….")
+    for note in notes:
+        _log_once(note)
+    return notes

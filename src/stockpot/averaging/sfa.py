@@ -1,0 +1,252 @@
+"""Sequential Fine-tuning with Averaging in two lines of anybody's loop."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from stockpot.averaging.anchor import Anchor, Keep, Source, kept, moved_with, offered
+from stockpot.averaging.average import average, distance
+from stockpot.averaging.live import is_deepspeed, live_tensors, model_names, signature
+from stockpot.averaging.match import Pair, check_beta, check_patterns, match
+from stockpot.averaging.notes import notes_on
+from stockpot.averaging.schedule import Schedule
+from stockpot.errors import StockpotError, did_you_mean
+from stockpot.weights.checkpoint import Checkpoint
+
+Rounding = Literal["nearest", "stochastic"]
+Buffers = Literal["average", "keep"]
+
+
+class SFA:
+    """Averages a model with its anchor while it trains: θ ← (1−β)·θ + β·θ_o (arXiv 2501.05559).
+
+    ```python
+    sfa = SFA(model, beta=0.25, p=0.1, total_steps=1000)  # the anchor is the model as it stands now
+    ...
+    optimizer.step(); sfa.step()
+    ```
+
+    β weighs the **anchor**: 0 is plain fine-tuning, 1 gives the anchor back. (WiSE-FT's α is the opposite, 1 − β:
+    p = 1 is WiSE-FT at α = 1 − β, and Task Arithmetic on one task vector at λ = 1 − β.) θ_o stays what it was for the
+    whole task, unlike the slow weights of Lookahead. Weights change in place, in fp32 or better.
+
+    Arguments:
+        beta: in [0, 1]; or name pattern (shell style, names without wrapper prefixes) → β, the first match counts.
+        p: in (0, 1], averages after every p·`total_steps` optimizer steps and after the last (see `average_steps`).
+        total_steps: T, optimizer steps of the task, not micro-batches.
+        every: instead of p, averages every so many steps; call `finish()` after the last one.
+        anchor: θ_o: "start" (the model now), a safetensors file or a folder with one (or an index), a state dict.
+        keep: "device" (default of "start" and of state dicts), "cpu", or "disk" (default of a path: memory-mapped).
+        new: name patterns of tensors that the anchor may lack (a new head: left alone) or hold with fewer rows (a
+            grown head or vocabulary: the anchor's rows, assumed the first ones, are averaged).
+        rounding: how averages of bf16 and fp16 weights return to their type, "nearest" (small pulls are lost) or
+            "stochastic" (bf16, unbiased, drawn from `generator` or torch's default one). None refuses such weights.
+        buffers: "average" treats BatchNorm's running statistics as weights, "keep" leaves them as training made them.
+            Neither are the statistics of the averaged weights: `torch.optim.swa_utils.update_bn` recomputes those.
+        optimizer, reset_optimizer: at each average, forget this optimizer's state (Adam's moments) of what was
+            averaged; by default it is kept.
+        folder: where keep="disk" writes an anchor that is no file yet; a temporary folder by default.
+
+    Averaged are trainable parameters, tied ones once, and floating buffers. Frozen parameters and integer buffers
+    stay as they are. Anchor tensors that the model lacks are not used, which is logged. Under DDP every process
+    averages alike; sharded (FSDP2) parameters are averaged shard by shard, without communication.
+
+    Attributes: `steps` and `averages` done; `seconds` and `cpu_seconds` spent averaging; `anchor_bytes`, memory that
+    the anchor takes beside the model (0 on disk); `anchor`, its tensors by name; `notes`, what was decided.
+
+    Raises StockpotError, in one line, for settings out of range and for tensors it could not average rightly: missing
+    or misshapen, without data, quantised, DeepSpeed's, LoRA factors, half precision without `rounding`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        beta: float | Mapping[str, float],
+        p: float | None = None,
+        total_steps: int | None = None,
+        every: int | None = None,
+        anchor: Source = "start",
+        keep: Keep | None = None,
+        new: Sequence[str] = (),
+        rounding: Rounding | None = None,
+        buffers: Buffers = "average",
+        optimizer: torch.optim.Optimizer | None = None,
+        reset_optimizer: bool = False,
+        folder: str | os.PathLike[str] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise StockpotError(f"SFA needs a torch.nn.Module, not {type(model).__name__}.")
+        if is_deepspeed(model):
+            raise StockpotError("DeepSpeed keeps fp32 copies that would overwrite an average; train without it.")
+        _one_of("keep", keep, (None, *get_args(Keep)))
+        _one_of("rounding", rounding, (None, *get_args(Rounding)))
+        _one_of("buffers", buffers, get_args(Buffers))
+        if reset_optimizer and optimizer is None:
+            raise StockpotError("reset_optimizer=True needs optimizer=…, whose state is to be reset.")
+        self.schedule = Schedule(p, total_steps, every)
+        self.beta = check_beta(beta)
+        self.steps = 0
+        self.averages = 0
+        self.last_average = 0
+        self.seconds = 0.0
+        self.cpu_seconds = 0.0
+        self.notes: list[str] = []
+        self._model = model
+        self._new = (new,) if isinstance(new, str) else tuple(new)
+        self._rounding = rounding
+        self._buffers = buffers
+        self._optimizer = optimizer if reset_optimizer else None
+        self._folder = Path(folder) if folder is not None else None
+        self._generator = generator
+        if isinstance(anchor, Checkpoint):
+            anchor = anchor.path
+        self._own_path = not isinstance(anchor, Mapping) and anchor != "start"
+        self._keep: Keep = keep or ("disk" if self._own_path else "device")
+        self._anchor: Anchor
+        self._pairs: list[Pair] = []
+        self._signature: list[object] = []
+        self._unclaimed: Path | None = None  # a file written into `folder` that no saved state refers to yet
+        names = model_names(model)
+        check_patterns("new", self._new, names)
+        if isinstance(self.beta, dict):
+            check_patterns("beta", list(self.beta), names)
+        self._take(anchor)
+
+    def step(self) -> bool:
+        """Call after each `optimizer.step()`; averages when it is time to. Returns whether it averaged.
+
+        Raises StockpotError beyond `total_steps`.
+        """
+        if self.schedule.total_steps is not None and self.steps >= self.schedule.total_steps:
+            raise StockpotError(
+                f"step {self.steps + 1} is beyond total_steps={self.schedule.total_steps}, whose last average is done; "
+                "count optimizer steps, not batches, and make a new SFA for the next task."
+            )
+        self.steps += 1
+        due = self.schedule.due(self.steps)
+        if due:
+            self.average()
+        return due
+
+    def finish(self) -> bool:
+        """Averages at the end of the task, unless the last step just did. Returns whether it averaged."""
+        due = self.steps > self.last_average
+        if due:
+            self.average()
+        return due
+
+    def average(self) -> None:
+        """Averages now, whatever the schedule says."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        pairs = self._current_pairs()
+        average(pairs, stochastic=self._rounding == "stochastic", generator=self._generator)
+        if self._optimizer is not None:
+            for pair in pairs:
+                self._optimizer.state.pop(pair.tensor, None)
+        for device in {pair.tensor.device for pair in pairs if pair.tensor.is_cuda}:
+            torch.cuda.synchronize(device)  # else the seconds below would be those of the launch
+        self.averages += 1
+        self.last_average = self.steps
+        self.seconds += time.perf_counter() - wall
+        self.cpu_seconds += time.process_time() - cpu
+
+    def distance(self) -> float:
+        """‖θ − θ_o‖₂ over the averaged parameters, buffers left out; of this process's shards where sharded."""
+        return distance(self._current_pairs())
+
+    @property
+    def anchor(self) -> Mapping[str, Tensor]:
+        """θ_o by name, without wrapper prefixes. Not to be written to."""
+        return self._anchor.tensors
+
+    @property
+    def anchor_bytes(self) -> int:
+        """Memory that the anchor takes beside the model, in bytes; 0 when it is memory-mapped."""
+        return self._anchor.bytes
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs, readable with `torch.load(…, weights_only=True)`.
+
+        `steps`, `averages`, `last_average`, `beta`, `p`, `total_steps`, `every`, and `anchor`: the path of a file that
+        stays, else its tensors (not copied). `generator` is the state of the generator that was given.
+        """
+        stays = self._anchor.path is not None and self._anchor.scratch is None
+        self._unclaimed = None
+        return {
+            "steps": self.steps,
+            "averages": self.averages,
+            "last_average": self.last_average,
+            **self._settings(),
+            "anchor": str(self._anchor.path) if stays else dict(self._anchor.tensors),
+            "generator": None if self._generator is None else self._generator.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on where `state_dict` was taken: the run equals an unbroken one bit for bit.
+
+        The anchor is the state's, unless this SFA was given a path itself: that is where it lies now. Raises
+        StockpotError when beta, p, total_steps or every differ from the state's, or its anchor cannot be had.
+        """
+        for name in ("steps", "averages", "last_average", "anchor", *self._settings()):
+            if name not in state:
+                raise StockpotError(f"this is no state of SFA: it has no '{name}'.{did_you_mean(name, state)}")
+        for name, value in self._settings().items():
+            same = _ordered(value) == _ordered(state[name])
+            if not same:
+                raise StockpotError(
+                    f"{name} is {value!r} here and {state[name]!r} in the saved state; make them equal."
+                )
+        if not self._own_path:
+            unclaimed = self._unclaimed
+            self._take(state["anchor"])
+            if unclaimed is not None:
+                unclaimed.unlink(missing_ok=True)
+        self.steps, self.averages, self.last_average = state["steps"], state["averages"], state["last_average"]
+        if self._generator is not None and state.get("generator") is not None:
+            self._generator.set_state(state["generator"].cpu())
+
+    def _settings(self) -> dict[str, Any]:
+        schedule = self.schedule
+        return {"beta": self.beta, "p": schedule.p, "total_steps": schedule.total_steps, "every": schedule.every}
+
+    def _take(self, source: Source) -> None:
+        """Makes `source` the anchor, once every tensor has been checked against it."""
+        live = live_tensors(self._model, buffers=self._buffers == "average", halves=self._rounding is not None)
+        if self._rounding == "stochastic" and any(one.tensor.dtype == torch.float16 for one in live):
+            raise StockpotError("rounding='stochastic' is for bf16 weights; say rounding='nearest' for fp16 ones.")
+        anchor = offered(source, live, self._model)
+        pairs = match(live, anchor.tensors, anchor.label, self.beta, self._new)
+        self.notes = notes_on(self._model, anchor, self._buffers)
+        self._anchor = kept(anchor, pairs, self._model, self._keep, self._folder)
+        self._unclaimed = self._anchor.path if anchor.path is None and self._anchor.scratch is None else None
+        self._signature = []
+
+    def _current_pairs(self) -> list[Pair]:
+        now = signature(self._model)
+        if now != self._signature:
+            live = live_tensors(self._model, buffers=self._buffers == "average", halves=self._rounding is not None)
+            if self._keep == "device":
+                moved_with(self._anchor, live)
+            self._pairs = match(live, self._anchor.tensors, self._anchor.label, self.beta, self._new)
+            self._signature = now
+        return self._pairs
+
+
+def _one_of(name: str, value: object, allowed: Sequence[object]) -> None:
+    if value not in allowed:
+        options = ", ".join(repr(one) for one in allowed)
+        raise StockpotError(f"{name} must be one of {options}, not {value!r}.")
+
+
+def _ordered(value: object) -> object:
+    """The order of patterns counts: the first match wins."""
+    return list(value.items()) if isinstance(value, Mapping) else value

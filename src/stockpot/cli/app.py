@@ -1,0 +1,141 @@
+"""The commands of `stockpot`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from stockpot.errors import StockpotError
+
+app = typer.Typer(
+    name="stockpot",
+    help="Fine-tune one model on task after task, and keep what it already knows.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with: stockpot init, then stockpot run recipe.yaml",
+)
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="a recipe: `stockpot init` writes one")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="default: runs/NAME")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="change the recipe: method.beta=0.5")
+]
+AllowCode = Annotated[
+    bool, typer.Option("--allow-code", help="import the code that a `build:` model in the folder names")
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"stockpot {version('stockpot')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and leave")
+    ] = False,
+) -> None:
+    del version
+
+
+@app.command()
+def run(recipe: RecipeFile, overrides: Overrides = None, output: Output = None) -> None:
+    """Fine-tune on the recipe's stream of tasks with one method; leaves a run folder."""
+    from stockpot.cli import work
+
+    work.run(recipe, overrides or [], output)
+
+
+@app.command()
+def add(
+    folder: Run,
+    task: Annotated[Path, typer.Argument(metavar="TASK", help="one entry of `tasks`, in a file of its own")],
+    overrides: Overrides = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="NEW", help="branch: leave RUN as it is, go on in NEW")
+    ] = None,
+    allow_code: AllowCode = False,
+) -> None:
+    """Learn the next task, on top of a finished run."""
+    from stockpot.cli import work
+
+    work.add(folder, task, overrides or [], output, allow_code)
+
+
+@app.command()
+def resume(folder: Run, allow_code: AllowCode = False) -> None:
+    """Go on with a run that was interrupted, from wherever it stopped."""
+    from stockpot.cli import work
+
+    work.resume(folder, allow_code)
+
+
+@app.command()
+def compare(recipe: RecipeFile, overrides: Overrides = None, output: Output = None) -> None:
+    """Run the recipe's `compare` list beside plain fine-tuning and joint training, over all seeds; goes on if stopped."""
+    from stockpot.cli import work
+
+    work.compare(recipe, overrides or [], output)
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="run folders, or a comparison's")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="default: the folder")] = None,
+) -> None:
+    """Write report.html and its figures again, for one run, several, or a comparison."""
+    from stockpot.cli import work
+
+    work.report(folders, output)
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="one method; default: all of them")] = None,
+) -> None:
+    """Say what methods there are: equation, parameters, defaults."""
+    from stockpot.cli.describe import describe_methods
+
+    describe_methods(name)
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(metavar="[FILE]", help="where to write it")] = Path("recipe.yaml"),
+) -> None:
+    """Write a commented starter recipe."""
+    from stockpot.cli.describe import write_starter
+
+    write_starter(path)
+
+
+@app.command()
+def schema(
+    what: Annotated[str, typer.Argument(metavar="[recipe|task|results|comparison]")] = "recipe",
+) -> None:
+    """Print a JSON schema: of recipes and tasks for editors, of results for programs."""
+    from stockpot.cli.describe import print_schema
+
+    print_schema(what)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line. A user's mistake is one line on stderr and exit code 2."""
+    from stockpot.cli.console import fail
+
+    try:
+        code: Any = app(args=arguments, standalone_mode=True)
+    except StockpotError as error:
+        fail(str(error))
+        sys.exit(2)
+    sys.exit(code)

@@ -1,0 +1,184 @@
+"""What the commands that train and report do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from stockpot.cli.console import say, show
+from stockpot.errors import StockpotError
+
+
+def _quiet() -> None:
+    """The libraries' own bars and advice would drown ours."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import datasets
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+
+
+@contextmanager
+def _stopping(go_on: str) -> Iterator[object]:
+    """A first SIGTERM or Ctrl-C stops at the next step with a checkpoint; a second one stops at once."""
+    from stockpot.training.job import Interrupted, Stop
+
+    stop = Stop()
+    received: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        del frame
+        stop.requested = True
+        received.append(number)
+        signal.signal(number, before[number])  # the next one is not caught
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield stop
+    except Interrupted:
+        say(f"\nStopped after a whole step; everything so far is saved. Go on with: {go_on}")
+        sys.exit(128 + received[0])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _finish(path: Path, stop: object, allow_code: bool) -> None:
+    from stockpot.report.page import write_run_report
+    from stockpot.report.sentences import run_summary
+    from stockpot.report.tables import run_table
+    from stockpot.runs.actions import go_on
+    from stockpot.runs.progress import Bar
+
+    results = go_on(path, allow_code=allow_code, stop=stop, progress=Bar())  # type: ignore[arg-type]
+    page = write_run_report([(path.name, results)], path)
+    show(run_table(results))
+    for sentence in run_summary(results):
+        say(sentence)
+    for note in results.notes:
+        say(f"Note: {note}.")
+    say(f"Model:  {path / 'tasks'}{os.sep}{_last(path)}{os.sep}model")
+    say(f"Report: {page}")
+
+
+def _last(path: Path) -> str:
+    from stockpot.runs.folder import RunFolder
+
+    run = RunFolder.open(path)
+    return run.place(len(run.finished) - 1)
+
+
+def _default_output(recipe_name: str | None) -> Path:
+    return Path("runs") / (recipe_name or "run")
+
+
+def run(recipe_file: Path, overrides: Sequence[str], output: Path | None) -> None:
+    """`stockpot run`."""
+    _quiet()
+    from stockpot.recipe.read import read_recipe
+    from stockpot.runs.actions import begin
+
+    recipe = read_recipe(recipe_file, overrides)
+    path = output or _default_output(recipe.name)
+    with _stopping(f"stockpot resume {path}") as stop:
+        if len(recipe.seeds) > 1:
+            say(f"The recipe has {len(recipe.seeds)} seeds; `run` takes the first, {recipe.seeds[0]}.")
+        begin(recipe, recipe.method, recipe.seeds[0], path)
+        _finish(path, stop, allow_code=True)
+
+
+def add(folder: Path, task_file: Path, overrides: Sequence[str], output: Path | None, allow_code: bool) -> None:
+    """`stockpot add`."""
+    _quiet()
+    from stockpot.recipe.read import read_task
+    from stockpot.runs.actions import add_task, branch
+
+    task = read_task(task_file, overrides)
+    target = output or folder
+    with _stopping(f"stockpot resume {target}") as stop:
+        if output is not None:
+            branch(folder, output)
+        add_task(target, task, allow_code=allow_code)
+        _finish(target, stop, allow_code)
+
+
+def resume(folder: Path, allow_code: bool) -> None:
+    """`stockpot resume`."""
+    _quiet()
+    from stockpot.runs.folder import RunFolder
+
+    if (folder / "recipe.yaml").is_file() and (folder / "cells").is_dir():
+        raise StockpotError(f"{folder}: this is a comparison; run its `stockpot compare` again, it goes on by itself.")
+    if RunFolder.open(folder).is_finished:
+        say("Every task is learnt already; writing the report again.")
+    with _stopping(f"stockpot resume {folder}") as stop:
+        _finish(folder, stop, allow_code)
+
+
+def compare(recipe_file: Path, overrides: Sequence[str], output: Path | None) -> None:
+    """`stockpot compare`."""
+    _quiet()
+    from stockpot.compare.cells import plan, run_cells
+    from stockpot.compare.summary import summarise, write_comparison
+    from stockpot.recipe.read import read_recipe
+    from stockpot.report.page import write_comparison_report
+    from stockpot.report.tables import comparison_table
+    from stockpot.runs.progress import Cells
+
+    recipe = read_recipe(recipe_file, overrides)
+    path = output or _default_output(recipe.name)
+    with _stopping(f"stockpot compare {recipe_file} -o {path}") as stop:
+        progress = Cells(total=len(plan(recipe)))
+        done = []
+        for cell, results in run_cells(recipe, path, stop=stop, progress=progress):  # type: ignore[arg-type]
+            done.append((cell, results))
+            progress.cell(f"{cell.method.title} seed {cell.seed}", results.metrics.average_accuracy)
+        progress.close()
+    comparison = summarise(recipe, done)
+    write_comparison(comparison, path)
+    by_label: dict[str, list[object]] = {}
+    for cell, results in done:
+        by_label.setdefault(cell.method.title, []).append(results)
+    page = write_comparison_report(comparison, by_label, path)  # type: ignore[arg-type]
+    show(comparison_table(comparison))
+    for sentence in comparison.sentences:
+        say(sentence)
+    say(f"Numbers: {path / 'comparison.json'}")
+    say(f"Report:  {page}")
+
+
+def report(folders: Sequence[Path], output: Path | None) -> None:
+    """`stockpot report`."""
+    from stockpot.report.page import write_comparison_report, write_run_report
+    from stockpot.results import Results, read_comparison, read_results
+
+    if len(folders) == 1 and (folders[0] / "comparison.json").is_file():
+        folder = folders[0]
+        comparison = read_comparison(folder / "comparison.json")
+        cells: dict[str, list[Results]] = {
+            label: [read_results(folder / cell.run / "results.json") for cell in summary.cells]
+            for label, summary in comparison.methods.items()
+        }
+        say(f"Report: {write_comparison_report(comparison, cells, output or folder)}")
+        return
+    from stockpot.runs.folder import RunFolder
+    from stockpot.runs.summary import results_of
+
+    results = []
+    for folder in folders:
+        run = RunFolder.open(folder)
+        if not run.finished:
+            raise StockpotError(f"{folder}: no task is learnt yet; go on with `stockpot resume {folder}`.")
+        results.append((folder.resolve().name, results_of(run)))
+    target = output or (folders[0] if len(folders) == 1 else Path("report"))
+    say(f"Report: {write_run_report(results, target)}")

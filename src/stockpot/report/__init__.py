@@ -1,0 +1,1 @@
+"""Pictures, tables, sentences, pages and the model card. Import the room you need; nothing is loaded here."""

@@ -1,0 +1,117 @@
+"""The model card: README.md of a model folder, with the scores as metadata that model hubs read."""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import Any
+
+from stockpot.report.formatting import MISSING, score, title
+from stockpot.report.sentences import run_summary
+from stockpot.report.tables import cost_rows, metric_rows
+from stockpot.results import Results
+
+FEW_ROWS = 100
+
+
+def model_card(results: Results, base_model: str | None, datasets: list[str], licence: str | None) -> str:
+    """The card's text: YAML metadata, then what was learnt, how well, at what cost and how to load it.
+
+    `base_model`, `datasets` and `licence` are hub names; unknown ones are left out of the metadata.
+    """
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+    scores = results.scores[results.primary]
+    kind = "text-generation" if results.scenario == "language" else "image-classification"
+    built = bool((results.recipe.get("model") or {}).get("build"))
+    last = scores.matrix[-1] if scores.matrix else []
+    measured = [
+        EvalResult(
+            task_type=kind,
+            task_name=f"{results.tasks[j]}, after {len(scores.matrix)} of {len(results.tasks)} tasks",
+            dataset_type=datasets[0] if len(datasets) == 1 else _slug(results.tasks[j]),
+            dataset_name=results.tasks[j],
+            dataset_config=f"{j + 1:02d}-{_slug(results.tasks[j])}",
+            metric_type=results.primary,
+            metric_value=round(value, 6),
+        )
+        for j, value in enumerate(last)
+        if value is not None
+    ]
+    metadata: dict[str, Any] = {
+        "base_model": base_model,
+        "datasets": list(dict.fromkeys(datasets)) or None,
+        "license": licence,
+        "library_name": None if built else "transformers",
+        "pipeline_tag": None if built else kind,
+        "tags": ["stockpot", "continual-learning", str(results.method.get("name", results.label))],
+    }
+    if measured:
+        metadata |= {"metrics": [results.primary], "model_name": results.label, "eval_results": measured}
+    data = ModelCardData(**metadata)
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_body(results, built)}"))
+
+
+def _body(results: Results, built: bool) -> str:
+    scores = results.scores[results.primary]
+    K = len(scores.matrix)
+    parts = [
+        f"# {_plain(title(results.label))}: {K} task{'s' * (K != 1)}, one after the other",
+        "\n".join(_plain(sentence) for sentence in run_summary(results)),
+        f"## Scores\n\n{results.primary} on each task, {scores.unit}; seed {results.seed}.",
+        _table(
+            ["task", "before the stream", "just learnt", "now"],
+            [
+                [
+                    results.tasks[j],
+                    *(_written(v, scores.unit) for v in (scores.initial[j], row[j], scores.matrix[-1][j])),
+                ]
+                for j, row in enumerate(scores.matrix)
+            ],
+        ),
+        _table(["metric", "value", "what it is"], [list(row) for row in metric_rows(results)]),
+        "## How it was trained",
+        f"Scenario `{_code(results.scenario)}`, method `{_code(results.method)}`.",
+        _table(["cost", "whole stream"], [[name, *values] for name, values in cost_rows([results.costs])]),
+    ]
+    if results.notes:
+        parts.append("\n".join(f"- {_plain(note)}" for note in results.notes))
+    parts.append("## How to use it")
+    if built:
+        parts.append(
+            "The weights are `model.safetensors`; the model itself is built by the code that the recipe names."
+        )
+    else:
+        auto = "AutoModelForCausalLM" if results.scenario == "language" else "AutoModelForImageClassification"
+        parts.append(
+            f"```python\nfrom transformers import {auto}\n\nmodel = {auto}.from_pretrained('PATH/OF/THIS/FOLDER')\n```"
+        )
+    if results.head:
+        rows = [[task, ", ".join(classes)] for task, classes in results.head.items()]
+        if sum(map(len, results.head.values())) <= FEW_ROWS:
+            parts.append(_table(["task", "classes of its output rows, in row order"], rows))
+    versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
+    parts.append(f"Made with {_plain(versions)}.")
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _written(value: float | None, unit: str) -> str:
+    return MISSING if value is None else score(value, unit)
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown and HTML read as it stands, on one line."""
+    return re.sub(r"([\\`*_\[\]|#])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
+
+
+def _code(value: object) -> str:
+    return " ".join(str(value).replace("`", "'").split())
+
+
+def _table(headings: list[str], rows: list[list[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *([_plain(cell) for cell in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "task"

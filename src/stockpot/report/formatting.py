@@ -1,0 +1,150 @@
+"""How numbers and names are written for people: scores, points, seconds, sizes, methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from stockpot.results import Comparison, Estimate, MethodSummary
+
+MISSING = "—"
+
+TITLES = {
+    "sequential": "sequential fine-tuning",
+    "joint": "joint training",
+    "sfa": "SFA",
+    "wise_ft": "WiSE-FT",
+    "replay": "rehearsal",
+    "l2": "L2",
+    "ewc": "EWC",
+}
+
+# metric → (title, one line that explains it)
+METRICS = {
+    "average_accuracy": ("average accuracy", "mean score on every task learnt, after the last one"),
+    "average_over_time": ("average over time", "the same mean after every task, averaged over the stream"),
+    "forgetting": ("forgetting", "what earlier tasks lost since their best score; lower is better"),
+    "backward_transfer": (
+        "backward transfer",
+        "what later tasks did to the score of earlier ones; below zero they were harmed",
+    ),
+    "forward_transfer": (
+        "forward transfer",
+        "what earlier tasks taught of one not yet learnt, against the untrained start",
+    ),
+    "plasticity": ("plasticity", "mean score on each task when it was just learnt"),
+    "newest_accuracy": ("accuracy on the newest task", "score on the last task, just learnt"),
+}
+
+
+def title(label: str) -> str:
+    """What a method is called in prose: its usual name where the label is the method's own name, else the label."""
+    return TITLES.get(label, label)
+
+
+def opening(label: str) -> str:
+    """`title` at the head of a sentence: our own names with a capital, the user's labels as they are."""
+    return begin(TITLES[label]) if label in TITLES else label
+
+
+def begin(sentence: str) -> str:
+    """The sentence with a capital first letter, the rest as it is."""
+    return sentence[:1].upper() + sentence[1:]
+
+
+def fit(name: str, width: int) -> str:
+    """A name cut in the middle, for both ends tell names apart."""
+    if len(name) <= width:
+        return name
+    head = (width - 1) // 2
+    return name[:head] + "…" + name[len(name) - (width - 1 - head) :]
+
+
+def score(value: float | None, unit: str = "fraction") -> str:
+    """A score of a fraction to three decimals, of anything else to three digits."""
+    if value is None:
+        return MISSING
+    text = f"{value:.3f}" if unit == "fraction" else f"{value:.3g}"
+    return text.replace("-", "−")
+
+
+def amount(value: float, unit: str = "fraction") -> str:
+    """The size of a difference of scores, without its sign: points of a hundred for fractions, else the unit."""
+    return f"{100 * abs(value):.1f} points" if unit == "fraction" else f"{abs(value):.3g} {unit}"
+
+
+def signed(value: float | None, unit: str = "fraction") -> str:
+    """A difference of scores with its sign."""
+    if value is None:
+        return MISSING
+    return ("+" if value >= 0 else "−") + score(abs(value), unit)
+
+
+def percent(share: float) -> str:
+    """A share of one as a percentage: one decimal below ten."""
+    value = 100 * share
+    if 0 < value < 0.05:
+        return "under 0.1 %"
+    text = f"{value:.1f}" if abs(value) < 9.95 else f"{value:.0f}"
+    return ("0" if text in {"0.0", "-0.0"} else text).replace("-", "−") + " %"
+
+
+def seconds(value: float | None) -> str:
+    """Seconds in the unit that keeps two or three digits."""
+    if value is None:
+        return MISSING
+    if value == 0:
+        return "0 s"
+    if value < 0.0995:
+        return f"{1000 * value:.2g} ms"
+    if value < 99.95:
+        return f"{value:#.3g} s" if value >= 1 else f"{value:.2g} s"
+    return f"{value / 60:#.3g} min" if value < 5970 else f"{value / 3600:#.3g} h"
+
+
+def size(value: float | None) -> str:
+    """Bytes in decimal units, zero as "none"."""
+    if value is None:
+        return MISSING
+    if value == 0:
+        return "none"
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 999.5:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} TB"
+
+
+def spread(estimate: Estimate, write: Callable[[float | None], str] = score) -> str:
+    """`mean ± half the interval`; the mean alone where there is no interval, or one of no width."""
+    if estimate.mean is None or estimate.high is None or estimate.high == estimate.low:
+        return write(estimate.mean)
+    return f"{write(estimate.mean)} ± {write(estimate.high - estimate.mean)}"
+
+
+def seeds(n: int) -> str:
+    """`"1 seed"`, `"3 seeds"`."""
+    return f"{n} seed" + ("" if n == 1 else "s")
+
+
+def reference(comparison: Comparison) -> str | None:
+    """The label of plain sequential fine-tuning, with which the others are compared."""
+    labels = [label for label, summary in comparison.methods.items() if role(summary.method) == "floor"]
+    return "sequential" if "sequential" in labels else (labels[0] if len(labels) == 1 else None)
+
+
+def role(method: dict[str, Any]) -> str:
+    """`"floor"` for sequential fine-tuning, `"ceiling"` for joint training, else the empty string."""
+    return {"sequential": "floor", "joint": "ceiling"}.get(str(method.get("name")), "")
+
+
+def ranked(comparison: Comparison) -> list[tuple[str, MethodSummary]]:
+    """The methods by their mean average accuracy, best first, those without one last."""
+
+    def key(item: tuple[str, MethodSummary]) -> tuple[bool, float]:
+        mean = item[1].average_accuracy.mean
+        if mean is None:
+            return (True, 0.0)
+        return (False, -mean if comparison.higher_is_better else mean)
+
+    return sorted(comparison.methods.items(), key=key)

@@ -1,0 +1,143 @@
+"""What a person wants to read first: findings where a corrected interval supports them, losses as plainly as wins.
+
+A finding rests on the paired, Holm-corrected differences to sequential fine-tuning that the comparison carries. Where
+they do not exclude zero the sentence says that no difference was shown, which is not "equal".
+"""
+
+from __future__ import annotations
+
+from stockpot.evaluation.statistics import estimate
+from stockpot.report.formatting import amount, opening, percent, ranked, reference, role, score, seeds, size, title
+from stockpot.results import Comparison, Difference, MethodSummary, Results
+
+NONE_SHOWN = "no difference shown"
+
+
+def findings(comparison: Comparison) -> list[str]:
+    """One sentence a method, best first, joint training after them, and last what sequential fine-tuning lost."""
+    base = reference(comparison)
+    if base is None:
+        return ["There is no plain sequential fine-tuning among the methods, so there is nothing to compare them with."]
+    others = [(label, summary) for label, summary in ranked(comparison) if label != base]
+    tested = [(label, summary) for label, summary in others if _pairs(summary) >= 2]
+    tested.sort(key=lambda item: role(item[1].method) == "ceiling")
+    sentences = [_method(label, summary, comparison.methods[base], comparison) for label, summary in tested]
+    untested = [title(label) for label, summary in others if _pairs(summary) < 2]
+    if untested:
+        whom = f" of {' and '.join(untested)}" if tested else ""
+        sentences.append(
+            f"One seed shows no spread, so no claim is made{whom}: "
+            "an interval needs at least two seeds in common with sequential fine-tuning."
+        )
+    return sentences + _sequential(comparison.methods[base], comparison)
+
+
+def run_summary(results: Results) -> list[str]:
+    """What one run came to, without a claim: a single run has no interval."""
+    metrics, scores = results.metrics, results.scores[results.primary]
+    last = results.tasks[len(scores.matrix) - 1] if scores.matrix else None
+    if last is None or metrics.average_accuracy is None:
+        return ["No task has been learnt and measured yet."]
+    count = len(scores.matrix)
+    text = f"After {count} task{'s' * (count > 1)}, {title(results.label)} scores "
+    text += f"{score(metrics.average_accuracy, scores.unit)} on average"
+    if metrics.newest_accuracy is not None and count > 1:
+        text += f" and {score(metrics.newest_accuracy, scores.unit)} on the newest, {last}"
+    if metrics.forgetting is not None:
+        change = "lost" if metrics.forgetting >= 0 else "gained"
+        text += f"; earlier tasks {change} {amount(metrics.forgetting, scores.unit)} against their best"
+    return [f"{text} (1 seed, so no interval)."]
+
+
+def _pairs(summary: MethodSummary) -> int:
+    return max((found.n for found in summary.versus_sequential.values()), default=0)
+
+
+def _method(label: str, summary: MethodSummary, base: MethodSummary, comparison: Comparison) -> str:
+    name, versus, count = title(label), summary.versus_sequential, seeds(_pairs(summary))
+    forgetting = versus["forgetting"]
+    if all(versus[m].verdict == NONE_SHOWN for m in ("forgetting", "average_accuracy", "newest_accuracy")):
+        return f"No difference shown between {name} and sequential fine-tuning ({count})."
+
+    kept = summary.kept
+    if forgetting.verdict == "better" and kept.mean is not None and kept.low is not None and kept.low > 0:
+        limits = f"{percent(kept.low).removesuffix(' %')} to {percent(kept.high or kept.low)}"
+        verb = f"kept {percent(kept.mean)} ({limits}) of what sequential training lost"
+    elif forgetting.verdict != NONE_SHOWN and forgetting.mean is not None:
+        more = "less" if forgetting.verdict == "better" else "more"
+        verb = f"forgot {amount(forgetting.mean, comparison.unit)} {more} than sequential fine-tuning"
+    else:
+        verb = ""
+    clauses = [
+        _change(versus["average_accuracy"], "on average", comparison),
+        _change(versus["newest_accuracy"], "on the newest task", comparison),
+    ]
+    if forgetting.verdict == NONE_SHOWN and forgetting.mean is not None:
+        clauses.append(f"{NONE_SHOWN} in forgetting")
+    found = ", ".join(clause for clause in clauses if clause)
+    if not verb:
+        return f"{opening(label)} against sequential fine-tuning: {found}{_costs(summary, base)} ({count})."
+    return f"{opening(label)} {verb}{_costs(summary, base)}: {found} ({count})."
+
+
+def _change(found: Difference, where: str, comparison: Comparison) -> str:
+    """A difference of scores in words: "3.1 points lower …"; better or worse where lower scores are better."""
+    if found.mean is None:
+        return ""
+    if found.verdict == NONE_SHOWN:
+        return f"{NONE_SHOWN} {where}"
+    up, down = ("higher", "lower") if comparison.higher_is_better else ("worse", "better")
+    return f"{amount(found.mean, comparison.unit)} {up if found.mean > 0 else down} {where}"
+
+
+def _costs(summary: MethodSummary, base: MethodSummary) -> str:
+    """`, for 0.4 % more training time and no stored data`, the time only where it can be told from noise."""
+    stored = summary.stored_data_bytes.mean or 0
+    data = f"{size(stored)} of stored data" if stored else "no stored data"
+    time = _time(summary, base)
+    return f", for {time} and {data}" if time else f", with {data} and no difference in training time shown"
+
+
+def _time(summary: MethodSummary, base: MethodSummary) -> str | None:
+    """Extra training time as a share of plain training.
+
+    Where the steps are those of sequential training, the seconds inside the averages are measured directly, free of
+    the noise between runs; they are what is reported, unless the runs as wholes are shown to differ by more than that.
+    Otherwise the ratio of training seconds, where a difference is shown.
+    """
+    whole = summary.versus_sequential["training_seconds"]
+    plain = base.training_seconds.mean
+    if summary.averages.mean and summary.steps.mean == base.steps.mean:
+        share = _averaging_share(summary)
+        beyond = plain and whole.verdict == "worse" and whole.low is not None and whole.low / plain > (share or 0)
+        if share is not None and whole.verdict != "better" and not beyond:
+            return f"{percent(share)} more training time"
+    if whole.verdict == NONE_SHOWN or whole.mean is None or not plain:
+        return None
+    return f"{percent(abs(whole.mean) / plain)} {'more' if whole.mean > 0 else 'less'} training time"
+
+
+def _averaging_share(summary: MethodSummary) -> float | None:
+    """Mean over seeds of averaging seconds over the training seconds without them."""
+    pairs = zip(summary.averaging_seconds.values, summary.training_seconds.values, strict=True)
+    shares = [a / (t - a) if a is not None and t is not None and t > a else None for a, t in pairs]
+    return estimate(shares).mean
+
+
+def _sequential(base: MethodSummary, comparison: Comparison) -> list[str]:
+    """What there was to keep; without it nothing can be said of what a method kept."""
+    lost = base.forgetting
+    if lost.mean is None or lost.low is None or lost.high is None:
+        return []
+    interval = f"{100 * comparison.confidence:g} % interval"
+    unit, low, high = comparison.unit, lost.low, lost.high
+    if low > 0:
+        limits = f"{amount(low, unit).partition(' ')[0]} to {amount(high, unit)}"
+        return [
+            f"Sequential fine-tuning itself lost {amount(lost.mean, unit)} on earlier tasks "
+            f"({interval} {limits}, {seeds(lost.n)})."
+        ]
+    return [
+        f"Sequential fine-tuning was not shown to forget ({seeds(lost.n)}), "
+        "so there is nothing of which a method could be said to have kept a share."
+    ]

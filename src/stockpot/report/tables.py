@@ -1,0 +1,223 @@
+"""The tables: their rows as text, once, for the terminal and for the pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from stockpot.report.formatting import (
+    METRICS,
+    MISSING,
+    fit,
+    percent,
+    ranked,
+    role,
+    score,
+    seconds,
+    seeds,
+    signed,
+    size,
+    spread,
+)
+from stockpot.results import Comparison, Costs, Results
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+COSTS: dict[str, tuple[str, Callable[[float | None], str]]] = {
+    "training_seconds": ("training", seconds),
+    "averaging_seconds": ("of it averaging", seconds),
+    "evaluation_seconds": ("evaluation", seconds),
+    "training_cpu_seconds": ("training, processor", seconds),
+    "averaging_cpu_seconds": ("of it averaging, processor", seconds),
+    "evaluation_cpu_seconds": ("evaluation, processor", seconds),
+    "peak_memory_bytes": ("peak memory", size),
+    "extra_memory_bytes": ("extra memory", size),
+    "stored_bytes": ("stored between tasks", size),
+    "stored_data_bytes": ("of it data", size),
+    "steps": ("steps", lambda n: MISSING if n is None else f"{n:,.0f}".replace(",", " ")),
+    "averages": ("averages", lambda n: MISSING if n is None else f"{n:,.0f}".replace(",", " ")),
+}
+TERMINAL = 100
+WIDEST_MATRIX = 16
+
+
+class MethodRow(NamedTuple):
+    """One method of a comparison, in words."""
+
+    label: str
+    role: str
+    average_accuracy: str
+    forgetting: str
+    newest_accuracy: str
+    kept: str
+    seconds: str
+    extra_memory: str
+    stored_data: str
+    seeds: str
+
+
+class DifferenceRow(NamedTuple):
+    """One paired difference to sequential fine-tuning, in words."""
+
+    label: str
+    difference: str
+    interval: str
+    p: str
+    verdict: str
+    seeds: str
+
+
+def comparison_rows(comparison: Comparison) -> list[MethodRow]:
+    """The methods, best average first: means ± half the interval."""
+
+    def of_score(value: float | None) -> str:
+        return score(value, comparison.unit)
+
+    return [
+        MethodRow(
+            label=label,
+            role=role(s.method),
+            average_accuracy=spread(s.average_accuracy, of_score),
+            forgetting=spread(s.forgetting, of_score),
+            newest_accuracy=spread(s.newest_accuracy, of_score),
+            kept=MISSING if s.kept.mean is None else spread(s.kept, lambda x: MISSING if x is None else percent(x)),
+            seconds=seconds(s.training_seconds.mean),
+            extra_memory=size(s.extra_memory_bytes.mean),
+            stored_data=size(s.stored_data_bytes.mean),
+            seeds=str(len(s.cells)),
+        )
+        for label, s in ranked(comparison)
+    ]
+
+
+def difference_rows(comparison: Comparison, metric: str) -> list[DifferenceRow]:
+    """Every method's corrected difference to sequential fine-tuning in one metric."""
+    rows = []
+    for label, summary in ranked(comparison):
+        found = summary.versus_sequential.get(metric)
+        if found is None or found.mean is None:
+            continue
+        low, high = signed(found.low, comparison.unit), signed(found.high, comparison.unit)
+        rows.append(
+            DifferenceRow(
+                label=label,
+                difference=signed(found.mean, comparison.unit),
+                interval=MISSING if found.low is None else f"{low} to {high}",
+                p=MISSING if found.p_holm is None else ("< 0.001" if found.p_holm < 0.001 else f"{found.p_holm:.3f}"),
+                verdict=found.verdict,
+                seeds=str(found.n),
+            )
+        )
+    return rows
+
+
+def cost_rows(costs: list[Costs]) -> list[tuple[str, list[str]]]:
+    """Costs by row, one column for each of `costs`, in human units; rows that are zero throughout are left out."""
+    rows = []
+    for field, (name, write) in COSTS.items():
+        values = [getattr(cost, field) for cost in costs]
+        if any(values):
+            rows.append((name, [write(value) for value in values]))
+    return rows
+
+
+def method_cost_rows(comparison: Comparison) -> list[tuple[str, list[str]]]:
+    """Mean costs ± half the interval, one column a method, best average first; rows that are zero are left out."""
+    rows = []
+    for field, (name, write) in COSTS.items():
+        estimates = [getattr(summary, field) for _, summary in ranked(comparison)]
+        if any(estimate.mean for estimate in estimates):
+            rows.append((name, [spread(estimate, write) for estimate in estimates]))
+    return rows
+
+
+def metric_rows(results: Results) -> list[tuple[str, str, str]]:
+    """(title, value, explanation) of every metric of a run."""
+    unit = results.scores[results.primary].unit
+    return [(name, score(getattr(results.metrics, key), unit), text) for key, (name, text) in METRICS.items()]
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """The methods side by side, for a terminal of 100 columns; means ± half the interval."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = comparison_rows(comparison)
+    counts = sorted({row.seeds for row in rows})
+    interval = f"± half the {100 * comparison.confidence:g} % interval"
+    caption = f"mean {interval} over {seeds(int(counts[0]))}" if len(counts) == 1 else f"mean {interval} over the seeds"
+    headings = ["average\naccuracy", "\nforgetting", "newest\ntask", "training\ntime", "extra\nmemory", "stored\ndata"]
+    lines = [
+        [r.average_accuracy, r.forgetting, r.newest_accuracy, r.seconds, r.extra_memory, r.stored_data] for r in rows
+    ]
+    if len(counts) > 1:
+        headings.append("\nseeds")
+        lines = [[*line, row.seeds] for line, row in zip(lines, rows, strict=True)]
+    widths = [
+        max(map(len, [*heading.split("\n"), *cells]))
+        for heading, cells in zip(headings, zip(*lines, strict=True), strict=True)
+    ]
+    left = max(8, TERMINAL - 3 - sum(width + 3 for width in widths))  # numbers are never cut; names give way
+
+    table = Table(title=Text(comparison.name), caption=caption, box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("method", no_wrap=True)
+    for heading, width in zip(headings, widths, strict=True):
+        table.add_column(heading, justify="right", no_wrap=True, min_width=width)
+    for row, line in zip(rows, lines, strict=True):
+        mark = f" ({row.role})" if row.role else ""
+        table.add_row(Text(fit(row.label, max(1, left - len(mark)))).append(mark, style="dim"), *line)
+    return table
+
+
+def run_table(results: Results) -> Table:
+    """A run for a terminal of 100 columns: the matrix, the metrics, the costs.
+
+    Beyond 16 tasks the matrix gives way to each task's first, own and last score.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    scores = results.scores[results.primary]
+    narrow = len(results.tasks) > 8
+
+    def cell(value: float | None) -> str:
+        if value is None:
+            return ""
+        if scores.unit == "fraction" and narrow:
+            return f"{value:.2f}".removeprefix("0")
+        return score(value, scores.unit)
+
+    heading = f"{results.primary} ({scores.unit})"
+    padding = (0, 0) if narrow else (0, 1)
+    matrix = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=padding, title=heading, title_justify="left")
+    if len(results.tasks) <= WIDEST_MATRIX:
+        matrix.add_column("after \\ on", no_wrap=True, overflow="ellipsis", max_width=18)
+        for j in range(len(results.tasks)):
+            matrix.add_column(str(j + 1), justify="right", no_wrap=True)
+        matrix.add_row(Text("(before)", style="dim"), *map(cell, scores.initial))
+        for i, row in enumerate(scores.matrix):
+            matrix.add_row(Text(f"{i + 1} {results.tasks[i]}"), *map(cell, row))
+    else:
+        for heading in ("task", "before", "just learnt", "at the end"):
+            matrix.add_column(heading, justify="left" if heading == "task" else "right", no_wrap=True)
+        for i, row in enumerate(scores.matrix):
+            moments = (scores.initial[i], row[i], scores.matrix[-1][i])
+            matrix.add_row(Text(f"{i + 1} {results.tasks[i]}"), *(score(value, scores.unit) for value in moments))
+
+    metrics = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False, title="metrics", title_justify="left")
+    for name, value, _ in metric_rows(results):
+        metrics.add_row(name, value)
+    costs = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False, title="costs", title_justify="left")
+    for name, values in cost_rows([results.costs]):
+        costs.add_row(name, *values)
+
+    beside = Table.grid(padding=(0, 4))
+    beside.add_row(metrics, costs)
+    table = Table.grid()
+    table.title = Text(f"{results.label} · seed {results.seed}")
+    table.add_row(matrix)
+    table.add_row(beside)
+    return table

@@ -1,0 +1,253 @@
+"""SFA in the Trainer: the same weights as the loop written by hand, resumed or not."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from stockpot import SFA, SFACallback, StockpotError
+from stockpot.weights import open_checkpoint, save_checkpoint
+
+ROWS, BATCH, ACCUMULATE, EPOCHS = 48, 4, 2, 2
+TOTAL = ROWS // (BATCH * ACCUMULATE) * EPOCHS
+
+
+class Regression(nn.Module):
+    """Returns the loss as Transformers' models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        return {"loss": (self.layers(x)[:, 0] - labels).pow(2).mean()}
+
+
+def rows() -> list[dict[str, Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(ROWS, 4, generator=generator)
+    return [{"x": row, "labels": row.sum().sin()} for row in x]
+
+
+def trainer(folder: Path, *callbacks: TrainerCallback, **settings: Any) -> Trainer:
+    arguments: dict[str, Any] = {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": BATCH,
+        "gradient_accumulation_steps": ACCUMULATE,
+        "num_train_epochs": EPOCHS,
+        "learning_rate": 0.01,
+        "lr_scheduler_type": "constant",
+        "weight_decay": 0.0,
+        "save_strategy": "steps",
+        "save_steps": 5,
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "report_to": "none",
+        "logging_strategy": "no",
+        **settings,
+    }
+    return Trainer(
+        Regression(),
+        TrainingArguments(**arguments),
+        train_dataset=rows(),
+        eval_dataset=rows(),
+        callbacks=list(callbacks),
+    )
+
+
+def weights(model: Any) -> Tensor:
+    return torch.cat([tensor.detach().flatten() for tensor in model.parameters()])
+
+
+def train(folder: Path, *callbacks: TrainerCallback, **settings: Any) -> Tensor:
+    one = trainer(folder, *callbacks, **settings)
+    one.train()
+    return weights(one.model)
+
+
+class Spy(TrainerCallback):
+    """Writes down the weights after each update, before and after SFA's turn."""
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self.seen.append(weights(model).clone())
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop = state.global_step >= self.step
+
+
+@pytest.mark.parametrize("settings", [{"p": 0.25}, {"every": 5}], ids=["p", "every"])
+def test_the_trainer_equals_the_loop_written_by_hand(settings: dict[str, Any], tmp_path: Path) -> None:
+    callback = SFACallback(beta=0.25, **settings)
+    one = trainer(tmp_path, callback, max_grad_norm=0.0)
+    one.train()
+
+    batches = []  # the Trainer's own order: it seeds the sampler with args.seed
+    twin = trainer(tmp_path, max_grad_norm=0.0)
+    for epoch in range(EPOCHS):
+        loader = twin.get_train_dataloader()
+        loader.set_epoch(epoch)
+        batches += list(loader)
+    model = Regression()
+    sfa = SFA(model, beta=0.25, total_steps=TOTAL, **settings)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.0)
+    for first in range(0, len(batches), ACCUMULATE):
+        optimizer.zero_grad()
+        for batch in batches[first : first + ACCUMULATE]:
+            (model(**batch)["loss"] / ACCUMULATE).backward()
+        optimizer.step()
+        sfa.step()
+    assert sfa.steps == TOTAL
+    assert callback.sfa.averages == sfa.averages == {"p": 4, "every": 3}[next(iter(settings))]
+    torch.testing.assert_close(weights(one.model), weights(model), rtol=1e-5, atol=1e-6)
+
+
+def test_it_averages_after_updates_only_and_by_the_formula(tmp_path: Path) -> None:
+    before, after = Spy(), Spy()
+    start = weights(Regression())
+    train(tmp_path, before, SFACallback(beta=0.25, p=0.25), after)
+    assert len(before.seen) == TOTAL  # updates, not micro-batches
+    for step, (tuned, averaged) in enumerate(zip(before.seen, after.seen, strict=True), start=1):
+        expected = tuned.lerp(start, 0.25) if step % 3 == 0 else tuned
+        torch.testing.assert_close(averaged, expected, rtol=1e-6, atol=1e-7)
+        assert torch.equal(averaged, tuned) is bool(step % 3)
+
+
+def test_beta_0_is_bitwise_the_plain_trainer(tmp_path: Path) -> None:
+    assert torch.equal(train(tmp_path / "a"), train(tmp_path / "b", SFACallback(beta=0.0, p=0.25)))
+
+
+@pytest.mark.parametrize("settings", [{"p": 0.25}, {"every": 2, "keep": "disk"}], ids=["p", "every"])
+def test_resumed_equals_unbroken(settings: dict[str, Any], tmp_path: Path) -> None:
+    unbroken = SFACallback(beta=0.25, **settings)
+    expected = train(tmp_path / "unbroken", unbroken)
+    train(tmp_path / "run", SFACallback(beta=0.25, **settings), StopAt(5))
+    callback = SFACallback(beta=0.25, **settings)
+    resumed = trainer(tmp_path / "run", callback)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-5"))
+    assert torch.equal(weights(resumed.model), expected)
+    assert (callback.sfa.steps, callback.sfa.averages) == (TOTAL, unbroken.sfa.averages)
+    saved = json.loads((tmp_path / "run" / "checkpoint-10" / "sfa_state.json").read_text())
+    assert saved["steps"] == 10
+    start = open_checkpoint(tmp_path / "run" / "sfa-anchor")
+    for name, tensor in Regression().named_parameters():
+        assert torch.equal(start[name], tensor)
+
+
+def test_resume_from_a_path_anchor_saves_no_copy(tmp_path: Path) -> None:
+    save_checkpoint(Regression().state_dict(), tmp_path / "old.safetensors")
+    settings: dict[str, Any] = {"beta": 0.25, "p": 0.25, "anchor": tmp_path / "old.safetensors"}
+    expected = train(tmp_path / "unbroken", SFACallback(**settings))
+    assert torch.equal(expected, train(tmp_path / "start", SFACallback(beta=0.25, p=0.25)))
+    train(tmp_path / "run", SFACallback(**settings), StopAt(5))
+    assert not (tmp_path / "run" / "sfa-anchor").exists()
+    resumed = trainer(tmp_path / "run", SFACallback(**settings))
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-5"))
+    assert torch.equal(weights(resumed.model), expected)
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Path:
+    """A run that stopped at its first checkpoint."""
+    train(tmp_path, SFACallback(beta=0.25, p=0.25), StopAt(5))
+    return tmp_path
+
+
+def refusal(folder: Path, **settings: Any) -> str:
+    resumed = trainer(folder, SFACallback(**{"beta": 0.25, "p": 0.25, **settings}))
+    with pytest.raises(StockpotError) as caught:
+        resumed.train(resume_from_checkpoint=str(folder / "checkpoint-5"))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_resume_with_other_settings_is_refused(stopped: Path) -> None:
+    assert "beta is 0.5 here and 0.25 in" in refusal(stopped, beta=0.5)
+    assert "p is 0.5 here and 0.25 in" in refusal(stopped, p=0.5)
+    assert "buffers is 'keep' here and 'average' in" in refusal(stopped, buffers="keep")
+
+
+def test_resume_without_the_anchor_is_refused(stopped: Path) -> None:
+    file = stopped / "sfa-anchor" / "model.safetensors"
+    moved = file.rename(stopped / "moved.safetensors")
+    assert "is missing: pass it from where it is now, anchor=PATH" in refusal(stopped)
+    save_checkpoint(Regression().state_dict(), file, {"anchor_id": "another"})
+    assert "is the anchor of another run" in refusal(stopped)
+    resumed = trainer(stopped, SFACallback(beta=0.25, p=0.25, anchor=moved))
+    resumed.train(resume_from_checkpoint=str(stopped / "checkpoint-5"))
+    assert resumed.state.global_step == TOTAL
+
+
+def test_resume_of_a_run_without_the_callback_is_refused(stopped: Path) -> None:
+    (stopped / "checkpoint-5" / "sfa_state.json").write_text("[1")
+    assert "sfa_state.json is damaged" in refusal(stopped)
+    (stopped / "checkpoint-5" / "sfa_state.json").unlink()
+    assert "which is missing: pass the anchor of the run, anchor=PATH" in refusal(stopped)
+
+
+def test_a_training_that_stops_early_is_averaged_at_its_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spy, callback = Spy(), SFACallback(beta=0.25, p=1)
+    with caplog.at_level(logging.WARNING, logger="stockpot"):
+        result = train(tmp_path, callback, spy, StopAt(5))
+    assert callback.sfa.averages == 1
+    torch.testing.assert_close(result, spy.seen[-1].lerp(weights(Regression()), 0.25), rtol=1e-6, atol=1e-7)
+    assert "stopped early, at step 5" in caplog.text
+
+
+def test_the_best_model_is_left_as_loaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    callback = SFACallback(beta=0.25, p=1)
+    best_of: dict[str, Any] = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 5}
+    one = trainer(tmp_path, callback, StopAt(5), **best_of)
+    with caplog.at_level(logging.WARNING, logger="stockpot"):
+        one.train()
+    assert callback.sfa.averages == 0
+    best = open_checkpoint(tmp_path / "checkpoint-5")
+    for name, tensor in one.model.named_parameters():
+        assert torch.equal(tensor, best[name])
+    assert "left without a last average" in caplog.text
+
+
+def test_each_training_takes_an_anchor_of_its_own(tmp_path: Path) -> None:
+    callback = SFACallback(beta=1.0, p=1)
+    one = trainer(tmp_path, callback)
+    one.train()
+    with torch.no_grad():
+        for tensor in one.model.parameters():
+            tensor.add_(1.0)
+    second = weights(one.model).clone()
+    one.train()
+    assert torch.equal(weights(one.model), second)
+
+
+def test_mistakes_are_told_when_the_callback_is_made() -> None:
+    for settings, words in (
+        ({}, "either p .* or every"),
+        ({"p": 0.1, "every": 3}, "either p .* or every"),
+        ({"p": 1.5}, r"p must lie in \(0, 1\]"),
+        ({"p": 0.1, "beta": 1.5}, r"beta must lie in \[0, 1\]"),
+    ):
+        with pytest.raises(StockpotError, match=words):
+            SFACallback(**{"beta": 0.25, **settings})
+
+
+def test_deepspeed_is_refused(tmp_path: Path) -> None:
+    one = trainer(tmp_path, SFACallback(beta=0.25, p=1))
+    callback = SFACallback(beta=0.25, p=1)
+    arguments = type("Arguments", (), {"deepspeed": "zero2.json"})()
+    with pytest.raises(StockpotError, match="train without deepspeed"):
+        callback.on_train_begin(arguments, one.state, one.control, model=one.model)

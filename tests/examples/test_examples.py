@@ -1,0 +1,40 @@
+"""The examples run as they stand, and show what they are there to show."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "examples" / "by_feature"
+
+
+@pytest.mark.parametrize("name", ["plain_loop", "trainer", "trl_sft"])
+def test_sfa_keeps_more_than_plain_fine_tuning(name: str, tmp_path: Path) -> None:
+    if name == "trl_sft" and importlib.util.find_spec("trl") is None:
+        pytest.skip("TRL is not installed")
+    source = Path(__file__).parents[2] / "src"
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "PYTHONPATH": str(source)}
+    done = subprocess.run(
+        [sys.executable, FOLDER / f"{name}.py"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    scores = {
+        label: tuple(map(float, re.findall(r"task ([\d.]+)", line)))
+        for label, line in re.findall(r"^(plain|SFA)(.*)$", done.stdout, re.MULTILINE)
+    }
+    (plain_first, plain_second), (first, second) = scores["plain"], scores["SFA"]
+    assert plain_first < 0.1  # plain fine-tuning forgets the first task
+    assert plain_second > 0.8
+    assert first + second > plain_first + plain_second + 0.2
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_example_is_tested() -> None:
+    assert {file.stem for file in FOLDER.glob("*.py")} == {"plain_loop", "trainer", "trl_sft"}

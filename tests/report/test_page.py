@@ -1,0 +1,174 @@
+"""The page is one file that loads nothing, escapes everything, and can be read without seeing its pictures."""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stockpot.report import page
+
+Factory = Callable[..., Any]
+VOID = {"meta", "link", "br", "hr", "img", "input", "path", "use", "rect", "stop"}
+
+
+class Reader(HTMLParser):
+    """Collects ids, headings and references, and checks that every tag is closed where it should be."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: Counter[str] = Counter()
+        self.ids: list[str] = []
+        self.references: list[str] = []
+        self.open: list[str] = []
+        self.svgs: list[dict[str, str | None]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        if tag not in VOID:
+            self.open.append(tag)
+        given = dict(attrs)
+        if tag == "svg":
+            self.svgs.append(given)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if name in {"src", "href", "xlink:href", "data", "action", "poster", "srcset"}:
+                self.references.append(value or "")
+            assert not name.startswith("on"), (tag, name)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+def check(path: Path) -> tuple[str, Reader]:
+    text = path.read_text(encoding="utf-8")
+    read = Reader(text)
+    assert read.open == []
+    assert read.tags["script"] == read.tags["iframe"] == read.tags["img"] == 0
+    assert all(reference.startswith(("#", "data:")) for reference in read.references), read.references
+    assert "@import" not in text
+    assert all(target.startswith("#") for target in re.findall(r"url\((.*?)\)", text))
+    assert len(read.ids) == len(set(read.ids)), [name for name, n in Counter(read.ids).items() if n > 1]
+    inside = [reference[1:] for reference in read.references if reference.startswith("#")]
+    assert set(inside) | set(re.findall(r"url\(#(.*?)\)", text)) <= set(read.ids)
+    assert read.tags["h1"] == read.tags["title"] - len(read.svgs) == 1
+    assert read.tags["caption"] == read.tags["table"]
+    assert all(svg["role"] == "img" and svg["aria-labelledby"] in read.ids for svg in read.svgs)
+    assert "prefers-color-scheme: dark" in text and "@media print" in text and 'name="viewport"' in text
+    assert len(text.encode()) < 1_000_000
+    return text, read
+
+
+def stems(folder: Path, ending: str) -> set[str]:
+    return {path.stem for path in (folder / "figures").glob(f"*.{ending}")}
+
+
+def test_run_page(run_of: Factory, tmp_path: Path) -> None:
+    run = run_of("sfa", keep=0.9, averages=8)
+    path = page.write_run_report([("runs/one", run)], tmp_path)
+    text, read = check(path)
+    assert path == tmp_path / "report.html"
+    assert stems(tmp_path, "svg") == stems(tmp_path, "png") == {"matrix", "tasks-over-time"}
+    assert len(read.svgs) == 2
+    for expected in (
+        "After 3 tasks, SFA scores",
+        "forgetting",
+        "10.",
+        "not averaged",
+        "0123abc",
+        "torch 2.13.0",
+        "class 5",
+    ):
+        assert expected in text
+    recipe = re.search(r"<summary>Recipe</summary><pre>(.*?)</pre>", text, re.DOTALL)
+    assert recipe is not None and yaml.safe_load(recipe[1]) == run.recipe
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_page_of_several_runs(run_of: Factory, tmp_path: Path) -> None:
+    runs = [("runs/x", run_of("sfa", keep=0.9)), ("elsewhere/x", run_of("sequential"))]
+    text, read = check(page.write_run_report(runs, tmp_path))
+    assert len(read.svgs) == 4
+    assert len(stems(tmp_path, "png")) == 4
+    assert "single runs allow no claim" in text and "#run-2" in read.references
+
+
+def test_comparison_page(comparison_of: Factory, tmp_path: Path) -> None:
+    comparison, cells = comparison_of(3)
+    text, read = check(page.write_comparison_report(comparison, cells, tmp_path))
+    expected = {
+        "methods-average-accuracy",
+        "methods-forgetting",
+        "methods-newest-accuracy",
+        "stability-plasticity",
+        "tasks-over-time",
+        "mean-matrices",
+    }
+    assert stems(tmp_path, "svg") == stems(tmp_path, "png") == expected
+    assert len(read.svgs) == len(expected)
+    for words in ("(floor)", "(ceiling)", "SFA kept", "no difference shown", "3 seeds", "Holm", "peak memory"):
+        assert words in text
+    assert text.count('class="w better"') >= 4 and 'class="w worse"' in text
+
+
+def test_findings_written_into_the_comparison_are_the_ones_shown(comparison_of: Factory, tmp_path: Path) -> None:
+    comparison, cells = comparison_of(2)
+    comparison = comparison.model_copy(update={"sentences": ["Exactly this."]})
+    text, _ = check(page.write_comparison_report(comparison, cells, tmp_path))
+    assert "<li>Exactly this.</li>" in text and "SFA kept" not in text
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_comparison_of_one_seed_or_without_sequential_still_has_a_page(
+    comparison_of: Factory, tmp_path: Path, seeds: int
+) -> None:
+    methods = {"sequential": {}, "sfa": {"keep": 0.9}} if seeds == 1 else {"sfa": {}, "joint": {}}
+    comparison, cells = comparison_of(seeds, methods)
+    text, _ = check(page.write_comparison_report(comparison, cells, tmp_path))
+    assert ("One seed shows no spread" in text) == (seeds == 1)
+    assert ("nothing to compare them with" in text) == (seeds == 2)
+
+
+def test_everything_from_the_user_is_escaped(
+    run_of: Factory, comparison_of: Factory, hostile: str, tmp_path: Path
+) -> None:
+    run = run_of("sfa", label=hostile, tasks=[hostile, "b", "c"])
+    run.notes.append(hostile)
+    run.recipe["name"] = hostile
+    run.head[hostile] = [hostile]
+    run.versions[hostile] = hostile
+    text, _ = check(page.write_run_report([(hostile, run)], tmp_path / "run"))
+    assert "<script" not in text and text.count("&lt;script&gt;") >= 8
+
+    comparison, cells = comparison_of(2, {"sequential": {}, hostile: {"name": "sfa"}}, tasks=[hostile, "b", "c"])
+    comparison = comparison.model_copy(update={"name": hostile})
+    text, _ = check(page.write_comparison_report(comparison, cells, tmp_path / "comparison"))
+    assert "<script" not in text and text.count("&lt;script&gt;") >= 8
+
+
+def test_a_long_stream_stays_under_a_megabyte(run_of: Factory, tmp_path: Path) -> None:
+    check(page.write_run_report([("long", run_of(K=20))], tmp_path))
+
+
+def test_a_run_before_its_first_task(run_of: Factory, tmp_path: Path) -> None:
+    run = run_of(K=2)
+    run.scores["accuracy"].matrix = []
+    text, read = check(page.write_run_report([("new", run)], tmp_path))
+    assert "No task has been learnt" in text and read.svgs == []
+
+
+def test_a_second_report_replaces_the_first(run_of: Factory, tmp_path: Path) -> None:
+    first = page.write_run_report([("a", run_of())], tmp_path).read_bytes()
+    assert page.write_run_report([("a", run_of())], tmp_path).read_bytes() == first

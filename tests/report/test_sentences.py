@@ -1,0 +1,137 @@
+"""A finding stands only where the corrected interval supports it; losses are said as plainly as wins."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from stockpot.report.sentences import findings, run_summary
+
+Factory = Callable[..., Any]
+
+SEQUENTIAL = {"sequential": {}}
+SFA = {"keep": 0.95, "averaging_seconds": 0.04, "averages": 8, "training_seconds": 10.04}
+
+
+def about(sentences: list[str], name: str) -> str:
+    [found] = [sentence for sentence in sentences if sentence.startswith(name)]
+    return found
+
+
+def test_the_sentence_that_a_person_wants(comparison_of: Factory) -> None:
+    comparison, _ = comparison_of(3, SEQUENTIAL | {"sfa": {**SFA, "peak": 0.9}})
+    sentence = about(findings(comparison), "SFA")
+    assert "SFA kept 9" in sentence and " % (" in sentence and "of what sequential training lost" in sentence
+    assert "for 0.4 % more training time and no stored data" in sentence
+    assert "points higher on average" in sentence and "points lower on the newest task" in sentence
+    assert sentence.endswith("(3 seeds).")
+
+
+def test_stored_data_is_said(comparison_of: Factory) -> None:
+    comparison, _ = comparison_of(3, SEQUENTIAL | {"replay": {"keep": 0.9, "stored_data_bytes": 1_260_000}})
+    assert "1.26 MB of stored data" in about(findings(comparison), "Rehearsal")
+
+
+def test_no_difference_is_not_called_equal(comparison_of: Factory) -> None:
+    comparison, _ = comparison_of(3, SEQUENTIAL | {"sfa": {"keep": 0.0}})
+    assert "No difference shown between SFA and sequential fine-tuning (3 seeds)." in findings(comparison)
+    assert not any("kept" in sentence for sentence in findings(comparison))
+
+
+def test_a_method_that_is_worse_is_said_to_be_worse(comparison_of: Factory) -> None:
+    base = {"sequential": {"keep": 0.5}}
+    comparison, _ = comparison_of(4, base | {"sfa": {"keep": 0.1, "peak": 0.95, "averages": 0}})
+    sentence = about(findings(comparison), "SFA")
+    assert "forgot 36" in sentence or "forgot 35" in sentence or "forgot 34" in sentence
+    assert "more than sequential fine-tuning" in sentence and "points lower on average" in sentence
+
+
+def test_less_forgetting_by_learning_nothing_does_not_read_as_a_win(comparison_of: Factory) -> None:
+    """The levels stand in the same sentence as the share kept."""
+    comparison, _ = comparison_of(3, SEQUENTIAL | {"sfa": {"keep": 1.0, "peak": 0.12}}, K=2)
+    sentence = about(findings(comparison), "SFA")
+    assert "kept" in sentence and "points lower on average" in sentence and "lower on the newest task" in sentence
+
+
+def test_one_seed_claims_nothing_and_says_why(comparison_of: Factory) -> None:
+    comparison, _ = comparison_of(1)
+    [only] = findings(comparison)
+    assert only.startswith("One seed shows no spread") and "at least two seeds" in only
+
+
+def test_a_method_with_one_seed_among_others_with_three(comparison_of: Factory) -> None:
+    from stockpot.evaluation.statistics import compare
+
+    comparison, cells = comparison_of(3, SEQUENTIAL | {"sfa": SFA, "wise_ft": {"keep": 0.5}})
+    runs = {label: [(r.seed, "", r) for r in found] for label, found in cells.items()}
+    runs["wise_ft"] = runs["wise_ft"][:1]
+    sentences = findings(comparison.model_copy(update={"methods": compare(runs)}))
+    assert about(sentences, "SFA kept")
+    assert "no claim is made of WiSE-FT" in about(sentences, "One seed")
+
+
+def test_without_sequential_there_is_no_comparison(comparison_of: Factory) -> None:
+    comparison, _ = comparison_of(3, {"sfa": SFA, "joint": {}})
+    [only] = findings(comparison)
+    assert "nothing to compare them with" in only
+
+
+def test_kept_is_not_claimed_where_sequential_did_not_forget(comparison_of: Factory) -> None:
+    comparison, _ = comparison_of(3, {"sequential": {"keep": 1.0}, "sfa": {"keep": 1.0, "peak": 0.8}})
+    sentences = findings(comparison)
+    assert not any("kept 1" in s or "kept 9" in s for s in sentences)
+    assert "Sequential fine-tuning was not shown to forget" in sentences[-1]
+
+
+def test_what_sequential_lost_is_said_with_its_interval(comparison_of: Factory) -> None:
+    comparison, _ = comparison_of(3)
+    last = findings(comparison)[-1]
+    assert last.startswith("Sequential fine-tuning itself lost 89.9 points") and "95 % interval" in last
+
+
+def test_time_within_noise_is_not_claimed(comparison_of: Factory) -> None:
+    comparison, _ = comparison_of(3, SEQUENTIAL | {"l2": {"keep": 0.5}})
+    sentence = about(findings(comparison), "L2")
+    assert "no difference in training time shown" in sentence and "% more" not in sentence
+
+
+def test_time_beyond_noise_is_claimed_as_a_ratio(comparison_of: Factory) -> None:
+    comparison, cells = comparison_of(3, SEQUENTIAL | {"replay": {"keep": 0.9, "training_seconds": 15.0, "steps": 600}})
+    plain = sum(run.costs.training_seconds for run in cells["sequential"]) / 3
+    assert f"{100 * (15 / plain - 1):.0f} % more training time" in about(findings(comparison), "Rehearsal")
+
+
+def test_the_averages_share_does_not_hide_a_method_that_is_slower_as_a_whole(comparison_of: Factory) -> None:
+    comparison, _ = comparison_of(3, SEQUENTIAL | {"sfa": {**SFA, "training_seconds": 20.0}})
+    sentence = about(findings(comparison), "SFA")
+    assert "0.2 % more" not in sentence and "% more training time" in sentence
+
+
+def test_losses_are_better_or_worse_not_higher_or_lower(comparison_of: Factory) -> None:
+    comparison, _ = comparison_of(3, SEQUENTIAL | {"sfa": SFA})
+    flipped = comparison.model_copy(update={"higher_is_better": False, "unit": "nats"})
+    assert "nats worse on average" in about(findings(flipped), "SFA")
+
+
+def test_labels_of_users_are_left_as_they_are(comparison_of: Factory) -> None:
+    comparison, _ = comparison_of(3, SEQUENTIAL | {"sfa-p1": {"name": "sfa", **SFA}})
+    assert about(findings(comparison), "sfa-p1 kept")
+
+
+def test_joint_comes_after_the_methods(comparison_of: Factory) -> None:
+    comparison, _ = comparison_of(3)
+    sentences = findings(comparison)
+    assert sentences[-2].startswith("Joint training against sequential fine-tuning: ")
+
+
+@pytest.mark.parametrize(("K", "words"), [(1, "After 1 task,"), (3, "After 3 tasks,")])
+def test_one_run_is_summarised_without_a_claim(run_of: Factory, K: int, words: str) -> None:
+    [only] = run_summary(run_of("sfa", K=K, keep=0.9))
+    assert only.startswith(words) and "1 seed, so no interval" in only
+    assert ("lost" in only) == (K > 1)
+
+
+def test_a_run_that_has_learnt_nothing_yet(run_of: Factory) -> None:
+    run = run_of(K=2)
+    run.scores["accuracy"].matrix = []
+    assert run_summary(run) == ["No task has been learnt and measured yet."]

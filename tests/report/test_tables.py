@@ -1,0 +1,111 @@
+"""Tables fit the terminal and lose no number; numbers are written in units that people use."""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from stockpot.report import formatting, tables
+
+Factory = Callable[..., Any]
+
+
+def printed(table: Table, width: int = 100) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width, color_system=None).print(table)
+    return out.getvalue()
+
+
+def test_the_comparison_fits_100_columns_with_every_number_whole(comparison_of: Factory) -> None:
+    label = "sfa-with-a-label-that-is-much-too-long-for-any-terminal"
+    comparison, _ = comparison_of(
+        3, {"sequential": {}, label: {"name": "sfa", "keep": 0.9, "extra_memory_bytes": 340_000_000}}
+    )
+    text = printed(tables.comparison_table(comparison))
+    assert max(map(len, text.splitlines())) <= 100
+    for row in tables.comparison_rows(comparison):
+        for value in (row.average_accuracy, row.forgetting, row.newest_accuracy, row.seconds, row.extra_memory):
+            assert value in text
+    assert "sfa-" in text and "(floor)" in text and "over 3 seeds" in text
+
+
+def test_seeds_get_a_column_where_they_differ(comparison_of: Factory) -> None:
+    comparison, _ = comparison_of(3)
+    comparison.methods["sfa"].cells.pop()
+    text = printed(tables.comparison_table(comparison))
+    assert "seeds" in text.split("joint")[0] and max(map(len, text.splitlines())) <= 100
+
+
+def test_methods_stand_best_first_with_floor_and_ceiling_marked(comparison_of: Factory) -> None:
+    comparison, _ = comparison_of(3)
+    rows = tables.comparison_rows(comparison)
+    assert [row.label for row in rows] == ["joint", "replay", "sfa", "wise_ft", "sequential"]
+    assert [row.role for row in rows] == ["ceiling", "", "", "", "floor"]
+    assert rows[0].forgetting == formatting.MISSING and rows[2].stored_data == "none"
+
+
+def test_a_single_seed_shows_no_interval(comparison_of: Factory) -> None:
+    comparison, _ = comparison_of(1)
+    assert not any("±" in row.average_accuracy for row in tables.comparison_rows(comparison))
+
+
+@pytest.mark.parametrize("K", [1, 3, 8, 12, 16, 20])
+def test_a_run_fits_100_columns(run_of: Factory, K: int) -> None:
+    run = run_of("sfa", K=K, keep=0.9, tasks=[f"a task of a long name {j}" for j in range(K)])
+    text = printed(tables.run_table(run))
+    assert max(map(len, text.splitlines())) <= 100
+    assert "average accuracy" in text and "training" in text
+    last = run.scores["accuracy"].matrix[-1][-1]
+    assert (f"{last:.3f}" if K <= 8 or K > 16 else f"{last:.2f}".removeprefix("0")) in text
+
+
+def test_markup_in_names_is_text(run_of: Factory) -> None:
+    text = printed(tables.run_table(run_of(K=2, tasks=["[red]a", "[/]b"])))
+    assert "[red]a" in text and "[/]b" in text
+
+
+def test_unmeasured_cells_are_blank(run_of: Factory) -> None:
+    run = run_of(K=3)
+    run.scores["accuracy"].matrix[0][1:] = [None, None]
+    row = next(line for line in printed(tables.run_table(run)).splitlines() if "1 task0" in line)
+    assert row.split() == ["1", "task0", f"{run.scores['accuracy'].matrix[0][0]:.3f}"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0 s"),
+        (0.0042, "4.2 ms"),
+        (0.5, "0.5 s"),
+        (10, "10.0 s"),
+        (99.9, "99.9 s"),
+        (90 * 60, "90.0 min"),
+        (7200, "2.00 h"),
+    ],
+)
+def test_seconds(value: float, text: str) -> None:
+    assert formatting.seconds(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "none"), (12, "12 B"), (999.6, "1 kB"), (1_260_000, "1.26 MB"), (3.2e9, "3.2 GB"), (5e12, "5 TB")],
+)
+def test_sizes(value: float, text: str) -> None:
+    assert formatting.size(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0 %"), (0.0003, "under 0.1 %"), (0.004, "0.4 %"), (0.96, "96 %"), (1.04, "104 %"), (-0.2, "−20 %")],
+)
+def test_percent(value: float, text: str) -> None:
+    assert formatting.percent(value) == text
+
+
+def test_a_name_is_cut_in_the_middle() -> None:
+    assert formatting.fit("sfa", 3) == "sfa"
+    assert formatting.fit("abcdefgh", 5) == "ab…gh" and len(formatting.fit("x" * 50, 17)) == 17
