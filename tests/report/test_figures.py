@@ -132,7 +132,8 @@ def test_every_figure_can_be_drawn_for_losses_and_for_one_and_many_tasks(
 
 
 def test_names_are_never_read_as_mathematics_or_break_the_svg(run_of: Factory, hostile: str, tmp_path: Path) -> None:
-    run = run_of(K=2, tasks=[hostile, "a\x00b\nc"])
+    run = run_of(K=3, tasks=[hostile, "a\x00b\nc", "$\\frac{$"])
     _, svg = figures.save(figures.matrix(run), tmp_path / "hostile")
     ElementTree.parse(svg)
-    assert "<script" not in svg.read_text(encoding="utf-8")
+    text = svg.read_text(encoding="utf-8")
+    assert "<script" not in text and "$\\frac{$" in text and "a b c" in text

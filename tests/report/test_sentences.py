@@ -83,6 +83,15 @@ def test_kept_is_not_claimed_where_sequential_did_not_forget(comparison_of: Fact
     assert "Sequential fine-tuning was not shown to forget" in sentences[-1]
 
 
+def test_a_share_whose_interval_reaches_zero_is_not_named(comparison_of: Factory) -> None:
+    """The difference in points is shown; how large a share it is of what was lost is not."""
+    comparison, _ = comparison_of(3, SEQUENTIAL | {"sfa": SFA})
+    vague = comparison.methods["sfa"].kept.model_copy(update={"low": -0.1})
+    comparison.methods["sfa"] = comparison.methods["sfa"].model_copy(update={"kept": vague})
+    sentence = about(findings(comparison), "SFA")
+    assert "kept" not in sentence and "points less than sequential fine-tuning" in sentence
+
+
 def test_what_sequential_lost_is_said_with_its_interval(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(3)
     last = findings(comparison)[-1]

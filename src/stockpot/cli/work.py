@@ -33,7 +33,7 @@ def _stopping(go_on: str) -> Iterator[object]:
 
     stop = Stop()
     received: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {int(number): signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def handle(number: int, frame: FrameType | None) -> None:
         del frame

@@ -17,14 +17,14 @@ def find_head(model: nn.Module, rows: int, name: str | None = None) -> str:
             raise StockpotError(f"model.head: {name!r} is not a linear layer of the model.{hint}")
         if linear[name].out_features != rows:
             raise StockpotError(f"model.head: {name!r} has {linear[name].out_features} rows, the stream needs {rows}.")
-        return name
+        return str(name)
     found = [key for key, module in linear.items() if module.out_features == rows]
     if not found:
         raise StockpotError(
             f"model.head: no linear layer of the model has {rows} outputs, one for each class; name the layer, "
             "and let the builder use `num_labels`."
         )
-    return found[-1]
+    return str(found[-1])
 
 
 @torch.no_grad()
@@ -69,4 +69,4 @@ def name_rows(model: nn.Module, names: list[str]) -> None:
         config.id2label = dict(enumerate(names))
         config.label2id = {name: row for row, name in enumerate(names)}
     if hasattr(model, "num_labels"):
-        model.num_labels = len(names)
+        setattr(model, "num_labels", len(names))  # noqa: B010 - a plain attribute of Transformers models

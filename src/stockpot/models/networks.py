@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import nn
 
@@ -11,7 +12,7 @@ def mlp(num_labels: int, inputs: int = 784, hidden: Sequence[int] = (400, 400)) 
     """A multi-layer perceptron with ReLU: images (B, C, H, W) with C·H·W = inputs → logits (B, num_labels)."""
     widths = [inputs, *hidden]
     layers: list[nn.Module] = [nn.Flatten()]
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in pairwise(widths):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], num_labels))
 

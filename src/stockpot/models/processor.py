@@ -30,8 +30,8 @@ class PlainProcessor:
         arrays = [np.asarray(image) for image in images]
         if len({array.shape for array in arrays}) > 1:
             raise StockpotError(
-                f"model.image_processor: images of shapes {sorted({array.shape for array in arrays})[:3]} cannot be one "
-                "batch; give size and channels."
+                "model.image_processor: images of different shapes cannot be one batch; give size and channels. "
+                f"Shapes: {sorted({array.shape for array in arrays})[:3]}."
             )
         pixels = torch.from_numpy(np.stack(arrays)).float() / 255
         return pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()
@@ -98,7 +98,8 @@ def _auto(name: str, spec: ModelSpec) -> Any:
         )
     except (OSError, ValueError) as error:
         raise StockpotError(
-            f"model.image_processor: {name}: {str(error).splitlines()[0]} (settings, or another model's name, can be given)"
+            f"model.image_processor: {name}: {str(error).splitlines()[0]} "
+            "(settings, or another model's name, can be given)"
         ) from error
 
 

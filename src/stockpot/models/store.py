@@ -148,8 +148,9 @@ def save_model(model: nn.Module, folder: Path, spec: ModelSpec, rows: int) -> No
     """Writes weights as safetensors, with what is needed to load them again: `from_pretrained`'s files, or BUILT."""
     from safetensors.torch import save_model as save_weights
 
-    if hasattr(model, "save_pretrained"):
-        model.save_pretrained(folder)
+    save_pretrained: Any = getattr(model, "save_pretrained", None)
+    if save_pretrained is not None:
+        save_pretrained(folder)
         return
     save_weights(model, str(folder / WEIGHTS), metadata={"format": "pt"})
     built = {"build": spec.build, "args": spec.args, "num_labels": rows}
@@ -188,7 +189,7 @@ def load_model(folder: Path, allow_code: bool) -> nn.Module:
 
 
 def fit_head(model: nn.Module, spec: ModelSpec, before: int, rows: int, seed: int) -> list[str]:
-    """Grows the output layer from `before` to `rows` rows; returns the tensors that grew. New rows depend on the seed."""
+    """Grows the output layer from `before` to `rows` rows, drawn from the seed; returns the tensors that grew."""
     if rows <= before:
         return []
     return grow_head(model, find_head(model, before, spec.head), rows, generator(seed, "head", before, rows))

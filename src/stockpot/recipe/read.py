@@ -11,7 +11,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from stockpot.errors import StockpotError, did_you_mean
-from stockpot.recipe.schema import Recipe, TaskSpec
+from stockpot.recipe.schema import Recipe
+from stockpot.streams.spec import TaskSpec
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -20,7 +21,7 @@ class _Loader(yaml.SafeLoader):
     """YAML as people write it: 1e-4 is a number, and a key that stands twice is an error."""
 
 
-_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+_Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:\d[\d_]*\.?[\d_]*(?:[eE][-+]?\d+)|\.\d[\d_]*(?:[eE][-+]?\d+)?|\d[\d_]*\.[\d_]*)$"),
     list("-+0123456789."),
@@ -30,7 +31,7 @@ _Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
 def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        key = loader.construct_object(key_node, deep=True)
         if isinstance(key, str | int) and key in seen:
             raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=key_node.start_mark)
         if isinstance(key, str | int):
@@ -39,7 +40,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dic
     return dict(yaml.SafeLoader.construct_mapping(loader, node, deep=deep))
 
 
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)  # type: ignore[no-untyped-call]
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
 def parse_yaml(text: str, source: str) -> Any:

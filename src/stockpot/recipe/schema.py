@@ -37,7 +37,7 @@ class Recipe(Strict):
     data: DataSpec = Field(default_factory=DataSpec)
     tasks: list[TaskSpec] | Split
     controls: list[TaskSpec] = Field(default_factory=list, description="evaluated, never trained on")
-    method: MethodConfig = Field(default_factory=dict, validate_default=True)  # type: ignore[assignment]
+    method: MethodConfig = Field(default_factory=dict, validate_default=True)
     compare: list[MethodConfig] = Field(default_factory=list, description="the methods of `stockpot compare`")
     train: dict[str, Any] = Field(default_factory=dict, description="names and values of TrainingArguments")
     loop: Literal["trainer", "plain"] = Field("trainer", description="Transformers' Trainer, or a plain loop of torch")

@@ -177,7 +177,7 @@ def _trajectory(
     """One line a task over the stages, a dot where the task has just been learnt."""
     K, columns = R.shape
     named = columns <= len(PALETTE)
-    shades = mpl.colormaps["cividis"](np.linspace(0.25, 0.8, columns))
+    shades = mpl.colormaps["cividis"](np.linspace(0.35, 0.74, columns))
     for j in range(columns):
         color = PALETTE[j] if named else shades[j]
         line = [initial[j], *R[:, j]]

@@ -69,7 +69,7 @@ def write_comparison_report(comparison: Comparison, cells: dict[str, list[Result
             "stability-plasticity",
             "Stability against plasticity, one mark a method; the numbers are in the tables.",
             f"Stability against plasticity; up and right is better. Bars: {percent} intervals over "
-            f"{_counts(comparison)}. A method without forgetting (joint training) has no place here.",
+            f"{_counts(comparison)}. Methods whose forgetting is not defined (joint training) are left out.",
         )
     )
     stream = [

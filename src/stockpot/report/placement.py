@@ -63,7 +63,7 @@ def place_labels(
         taken.append(_centred(x + dx, y + dy, width, height))
         text.set_position((dx * to_points, dy * to_points))
         if abs(dx) > width / 2 + 3 * POINT or abs(dy) > height / 2 + 3 * POINT:
-            tie = {"arrowstyle": "-", "color": color, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
+            tie = {"arrowstyle": "-", "color": color, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3, "zorder": 0}
             end = (_towards_zero(dx, width / 2) * to_points, _towards_zero(dy, height / 2) * to_points)
             axes.annotate("", point, end, textcoords="offset points", arrowprops=tie)
 

@@ -1,4 +1,4 @@
-"""Examples that are indexed by whole batches: as tensors where they fit in memory, read one by one where they do not."""
+"""Examples that are indexed by whole batches: tensors where they fit in memory, read one by one where they do not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ Batch = dict[str, Tensor]
 class Examples(Protocol):
     """Inputs and their output rows."""
 
-    labels: Tensor  # (N,) int64: the output row of each example
+    @property
+    def labels(self) -> Tensor:
+        """The output row of each example, (N,) int64."""
+        ...
 
     def __len__(self) -> int: ...
 

@@ -49,7 +49,7 @@ class Rows:
         return max((max(rows) for rows in self.tasks[:tasks]), default=-1) + 1
 
     def evaluated(self, task: int, learnt: int, head: int) -> Tensor:
-        """Which of `head` rows may be predicted on `task` (from 0) when `learnt` tasks have been learnt: a (head,) mask."""
+        """Which of `head` rows may be predicted on `task` (from 0) after `learnt` tasks: a (head,) mask."""
         mask = torch.zeros(head, dtype=torch.bool)
         if self.scenario == "domain-incremental":
             return ~mask

@@ -110,7 +110,7 @@ def _column(features: Any, wanted: str | None, key: str, kinds: tuple[str, ...],
     if len(found) != 1:
         state = f"columns {found} could all be it" if found else f"none of the columns {names} looks like it"
         raise StockpotError(f"task {task!r}: data.{key}: {state}; name the column.")
-    return found[0]
+    return str(found[0])
 
 
 def _hub(data: DataSpec, task: str) -> Source:

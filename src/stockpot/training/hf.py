@@ -60,7 +60,7 @@ class TaskTrainer(Trainer):
         """Batches in the order that depends on the task's seed and the epoch only."""
         args = self.args
         batches = EpochBatches(self.job.data, args.train_batch_size, self.job.seed, args.dataloader_drop_last)
-        prepared = self.accelerator.prepare(
+        prepared: DataLoader[Batch] = self.accelerator.prepare(
             loader(
                 batches,
                 num_workers=args.dataloader_num_workers,
@@ -69,12 +69,12 @@ class TaskTrainer(Trainer):
                 prefetch_factor=args.dataloader_prefetch_factor,
             )
         )
-        return prepared  # type: ignore[no-any-return]
+        return prepared
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
         return sum(len(batch["labels"]) for batch in batch_samples)
 
-    def compute_loss(  # type: ignore[override]
+    def compute_loss(
         self,
         model: nn.Module,
         inputs: Batch,
@@ -88,7 +88,7 @@ class TaskTrainer(Trainer):
 
     def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         """The Trainer's step; the method sees the gradients once they are complete, before clipping."""
-        loss = super().training_step(model, *args, **kwargs)
+        loss: Tensor = super().training_step(model, *args, **kwargs)
         if self.accelerator.sync_gradients:
             self.job.method.gradients(self.job.model, self.state.global_step + 1)
         return loss

@@ -70,7 +70,7 @@ def _accumulate(job: Job, group: list[list[int]], args: Any) -> None:
     for indices in group:
         batch = {key: value.to(args.device) for key, value in job.data.examples.__getitems__(indices).items()}
         loss = batch_loss(job, job.model, batch, args.label_smoothing_factor)
-        (loss if len(indices) == items else loss * (len(indices) / items)).backward()  # type: ignore[no-untyped-call]
+        (loss if len(indices) == items else loss * (len(indices) / items)).backward()
 
 
 def _check(settings: dict[str, Any]) -> None:
@@ -84,7 +84,7 @@ def _optimizer(job: Job, args: Any, total: int) -> tuple[torch.optim.Optimizer, 
     from transformers import Trainer, get_scheduler
 
     chosen, options = Trainer.get_optimizer_cls_and_kwargs(args, job.model)
-    decayed = set(Trainer.get_decay_parameter_names(None, job.model))  # type: ignore[arg-type]
+    decayed = set(Trainer.get_decay_parameter_names(None, job.model))
     named = [(name, parameter) for name, parameter in job.model.named_parameters() if parameter.requires_grad]
     groups = [
         {"params": [parameter for name, parameter in named if name in decayed], "weight_decay": args.weight_decay},
