@@ -82,7 +82,7 @@ def resume(folder: Run, allow_code: AllowCode = False) -> None:
 
 @app.command()
 def compare(recipe: RecipeFile, overrides: Overrides = None, output: Output = None) -> None:
-    """Run the recipe's `compare` list beside plain fine-tuning and joint training, over all seeds; goes on if stopped."""
+    """Run the methods of `compare` beside plain fine-tuning and joint training, over all seeds; goes on if stopped."""
     from stockpot.cli import work
 
     work.compare(recipe, overrides or [], output)

@@ -25,6 +25,8 @@ def summarise(recipe: Recipe, cells: Sequence[tuple[CellPlan, Results]]) -> Comp
         tasks=first.tasks,
         seeds=recipe.seeds,
         primary=first.primary,
+        unit=first.scores[first.primary].unit,
+        higher_is_better=first.scores[first.primary].higher_is_better,
         methods=compare(by_label),
         versions=first.versions,
         commit=first.commit,

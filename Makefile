@@ -1,0 +1,36 @@
+# Everything that these targets need they set up themselves, in .venv, with the exact versions of constraints.txt.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# torch comes first and alone: its CPU build must be there before anything else asks for it.
+READY := $(VENV)/.ready
+
+export HF_HUB_DISABLE_TELEMETRY = 1
+
+.PHONY: help demo test lint clean
+
+help:
+	@echo "make demo   compare five methods on two tasks of handwritten digits (a minute), with a report"
+	@echo "make test   run the test suite"
+	@echo "make lint   ruff and mypy"
+	@echo "make clean  delete the virtual environment and the caches"
+
+$(READY): constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/stockpot compare recipes/quickstart.yaml -o runs/quickstart
+
+test: $(READY)
+	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
