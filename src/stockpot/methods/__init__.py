@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple, Union
 
 from pydantic import Discriminator
 
@@ -25,11 +25,12 @@ REGISTRY: dict[str, Entry] = {
     "replay": Entry(replay.Config, replay.Replay),
 }
 
-MethodConfig = Annotated[
-    sequential.Config | joint.Config | sfa.Config | wise_ft.Config | replay.Config, Discriminator("name")
-]
+if TYPE_CHECKING:
+    MethodConfig = BaseConfig
+else:
+    MethodConfig = Annotated[Union[tuple(entry.config for entry in REGISTRY.values())], Discriminator("name")]  # noqa: UP007
 
 
-def build(config: Any) -> Method:
+def build(config: BaseConfig) -> Method:
     """The method that a configuration names."""
     return REGISTRY[config.name].method(config)

@@ -21,6 +21,7 @@ Tensors = dict[str, Tensor]
 class BaseConfig(Strict):
     """Keys that every method has."""
 
+    name: str
     label: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+=%-]*$", max_length=60)] | None = Field(
         None, description="what it is called in a comparison; default: its name"
     )
@@ -28,7 +29,7 @@ class BaseConfig(Strict):
     @property
     def title(self) -> str:
         """The label, or the method's name."""
-        return self.label or str(getattr(self, "name"))  # noqa: B009 - `name` is declared by each method
+        return self.label or self.name
 
     def problem_with(self, tasks: int) -> str | None:
         """Why the method would do nothing, or cannot work, in a stream of so many tasks."""
