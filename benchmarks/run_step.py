@@ -4,7 +4,8 @@
 
 Three loops alternate in one process: Stockpot's (SFA, p = 0.25), the bare Trainer fed as it is usually fed (a data set
 that is read sample by sample and collated), and the bare Trainer fed with whole batches of tensors as Stockpot does.
-Printed are the ratios of seconds per step, median and quartiles over the rounds.
+Printed are the ratios of seconds per step, median and quartiles over the rounds: of the wall clock, and of the
+processor, which other work on the machine disturbs less.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,14 @@ from stockpot import methods
 from stockpot.methods.base import Task
 from stockpot.methods.sfa import Config
 from stockpot.models.networks import mlp
+from stockpot.runs.meter import Clock
 from stockpot.streams.examples import TensorExamples, TrainingData
 from stockpot.training import hf
 from stockpot.training.batches import EpochBatches, loader
 from stockpot.training.job import Job, planned_steps
 from stockpot.weights.checkpoint import save_checkpoint
+
+Seconds = tuple[float, float]
 
 
 class Classifier(nn.Module):
@@ -61,15 +65,16 @@ class Stopwatch(TrainerCallback):
     """Seconds between the first step and the last."""
 
     def __init__(self) -> None:
-        self.seconds = 0.0
+        self.clock = Clock()
+        self.seconds = (0.0, 0.0)
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         """Starts."""
-        self.seconds = -time.perf_counter()
+        self.clock.start()
 
     def on_train_end(self, *args: Any, **kwargs: Any) -> None:
         """Stops."""
-        self.seconds += time.perf_counter()
+        self.seconds = self.clock.read()
 
 
 class BatchFed(Trainer):
@@ -91,58 +96,55 @@ def settings(steps: int) -> dict[str, Any]:
     }
 
 
-def bare(trainer: type[Trainer], network: nn.Module, examples: TensorExamples, steps: int, folder: Path) -> float:
-    """Seconds per step of a bare Trainer."""
+def bare(trainer: type[Trainer], network: nn.Module, examples: TensorExamples, steps: int, folder: Path) -> Seconds:
+    """(wall, processor) seconds of a bare Trainer."""
     watch = Stopwatch()
     arguments = TrainingArguments(
         output_dir=str(folder), save_strategy="no", report_to="none", disable_tqdm=True, **settings(steps)
     )
     run = trainer(Classifier(network), arguments, train_dataset=Samples(examples), callbacks=[watch])
     run.train()
-    return watch.seconds / steps
+    return watch.seconds
 
 
-def ours(network: nn.Module, examples: TensorExamples, steps: int, folder: Path) -> float:
-    """Seconds per step of what `stockpot run` does with a task: Trainer, hooks, averages with a mapped anchor."""
+def ours(network: nn.Module, examples: TensorExamples, steps: int, folder: Path) -> Seconds:
+    """(wall, processor) seconds of a task as `stockpot run` trains it: hooks, averages, a memory-mapped anchor."""
     save_checkpoint(dict(network.state_dict()), folder / "model.safetensors")
     method = methods.build(Config(name="sfa", beta=0.25, p=0.25, first_task="average"))
     data = TrainingData.of(examples)
-    began = [0.0]
-
-    def begin() -> None:
-        began[0] = time.perf_counter()
-
-    job = Job(network, method, data, settings(steps), seed=0, folder=folder, on_begin=begin)
+    clock = Clock()
+    job = Job(network, method, data, settings(steps), seed=0, folder=folder, on_begin=clock.start)
     task = Task(0, "task", 0, network, total_steps=planned_steps(job), checkpoint=lambda source: folder)
     method.task_start(task)
     hf.train(job)
     method.task_end(task, examples)
-    return (time.perf_counter() - began[0]) / steps
+    return clock.read()
 
 
 def main() -> None:
     """Prints the ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--steps", type=int, default=300)
     chosen = parser.parse_args()
     torch.manual_seed(0)
     examples = TensorExamples(torch.randn(4096, 1, 28, 28), torch.randint(10, (4096,)))
-    ratios: dict[str, list[float]] = {"bare Trainer, sample by sample": [], "bare Trainer, whole batches": []}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        loops: dict[str, Callable[[], Seconds]] = {
+            "stockpot": lambda: ours(mlp(10), examples, chosen.steps, Path(name)),
+            "bare Trainer, sample by sample": lambda: bare(Trainer, mlp(10), examples, chosen.steps, Path(name)),
+            "bare Trainer, whole batches": lambda: bare(BatchFed, mlp(10), examples, chosen.steps, Path(name)),
+        }
+        rounds: list[dict[str, Seconds]] = []
         for number in range(chosen.rounds + 1):
-            seconds = [
-                ours(mlp(10), examples, chosen.steps, folder),
-                bare(Trainer, mlp(10), examples, chosen.steps, folder),
-                bare(BatchFed, mlp(10), examples, chosen.steps, folder),
-            ]
-            if number:  # the first round warms up
-                for key, other in zip(ratios, seconds[1:], strict=True):
-                    ratios[key].append(seconds[0] / other)
-    for key, values in ratios.items():
-        low, median, high = statistics.quantiles(values, n=4)
-        print(f"stockpot / {key}: {median:.3f} (quartiles {low:.3f} to {high:.3f}, {len(values)} rounds)")
+            order = list(loops)[number % 3 :] + list(loops)[: number % 3]
+            rounds.append({key: loops[key]() for key in order})
+    del rounds[0]  # it warmed up
+    for peer in list(loops)[1:]:
+        for kind, label in enumerate(("wall clock", "processor")):
+            ratios = [seconds["stockpot"][kind] / seconds[peer][kind] for seconds in rounds]
+            low, median, high = statistics.quantiles(ratios, n=4)
+            print(f"stockpot / {peer}, {label}: {median:.3f} (quartiles {low:.3f} to {high:.3f}, {len(ratios)} rounds)")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How long `stockpot --help` and `import stockpot` take beside a bare interpreter, alternating.
 
-    python benchmarks/startup.py
+python benchmarks/startup.py
 """
 
 from __future__ import annotations
