@@ -30,7 +30,7 @@ def train_task(model: nn.Module, x: Tensor, y: Tensor, beta: float) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     sfa = stockpot.SFA(model, beta=beta, p=0.25, total_steps=steps)  # line one
     for _ in range(EPOCHS):
-        for batch in torch.randperm(len(y)).split(BATCH):
+        for batch in torch.split(torch.randperm(len(y)), BATCH):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()
             optimizer.step()

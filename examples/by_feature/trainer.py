@@ -66,7 +66,7 @@ def accuracy_on_both(beta: float) -> tuple[float, float]:
         image_size=8,
         patch_size=2,
         num_channels=1,
-        num_labels=10,
+        id2label={label: str(label) for label in range(10)},
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
@@ -76,8 +76,9 @@ def accuracy_on_both(beta: float) -> tuple[float, float]:
     train_task(model, train.where(train.labels < 5), 1e-3)
     # The anchor is the model as this training begins: what it has learnt so far.
     train_task(model, train.where(train.labels >= 5), 5e-4, stockpot.SFACallback(beta=beta, p=0.1))
+    model.train(False)
     with torch.no_grad():
-        right = model.eval()(test.images).logits.argmax(1) == test.labels
+        right = model(test.images).logits.argmax(1) == test.labels
     return right[test.labels < 5].float().mean().item(), right[test.labels >= 5].float().mean().item()
 
 

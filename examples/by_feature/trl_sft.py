@@ -38,9 +38,8 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     words = sentences("capitals") + sentences("colours")
     tokenizer.train_from_iterator(words, trainers.WordLevelTrainer(special_tokens=["<unk>", "<pad>", "<eos>"]))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>", eos_token="<eos>"
-    )  # fmt: skip
+    special = {"unk_token": "<unk>", "pad_token": "<pad>", "eos_token": "<eos>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
 def train_task(
@@ -63,18 +62,20 @@ def train_task(
             use_cpu=True,
         )
         data = Dataset.from_dict({"text": sentences(task)})
-        SFTTrainer(
+        trainer = SFTTrainer(
             model, arguments, train_dataset=data, processing_class=tokenizer, callbacks=list(callbacks)
-        ).train()  # fmt: skip
+        )
+        trainer.train()
 
 
 def share_right(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, task: str) -> float:
     """The share of sentences whose last word the model finds."""
+    model.train(False)
     right = 0
     for sentence in sentences(task):
         tokens = torch.tensor([tokenizer.encode(sentence, add_special_tokens=False)])
         with torch.no_grad():
-            right += int(model.eval()(tokens[:, :-1]).logits[0, -1].argmax() == tokens[0, -1])
+            right += int(model(tokens[:, :-1]).logits[0, -1].argmax() == tokens[0, -1])
     return right / len(sentences(task))
 
 

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,20 +34,44 @@ def _sync_tree(path: Path) -> None:
         _sync_folder(Path(folder))
 
 
+_REFUSED = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
+    errno.ELOOP, errno.EFBIG, errno.EIO, errno.ENOLCK,
+)  # fmt: skip
+
+
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
     """Turns a full disk, or a folder that may not be written, into one clear line."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except StockpotError:
+        raise
+    except Exception as error:
+        number = _errno(error)
+        if number in (errno.ENOSPC, errno.EDQUOT):
             raise StockpotError(
                 f"the disk is full: {path} could not be written; what was finished before is safe. "
-                "Free some space and go on with `stockpot resume`."
+                "Free some space and go on with `stockpot resume`, or with the same `stockpot compare`."
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR):
-            raise StockpotError(f"{path} could not be written: {error.strerror}.") from error
+        if number in _REFUSED:
+            raise StockpotError(f"{getattr(error, 'filename', None) or path}: {os.strerror(number)}.") from error
         raise
+
+
+def _errno(error: Exception) -> int | None:
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    said = re.search(r"(?:os error |\[Errno )(\d+)", str(error))  # the words of safetensors, and of shutil
+    return int(said[1]) if said else None
+
+
+def make_folder(path: Path) -> None:
+    """Creates a folder and those above it, and syncs every folder that got an entry."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        _sync_folder(folder.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -71,42 +96,55 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextlib.contextmanager
-def publishing(target: Path) -> Iterator[Path]:
+def publishing(target: Path, replace: bool = True) -> Iterator[Path]:
     """A temporary folder beside `target` that becomes `target` when the block ends well, and vanishes otherwise.
 
-    A folder that stands at `target` already is replaced: callers publish only what nothing refers to yet.
+    A folder that stands at `target` already is replaced, where callers know that nothing refers to it yet; without
+    `replace` it is left alone, and a StockpotError is raised.
     """
     temporary = target.with_name(f"{TEMPORARY}{target.name}")
     with explained(target):
+        make_folder(target.parent)
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        temporary.mkdir()
         try:
             yield temporary
             _sync_tree(temporary)
-            if target.exists():
-                shutil.rmtree(target)
+            if replace:
+                remove(target)
+            elif target.exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
             temporary.rename(target)
             _sync_folder(target.parent)
-        except BaseException as error:
+        except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
-            if _is_full_disk(error):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
             raise
 
 
-def _is_full_disk(error: BaseException) -> bool:
-    # safetensors and torch report a failed write in errors of their own.
-    words = str(error).lower()
-    return not isinstance(error, OSError) and ("no space left" in words or "os error 28" in words)
+def remove(folder: Path) -> None:
+    """Deletes a folder that may be missing: whole, or not at all where a reader looks while that is interrupted."""
+    if folder.is_dir():
+        doomed = folder.with_name(f"{TEMPORARY}old-{folder.name}")
+        shutil.rmtree(doomed, ignore_errors=True)
+        folder.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
 
 
 def remove_temporaries(folder: Path) -> None:
     """Deletes what an interrupted write left under `folder`: only names that this module makes."""
-    for path in folder.rglob(f"{TEMPORARY}*"):
+    for path in list(folder.rglob(f"{TEMPORARY}*")):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def refuse_links(folder: Path) -> None:
+    """Raises StockpotError where something under `folder` is a link: it could lead writes and deletions elsewhere."""
+    for place, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            if (path := Path(place) / name).is_symlink():
+                raise StockpotError(f"{path} is a link; a run folder holds none: put there what it points to.")
 
 
 def sha256(path: Path) -> str:
@@ -124,15 +162,25 @@ def fingerprint(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def verify(folder: Path, expected: dict[str, dict[str, Any]]) -> None:
-    """Raises StockpotError, naming the file, where `folder` is not what `fingerprint` saw."""
-    for name, facts in expected.items():
-        path = folder / name
-        if not path.is_file():
-            raise StockpotError(f"{path} is missing, although the journal records it; restore it from a copy.")
-        size = path.stat().st_size
+    """Raises StockpotError, naming the file, where `folder` is not what `fingerprint` saw.
+
+    Hidden files, which file managers leave, do not count. Only what lies in `folder` is opened, whatever is expected.
+    """
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    for name in expected:
+        if name not in found:
+            raise StockpotError(f"{folder / name} is missing, although the journal records it; restore it from a copy.")
+    for name, path in found.items():
+        if name not in expected and path.name.startswith("."):
+            continue
+        if name not in expected:
+            raise StockpotError(f"{path} is not in the journal: something else put it there; move it out of the run.")
+        facts, size = expected[name], path.stat().st_size
         if size != facts["bytes"]:
             raise StockpotError(f"{path} has {size} bytes, the journal records {facts['bytes']}: truncated or edited.")
-        if sha256(path) != facts["sha256"]:
+        with explained(path):
+            digest = sha256(path)
+        if digest != facts["sha256"]:
             raise StockpotError(f"{path} differs from what the journal records: it was edited or is damaged.")
 
 

@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Strict(BaseModel):
-    """A block of the recipe: frozen, and closed to keys that it does not know."""
+    """A block of the recipe: frozen, closed to keys that it does not know, and strict: `yes` is not the number 1."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)

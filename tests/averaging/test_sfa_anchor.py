@@ -61,6 +61,17 @@ def test_a_state_dict_of_its_own_is_not_copied() -> None:
     assert sfa.anchor["0.weight"].data_ptr() == anchor["0.weight"].data_ptr()
 
 
+@pytest.mark.parametrize("keep", ["device", "cpu"])
+def test_a_file_kept_in_memory_is_read_once(keep: str, tmp_path: Path) -> None:
+    file = tmp_path / "anchor.safetensors"
+    save_checkpoint({"weight": torch.ones(64, 64), "bias": torch.ones(64)}, file)
+    sfa = SFA(nn.Linear(64, 64), beta=0.25, every=1, anchor=file, keep=keep)
+    with file.open("r+b") as written:
+        written.seek(-4 * 64 * 64, 2)
+        written.write(bytes(4 * 64 * 64))
+    assert torch.equal(sfa.anchor["weight"], torch.ones(64, 64))
+
+
 def test_a_temporary_anchor_goes_with_the_object_and_a_named_folder_stays(tmp_path: Path) -> None:
     model = network()
     sfa = SFA(model, beta=0.25, every=1, keep="disk")

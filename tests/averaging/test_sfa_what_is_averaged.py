@@ -263,6 +263,16 @@ def test_the_optimizers_state_is_kept_or_reset() -> None:
         assert optimizer.state[model.weight]["step"].item() == (1 if reset else 3)
 
 
+def test_the_state_of_what_beta_0_leaves_alone_is_not_reset() -> None:
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.Adam(model.parameters())
+    sfa = SFA(model, beta={"bias": 0, "*": 0.5}, every=1, optimizer=optimizer, reset_optimizer=True)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    sfa.step()
+    assert list(optimizer.state) == [model.bias]
+
+
 def test_training_goes_on_through_an_average_in_place() -> None:
     model = nn.Linear(2, 2)
     pointer, anchor = model.weight.data_ptr(), copy.deepcopy(model.state_dict())

@@ -88,7 +88,7 @@ class SFACallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Takes the anchor at a fresh start, and finds the saved one on resume."""
-        if getattr(args, "deepspeed", None):
+        if getattr(args, "deepspeed", None) or type(optimizer).__module__ == "accelerate.utils.deepspeed":
             raise StockpotError("DeepSpeed keeps fp32 copies that would overwrite an average; train without deepspeed.")
         assert model is not None
         self._anchor_id = None
@@ -173,7 +173,7 @@ class SFACallback(TrainerCallback):
     def _saved_anchor(self, args: TrainingArguments, saved: Mapping[str, Any]) -> Path:
         file = _folder(args) / _ANCHOR
         if saved.get("anchor_id") is None:
-            raise StockpotError(f"this run was begun with anchor='{saved.get('anchor')}': pass the same anchor to resume.")
+            raise StockpotError(f"this run was begun with anchor='{saved.get('anchor')}': pass it again to resume.")
         if not file.is_file():
             raise StockpotError(f"the run's anchor {file} is missing: pass it from where it is now, anchor=PATH.")
         if open_checkpoint(file).metadata.get("anchor_id") != saved.get("anchor_id"):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from stockpot.averaging.anchor import Anchor, Keep, Source, kept, moved_with, offered
 from stockpot.averaging.average import average, distance
-from stockpot.averaging.live import is_deepspeed, live_tensors, model_names, signature
+from stockpot.averaging.live import Live, is_deepspeed, live_tensors, model_names, signature
 from stockpot.averaging.match import Pair, check_beta, check_patterns, match
 from stockpot.averaging.notes import notes_on
 from stockpot.averaging.schedule import Schedule
@@ -44,6 +44,7 @@ class SFA:
         every: instead of p, averages every so many steps; call `finish()` after the last one.
         anchor: θ_o: "start" (the model now), a safetensors file or a folder with one (or an index), a state dict.
         keep: "device" (default of "start" and of state dicts), "cpu", or "disk" (default of a path: memory-mapped).
+            A state dict that lies there already is used as it is, so do not write to it; the model's own is copied.
         new: name patterns of tensors that the anchor may lack (a new head: left alone) or hold with fewer rows (a
             grown head or vocabulary: the anchor's rows, assumed the first ones, are averaged).
         rounding: how averages of bf16 and fp16 weights return to their type, "nearest" (small pulls are lost) or
@@ -151,7 +152,8 @@ class SFA:
         average(pairs, stochastic=self._rounding == "stochastic", generator=self._generator)
         if self._optimizer is not None:
             for pair in pairs:
-                self._optimizer.state.pop(pair.tensor, None)
+                if pair.beta > 0:
+                    self._optimizer.state.pop(pair.tensor, None)
         for device in {pair.tensor.device for pair in pairs if pair.tensor.is_cuda}:
             torch.cuda.synchronize(device)  # else the seconds below would be those of the launch
         self.averages += 1
@@ -200,11 +202,8 @@ class SFA:
             if name not in state:
                 raise StockpotError(f"this is no state of SFA: it has no '{name}'.{did_you_mean(name, state)}")
         for name, value in self._settings().items():
-            same = _ordered(value) == _ordered(state[name])
-            if not same:
-                raise StockpotError(
-                    f"{name} is {value!r} here and {state[name]!r} in the saved state; make them equal."
-                )
+            if _ordered(value) != _ordered(state[name]):
+                raise StockpotError(f"{name} is {value!r} here and {state[name]!r} in the saved state; make them one.")
         if not self._own_path:
             unclaimed = self._unclaimed
             self._take(state["anchor"])
@@ -220,9 +219,7 @@ class SFA:
 
     def _take(self, source: Source) -> None:
         """Makes `source` the anchor, once every tensor has been checked against it."""
-        live = live_tensors(self._model, buffers=self._buffers == "average", halves=self._rounding is not None)
-        if self._rounding == "stochastic" and any(one.tensor.dtype == torch.float16 for one in live):
-            raise StockpotError("rounding='stochastic' is for bf16 weights; say rounding='nearest' for fp16 ones.")
+        live = self._live()
         anchor = offered(source, live, self._model)
         pairs = match(live, anchor.tensors, anchor.label, self.beta, self._new)
         self.notes = notes_on(self._model, anchor, self._buffers)
@@ -230,10 +227,16 @@ class SFA:
         self._unclaimed = self._anchor.path if anchor.path is None and self._anchor.scratch is None else None
         self._signature = []
 
+    def _live(self) -> list[Live]:
+        live = live_tensors(self._model, buffers=self._buffers == "average", halves=self._rounding is not None)
+        if self._rounding == "stochastic" and any(one.tensor.dtype == torch.float16 for one in live):
+            raise StockpotError("rounding='stochastic' is for bf16 weights; say rounding='nearest' for fp16 ones.")
+        return live
+
     def _current_pairs(self) -> list[Pair]:
         now = signature(self._model)
         if now != self._signature:
-            live = live_tensors(self._model, buffers=self._buffers == "average", halves=self._rounding is not None)
+            live = self._live()
             if self._keep == "device":
                 moved_with(self._anchor, live)
             self._pairs = match(live, self._anchor.tensors, self._anchor.label, self.beta, self._new)

@@ -138,4 +138,9 @@ def main(arguments: list[str] | None = None) -> None:
     except StockpotError as error:
         fail(str(error))
         sys.exit(2)
+    except OSError as error:  # a path that cannot be read or written
+        if error.filename is None:
+            raise
+        fail(f"{error.filename}: {error.strerror}.")
+        sys.exit(2)
     sys.exit(code)

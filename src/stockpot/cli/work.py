@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from stockpot.cli.console import say, show
 from stockpot.errors import StockpotError
+
+if TYPE_CHECKING:
+    from stockpot.compare.cells import CellPlan
+    from stockpot.recipe.schema import Recipe
+    from stockpot.results import Results
+    from stockpot.training.job import Stop
 
 
 def _quiet() -> None:
@@ -27,7 +36,7 @@ def _quiet() -> None:
 
 
 @contextmanager
-def _stopping(go_on: str) -> Iterator[object]:
+def _stopping(go_on: str) -> Iterator[Stop]:
     """A first SIGTERM or Ctrl-C stops at the next step with a checkpoint; a second one stops at once."""
     from stockpot.training.job import Interrupted, Stop
 
@@ -53,14 +62,15 @@ def _stopping(go_on: str) -> Iterator[object]:
             signal.signal(number, handler)
 
 
-def _finish(path: Path, stop: object, allow_code: bool) -> None:
+def _finish(path: Path, stop: Stop, allow_code: bool) -> None:
     from stockpot.report.page import write_run_report
     from stockpot.report.sentences import run_summary
     from stockpot.report.tables import run_table
     from stockpot.runs.actions import go_on
-    from stockpot.runs.progress import Bar
+    from stockpot.runs.progress import shown
 
-    results = go_on(path, allow_code=allow_code, stop=stop, progress=Bar())  # type: ignore[arg-type]
+    with closing(shown()) as progress:
+        results = go_on(path, allow_code=allow_code, stop=stop, progress=progress)
     page = write_run_report([(path.name, results)], path)
     show(run_table(results))
     for sentence in run_summary(results):
@@ -108,7 +118,12 @@ def add(folder: Path, task_file: Path, overrides: Sequence[str], output: Path | 
     with _stopping(f"stockpot resume {target}") as stop:
         if output is not None:
             branch(folder, output)
-        add_task(target, task, allow_code=allow_code)
+        try:
+            add_task(target, task, allow_code=allow_code)
+        except StockpotError:
+            if output is not None:  # the branch was made a moment ago, and nothing was learnt in it
+                shutil.rmtree(output)
+            raise
         _finish(target, stop, allow_code)
 
 
@@ -125,31 +140,46 @@ def resume(folder: Path, allow_code: bool) -> None:
         _finish(folder, stop, allow_code)
 
 
+def _check_stream(recipe: Recipe) -> None:
+    """Raises StockpotError for what is wrong with the data, the model's settings or `train`: the same in all cells."""
+    from stockpot.recipe.resolve import resolve
+    from stockpot.runs.session import open_stream
+    from stockpot.training.job import training_arguments
+
+    resolved = resolve(recipe, recipe.compare[0] if recipe.compare else recipe.method, recipe.seeds[0])
+    open_stream(resolved)
+    for task in resolved.tasks if isinstance(resolved.tasks, list) else []:
+        training_arguments({**resolved.train, **task.train}, Path("runs"), recipe.seeds[0])
+
+
 def compare(recipe_file: Path, overrides: Sequence[str], output: Path | None) -> None:
     """`stockpot compare`."""
     _quiet()
-    from stockpot.compare.cells import plan, run_cells
+    from stockpot.compare.cells import check, plan, run_cells
     from stockpot.compare.summary import summarise, write_comparison
     from stockpot.recipe.read import read_recipe
     from stockpot.report.page import write_comparison_report
     from stockpot.report.tables import comparison_table
-    from stockpot.runs.progress import Cells
+    from stockpot.runs.progress import shown
 
     recipe = read_recipe(recipe_file, overrides)
     path = output or _default_output(recipe.name)
-    with _stopping(f"stockpot compare {recipe_file} -o {path}") as stop:
-        progress = Cells(total=len(plan(recipe)))
-        done = []
-        for cell, results in run_cells(recipe, path, stop=stop, progress=progress):  # type: ignore[arg-type]
+    if (path / "journal.jsonl").is_file():
+        raise StockpotError(f"{path}: this is the folder of one run; choose another for the comparison with -o.")
+    check(recipe, path)
+    _check_stream(recipe)
+    again = shlex.join(["stockpot", "compare", str(recipe_file), *overrides, "-o", str(path)])
+    done: list[tuple[CellPlan, Results]] = []
+    with _stopping(again) as stop, closing(shown(len(plan(recipe)))) as progress:
+        for cell, results in run_cells(recipe, path, stop=stop, progress=progress):
             done.append((cell, results))
             progress.cell(f"{cell.method.title} seed {cell.seed}", results.metrics.average_accuracy)
-        progress.close()
     comparison = summarise(recipe, done)
     write_comparison(comparison, path)
-    by_label: dict[str, list[object]] = {}
+    by_label: dict[str, list[Results]] = {}
     for cell, results in done:
         by_label.setdefault(cell.method.title, []).append(results)
-    page = write_comparison_report(comparison, by_label, path)  # type: ignore[arg-type]
+    page = write_comparison_report(comparison, by_label, path)
     show(comparison_table(comparison))
     for sentence in comparison.sentences:
         say(sentence)
@@ -160,7 +190,7 @@ def compare(recipe_file: Path, overrides: Sequence[str], output: Path | None) ->
 def report(folders: Sequence[Path], output: Path | None) -> None:
     """`stockpot report`."""
     from stockpot.report.page import write_comparison_report, write_run_report
-    from stockpot.results import Results, read_comparison, read_results
+    from stockpot.results import read_comparison, read_results
 
     if len(folders) == 1 and (folders[0] / "comparison.json").is_file():
         folder = folders[0]

@@ -97,7 +97,8 @@ class Replay(Method):
         else:
             size = self._size(len(examples))
             picked = torch.randperm(len(examples), generator=draws)[:size].sort().values
-            self._add(self._read(examples, picked))
+            if size:
+                self._add(self._read(examples, picked))
         if self._buffer is not None:
             self.costs.stored_bytes = self.costs.stored_data_bytes = self._buffer.nbytes
 
@@ -131,8 +132,6 @@ class Replay(Method):
         return TensorExamples(batch["pixel_values"], batch["labels"])
 
     def _add(self, fresh: TensorExamples) -> None:
-        if not len(fresh):
-            return
         old = self._buffer
         self._buffer = (
             fresh

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stockpot.averaging.anchor import Keep
 from stockpot.averaging.sfa import SFA
 from stockpot.files import folder_bytes
 from stockpot.methods.base import BaseConfig, Method, Task, Tensors
@@ -87,24 +89,28 @@ class SequentialFineTuningWithAveraging(Method):
         config: AnchoredConfig = self.config
         self._sfa = None
         if task.index == 0 and config.first_task == "skip":
+            self._open(task, task.checkpoint("previous"), "disk")  # what it refuses is told now, not a task later
             self.notes.append(f"task {task.name!r} is the first and was not averaged (first_task: skip)")
             return
         anchor = task.checkpoint(config.anchor)
-        cadence = self.cadence()
-        self._sfa = SFA(
-            task.model,
-            **cadence,
-            total_steps=None if cadence["every"] else task.total_steps,
-            anchor=anchor,
-            keep=config.anchor_on,
-            new=task.new,
-            rounding=config.rounding,
-            buffers=config.buffers,
-        )
+        self._sfa = self._open(task, anchor, config.anchor_on)
         self.notes += self._sfa.notes
         self.costs.extra_memory_bytes = self._sfa.anchor_bytes
         if config.anchor != "previous":  # the previous model is there anyway
             self.costs.stored_bytes = folder_bytes(anchor) if anchor.is_dir() else anchor.stat().st_size
+
+    def _open(self, task: Task, anchor: Path, keep: Keep) -> SFA:
+        cadence = self.cadence()
+        return SFA(
+            task.model,
+            **cadence,
+            total_steps=None if cadence["every"] else task.total_steps,
+            anchor=anchor,
+            keep=keep,
+            new=task.new,
+            rounding=self.config.rounding,
+            buffers=self.config.buffers,
+        )
 
     def after_step(self, model: nn.Module, optimizer: Optimizer, step: int) -> None:
         """Averages when the schedule says so."""
@@ -129,7 +135,7 @@ class SequentialFineTuningWithAveraging(Method):
         if self._sfa is None:
             return {}, {}
         seconds = {"seconds": self._sfa.seconds, "cpu_seconds": self._sfa.cpu_seconds}
-        return {}, {"sfa": {**self._sfa.state_dict(), **seconds}}
+        return {}, {"sfa": {**self._sfa.state_dict(), "anchor": None, **seconds}}
 
     def load_state(self, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:
         """Goes on inside a task; between tasks there is nothing to take up."""

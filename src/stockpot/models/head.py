@@ -27,11 +27,17 @@ def find_head(model: nn.Module, rows: int, name: str | None = None) -> str:
     return str(found[-1])
 
 
+def head_tensors(model: nn.Module, name: str) -> list[str]:
+    """The names of the output layer's tensors."""
+    prefix = f"{name}." if name else ""
+    return [prefix + key for key, _ in model.get_submodule(name).named_parameters()]
+
+
 @torch.no_grad()
-def grow_head(model: nn.Module, name: str, rows: int, generator: torch.Generator) -> list[str]:
+def grow_head(model: nn.Module, name: str, rows: int, generator: torch.Generator) -> None:
     """Gives the output layer `rows` rows: old rows keep their values, new ones are drawn as the model draws its own.
 
-    Returns the names of the tensors that grew. Raises StockpotError where the layer has more rows already.
+    Raises StockpotError where the layer has more rows already.
     """
     layer = model.get_submodule(name)
     assert isinstance(layer, nn.Linear), "find_head returns linear layers only"
@@ -39,7 +45,7 @@ def grow_head(model: nn.Module, name: str, rows: int, generator: torch.Generator
     if missing < 0:
         raise StockpotError(f"the output layer {name!r} has {layer.out_features} rows already, more than {rows}.")
     if missing == 0:
-        return []
+        return
     config = getattr(model, "config", None)
     spread = getattr(config, "initializer_range", None)
     bound = layer.in_features**-0.5
@@ -53,13 +59,10 @@ def grow_head(model: nn.Module, name: str, rows: int, generator: torch.Generator
 
     weight = torch.cat([layer.weight, draw((missing, layer.in_features), layer.weight, zero=False)])
     layer.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
-    grown = [f"{name}.weight" if name else "weight"]
     if layer.bias is not None:
         bias = torch.cat([layer.bias, draw((missing,), layer.bias, zero=True)])
         layer.bias = nn.Parameter(bias, requires_grad=layer.bias.requires_grad)
-        grown.append(f"{name}.bias" if name else "bias")
     layer.out_features = rows
-    return grown
 
 
 def name_rows(model: nn.Module, names: list[str]) -> None:

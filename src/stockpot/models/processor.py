@@ -23,7 +23,9 @@ class PlainProcessor:
 
     def __call__(self, images: list[Any]) -> Tensor:
         """The images as one tensor; raises StockpotError where their sizes differ."""
-        if self.channels is not None:
+        if self.channels is None:  # palettes, alpha and bits are no intensities
+            images = [image if image.mode in ("L", "RGB") else image.convert("RGB") for image in images]
+        else:
             images = [image.convert("L" if self.channels == 1 else "RGB") for image in images]
         if self.size is not None:
             images = [image.resize((self.size, self.size)) for image in images]
@@ -49,10 +51,12 @@ class TransformersProcessor:
         mode = "L" if self.channels == 1 else "RGB"
         images = [image if image.mode == mode else image.convert(mode) for image in images]
         if self.channels == 1:  # processors want a channel axis
-            arrays = [np.asarray(image)[..., None] for image in images]
-            output = self.processor(images=arrays, return_tensors="pt", input_data_format="channels_last")
-        else:
-            output = self.processor(images=images, return_tensors="pt")
+            images = [np.asarray(image)[..., None] for image in images]
+        options = {"input_data_format": "channels_last"} if self.channels == 1 else {}
+        try:
+            output = self.processor(images=images, return_tensors="pt", **options)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise StockpotError(f"model.image_processor: {(str(error) or repr(error)).splitlines()[0]}") from error
         return output["pixel_values"]  # type: ignore[no-any-return]
 
     def save(self, folder: Path) -> None:
@@ -86,7 +90,12 @@ def _plain(changes: dict[str, Any] | str | None) -> PlainProcessor:
             raise StockpotError(
                 f"model.image_processor.{key}: unknown key for a `build:` model.{hint} Known: size, channels."
             )
-    return PlainProcessor(**(changes or {}))
+    size, channels = (changes or {}).get("size"), (changes or {}).get("channels")
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise StockpotError(f"model.image_processor.size: should be a number of pixels, not {size!r}.")
+    if channels not in (None, 1, 3) or isinstance(channels, bool):
+        raise StockpotError(f"model.image_processor.channels: should be 1 (grey) or 3 (colour), not {channels!r}.")
+    return PlainProcessor(size, channels)
 
 
 def _auto(name: str, spec: ModelSpec) -> Any:
@@ -97,9 +106,12 @@ def _auto(name: str, spec: ModelSpec) -> Any:
             name, revision=spec.revision or "main", trust_remote_code=spec.trust_remote_code
         )
     except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        if Path(name).expanduser().is_dir():
+            reason = "the folder has no preprocessor_config.json that could be read."
         raise StockpotError(
-            f"model.image_processor: {name}: {str(error).splitlines()[0]} "
-            "(settings, or another model's name, can be given)"
+            f"model.image_processor: {name}: {reason} Name another model's, or a folder with one: "
+            "image_processor: NAME."
         ) from error
 
 

@@ -76,6 +76,7 @@ def model_config(spec: ModelSpec) -> Any:
         return None
     if spec.config is not None:
         return _config(spec.config)
+    _check_folder(str(spec.name))
     try:
         return AutoConfig.from_pretrained(
             spec.name, revision=spec.revision or "main", trust_remote_code=spec.trust_remote_code
@@ -85,7 +86,22 @@ def model_config(spec: ModelSpec) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])
+
+
+def _check_folder(path: str) -> Path:
+    """The folder at `path`, if there is one; raises StockpotError where it could not be loaded safely."""
+    folder = Path(path).expanduser()
+    if path.startswith((".", "/", "~")) and not folder.is_dir():
+        raise StockpotError(f"model.name: {path}: there is no such folder.")
+    if folder.is_dir() and not list(folder.glob("*.safetensors")):
+        found = "pickled weights (.bin)" if list(folder.glob("*.bin")) else "no weights"
+        raise StockpotError(
+            f"model.name: {path} holds {found}, not safetensors; pickles are never loaded: "
+            "convert the model with `save_pretrained` where you trust it."
+        )
+    return folder
 
 
 def _config(values: dict[str, Any], **more: Any) -> Any:
@@ -110,9 +126,11 @@ def _config(values: dict[str, Any], **more: Any) -> Any:
 
 
 def _from_config(values: dict[str, Any], rows: int) -> nn.Module:
-    from transformers import AutoModelForImageClassification
+    from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, AutoModelForImageClassification
 
     config = _config(values, num_labels=rows)
+    if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+        raise StockpotError(f"model.config.model_type: Transformers has no image classifier {values['model_type']!r}.")
     try:
         model: nn.Module = AutoModelForImageClassification.from_config(config)
     except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
@@ -123,16 +141,8 @@ def _from_config(values: dict[str, Any], rows: int) -> nn.Module:
 def _from_pretrained(path: str, spec: ModelSpec | None, **options: Any) -> nn.Module:
     from transformers import AutoModelForImageClassification
 
-    folder = Path(path).expanduser()
-    if path.startswith((".", "/", "~")) and not folder.is_dir():
-        raise StockpotError(f"model.name: {path}: there is no such folder.")
+    folder = _check_folder(path)
     source = str(folder) if folder.is_dir() else path
-    if folder.is_dir() and not list(folder.glob("*.safetensors")):
-        found = "pickled weights (.bin)" if list(folder.glob("*.bin")) else "no weights"
-        raise StockpotError(
-            f"model.name: {path} holds {found}, not safetensors; pickles are never loaded: "
-            "convert the model with `save_pretrained` where you trust it."
-        )
     if spec is not None:
         options |= {"revision": spec.revision or "main", "trust_remote_code": spec.trust_remote_code}
     try:
@@ -165,13 +175,16 @@ def needs_code(folder: Path) -> str | None:
     return None if path.startswith("stockpot.") else path
 
 
-def load_model(folder: Path, allow_code: bool) -> nn.Module:
-    """Loads what `save_model` wrote; raises StockpotError where that needs code that the user has not allowed."""
+def load_model(folder: Path, allow_code: bool, trust_remote_code: bool = False) -> nn.Module:
+    """Loads what `save_model` wrote; raises StockpotError where that needs code that the user has not allowed.
+
+    Code that came with a hub model runs only where the recipe trusts it, and the user allows code now.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_model as load_weights
 
     if not (folder / BUILT).is_file():
-        return _from_pretrained(str(folder), None, trust_remote_code=allow_code)
+        return _from_pretrained(str(folder), None, trust_remote_code=allow_code and trust_remote_code)
     path = needs_code(folder)
     if path is not None and not allow_code:
         raise StockpotError(
@@ -188,8 +201,7 @@ def load_model(folder: Path, allow_code: bool) -> nn.Module:
     return model
 
 
-def fit_head(model: nn.Module, spec: ModelSpec, before: int, rows: int, seed: int) -> list[str]:
-    """Grows the output layer from `before` to `rows` rows, drawn from the seed; returns the tensors that grew."""
-    if rows <= before:
-        return []
-    return grow_head(model, find_head(model, before, spec.head), rows, generator(seed, "head", before, rows))
+def fit_head(model: nn.Module, spec: ModelSpec, before: int, rows: int, seed: int) -> None:
+    """Grows the output layer from `before` to `rows` rows, drawn from the seed."""
+    if rows > before:
+        grow_head(model, find_head(model, before, spec.head), rows, generator(seed, "head", before, rows))

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from stockpot.errors import StockpotError, did_you_mean
-from stockpot.recipe.schema import Recipe
+from stockpot.recipe.schema import Recipe, Split
 from stockpot.streams.spec import TaskSpec
 
 T = TypeVar("T", bound=BaseModel)
@@ -75,7 +75,7 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
     result: Any = parse_yaml(yaml.safe_dump(values), "recipe")
     for override in overrides:
         key, equals, text = override.partition("=")
-        if not equals or not key:
+        if not equals or not all(part.strip() for part in key.split(".")):
             raise StockpotError(f"{override!r}: an override reads key.sub=value.")
         _set(result, key.split("."), parse_yaml(text, override), override)
     return dict(result)
@@ -112,7 +112,7 @@ def _known_keys(model: type[BaseModel], path: Sequence[str | int], values: Any) 
     from stockpot.methods import REGISTRY
 
     blocks: Any = model
-    for part in path:
+    for place, part in enumerate(path):
         if part in ("method", "compare"):
             name = values.get(part, {}).get("name", "sfa") if part == "method" else None
             index = next((piece for piece in path if isinstance(piece, int)), 0)
@@ -122,7 +122,7 @@ def _known_keys(model: type[BaseModel], path: Sequence[str | int], values: Any) 
         if isinstance(part, int):
             continue
         if part in ("tasks", "controls"):
-            blocks = TaskSpec
+            blocks = Split if part == "tasks" and place == len(path) - 1 else TaskSpec
             continue
         field = blocks.model_fields.get(part)
         blocks = field.annotation if field is not None else None
@@ -157,6 +157,14 @@ def check(model: type[T], values: Any, source: str) -> T:
         raise StockpotError(f"{source}: {_explain(model, worst, values)}") from error
 
 
+_PLAINLY = {
+    **dict.fromkeys(("model_attributes_type", "model_type", "dict_type"), "should be a block of `key: value` lines"),
+    "list_type": "should be a list, in [ ] or with a dash before each entry",
+    "too_short": "should have at least one entry",
+    "string_pattern_mismatch": "should begin with a letter or a digit, and hold no spaces or slashes",
+}
+
+
 def _explain(model: type[BaseModel], error: Any, values: Any) -> str:
     path = _where(error["loc"])
     place = ".".join(str(part) for part in path)
@@ -177,8 +185,10 @@ def _explain(model: type[BaseModel], error: Any, values: Any) -> str:
     if kind == "value_error":
         message = str(error["ctx"]["error"])
         return f"{place}: {message}." if place else f"{message}."
-    message = error["msg"].replace("Input should be", "should be")
-    shown = "" if isinstance(given, dict | list) else f", not {given!r}"
+    message = _PLAINLY.get(kind) or error["msg"].replace("Input should be", "should be")
+    if kind == "list_type" and path == ["tasks"]:
+        message = "should be a list of tasks, or {split: N} to cut `data` into tasks of N classes"
+    shown = "" if isinstance(given, dict | list) else f", not {'null' if given is None else repr(given)}"
     return f"{place}: {message[0].lower()}{message[1:]}{shown}."
 
 
@@ -189,10 +199,10 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     values = apply_overrides(read_yaml(path), overrides)
     values.setdefault("name", path.stem)
     recipe = check(Recipe, values, str(path))
-    check_train(recipe.train, f"{path}: train")
+    check_train(recipe.train, f"{path}: train", recipe.loop)
     if isinstance(recipe.tasks, list):
         for number, task in enumerate(recipe.tasks):
-            check_train(task.train, f"{path}: tasks.{number}.train")
+            check_train(task.train, f"{path}: tasks.{number}.train", recipe.loop)
     return recipe
 
 

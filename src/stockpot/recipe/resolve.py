@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from stockpot.errors import StockpotError
+from stockpot.errors import StockpotError, did_you_mean
 from stockpot.methods.base import BaseConfig
 from stockpot.recipe.schema import Recipe, Split
 from stockpot.streams.spec import DataSpec, TaskSpec
@@ -53,7 +53,8 @@ def resolve(recipe: Recipe, method: BaseConfig, seed: int) -> Recipe:
     anchor = getattr(method, "anchor", None)
     if anchor not in (None, "previous", "pretrained"):
         if not Path(anchor).expanduser().exists():
-            raise StockpotError(f"method {method.title!r}: anchor: {anchor}: there is no such file or folder.")
+            hint = did_you_mean(anchor, ("previous", "pretrained"))
+            raise StockpotError(f"method {method.title!r}: anchor: {anchor}: there is no such file or folder.{hint}")
         changes["method"] = method.model_copy(update={"anchor": absolute(anchor)})
     return recipe.model_copy(update=changes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from stockpot.errors import StockpotError, did_you_mean
@@ -34,14 +35,44 @@ RESERVED = {
 }
 
 
-def check_train(train: dict[str, Any], source: str) -> None:
-    """Raises StockpotError for a name that TrainingArguments lacks, or that is not the recipe's to set."""
+# Smaller values than these would train nothing, or fail in the middle of a run.
+LEAST = {
+    "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "save_steps": 1,
+    "learning_rate": 0,
+    "weight_decay": 0,
+    "warmup_steps": 0,
+}
+WHOLE = ("per_device_train_batch_size", "gradient_accumulation_steps", "save_steps", "max_steps")
+
+
+def check_train(train: dict[str, Any], source: str, loop: str = "trainer") -> None:
+    """Raises StockpotError for a name that TrainingArguments or the loop does not know, or that is not the recipe's to
+    set, and for a value that is no number where one is needed, or too small to train with.
+    """
     from transformers import TrainingArguments
 
-    known = [field.name for field in dataclasses.fields(TrainingArguments)]
-    for key in train:
+    known = {field.name: field.default for field in dataclasses.fields(TrainingArguments)}
+    for key, value in train.items():
         if key in RESERVED:
             raise StockpotError(f"{source}.{key}: not for a recipe: {RESERVED[key]}.")
         if key not in known:
             hint = did_you_mean(key, known) or " See the documentation of TrainingArguments."
             raise StockpotError(f"{source}.{key}: unknown key.{hint}")
+        if _is_number(known[key]) and not _is_number(value):
+            raise StockpotError(f"{source}.{key}: should be a number, not {'null' if value is None else repr(value)}.")
+        if key in WHOLE and not isinstance(value, int):
+            raise StockpotError(f"{source}.{key}: should be a whole number, not {value!r}.")
+        if _is_number(value) and value < LEAST.get(key, -math.inf):
+            raise StockpotError(f"{source}.{key}: should be at least {LEAST[key]}, not {value!r}.")
+        if key == "num_train_epochs" and value <= 0 and not train.get("max_steps"):
+            raise StockpotError(f"{source}.{key}: should be more than 0, not {value!r}: nothing would be trained.")
+    if loop == "plain":
+        from stockpot.training.plain import check_settings
+
+        check_settings(train, source)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

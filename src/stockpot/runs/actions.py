@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from stockpot import files
 from stockpot.errors import StockpotError
 from stockpot.methods.base import BaseConfig
 from stockpot.recipe.resolve import resolve, resolve_task
@@ -45,7 +46,8 @@ def _locked(path: Path) -> Iterator[RunFolder]:
     run = RunFolder.open(path)
     run.lock()
     try:
-        yield run
+        with files.explained(path):
+            yield run
     finally:
         run.journal.close()
 
@@ -60,8 +62,7 @@ def go_on(
     with _locked(path) as run:
         if not run.is_finished:
             session = Session.open(run, allow_code=allow_code, stop=stop, progress=progress)
-            with session.progress:
-                learn_stream(session)
+            learn_stream(session)
         return write_results(run)
 
 
@@ -91,11 +92,17 @@ def add_task(path: Path, task: TaskSpec, *, allow_code: bool = False) -> None:
 def branch(path: Path, target: Path) -> None:
     """Copies a finished run to a new folder, to go on in another direction."""
     run = RunFolder.open(path)
-    if not run.is_finished:
-        raise StockpotError(f"{path}: the run is not finished; go on with `stockpot resume {path}` first.")
-    if target.exists():
-        raise StockpotError(f"{target}: something is there already; choose another folder with -o.")
-    from stockpot.files import publishing
-
-    with publishing(target) as folder:
-        shutil.copytree(path, folder, dirs_exist_ok=True)
+    files.refuse_links(path)
+    run.journal.lock(shared=True)
+    try:
+        if not run.is_finished:
+            raise StockpotError(f"{path}: the run is not finished; go on with `stockpot resume {path}` first.")
+        if target.exists():
+            raise StockpotError(
+                f"{target}: something is there already; choose another folder with -o, or add to this one without -o."
+            )
+        with files.publishing(target, replace=False) as folder:
+            ignore = shutil.ignore_patterns(f"{files.TEMPORARY}*")
+            shutil.copytree(path, folder, ignore=ignore, dirs_exist_ok=True)
+    finally:
+        run.journal.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +29,24 @@ class RunFolder:
     def create(cls, path: Path, recipe: Recipe, label: str, facts: dict[str, Any]) -> RunFolder:
         """A new run folder, locked; raises StockpotError where something stands there already."""
         with files.explained(path):
-            path.mkdir(parents=True, exist_ok=True)
+            files.make_folder(path)
+            others = sorted(entry.name for entry in path.iterdir() if entry.name != "journal.jsonl")
         run = cls(path)
-        if run.journal.events:
-            raise StockpotError(
-                f"{path}: a run is here already; go on with `stockpot resume {path}`, or choose another folder with -o."
-            )
-        others = [entry.name for entry in path.iterdir() if entry.name not in ("journal.jsonl", "recipe.yaml")]
-        if others:
-            raise StockpotError(
-                f"{path}: the folder is not empty (it holds {sorted(others)[0]}); choose another with -o."
-            )
+        if others and not run.journal.events:
+            raise StockpotError(f"{path}: the folder is not empty (it holds {others[0]}); choose another with -o.")
         run.journal.lock()
-        values = to_values(recipe)
-        run.journal.append({"event": "created", "schema": SCHEMA, "label": label, "recipe": values, **facts})
-        run.write_recipe()
+        try:
+            if run.journal.events:
+                raise StockpotError(
+                    f"{path}: a run is here already; go on with `stockpot resume {path}`, "
+                    "or choose another folder with -o."
+                )
+            values = to_values(recipe)
+            run.journal.append({"event": "created", "schema": SCHEMA, "label": label, "recipe": values, **facts})
+            run.write_recipe()
+        except BaseException:
+            run.journal.close()
+            raise
         return run
 
     @classmethod
@@ -64,10 +67,16 @@ class RunFolder:
         return run
 
     def lock(self) -> RunFolder:
-        """Claims the run for this process, and clears away what an interrupted write left."""
+        """Claims the run for this process, and clears away what an interrupted write or deletion left."""
+        files.refuse_links(self.path)
         self.journal.lock()
-        files.remove_temporaries(self.path)
-        self.check_recipe()
+        try:
+            files.remove_temporaries(self.path)
+            self.check_recipe()
+            self.prune()
+        except BaseException:
+            self.journal.close()
+            raise
         return self
 
     # What the journal says
@@ -133,6 +142,10 @@ class RunFolder:
         """The Trainer's checkpoints inside task `index`."""
         return self.path / "checkpoints" / self.place(index)
 
+    def checkpoint_folder(self, event: Event) -> Path:
+        """Where the checkpoint of a `checkpoint` event is."""
+        return self.checkpoints(int(event["task"])) / f"checkpoint-{int(event['step'])}"
+
     # Checks and writes
 
     def check_recipe(self) -> None:
@@ -141,7 +154,8 @@ class RunFolder:
         if not path.is_file():
             self.write_recipe()
             return
-        text = path.read_text(encoding="utf-8")
+        with files.explained(path):
+            text = path.read_text(encoding="utf-8", errors="replace")
         if text == self._recipe_text():
             return
         # A crash between the journal's line and this file leaves the file one `add` behind.
@@ -175,9 +189,9 @@ class RunFolder:
     def checkpoint(self, index: int) -> Event | None:
         """The newest checkpoint inside task `index`, verified; None where there is none yet."""
         events = [event for event in self.journal.of("checkpoint") if event["task"] == index]
-        if not events or not (self.path / events[-1]["folder"]).exists():
+        if not events or not self.checkpoint_folder(events[-1]).exists():
             return None  # the task can always be learnt again from its start, to the same weights
-        folder = self.path / events[-1]["folder"]
+        folder = self.checkpoint_folder(events[-1])
         try:
             files.verify(folder, events[-1]["files"])
         except StockpotError as error:
@@ -188,18 +202,17 @@ class RunFolder:
         """Deletes the checkpoints beside the newest one, once that is journalled."""
         for folder in newest.parent.iterdir():
             if folder != newest:
-                shutil.rmtree(folder, ignore_errors=True)
+                files.remove(folder)
 
     def prune(self) -> None:
         """Deletes what nothing will read again: old states and checkpoints, and old models with keep: needed."""
         newest = len(self.finished) - 1
         keep_all = self.recipe.keep == "all"
         for index in range(newest):
-            shutil.rmtree(self.state(index), ignore_errors=True)
+            files.remove(self.state(index))
             if not keep_all:
-                shutil.rmtree(self.model(index).parent, ignore_errors=True)
+                files.remove(self.model(index).parent)
         for index in range(newest + 1):
-            shutil.rmtree(self.checkpoints(index), ignore_errors=True)
-        checkpoints = self.path / "checkpoints"
-        if checkpoints.is_dir() and not any(checkpoints.iterdir()):
-            checkpoints.rmdir()
+            files.remove(self.checkpoints(index))
+        with contextlib.suppress(OSError):  # not there, or not empty
+            (self.path / "checkpoints").rmdir()

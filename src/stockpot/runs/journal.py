@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from stockpot.errors import StockpotError
@@ -20,29 +20,42 @@ def _sum(previous: str, body: str) -> str:
     return hashlib.sha256(f"{previous}\n{body}".encode()).hexdigest()[:16]
 
 
-def _parse(path: Path) -> tuple[list[Event], int]:
-    """The events, and the length in bytes of the lines that hold them; a torn last line is left out."""
-    try:
+def _parse(path: Path) -> tuple[list[Event], int, str]:
+    """The events, the length in bytes of the lines that hold them, and the last check sum.
+
+    A line is complete when its newline is there: a torn last one is left out.
+    """
+    with explained(path):
         data = path.read_bytes()
-    except OSError as error:
-        raise StockpotError(f"{path}: the journal could not be read: {error.strerror}.") from error
     events: list[Event] = []
-    whole = data.rfind(b"\n") + 1  # a line is complete when its newline is there
-    previous = ""
+    whole = data.rfind(b"\n") + 1
+    last = ""
     for number, line in enumerate(data[:whole].splitlines(), 1):
         try:
             event = json.loads(line)
             claimed = event.pop("sum")
-        except (ValueError, KeyError, AttributeError, UnicodeDecodeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise StockpotError(
                 f"{path}: line {number} is not an event of Stockpot's journal: foreign or edited."
             ) from error
-        previous_sum = _sum(previous, json.dumps(event, sort_keys=True))
-        if claimed != previous_sum:
+        last = _sum(last, json.dumps(event, sort_keys=True))
+        if claimed != last:
             raise StockpotError(f"{path}: line {number} was edited: its check sum does not fit. Restore the journal.")
-        previous = claimed
         events.append(event)
-    return events, whole
+    return events, whole, last
+
+
+_held: set[int] = set()  # the locks of this process
+
+
+def _let_go() -> None:
+    """A worker that was forked must not hold a lock beyond its parent's death."""
+    for handle in _held:
+        os.close(handle)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 class Journal:
@@ -50,29 +63,29 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.events, self._length = _parse(path) if path.exists() else ([], 0)
-        self._last = self._last_sum()
         self._handle: int | None = None
+        self._read()
 
-    def _last_sum(self) -> str:
-        previous = ""
-        for event in self.events:
-            previous = _sum(previous, json.dumps(event, sort_keys=True))
-        return previous
+    def _read(self) -> None:
+        self.events, self._length, self._last = _parse(self.path) if self.path.exists() else ([], 0, "")
 
-    def lock(self) -> Journal:
-        """Claims the journal for this process; raises StockpotError where another one writes it."""
+    def lock(self, shared: bool = False) -> Journal:
+        """Claims the journal for this process; raises StockpotError where another one writes it.
+
+        A shared lock only keeps writers away, and changes nothing.
+        """
         with explained(self.path):
-            self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(self._handle)
-            self._handle = None
-            raise StockpotError(f"{self.path.parent}: another process is working on this run.") from error
-        self.events, self._length = _parse(self.path)  # it may have grown while we waited for nothing
-        self._last = self._last_sum()
-        os.ftruncate(self._handle, self._length)  # a torn line from a crash
+            handle = os.open(self.path, os.O_RDONLY if shared else os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+                self._read()  # it may have grown since
+            except BaseException as error:
+                os.close(handle)
+                if isinstance(error, BlockingIOError):
+                    raise StockpotError(f"{self.path.parent}: another process is working on this run.") from error
+                raise
+        self._handle = handle
+        _held.add(handle)
         return self
 
     def append(self, event: Event) -> None:
@@ -83,10 +96,11 @@ class Journal:
         line = (json.dumps({**event, "sum": total}, allow_nan=False) + "\n").encode()
         with explained(self.path):
             try:
+                os.ftruncate(self._handle, self._length)  # a line that a crash tore
                 os.lseek(self._handle, self._length, os.SEEK_SET)
                 written = os.write(self._handle, line)
                 if written < len(line):
-                    raise OSError(28, "No space left on device")
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(self._handle)
             except OSError:
                 os.ftruncate(self._handle, self._length)
@@ -102,13 +116,6 @@ class Journal:
     def close(self) -> None:
         """Gives the lock back."""
         if self._handle is not None:
+            _held.discard(self._handle)
             os.close(self._handle)
             self._handle = None
-
-    def __enter__(self) -> Journal:
-        return self.lock()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

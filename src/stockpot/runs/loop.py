@@ -124,7 +124,7 @@ def evaluate_late(session: Session, index: int) -> list[float | None]:
             column.append(None)
             continue
         session.run.verify_model(learnt - 1)
-        model = load_model(folder, session.allow_code).to(session.device)
+        model = load_model(folder, session.allow_code, session.recipe.model.trust_remote_code).to(session.device)
         column.append(evaluate_task(session, model, index, learnt))
     return column
 
@@ -136,11 +136,10 @@ def _resume(session: Session, job: Job, index: int) -> Clock:
     wall, cpu = (0.0, 0.0) if checkpoint is None else checkpoint["seconds"]
     clock = Clock(wall, cpu)
     if checkpoint is not None:
-        job.resume_from = run.path / checkpoint["folder"]
+        job.resume_from = run.checkpoint_folder(checkpoint)
 
     def journal(step: int, folder: Path) -> None:
-        place = folder.relative_to(run.path).as_posix()
-        facts = {"folder": place, "files": files.fingerprint(folder), "seconds": list(clock.read())}
+        facts = {"files": files.fingerprint(folder), "seconds": list(clock.read())}
         run.journal.append({"event": "checkpoint", "task": index, "step": step, **facts})
         run.drop_older_checkpoints(folder)
 

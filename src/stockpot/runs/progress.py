@@ -1,8 +1,8 @@
-"""Progress of a run, told to whoever listens; silent by default."""
+"""Progress of a run, told to whoever listens: bars in a terminal, lines in a log, silence by default."""
 
 from __future__ import annotations
 
-from types import TracebackType
+import sys
 from typing import Any
 
 
@@ -18,71 +18,94 @@ class Progress:
     def evaluated(self, scores: dict[str, float]) -> None:
         """A task was learnt and all tasks were evaluated: task name → score."""
 
-    def __enter__(self) -> Progress:
-        return self
+    def cell(self, name: str, score: float | None) -> None:
+        """A run of a comparison is finished, with this average score."""
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         """Tidies up the terminal."""
 
 
-class Bar(Progress):
-    """A tqdm bar for every task, and a line of scores when it is learnt."""
+class Bars(Progress):
+    """A bar for every task; with `cells`, one more for the runs of a comparison."""
 
-    def __init__(self, prefix: str = "", keep: bool = True) -> None:
-        self.prefix = prefix
-        self.keep = keep
-        self._bar: Any = None
+    def __init__(self, cells: int | None = None) -> None:
+        self._task: Any = None
+        self._cells = None if cells is None else _bar(total=cells, desc="cells", unit=" runs")
 
     def task(self, number: int, count: int, name: str) -> None:
         """Opens the task's bar."""
-        from tqdm import tqdm
-
-        self._close()
-        self._bar = tqdm(
-            desc=f"{self.prefix}task {number}/{count} {name}", unit=" steps", leave=self.keep, dynamic_ncols=True
-        )
+        self._close_task()
+        alone = self._cells is None
+        indent = "" if alone else "  "
+        self._task = _bar(desc=f"{indent}task {number}/{count} {name}", unit=" steps", leave=alone)
 
     def step(self, step: int, total: int) -> None:
         """Moves the bar."""
-        if self._bar is not None:
-            self._bar.total = total
-            self._bar.update(step - self._bar.n)
+        if self._task is not None:
+            self._task.total = total
+            self._task.update(step - self._task.n)
 
     def evaluated(self, scores: dict[str, float]) -> None:
         """Writes the scores beside the bar."""
-        if self._bar is not None:
-            self._bar.set_postfix_str(", ".join(f"{task} {score:.3f}" for task, score in scores.items()))
-        self._close()
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Closes an open bar."""
-        self._close()
-
-
-class Cells(Bar):
-    """Progress of a comparison: one bar for the cells, and one for the task that is being learnt."""
-
-    def __init__(self, total: int) -> None:
-        super().__init__(prefix="  ", keep=False)
-        from tqdm import tqdm
-
-        self._cells = tqdm(total=total, desc="cells", unit=" runs", dynamic_ncols=True)
+        if self._task is not None:
+            self._task.set_postfix_str(_listed(scores))
+        self._close_task()
 
     def cell(self, name: str, score: float | None) -> None:
-        """A cell is finished."""
-        self._cells.set_postfix_str(f"{name}: {score:.3f}" if score is not None else name)
-        self._cells.update()
+        """Moves the bar of the runs."""
+        if self._cells is not None:
+            self._cells.set_postfix_str(_scored(name, score))
+            self._cells.update()
+
+    def _close_task(self) -> None:
+        if self._task is not None:
+            self._task.close()
+            self._task = None
 
     def close(self) -> None:
-        """Leaves the cells' bar standing, finished or not."""
-        self._close()
-        self._cells.close()
+        """Leaves the bars standing, finished or not."""
+        self._close_task()
+        if self._cells is not None:
+            self._cells.close()
+
+
+class Lines(Progress):
+    """A line on stderr for every task, or with `cells` for every run of a comparison: for logs."""
+
+    def __init__(self, cells: int | None = None) -> None:
+        self._count = cells
+        self._done = 0
+        self._head = ""
+
+    def task(self, number: int, count: int, name: str) -> None:
+        """Remembers what the scores will be of."""
+        self._head = f"task {number}/{count} {name}"
+
+    def evaluated(self, scores: dict[str, float]) -> None:
+        """Writes the task's line."""
+        if self._count is None:
+            sys.stderr.write(f"{self._head}: {_listed(scores)}\n")
+
+    def cell(self, name: str, score: float | None) -> None:
+        """Writes the run's line."""
+        self._done += 1
+        sys.stderr.write(f"run {self._done}/{self._count} {_scored(name, score)}\n")
+
+
+def shown(cells: int | None = None) -> Progress:
+    """Bars where stderr is a terminal, else lines."""
+    return Bars(cells) if sys.stderr.isatty() else Lines(cells)
+
+
+def _bar(**settings: Any) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(dynamic_ncols=True, **settings)
+
+
+def _listed(scores: dict[str, float]) -> str:
+    return ", ".join(f"{task} {score:.3f}" for task, score in scores.items())
+
+
+def _scored(name: str, score: float | None) -> str:
+    return name if score is None else f"{name}: {score:.3f}"

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from stockpot.errors import StockpotError
 from stockpot.methods.base import Method
-from stockpot.models.head import name_rows
+from stockpot.models.head import find_head, head_tensors, name_rows
 from stockpot.models.processor import PlainProcessor, TransformersProcessor, open_processor
+from stockpot.models.spec import ModelSpec
 from stockpot.models.store import fit_head, load_model, model_config
 from stockpot.recipe.schema import Recipe
 from stockpot.runs.folder import RunFolder
@@ -52,6 +53,7 @@ class Session:
         Raises StockpotError where the data changed since the run began.
         """
         recipe = recipe or run.recipe
+        _check_code(run, recipe.model, allow_code)
         stream, processor = open_stream(recipe)
         for task, facts in stream.facts().items():
             recorded = run.facts.get(task, facts)
@@ -69,18 +71,20 @@ class Session:
         return start if index < 0 else max(start, self.stream.rows.count(index + 1))
 
     def starting_model(self, method: Method, index: int) -> tuple[nn.Module, list[str]]:
-        """The model that task `index` starts from, its head grown to the task's rows; and the tensors that grew.
+        """The model that task `index` starts from, its head grown to the task's rows; and what grew since the start.
 
         Raises StockpotError where the saved model is damaged, or needs code that was not allowed.
         """
         source = -1 if method.starts_from == "pretrained" else index - 1
         self.run.verify_model(source)
-        model = load_model(self.run.model(source), self.allow_code)
-        grown: list[str] = []
+        spec, rows = self.recipe.model, self.rows(index)
+        model = load_model(self.run.model(source), self.allow_code, spec.trust_remote_code)
         for task in range(source + 1, index + 1):  # row by row as the stream grew, so that every method draws the same
-            grown += fit_head(model, self.recipe.model, self.rows(task - 1), self.rows(task), self.run.seed)
-        name_rows(model, list(self.stream.rows.names[: self.rows(index)]))
-        return model.to(self.device), sorted(set(grown))
+            fit_head(model, spec, self.rows(task - 1), self.rows(task), self.run.seed)
+        name_rows(model, list(self.stream.rows.names[:rows]))
+        # Not only what grew for this task: an older anchor lacks the rows of all the tasks since.
+        grown = head_tensors(model, find_head(model, rows, spec.head)) if rows > self.rows(-1) else []
+        return model.to(self.device), grown
 
     def checkpoint(self, source: str, index: int) -> Path:
         """Where the weights of "previous", "pretrained" or a path are, verified where they are the run's own."""
@@ -98,6 +102,16 @@ class Session:
         folder = self.run.state(index - 1)
         read_state(method, folder)
         return load_file(str(folder / OPTIMIZER)) if (folder / OPTIMIZER).is_file() else {}
+
+
+def _check_code(run: RunFolder, spec: ModelSpec, allowed: bool) -> None:
+    """A run folder may come from elsewhere: code that it names runs only where the user allowed it."""
+    build = spec.build if spec.build is not None and not spec.build.startswith("stockpot.") else None
+    code = build or (spec.name if spec.trust_remote_code else None)
+    if code is not None and not allowed:
+        raise StockpotError(
+            f"{run.path}: this model is built by the code at {code!r}; read it, and add --allow-code to import it."
+        )
 
 
 def open_stream(recipe: Recipe) -> tuple[Stream, PlainProcessor | TransformersProcessor]:

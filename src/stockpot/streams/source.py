@@ -47,23 +47,34 @@ def _facts(path: str, train: Part, test: Part) -> dict[str, Any]:
     return {"path": path, "train": len(train.labels), "test": len(test.labels), "fingerprint": digest.hexdigest()[:16]}
 
 
-def open_source(data: DataSpec, task: str) -> Source:
-    """Opens the data set that `data` names; raises StockpotError that says which task asked for it."""
+def open_source(data: DataSpec, where: str) -> Source:
+    """Opens the data set that `data` names; raises StockpotError that says where it was asked for."""
     if data.path is None:
-        raise StockpotError(f"task {task!r}: no data set is named: give data.path, in the recipe or in the task.")
-    return _digits(data) if data.path == "digits" else _hub(data, task)
+        raise StockpotError(f"{where}: no data set is named: give data.path, in the recipe or in the task.")
+    if data.path != "digits":
+        return _hub(data, where)
+    for key in ("name", "revision", "image", "label", "train_split", "test_split"):
+        if getattr(data, key) != DataSpec.model_fields[key].default:
+            raise StockpotError(f"{where}: data.{key}: the bundled digits have no such choice; drop the key.")
+    return _digits()
 
 
-def _held_out(labels: Labels) -> tuple[Labels, Labels]:
+def _held_out(labels: Labels, where: str) -> tuple[Labels, Labels]:
     """A fifth of the rows of every class for testing: the same rows in every run, whatever its seed."""
     from sklearn.model_selection import train_test_split
 
     rows = np.arange(len(labels))
-    train, test = train_test_split(rows, test_size=0.2, stratify=labels, random_state=0)
+    try:
+        train, test = train_test_split(rows, test_size=0.2, stratify=labels, random_state=0)
+    except ValueError as error:
+        raise StockpotError(
+            f"{where}: the data have no test split, and too few examples to hold out a fifth of every class: "
+            "name one with data.test_split."
+        ) from error
     return np.sort(train), np.sort(test)
 
 
-def _digits(data: DataSpec) -> Source:
+def _digits() -> Source:
     from PIL import Image
     from sklearn.datasets import load_digits
 
@@ -74,78 +85,84 @@ def _digits(data: DataSpec) -> Source:
     def part(rows: Labels) -> Part:
         return Part(lambda picked: [Image.fromarray(pixels[row]) for row in rows[np.asarray(picked)]], labels[rows])
 
-    train, test = map(part, _held_out(labels))
+    train, test = map(part, _held_out(labels, "digits"))
     return Source([str(name) for name in bundle.target_names], train, test, _facts("digits", train, test))
 
 
-def _open_hub(data: DataSpec, task: str) -> Any:
+def _open_hub(data: DataSpec, where: str) -> Any:
     import datasets
 
     path = str(data.path)
     if path.startswith((".", "/", "~")):
         folder = Path(path).expanduser()
         if not folder.exists():
-            raise StockpotError(f"task {task!r}: data.path: {path}: there is no such folder.")
+            raise StockpotError(f"{where}: data.path: {path}: there is no such folder.")
         path = str(folder)
     try:
         return datasets.load_dataset(path, name=data.name, revision=data.revision)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise StockpotError(
-            f"task {task!r}: the data set {data.path!r} could not be opened: {reason} "
+            f"{where}: the data set {data.path!r} could not be opened: {reason} "
             "(a hub name needs the network or a filled cache; a local folder needs the hub's layout)"
         ) from error
 
 
-def _column(features: Any, wanted: str | None, key: str, kinds: tuple[str, ...], task: str) -> str:
+def _column(features: Any, wanted: str | None, key: str, kinds: tuple[str, ...], where: str) -> str:
     names = list(features)
     if wanted is not None:
         if wanted not in names:
             hint = did_you_mean(wanted, names)
-            raise StockpotError(f"task {task!r}: data.{key}: there is no column {wanted!r}.{hint} Columns: {names}.")
+            raise StockpotError(f"{where}: data.{key}: there is no column {wanted!r}.{hint} Columns: {names}.")
         return wanted
     found = [name for name in names if type(features[name]).__name__ in kinds]
     if not found and key in names:
         return key
     if len(found) != 1:
         state = f"columns {found} could all be it" if found else f"none of the columns {names} looks like it"
-        raise StockpotError(f"task {task!r}: data.{key}: {state}; name the column.")
+        raise StockpotError(f"{where}: data.{key}: {state}; name the column.")
     return str(found[0])
 
 
-def _hub(data: DataSpec, task: str) -> Source:
-    splits = _open_hub(data, task)
+def _hub(data: DataSpec, where: str) -> Source:
+    splits = _open_hub(data, where)
     names = list(splits)
     for key, wanted in (("train_split", data.train_split), ("test_split", data.test_split)):
         if wanted is not None and wanted not in names:
             hint = did_you_mean(wanted, names)
-            raise StockpotError(f"task {task!r}: data.{key}: there is no split {wanted!r}.{hint} Splits: {names}.")
+            raise StockpotError(f"{where}: data.{key}: there is no split {wanted!r}.{hint} Splits: {names}.")
     train = splits[data.train_split]
-    image = _column(train.features, data.image, "image", ("Image",), task)
-    label = _column(train.features, data.label, "label", ("ClassLabel",), task)
+    image = _column(train.features, data.image, "image", ("Image",), where)
+    label = _column(train.features, data.label, "label", ("ClassLabel",), where)
     named = getattr(train.features[label], "names", None)
 
     def part(dataset: Any, rows: Labels | None = None) -> Part:
-        labels = np.asarray(dataset[label], dtype=np.int64)
+        try:
+            labels = np.asarray(dataset[label], dtype=np.int64)
+        except (TypeError, ValueError) as error:
+            raise StockpotError(
+                f"{where}: data.label: some values of column {label!r} are no class numbers."
+            ) from error
         rows = np.arange(len(labels)) if rows is None else rows
         return Part(lambda picked: dataset[[int(row) for row in rows[np.asarray(picked)]]][image], labels[rows])
 
-    try:
-        np.asarray(train[:1][label], dtype=np.int64)
-    except (TypeError, ValueError) as error:
-        raise StockpotError(f"task {task!r}: data.label: column {label!r} does not hold class numbers.") from error
     if len(train) == 0:
-        raise StockpotError(f"task {task!r}: the split {data.train_split!r} of {data.path!r} is empty.")
+        raise StockpotError(f"{where}: the split {data.train_split!r} of {data.path!r} is empty.")
+    first = train[0]
+    if isinstance(first[label], bool) or not isinstance(first[label], int):
+        raise StockpotError(f"{where}: data.label: column {label!r} does not hold class numbers.")
+    if not hasattr(first[image], "convert"):
+        raise StockpotError(f"{where}: data.image: column {image!r} does not hold images.")
     test_name = data.test_split or next(
         (n for n in ("test", "validation") if n in names and n != data.train_split), None
     )
     if test_name is not None:
         parts = part(train), part(splits[test_name])
     else:
-        kept, held_out = _held_out(part(train).labels)
+        kept, held_out = _held_out(part(train).labels, where)
         parts = part(train, kept), part(train, held_out)
     top = int(max(parts[0].labels.max(), parts[1].labels.max() if len(parts[1].labels) else 0))
     classes = list(named) if named else [str(number) for number in range(top + 1)]
     if min(int(p.labels.min()) for p in parts if len(p.labels)) < 0:
-        raise StockpotError(f"task {task!r}: some labels are −1: the split is not labelled; choose data.test_split.")
+        raise StockpotError(f"{where}: some labels are −1: the split is not labelled; choose data.test_split.")
     return Source(classes, *parts, _facts(str(data.path), *parts))

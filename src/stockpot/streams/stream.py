@@ -29,7 +29,7 @@ def inherit(default: DataSpec, own: DataSpec) -> DataSpec:
     return default.model_copy(update={key: getattr(own, key) for key in own.model_fields_set})
 
 
-def chosen_classes(data: DataSpec, source: Source, task: str) -> list[int]:
+def chosen_classes(data: DataSpec, source: Source, where: str) -> list[int]:
     """The class numbers that `data.classes` names, in that order; all of them without it."""
     if data.classes is None:
         return list(range(len(source.classes)))
@@ -40,21 +40,21 @@ def chosen_classes(data: DataSpec, source: Source, task: str) -> list[int]:
         elif str(wanted) in source.classes:
             numbers.append(source.classes.index(str(wanted)))
         else:
-            hint = did_you_mean(str(wanted), source.classes)
+            hint = did_you_mean(wanted, source.classes) if isinstance(wanted, str) else ""
             known = ", ".join(source.classes[:20]) + (", …" if len(source.classes) > 20 else "")
             raise StockpotError(
-                f"task {task!r}: data.classes: {data.path!r} has no class {wanted!r}.{hint} "
+                f"{where}: data.classes: {data.path!r} has no class {wanted!r}.{hint} "
                 f"Classes 0 to {len(source.classes) - 1}: {known}."
             )
     if len(set(numbers)) < len(numbers):
-        raise StockpotError(f"task {task!r}: data.classes: a class stands twice in {data.classes}.")
+        raise StockpotError(f"{where}: data.classes: a class stands twice in {data.classes}.")
     return numbers
 
 
 def split_classes(data: DataSpec, size: int, shuffle: int | None) -> list[TaskSpec]:
     """Tasks of `size` classes each, in label order or shuffled by a seed; the last one takes what is left."""
-    source = _open(data, "split")
-    numbers = chosen_classes(data, source, "split")
+    source = _open(data, "tasks.split")
+    numbers = chosen_classes(data, source, "tasks.split")
     if shuffle is not None:
         numbers = np.random.default_rng(shuffle).permutation(numbers).tolist()
     if size > len(numbers):
@@ -69,10 +69,10 @@ def split_classes(data: DataSpec, size: int, shuffle: int | None) -> list[TaskSp
 _SOURCES: dict[str, Source] = {}  # data sets opened by this process: a comparison opens each of them once
 
 
-def _open(data: DataSpec, task: str) -> Source:
+def _open(data: DataSpec, where: str) -> Source:
     key = data.model_dump_json(exclude={"classes", "rotate", "permute", "limit", "in_memory"})
     if key not in _SOURCES:
-        _SOURCES[key] = open_source(data, task)
+        _SOURCES[key] = open_source(data, where)
     return _SOURCES[key]
 
 
@@ -165,12 +165,13 @@ class Stream:
 
 def _open_task(default: DataSpec, spec: TaskSpec) -> StreamTask:
     data = inherit(default, spec.data)
-    source = _open(data, spec.name)
-    task = StreamTask(spec.name, data, source, chosen_classes(data, source, spec.name))
+    where = f"task {spec.name!r}"
+    source = _open(data, where)
+    task = StreamTask(spec.name, data, source, chosen_classes(data, source, where))
     for part in ("train", "test"):
         if not len(_rows(task, part)):
             raise StockpotError(
-                f"task {spec.name!r}: it is empty: the {part} part of {data.path!r} has no example of its classes "
+                f"{where}: it is empty: the {part} part of {data.path!r} has no example of its classes "
                 f"{task.classes[:10]}."
             )
     return task

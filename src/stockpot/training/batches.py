@@ -49,5 +49,9 @@ def _as_it_is(batch: Batch) -> Batch:
 
 
 def loader(batches: EpochBatches, **options: Any) -> DataLoader[Batch]:
-    """A DataLoader that fetches whole batches: `Examples.__getitems__` is called once for each."""
-    return DataLoader(batches.data.examples, batch_sampler=batches, collate_fn=_as_it_is, **options)  # type: ignore[arg-type]
+    """A DataLoader that fetches whole batches: `Examples.__getitems__` is called once for each.
+
+    It draws its workers' seeds from a generator of its own, so that those of dropout stay as they would be without it.
+    """
+    draws = generator(batches.seed, "loader")
+    return DataLoader(batches.data.examples, batch_sampler=batches, collate_fn=_as_it_is, generator=draws, **options)  # type: ignore[arg-type]

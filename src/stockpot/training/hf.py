@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from safetensors.torch import load_model, save_model
@@ -10,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from stockpot.files import publishing
+from stockpot.errors import StockpotError
+from stockpot.files import make_folder, publishing
 from stockpot.streams.examples import Batch
 from stockpot.training.batches import EpochBatches, loader
 from stockpot.training.job import Interrupted, Job, batch_loss, training_arguments
@@ -35,7 +41,9 @@ class _Hooks(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.job.on_step(state.global_step, state.max_steps)
-        if self.job.stop.requested and state.global_step < state.max_steps:
+        if state.global_step >= state.max_steps:
+            control.should_save = False  # the task's model is published next; the Trainer would overrun from here
+        elif self.job.stop.requested:
             control.should_save = True
             control.should_training_stop = True
 
@@ -46,6 +54,9 @@ class TaskTrainer(Trainer):
     def __init__(self, job: Job, args: TrainingArguments) -> None:
         self.job = job
         self._saving: Path | None = None
+        # compute_loss smooths the labels itself; the Trainer would look for a configuration, which not every model has.
+        self._smoothing = args.label_smoothing_factor
+        args.label_smoothing_factor = 0.0
         super().__init__(model=job.model, args=args, compute_loss_func=self._scaled, callbacks=[_Hooks(job)])
         for callback in list(self.callback_handler.callbacks):
             if type(callback).__name__ in ("PrinterCallback", "ProgressCallback"):
@@ -82,7 +93,7 @@ class TaskTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Tensor:
         """The micro-batch's share of the step's mean loss."""
-        loss = batch_loss(self.job, model, inputs, self.args.label_smoothing_factor)
+        loss = batch_loss(self.job, model, inputs, self._smoothing)
         many = len(inputs["labels"])
         return loss if num_items_in_batch in (None, many) else loss * (many / num_items_in_batch)
 
@@ -119,6 +130,14 @@ class TaskTrainer(Trainer):
             write_state(self.job.method, folder)
         self.job.on_checkpoint(self.state.global_step, target)
 
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        with _failing_as_a_full_disk():
+            super()._save_optimizer_and_scheduler(output_dir)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        with _failing_as_a_full_disk():
+            super()._save_rng_state(output_dir)
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         # The model's own names, so that loading is exact for every architecture; and no training_args.bin.
         folder = Path(str(output_dir or self.args.output_dir))
@@ -129,13 +148,29 @@ class TaskTrainer(Trainer):
         load_model(self.job.model, str(Path(resume_from_checkpoint) / WEIGHTS))
 
 
+@contextlib.contextmanager
+def _failing_as_a_full_disk() -> Iterator[None]:
+    """torch.save's writer does not say why it came short."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+
+
 def train(job: Job) -> dict[str, Tensor]:
     """Trains one task to its end; returns the optimizer's state. Raises Interrupted after a requested checkpoint."""
     args = training_arguments(job.settings, job.folder, job.seed)
-    trainer = TaskTrainer(job, args)
+    make_folder(job.folder)  # the Trainer would, without a sync
+    try:
+        trainer = TaskTrainer(job, args)
+    except (ImportError, RuntimeError, ValueError) as error:  # an integration that is not installed, and the like
+        raise StockpotError(f"train: {str(error).splitlines()[0]}") from error
     if job.resume_from is not None:
         read_state(job.method, job.resume_from)
-    trainer.train(resume_from_checkpoint=str(job.resume_from) if job.resume_from else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(job.resume_from) if job.resume_from else None)
+    except UnpicklingError as error:
+        raise StockpotError(f"{job.resume_from}: it holds a pickle of more than tensors: not loaded.") from error
     if job.stop.requested and trainer.state.global_step < trainer.state.max_steps:
         raise Interrupted
     return export_state(trainer.optimizer, job.model)

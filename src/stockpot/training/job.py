@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stockpot.errors import StockpotError
+from stockpot.errors import StockpotError, did_you_mean
 from stockpot.methods.base import Method
 from stockpot.streams.examples import Batch, TrainingData
 from stockpot.streams.scenario import mask_rivals
@@ -59,8 +60,17 @@ def batch_loss(job: Job, model: nn.Module, batch: Batch, smoothing: float = 0.0)
     """The mean loss of a micro-batch: cross-entropy over the rows that compete, as the method changes it."""
     logits = logits_of(model, batch)
     labels = batch["labels"]
-    loss = functional.cross_entropy(mask_rivals(logits, labels, job.owners), labels, label_smoothing=smoothing)
+    loss = cross_entropy(mask_rivals(logits, labels, job.owners), labels, smoothing)
     return job.method.loss(loss, logits, batch, model)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """The mean cross-entropy; label smoothing spreads its share over the rows that compete, those above −∞."""
+    if not smoothing or not bool(torch.isneginf(logits).any()):
+        return functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+    competing = ~torch.isneginf(logits)
+    uniform = -logits.log_softmax(-1).masked_fill(~competing, 0).sum(-1) / competing.sum(-1)
+    return (1 - smoothing) * functional.cross_entropy(logits, labels) + smoothing * uniform.mean()
 
 
 def total_steps(batches: int, accumulation: int, epochs: float, max_steps: int) -> int:
@@ -72,6 +82,11 @@ def planned_steps(job: Job) -> int:
     """T of this job, whichever loop trains it."""
     args = training_arguments(job.settings, job.folder, job.seed)
     batches = len(EpochBatches(job.data, args.train_batch_size, job.seed, args.dataloader_drop_last))
+    if batches == 0:
+        raise StockpotError(
+            f"train.dataloader_drop_last: {job.data.new} examples do not fill one batch of {args.train_batch_size}: "
+            "nothing would be trained."
+        )
     return total_steps(batches, args.gradient_accumulation_steps, args.num_train_epochs, args.max_steps)
 
 
@@ -84,7 +99,18 @@ def training_arguments(settings: dict[str, Any], folder: Path, seed: int) -> Any
     try:
         return TrainingArguments(**{**defaults, **settings, **fixed})
     except (TypeError, ValueError, ImportError) as error:
-        raise StockpotError(f"train: {str(error).splitlines()[0]}") from error
+        raise StockpotError(_refusal(settings, str(error))) from error
+
+
+def _refusal(settings: dict[str, Any], message: str) -> str:
+    """What TrainingArguments said, with the key where that can be told; its long lists of values become a hint."""
+    said = re.match(r"(\S+) is not a valid \w+, please select one of \[(.*)\]", message, re.DOTALL)
+    if said is None:
+        return f"train: {message.splitlines()[0]}"
+    keys = [key for key, value in settings.items() if str(value) == said[1]]
+    known = re.findall(r"'([^']+)'", said[2])
+    hint = did_you_mean(said[1], known) or f" Known: {', '.join(known)}."
+    return f"train{''.join(f'.{key}' for key in keys[:1])}: {said[1]!r} is none of its values.{hint}"
 
 
 def check_finite(model: nn.Module, task: str) -> None:

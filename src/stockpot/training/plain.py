@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor
 
-from stockpot.errors import StockpotError
+from stockpot.errors import StockpotError, did_you_mean
 from stockpot.files import publishing
 from stockpot.training.batches import EpochBatches
 from stockpot.training.job import Interrupted, Job, batch_loss, planned_steps, training_arguments
@@ -30,7 +32,7 @@ KNOWN = {
 def train(job: Job) -> dict[str, Tensor]:
     """Trains one task to its end; returns the optimizer's state. Raises Interrupted after a requested checkpoint."""
     args, total = training_arguments(job.settings, job.folder, job.seed), planned_steps(job)
-    _check(job.settings)
+    check_settings(job.settings)
     optimizer, schedule = _optimizer(job, args, total)
     if job.optimizer_state:
         import_state(optimizer, job.model, job.optimizer_state)
@@ -55,13 +57,13 @@ def train(job: Job) -> dict[str, Tensor]:
             schedule.step()
             optimizer.zero_grad()
             job.on_step(step, total)
-            stopping = job.stop.requested and step < total
+            if step == total:
+                break
+            stopping = job.stop.requested
             if stopping or step % int(args.save_steps) == 0:
                 _save(job, step, optimizer, schedule)
             if stopping:
                 raise Interrupted
-            if step == total:
-                break
     return export_state(optimizer, job.model)
 
 
@@ -73,10 +75,12 @@ def _accumulate(job: Job, group: list[list[int]], args: Any) -> None:
         (loss if len(indices) == items else loss * (len(indices) / items)).backward()
 
 
-def _check(settings: dict[str, Any]) -> None:
+def check_settings(settings: dict[str, Any], source: str = "train") -> None:
+    """Raises StockpotError for a name of TrainingArguments that this loop would ignore."""
     for key in settings:
         if key not in KNOWN:
-            raise StockpotError(f"train.{key}: the plain loop does not know it; use loop: trainer.")
+            hint = did_you_mean(key, KNOWN) or " Use loop: trainer."
+            raise StockpotError(f"{source}.{key}: the plain loop does not know it.{hint}")
 
 
 def _optimizer(job: Job, args: Any, total: int) -> tuple[torch.optim.Optimizer, Any]:
@@ -105,8 +109,10 @@ def _save(job: Job, step: int, optimizer: torch.optim.Optimizer, schedule: Any) 
     target = job.folder / f"checkpoint-{step}"
     with publishing(target) as folder:
         save_model(job.model, str(folder / WEIGHTS))
-        save_file({**export_state(optimizer, job.model), "generator": torch.get_rng_state()}, str(folder / OPTIMIZER))
-        place = {"step": step, "schedule": {k: v for k, v in schedule.state_dict().items() if k != "lr_lambdas"}}
+        generators, more = _generators()
+        save_file({**export_state(optimizer, job.model), **generators}, str(folder / OPTIMIZER))
+        settings = {key: value for key, value in schedule.state_dict().items() if key != "lr_lambdas"}
+        place = {"step": step, "schedule": settings, "generators": more}
         (folder / PLACE).write_text(json.dumps(place), encoding="utf-8")
         write_state(job.method, folder)
     job.on_checkpoint(step, target)
@@ -115,11 +121,29 @@ def _save(job: Job, step: int, optimizer: torch.optim.Optimizer, schedule: Any) 
 def _load(job: Job, folder: Path, optimizer: torch.optim.Optimizer, schedule: Any) -> int:
     load_model(job.model, str(folder / WEIGHTS))
     tensors = load_file(str(folder / OPTIMIZER))
-    torch.set_rng_state(tensors.pop("generator"))
     import_state(optimizer, job.model, tensors)
     place = json.loads((folder / PLACE).read_text(encoding="utf-8"))
+    _restore_generators(tensors, place["generators"])
     schedule.load_state_dict({**schedule.state_dict(), **place["schedule"]})
     for group, rate in zip(optimizer.param_groups, schedule.get_last_lr(), strict=True):
         group["lr"] = rate
     read_state(job.method, folder)
     return int(place["step"])
+
+
+def _generators() -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state of torch's, NumPy's and Python's global generators: tensors, and JSON values."""
+    states = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else ())]
+    kind, keys, *rest = np.random.get_state()
+    values = {"python": random.getstate(), "numpy": [kind, np.asarray(keys).tolist(), *rest]}
+    return {f"generators/{device}": state for device, state in enumerate(states)}, values
+
+
+def _restore_generators(tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    torch.set_rng_state(tensors["generators/0"])
+    if torch.cuda.is_available():
+        devices = [tensors[f"generators/{device + 1}"] for device in range(torch.cuda.device_count())]
+        torch.cuda.set_rng_state_all(devices)
+    version, internal, gauss = values["python"]
+    random.setstate((version, tuple(internal), gauss))
+    np.random.set_state(tuple(values["numpy"]))

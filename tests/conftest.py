@@ -1,0 +1,109 @@
+"""What all tests share: no network, one thread, fixed seeds, the shared data where it exists, and tiny recipes."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hypothesis import HealthCheck, settings
+
+from stockpot.seeds import seed_everything
+
+torch.set_num_threads(1)
+settings.register_profile(
+    "stockpot",
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("stockpot")
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def _seeds() -> None:
+    seed_everything(0)
+
+
+@pytest.fixture
+def shared_data() -> Callable[[str], Path]:
+    """`shared_data("vision/mnist10k")` → its folder; the test is skipped where the data are not there."""
+
+    def folder(name: str) -> Path:
+        path = SHARED / name
+        if not path.is_dir():
+            pytest.skip(f"the shared data are not here: {path}")
+        return path
+
+    return folder
+
+
+@pytest.fixture
+def digits_recipe() -> dict[str, Any]:
+    """Two tasks of five digits, six examples of each class, one epoch of an MLP: a run of a second."""
+    return {
+        "model": {"build": "stockpot.models.networks:mlp", "args": {"inputs": 64, "hidden": [16]}},
+        "data": {"path": "digits", "limit": 6},
+        "tasks": {"split": 5},
+        "train": {
+            "num_train_epochs": 2,
+            "per_device_train_batch_size": 8,
+            "learning_rate": 1e-2,
+            "lr_scheduler_type": "constant",
+            "use_cpu": True,
+        },
+    }
+
+
+@pytest.fixture
+def write_yaml(tmp_path: Path) -> Callable[..., Path]:
+    """`write_yaml(values, "name.yaml")` → the file, in the test's own folder."""
+
+    def write(values: Any, name: str = "recipe.yaml") -> Path:
+        path = tmp_path / name
+        path.write_text(values if isinstance(values, str) else yaml.safe_dump(values, sort_keys=False))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def hub_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a data set in the hub's layout (parquet) and returns its folder.
+
+    `hub_folder({"train": {"image": [...], "label": [...]}}, label=["cat", "dog"])`: the keywords give the names of
+    ClassLabel columns; columns of PIL images become Image columns.
+    """
+
+    def write(splits: dict[str, dict[str, list[Any]]], folder: str = "data", **names: list[str]) -> Path:
+        import datasets
+        from PIL.Image import Image
+
+        target = tmp_path / folder
+        target.mkdir()
+        for split, columns in splits.items():
+            features = datasets.Features({
+                column: datasets.Image()
+                if values and isinstance(values[0], Image)
+                else datasets.ClassLabel(names=names[column])
+                if column in names
+                else datasets.Value("string" if isinstance(values[0], str) else "int64")
+                for column, values in columns.items()
+            })  # fmt: skip
+            rows = datasets.Dataset.from_dict(columns, features=features)
+            rows.to_parquet(target / f"{split}-00000-of-00001.parquet")
+        return target
+
+    return write

@@ -1,0 +1,120 @@
+"""Every method in run folders: float32, real digits, models that go through the disk between tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from toy import LOOPS, Weights, assert_same, differ
+
+from stockpot.methods import REGISTRY
+from stockpot.recipe.read import check
+from stockpot.recipe.schema import Recipe
+from stockpot.results import Results
+from stockpot.runs.actions import begin, go_on
+
+METHODS: dict[str, dict[str, Any]] = {
+    "sequential": {},
+    "joint": {},
+    "sfa": {"beta": 0.5, "p": 1.0},
+    "wise_ft": {"alpha": 0.5},
+    "replay": {"fraction": 0.5},
+}
+Run = Callable[..., tuple[Results, list[Weights]]]
+
+
+@pytest.fixture
+def run(digits_recipe: dict[str, Any], tmp_path: Path) -> Run:
+    """`run("sfa", loop="plain", head="seen")` → its results, and the weights at the start and after each task."""
+    made = iter(range(100))
+
+    def learn(name: str, method: dict[str, Any] | None = None, **changes: Any) -> tuple[Results, list[Weights]]:
+        path = tmp_path / f"{name}-{next(made)}"
+        method = {"name": name, **(METHODS[name] if method is None else method)}
+        recipe = check(Recipe, {**digits_recipe, "method": method, **changes}, "here")
+        begin(recipe, recipe.method, 0, path)
+        results = go_on(path)
+        folders = sorted((path / "tasks").iterdir())
+        assert [folder.name for folder in folders] == ["00-start", "01-part-1", "02-part-2"]
+        return results, [load_file(folder / "model" / "model.safetensors") for folder in folders]
+
+    return learn
+
+
+@pytest.mark.parametrize("head", ["all", "seen"])
+@pytest.mark.parametrize("name", METHODS)
+def test_both_loops_leave_the_same_weights_and_the_same_matrix(name: str, head: str, run: Run) -> None:
+    assert set(METHODS) == set(REGISTRY)
+    (one, trainer), (other, plain) = (run(name, loop=loop, head=head) for loop in LOOPS)
+    for weights, again in zip(trainer, plain, strict=True):
+        assert_same(weights, again)
+    assert one.scores == other.scores
+    rows = {"all": [10, 10, 10], "seen": [5, 5, 10]}[head]
+    assert [len(weights["3.weight"]) for weights in trainer] == rows
+    assert (one.costs.averages, one.costs.steps) == (other.costs.averages, other.costs.steps)
+
+
+@pytest.mark.parametrize("head", ["all", "seen"])
+def test_methods_that_are_one_method_are_so_bitwise(head: str, run: Run) -> None:
+    plain = run("sequential", head=head)[1]
+    joint = run("joint", head=head)[1]
+    assert_same(joint[1], plain[1])  # the first task is the same for all
+    assert differ(joint[2], plain[2])
+    assert_same(run("sfa", head=head)[1][2], run("wise_ft", head=head)[1][2])
+    assert differ(run("sfa", head=head)[1][2], plain[2])
+    for name, neutral in (("sfa", {"beta": 0.0}), ("wise_ft", {"alpha": 1.0}), ("replay", {"fraction": 0.0})):
+        assert_same(run(name, neutral, head=head)[1][2], plain[2])
+
+
+def test_an_average_moves_the_old_rows_of_a_grown_head_only(run: Run) -> None:
+    plain = run("sequential", head="seen")[1]
+    sfa = run("sfa", head="seen")[1]
+    for name, before in sfa[1].items():
+        raw, after = plain[2][name], sfa[2][name]
+        old = len(before)
+        middle = raw[:old].lerp(before, 0.5)
+        assert (after[:old] - middle).abs().max() <= 1e-6 * middle.abs().max()
+        if name.startswith("3."):
+            assert (len(raw), old) == (10, 5)
+            assert (after[5:] == raw[5:]).all()  # new rows: as training left them
+
+
+def test_a_kept_optimizer_is_recorded_and_changes_the_second_task_only(run: Run) -> None:
+    fresh, kept = (run("sequential", boundary=choice, head="seen") for choice in ("fresh", "keep-optimizer"))
+    assert_same(fresh[1][1], kept[1][1])
+    assert differ(fresh[1][2], kept[1][2])
+    assert "optimizer and schedule at a new task: fresh" in fresh[0].notes
+    assert "optimizer and schedule at a new task: keep-optimizer" in kept[0].notes
+    assert fresh[0].recipe["boundary"] == "fresh"
+
+
+@pytest.mark.parametrize("scenario", ["class-incremental", "domain-incremental", "task-incremental"])
+def test_each_scenario_has_its_rows_and_its_rivals(scenario: str, run: Run) -> None:
+    results, weights = run("sequential", scenario=scenario)
+    rows = {"class-incremental": 10, "domain-incremental": 5, "task-incremental": 10}[scenario]
+    assert {len(each["3.weight"]) for each in weights} == {rows}
+    assert results.scenario == scenario
+    if scenario == "task-incremental":  # the rows of the other task are never pushed down
+        assert (weights[2]["3.weight"][:5] == weights[1]["3.weight"][:5]).all()
+        assert results.head["part-2"] == [f"part-2/{digit}" for digit in range(5, 10)]
+    else:
+        assert differ({"old": weights[2]["3.weight"][:5]}, {"old": weights[1]["3.weight"][:5]})
+
+
+def test_sequential_forgets_rehearsal_and_averages_keep_and_joint_keeps_all(run: Run) -> None:
+    """The point of it all, on twelve times as many digits."""
+    train = {"num_train_epochs": 8, "per_device_train_batch_size": 16, "learning_rate": 3e-3,
+             "lr_scheduler_type": "constant", "use_cpu": True}  # fmt: skip
+    changes = {"data": {"path": "digits", "limit": 72}, "train": train,
+               "model": {"build": "stockpot.models.networks:mlp", "args": {"inputs": 64, "hidden": [64]}}}  # fmt: skip
+    settings = {"sequential": {}, "joint": {}, "sfa": {"beta": 0.3, "p": 0.25}, "replay": {"fraction": 0.2}}
+    score = {name: run(name, method, **changes)[0].metrics for name, method in settings.items()}
+    assert score["sequential"].average_accuracy < 0.6
+    assert score["sequential"].forgetting > 0.6
+    for name in ("sfa", "replay"):
+        assert score[name].average_accuracy > score["sequential"].average_accuracy + 0.15
+    assert score["joint"].average_accuracy > 0.9
+    assert score["joint"].average_accuracy > score["sfa"].average_accuracy

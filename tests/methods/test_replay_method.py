@@ -1,0 +1,175 @@
+"""Rehearsal: what the buffer holds, how much, and what is drawn from it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import chi2
+from toy import LOOPS, config, differ, examples, learn
+
+from stockpot import methods
+from stockpot.errors import StockpotError
+from stockpot.methods.base import Task
+from stockpot.methods.replay import Reservoir
+from stockpot.seeds import derive
+from stockpot.streams.examples import TensorExamples, TrainingData
+from stockpot.training.batches import EpochBatches
+from stockpot.training.method_state import read_state, write_state
+
+
+def numbered(task: int, many: int) -> TensorExamples:
+    """Examples that hold their own number: 1000 · task + position."""
+    numbers = 1000.0 * task + torch.arange(many)
+    return TensorExamples(numbers.reshape(-1, 1, 1, 1), torch.full((many,), task))
+
+
+def rehearse(sizes: list[int], seed: int = 0, **keys: Any) -> tuple[list[TrainingData], list[list[int]]]:
+    """Replay over tasks of so many examples: what each trained on, and the buffer's numbers after each."""
+    method = methods.build(config("replay", **keys))
+    trained, buffers = [], []
+    for index, many in enumerate(sizes):
+        own = numbered(index, many)
+        task = Task(index, f"task{index}", derive(seed, "task", index), model=torch.nn.Linear(1, 1))
+        trained.append(method.training_data(task, own))
+        method.task_end(task, own)
+        held = method.state()[0].get("pixel_values", torch.zeros(0))
+        buffers.append([int(number) for number in held.flatten()])
+    return trained, buffers
+
+
+@given(
+    st.lists(st.integers(1, 30), min_size=1, max_size=4), st.integers(0, 20), st.floats(0, 1), st.sampled_from("cfr")
+)
+def test_the_buffer_has_its_size_and_only_examples_of_the_past(
+    sizes: list[int], count: int, fraction: float, kind: str
+) -> None:
+    keys = {"c": {"count": count}, "f": {"fraction": fraction}, "r": {"budget": "reservoir", "count": count}}[kind]
+    trained, buffers = rehearse(sizes, **keys)
+    for index, buffer in enumerate(buffers):
+        assert len(set(buffer)) == len(buffer)
+        owners = Counter(number // 1000 for number in buffer)
+        if kind == "r":
+            assert len(buffer) == min(count, sum(sizes[: index + 1]))
+            assert set(owners) <= set(range(index + 1))
+        else:  # so many of EACH task
+            share = {task: min(count, many) if kind == "c" else int(fraction * many + 0.5)
+                     for task, many in enumerate(sizes[: index + 1])}  # fmt: skip
+            assert owners == Counter({task: many for task, many in share.items() if many})
+        assert all(number % 1000 < sizes[number // 1000] for number in buffer)
+    for index, data in enumerate(trained):
+        numbers = [int(data.examples.__getitems__([row])["pixel_values"]) for row in range(len(data.examples))]
+        before = buffers[index - 1] if index else []
+        assert numbers[: sizes[index]] == [1000 * index + own for own in range(sizes[index])]
+        assert numbers[sizes[index] :] == before  # drawn before anything of this task is kept
+        assert data.new == len(numbers)  # one shuffled data set
+
+
+def test_labels_stay_with_their_examples() -> None:
+    method = methods.build(config("replay", budget="reservoir", count=7))
+    for index in range(3):
+        own = numbered(index, 9)
+        method.task_end(Task(index, "t", index, model=torch.nn.Linear(1, 1)), own)
+        held, _ = method.state()
+        assert torch.equal(held["labels"], (held["pixel_values"].flatten() // 1000).long())
+
+
+def test_every_item_is_equally_likely_to_be_in_the_reservoir() -> None:
+    capacity, sizes, trials = 6, (10, 5, 15), 1500
+    items, draws = sum(sizes), torch.Generator().manual_seed(0)
+    counts = torch.zeros(items)
+    for _ in range(trials):
+        slots: dict[int, int] = {}
+        reservoir, start = Reservoir(capacity), 0
+        for many in sizes:
+            slots |= {slot: start + item for slot, item in reservoir.offer(many, draws).items()}
+            start += many
+        assert sorted(slots) == list(range(capacity))
+        counts[list(slots.values())] += 1
+    share = capacity / items
+    statistic = float(((counts - trials * share) ** 2).sum() / (trials * share * (1 - share)))
+    assert 0.001 < chi2.sf(statistic, items - 1) < 0.999
+
+
+def test_every_example_is_equally_likely_to_be_kept_by_the_method() -> None:
+    counts: Counter[int] = Counter()
+    trials, sizes = 400, [8, 4, 12]
+    for seed in range(trials):
+        counts.update(rehearse(sizes, seed, budget="reservoir", count=6)[1][-1])
+    share = 6 / 24
+    expected = trials * share
+    numbers = [1000 * task + own for task, many in enumerate(sizes) for own in range(many)]
+    statistic = sum((counts[number] - expected) ** 2 for number in numbers) / (expected * (1 - share))
+    assert 0.001 < chi2.sf(statistic, 23) < 0.999
+
+
+@given(st.integers(1, 20), st.integers(1, 15), st.integers(1, 20), st.integers(1, 8))
+def test_batch_mixing_draws_so_many_without_repeats(new: int, kept: int, per_batch: int, size: int) -> None:
+    trained, buffers = rehearse([kept, new], count=kept, mix="batch", per_batch=per_batch)
+    data = trained[1]
+    assert (data.new, data.rehearsed_per_batch) == (new, per_batch)
+    batches = EpochBatches(data, size, seed=3)
+    fresh: list[int] = []
+    drawn: Counter[int] = Counter()
+    for batch in batches:
+        own = [index for index in batch if index < new]
+        rehearsed = [index for index in batch if index >= new]
+        fresh += own
+        drawn.update(rehearsed)
+        assert len(rehearsed) == min(per_batch, len(buffers[0]))
+        assert len(set(rehearsed)) == len(rehearsed)
+    assert sorted(fresh) == list(range(new))  # each new example once in an epoch
+    assert len(list(batches)) == len(batches) == -(-new // size)
+
+
+def test_steps_count_the_union_and_not_what_is_mixed_into_batches(tmp_path: Path) -> None:
+    union = learn(config("replay", fraction=0.5), "plain", tmp_path / "union")
+    mixed = learn(config("replay", fraction=0.5, mix="batch", per_batch=4), "plain", tmp_path / "batch")
+    assert [task.total_steps for task in union.tasks] == [2 * 3, 2 * 5]  # ⌈22 / 8⌉, then ⌈33 / 8⌉ batches
+    assert [task.total_steps for task in mixed.tasks] == [2 * 3, 2 * 3]
+    assert differ(union.weights[2], mixed.weights[2])
+
+
+@pytest.mark.parametrize("keys", [{"fraction": 0.3}, {"budget": "reservoir", "count": 5}])
+def test_the_state_survives_a_round_trip_and_goes_on_alike(keys: dict[str, Any], tmp_path: Path) -> None:
+    def task(index: int) -> Task:
+        return Task(index, "t", derive(0, index), model=torch.nn.Linear(1, 1))
+
+    method, again = (methods.build(config("replay", **keys)) for _ in range(2))
+    for index in range(3):
+        method.task_end(task(index), numbered(index, 8))
+    write_state(method, tmp_path)
+    read_state(again, tmp_path)
+    for one in (method, again):
+        one.task_end(task(3), numbered(3, 8))
+    (tensors, values), (tensors_again, values_again) = method.state(), again.state()
+    assert values == values_again
+    assert all(torch.equal(tensor, tensors_again[key]) for key, tensor in tensors.items())
+    assert len(tensors["labels"]) > 0
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_rehearsal_in_every_batch_is_trained_on(loop: str, tmp_path: Path) -> None:
+    """A buffer of the whole past, mixed into each batch: the loss of the first task rises less."""
+
+    def loss(weights: dict[str, torch.Tensor]) -> float:
+        hidden = torch.tanh(examples(0).pixel_values.flatten(1) @ weights["1.weight"].T + weights["1.bias"])
+        logits = hidden @ weights["4.weight"].T + weights["4.bias"]
+        return float(torch.nn.functional.cross_entropy(logits, examples(0).labels))
+
+    plain = learn(config("sequential"), loop, tmp_path / "plain", num_train_epochs=8)
+    replay = learn(config("replay", fraction=1, mix="batch", per_batch=8), loop, tmp_path / "r", num_train_epochs=8)
+    assert loss(replay.weights[2]) < 0.5 * loss(plain.weights[2])
+
+
+def test_inputs_of_another_shape_cannot_be_rehearsed() -> None:
+    method = methods.build(config("replay"))
+    method.task_end(Task(0, "a", 0, model=torch.nn.Linear(1, 1)), numbered(0, 10))
+    other = TensorExamples(torch.zeros(3, 3, 4, 4), torch.zeros(3, dtype=torch.long))
+    with pytest.raises(StockpotError, match=r"buffer holds inputs of shape \(1, 1, 1\), task 'b' has \(3, 4, 4\)"):
+        method.training_data(Task(1, "b", 0, model=torch.nn.Linear(1, 1)), other)

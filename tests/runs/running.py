@@ -1,0 +1,200 @@
+"""Runs as a user would make them: one forked process a command, each from a state in which nothing has run yet."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors.torch import load_file
+
+WARM = Path(__file__).with_name("warm.py")
+VIT = {
+    "model_type": "vit", "image_size": 8, "patch_size": 4, "num_channels": 1, "hidden_size": 16,
+    "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
+    "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
+}  # fmt: skip
+MLP = {"build": "stockpot.models.networks:mlp", "args": {"inputs": 64, "hidden": [16]}}
+TRAIN = {
+    "num_train_epochs": 2, "per_device_train_batch_size": 4, "learning_rate": 1e-2, "lr_scheduler_type": "cosine",
+    "warmup_steps": 2, "save_steps": 3, "use_cpu": True,
+}  # fmt: skip
+
+
+def task(name: str, *classes: int, **train: Any) -> dict[str, Any]:
+    """One entry of `tasks`."""
+    return {"name": name, "data": {"classes": list(classes)}, "train": train}
+
+
+TASKS = [task("first", 0, 1), task("second", 2, 3), task("third", 4, 5)]
+
+
+def recipe(**changes: Any) -> dict[str, Any]:
+    """Three tasks of two digits and eight steps each, on a tiny ViT with dropout; SFA where nothing else is said."""
+    base = {
+        "model": {"config": VIT},
+        "data": {"path": "digits", "limit": 8},
+        "tasks": TASKS,
+        "method": {"name": "sfa", "beta": 0.25, "p": 0.25},
+        "train": TRAIN,
+    }
+    return {**base, **changes}
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended: its exit code (negative for a signal), what it printed, and the events that it counted."""
+
+    code: int | None
+    out: str
+    err: str
+    events: list[tuple[str, str]]
+
+    @property
+    def error(self) -> str:
+        """The one line that says what was wrong."""
+        lines = [line for line in self.err.splitlines() if line.startswith("Error:")]
+        assert len(lines) == 1, self.err
+        assert "Traceback" not in self.err, self.err
+        return lines[0]
+
+
+class Stockpot:
+    """The command `stockpot`, in a fresh child of a warm process each time. `root` is where events are counted."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.number = 0
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+        self.process = subprocess.Popen(
+            [sys.executable, str(WARM)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return answer
+
+    def start(self, *arguments: object, root: Path, fault: dict[str, Any] | None = None, report: bool = False) -> Child:
+        """Starts a command and leaves it running."""
+        self.number += 1
+        output = str(self.folder / str(self.number))
+        request = {
+            "arguments": [str(argument) for argument in arguments],
+            "root": str(root),
+            "output": output,
+            "fault": fault,
+            "report": report,
+        }
+        return Child(self, self._ask({"start": request})["pid"], Path(output))
+
+    def __call__(
+        self, *arguments: object, root: Path, fault: dict[str, Any] | None = None, report: bool = False
+    ) -> Done:
+        """Runs a command to its end."""
+        return self.start(*arguments, root=root, fault=fault, report=report).wait()
+
+
+@dataclass
+class Child:
+    """A command that runs."""
+
+    stockpot: Stockpot
+    pid: int
+    output: Path
+
+    def wait(self) -> Done:
+        """How it ended; code None where it has stopped itself and waits."""
+        code = self.stockpot._ask({"wait": self.pid})["code"]
+        events = Path(f"{self.output}.events")
+        return Done(
+            code,
+            Path(f"{self.output}.out").read_text(encoding="utf-8"),
+            Path(f"{self.output}.err").read_text(encoding="utf-8"),
+            [tuple(event) for event in json.loads(events.read_text(encoding="utf-8"))] if events.is_file() else [],
+        )
+
+    def kill(self) -> Done:
+        """SIGKILL, and the end of it."""
+        os.kill(self.pid, signal.SIGKILL)
+        return self.wait()
+
+
+@dataclass(frozen=True)
+class Unbroken:
+    """A recipe's file, the run that it gave, and the events on the way."""
+
+    file: Path
+    run: Path
+    events: list[tuple[str, str]]
+
+
+def write(path: Path, values: object) -> Path:
+    """A YAML file."""
+    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def results(run: Path) -> dict[str, Any]:
+    """results.json."""
+    values: dict[str, Any] = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    return values
+
+
+def journal(run: Path) -> list[dict[str, Any]]:
+    """The events of a journal; its last line is whole."""
+    text = (run / "journal.jsonl").read_text(encoding="utf-8")
+    assert text.endswith("\n")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Relative path → SHA-256 of the file there, or what else it is."""
+    return {
+        path.relative_to(folder).as_posix(): "link"
+        if path.is_symlink()
+        else hashlib.sha256(path.read_bytes()).hexdigest()
+        if path.is_file()
+        else "folder"
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def models(run: Path) -> list[str]:
+    """The tasks whose models are there."""
+    return sorted(folder.parent.name for folder in (run / "tasks").glob("*/model"))
+
+
+def same(run: Path, other: Path) -> None:
+    """Asserts that two runs have bit for bit the same weights, and the same scores, metrics, steps and averages."""
+    assert models(run) == models(other)
+    for place in models(other):
+        file = f"tasks/{place}/model/model.safetensors"
+        if (run / file).read_bytes() != (other / file).read_bytes():
+            mine, theirs = load_file(run / file), load_file(other / file)
+            assert mine.keys() == theirs.keys()
+            differing = [name for name in theirs if not mine[name].equal(theirs[name])]
+            raise AssertionError(f"{place}: differs in {differing or 'its header'}")
+    mine, theirs = results(run), results(other)
+    for key in ("scores", "metrics", "tasks", "head", "notes", "data", "recipe", "primary"):
+        assert mine[key] == theirs[key], key
+    counted = ("steps", "averages", "stored_bytes", "stored_data_bytes", "extra_memory_bytes")
+    for here, there in zip(mine["task_costs"], theirs["task_costs"], strict=True):
+        assert {key: here[key] for key in counted} == {key: there[key] for key in counted}
+
+
+def settled(run: Path) -> None:
+    """Asserts that an interruption left nothing behind: no temporaries, checkpoints or old states."""
+    assert not list(run.rglob(".tmp-*"))
+    assert not (run / "checkpoints").exists()
+    assert len(list((run / "state").iterdir())) == 1

@@ -1,0 +1,141 @@
+"""Inside a task, from a checkpoint: every method, both loops, and whatever a recipe may set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import TASKS, TRAIN, Stockpot, Unbroken, journal, same, task
+
+from stockpot.methods import REGISTRY
+
+Make = Callable[..., Unbroken]
+LOOPS = ["trainer", "plain"]
+METHODS: dict[str, dict[str, Any]] = {
+    "sequential": {},
+    "joint": {},
+    "sfa": {"beta": {"*classifier*": 0.5, "*": 0.1}, "every": 2, "optimizer_state": "reset"},
+    "wise_ft": {"alpha": 0.5, "first_task": "average", "anchor": "pretrained"},
+    "replay": {"fraction": 0.5},
+}
+
+
+def resumed(stockpot: Stockpot, whole: Unbroken, run: Path, step: int) -> list[dict[str, Any]]:
+    """Kills a run at an optimizer step, resumes it, compares; returns the journal as the kill left it."""
+    fault = {"do": "kill", "kind": "step", "at": step}
+    assert stockpot("run", whole.file, "-o", run, root=run, fault=fault).code == -9
+    left = journal(run)
+    done = stockpot("resume", run, root=run)
+    assert done.code == 0, done.err
+    same(run, whole.run)
+    return left
+
+
+def steps_of(whole: Unbroken) -> int:
+    """Optimizer steps of the first task."""
+    return int(next(event for event in journal(whole.run) if event["event"] == "task")["costs"]["steps"])
+
+
+def test_every_method_is_here() -> None:
+    assert METHODS.keys() == REGISTRY.keys()
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_goes_on_inside_a_task(
+    stockpot: Stockpot, unbroken: Make, tmp_path: Path, method: str, loop: str
+) -> None:
+    whole = unbroken(
+        loop=loop,
+        method={"name": method, **METHODS[method]},
+        boundary="keep-optimizer",
+        head="seen",
+        tasks=TASKS[:2],
+        train={**TRAIN, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 2, "weight_decay": 0.1},
+    )
+    left = resumed(stockpot, whole, tmp_path / "run", step=steps_of(whole) + 5)
+    assert [event["event"] for event in left[-2:]] == ["task", "checkpoint"]
+    carried = whole.run / "state" / "02-second" / "optimizer.safetensors"
+    assert carried.exists() == (method != "sfa")  # which was told to forget it at the last average
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("step", range(1, 9))
+def test_it_goes_on_from_every_step_ends_of_epochs_among_them(
+    stockpot: Stockpot, unbroken: Make, tmp_path: Path, step: int, loop: str
+) -> None:
+    whole = unbroken(
+        loop=loop,
+        tasks=TASKS[:1],
+        method={"name": "sfa", "first_task": "average"},
+        train={**TRAIN, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 2, "save_steps": 1,
+               "num_train_epochs": 3},
+    )  # fmt: skip
+    assert steps_of(whole) == 9
+    left = resumed(stockpot, whole, tmp_path / "run", step=step + 1)
+    assert left[-1]["step"] == step
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize(
+    "train",
+    [
+        {"max_steps": 6},
+        {"num_train_epochs": 1.5},
+        {"save_steps": 7},
+        {"per_device_train_batch_size": 3, "dataloader_drop_last": True},
+        {"lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_kwargs": {"num_cycles": 2}},
+        {"optim": "sgd"},
+        {"optim": "adafactor"},
+        {"label_smoothing_factor": 0.1, "max_grad_norm": 0},
+    ],
+    ids=str,
+)
+def test_it_goes_on_whatever_train_says(
+    stockpot: Stockpot, unbroken: Make, tmp_path: Path, train: dict[str, Any], loop: str
+) -> None:
+    whole = unbroken(loop=loop, tasks=TASKS[:2], train={**TRAIN, "save_steps": 5, **train}, boundary="keep-optimizer")
+    left = resumed(stockpot, whole, tmp_path / "run", step=2 * steps_of(whole))
+    assert left[-1]["event"] == "checkpoint"
+
+
+def test_workers_that_load_the_data_change_nothing(stockpot: Stockpot, unbroken: Make, tmp_path: Path) -> None:
+    whole = unbroken(tasks=TASKS[:1], method={"name": "replay"}, train={**TRAIN, "dataloader_num_workers": 1})
+    left = resumed(stockpot, whole, tmp_path / "run", step=6)
+    assert left[-1]["step"] == 3
+
+
+def test_batch_statistics_go_on(stockpot: Stockpot, unbroken: Make, tmp_path: Path) -> None:
+    cnn = {"build": "stockpot.models.networks:cnn", "args": {"width": 4}}
+    whole = unbroken(loop="plain", model=cnn, method={"name": "sfa"}, tasks=TASKS[:2])
+    resumed(stockpot, whole, tmp_path / "run", step=14)
+
+
+def test_a_checkpoint_that_is_deleted_is_not_missed(stockpot: Stockpot, unbroken: Make, tmp_path: Path) -> None:
+    from shutil import rmtree
+
+    whole, run = unbroken(), tmp_path / "run"
+    stockpot("run", whole.file, "-o", run, root=run, fault={"do": "kill", "kind": "step", "at": 13})
+    rmtree(run / "checkpoints" / "02-second" / "checkpoint-3")
+    assert stockpot("resume", run, root=run).code == 0
+    same(run, whole.run)
+
+
+def test_a_pretrained_anchor_lacks_the_rows_of_all_tasks_since(
+    stockpot: Stockpot, unbroken: Make, tmp_path: Path
+) -> None:
+    whole = unbroken(
+        loop="plain",
+        head="seen",
+        method={"name": "sfa", "anchor": "pretrained"},
+        tasks=[task("first", 0, 1), task("second", 2, 3), task("again", 0, 2)],  # the last one brings no rows
+    )
+    resumed(stockpot, whole, tmp_path / "run", step=20)
+
+
+@pytest.mark.parametrize("scenario", ["domain-incremental", "task-incremental"])
+def test_the_other_scenarios_go_on(stockpot: Stockpot, unbroken: Make, tmp_path: Path, scenario: str) -> None:
+    whole = unbroken(scenario=scenario, head="seen", tasks=TASKS[:2])
+    resumed(stockpot, whole, tmp_path / "run", step=14)

@@ -1,0 +1,238 @@
+"""A process that has imported everything once, and forks a child for every command: with faults, where asked for.
+
+It reads one JSON request a line on stdin and answers each with one JSON line on stdout:
+
+    {"start": {"arguments": […], "root": …, "output": …, "fault": …, "report": …}}  → {"pid": …}
+    {"wait": pid}  → {"code": …}, negative for a signal; {"code": null} when the child has stopped itself
+
+A child counts events: every write, sync, rename and deletion under `root`, every optimizer step and evaluation. At the
+event that `fault` names, it kills itself, gets ENOSPC or a signal. So each instant can be hit, again and again.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import errno
+import json
+import os
+import pathlib
+import random
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Act = Callable[[], Any]
+ENDS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "interrupt": signal.SIGINT, "stop": signal.SIGSTOP}
+
+
+class Faults:
+    """Counts events, and does what `fault` says at one of them.
+
+    `fault`: `do` (one of ENDS, "full" or "fail"), `at` (the number of the event, from 1), `kind` and `path` (count
+    only events of this kind, at a path that contains these words), `errno`, `lasting` (a disk that stays full).
+    """
+
+    def __init__(self, root: str, fault: dict[str, Any] | None) -> None:
+        self.root = root
+        self.fault = fault or {}
+        self.events: list[tuple[str, str]] = []
+        self.counted = 0
+        self.busy = False
+
+    def event(self, kind: str, path: str, act: Act, half: Act | None = None) -> Any:
+        """One event: `act` is what it does, `half` does it partly."""
+        if self.busy or not path.startswith(self.root):
+            return act()
+        self.busy = True
+        try:
+            self.events.append((kind, path[len(self.root) :]))
+            fault = self.fault
+            if not fault or kind != fault.get("kind", kind) or fault.get("path", "") not in path:
+                return act()
+            self.counted += 1
+            if self.counted != fault["at"] and not (fault.get("lasting") and self.counted > fault["at"]):
+                return act()
+            if fault["do"] in ("full", "fail"):
+                return self._fail(kind, act, half)
+            if fault["do"] == "kill" and half is not None:
+                half()
+            os.kill(os.getpid(), ENDS[fault["do"]])
+            return act()
+        finally:
+            self.busy = False
+
+    def _fail(self, kind: str, act: Act, half: Act | None) -> Any:
+        code = self.fault.get("errno", errno.ENOSPC)
+        if kind in ("step", "evaluate", "unlink", "rmdir"):  # need no space
+            return act()
+        if half is not None:
+            half()
+        if kind == "tensors":  # as the libraries word it
+            import safetensors
+
+            raise safetensors.SafetensorError(f"Error while serializing: I/O error: … (os error {code})")
+        if kind == "pickle":
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
+        raise OSError(code, os.strerror(code))
+
+    def install(self) -> None:
+        """Puts the counting in the place of what is counted."""
+        import safetensors.torch
+        from torch.optim.optimizer import register_optimizer_step_post_hook
+
+        from stockpot.runs import loop
+
+        self._syncs_and_writes()
+        for name in ("rename", "replace", "unlink", "rmdir", "mkdir"):
+            self._wrap_os(name)
+
+        def write_text(path: Path, text: str, *rest: Any, _real: Any = pathlib.Path.write_text, **more: Any) -> Any:
+            return self.event("text", str(path), lambda: _real(path, text, *rest, **more),
+                              lambda: _real(path, text[: len(text) // 2], *rest, **more))  # fmt: skip
+
+        def serialize(tensors: Any, path: Any, *rest: Any, _real: Any = safetensors.torch.serialize_file, **more: Any):  # type: ignore[no-untyped-def]
+            def whole() -> Any:
+                return _real(tensors, path, *rest, **more)
+
+            return self.event("tensors", str(path), whole, lambda: (whole(), _halve(str(path))))
+
+        def save(value: Any, path: Any, *rest: Any, _real: Any = torch.save, **more: Any) -> Any:
+            def whole() -> Any:
+                return _real(value, path, *rest, **more)
+
+            return self.event("pickle", str(path), whole, lambda: (whole(), _halve(str(path))))
+
+        def opened(path: Any, mode: str = "r", *rest: Any, _real: Any = builtins.open, **more: Any) -> Any:
+            def act() -> Any:
+                return _real(path, mode, *rest, **more)
+
+            return self.event("open", str(path), act) if "w" in mode and isinstance(path, str | Path) else act()
+
+        def accuracy(*rest: Any, _real: Any = loop.accuracy, **more: Any) -> Any:
+            return self.event("evaluate", self.root, lambda: _real(*rest, **more))
+
+        setattr(pathlib.Path, "write_text", write_text)  # noqa: B010
+        safetensors.torch.serialize_file = serialize
+        torch.save = save
+        builtins.open = opened  # type: ignore[assignment]
+        loop.accuracy = accuracy
+        register_optimizer_step_post_hook(lambda *_: self.event("step", self.root, lambda: None))
+
+    def _syncs_and_writes(self) -> None:
+        real_sync, real_write = os.fsync, os.write
+
+        def fsync(handle: int) -> None:
+            path = _path_of(handle)
+            # What was not synced may be lost in part; the journal's earlier lines have been synced.
+            half = (lambda: _halve(path)) if ".tmp-" in path and Path(path).is_file() else None
+            self.event("sync", path, lambda: real_sync(handle), half)
+
+        def write(handle: int, data: bytes) -> int:
+            half = lambda: real_write(handle, data[: len(data) // 2])  # noqa: E731
+            written: int = self.event("append", _path_of(handle), lambda: real_write(handle, data), half)
+            return written
+
+        os.fsync, os.write = fsync, write
+
+    def _wrap_os(self, name: str) -> None:
+        real = getattr(os, name)
+
+        def wrapped(path: Any, *rest: Any, **more: Any) -> Any:
+            folder = more.get("dir_fd")
+            whole = str(path) if folder is None else f"{_path_of(folder)}/{os.fspath(path)}"
+            return self.event(name, whole, lambda: real(path, *rest, **more))
+
+        setattr(os, name, wrapped)
+
+
+def _path_of(handle: int) -> str:
+    try:
+        return str(Path(f"/proc/self/fd/{handle}").readlink())
+    except OSError:
+        return ""
+
+
+def _halve(path: str) -> None:
+    os.truncate(path, Path(path).stat().st_size // 2)
+
+
+def _act(request: dict[str, Any]) -> int:
+    """Runs one command in a child that was forked for it; returns the exit code."""
+    from stockpot.cli import main
+
+    root = request["root"]
+    if not request.get("report"):
+        from stockpot.report import page
+
+        for name in ("write_run_report", "write_comparison_report"):
+            setattr(page, name, lambda *given: given[-1] / "report.html")
+    random.seed(time.time_ns())  # nothing may hang on how the process began
+    torch.manual_seed(time.time_ns())
+    faults = Faults(root, request.get("fault"))
+    faults.install()
+    code = 0
+    try:
+        main(request["arguments"])
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    faults.busy = True
+    Path(request["output"] + ".events").write_text(json.dumps(faults.events), encoding="utf-8")
+    return code
+
+
+def _start(request: dict[str, Any]) -> int:
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    with contextlib.suppress(BaseException):
+        for number, name in ((0, "/dev/null"), (1, request["output"] + ".out"), (2, request["output"] + ".err")):
+            handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+            os.dup2(handle, number)
+        code = _act(request)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+def _wait(pid: int) -> int | None:
+    _, status = os.waitpid(pid, os.WUNTRACED)
+    return None if os.WIFSTOPPED(status) else os.waitstatus_to_exitcode(status)
+
+
+def serve() -> None:
+    """Imports what a run needs, then answers requests until stdin ends."""
+    import transformers.models.vit.modeling_vit
+
+    import stockpot.cli.work
+    import stockpot.report.page
+    import stockpot.report.sentences
+    import stockpot.report.tables
+    import stockpot.runs.actions
+    import stockpot.training.hf
+    import stockpot.training.plain  # noqa: F401
+
+    with contextlib.suppress(ImportError):  # not in transformers 4
+        import transformers.models.vit.image_processing_pil_vit  # noqa: F401
+
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer = {"pid": _start(request["start"])} if "start" in request else {"code": _wait(request["wait"])}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    serve()

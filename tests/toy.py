@@ -1,0 +1,200 @@
+"""A toy stream in float64, and the loop over its tasks without run folder, evaluation or files but the anchor's."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from stockpot import methods
+from stockpot.methods.base import Method, Task
+from stockpot.seeds import derive, seed_everything
+from stockpot.streams.examples import TensorExamples, TrainingData
+from stockpot.training import engine
+from stockpot.training.batches import EpochBatches
+from stockpot.training.job import Job, planned_steps
+from stockpot.training.method_state import read_state, write_state
+
+LOOPS = ["trainer", "plain"]
+CLASSES = 4
+STEPS = 6  # of a task: ⌈22 / 8⌉ batches, two epochs
+SETTINGS: dict[str, Any] = {
+    "num_train_epochs": 2,
+    "per_device_train_batch_size": 8,
+    "learning_rate": 0.05,
+    "lr_scheduler_type": "constant",
+    "use_cpu": True,
+}
+Weights = dict[str, Tensor]
+
+
+def examples(task: int, many: int = 22) -> TensorExamples:
+    """Inputs (1, 2, 3) of one task in float64: two of the four classes, two clouds."""
+    draws = torch.Generator().manual_seed(100 + task)
+    labels = torch.arange(many) % 2 + 2 * (task % 2)
+    centres = torch.randn(CLASSES, 1, 2, 3, generator=draws, dtype=torch.float64)
+    noise = torch.randn(many, 1, 2, 3, generator=draws, dtype=torch.float64)
+    return TensorExamples(centres[labels] + 0.5 * noise, labels)
+
+
+def network(dropout: float = 0.0, norm: bool = False) -> nn.Sequential:
+    """Six inputs, five hidden units, four classes, in float64."""
+    torch.manual_seed(42)
+    middle = [nn.BatchNorm1d(5)] if norm else []
+    layers = [nn.Flatten(), nn.Linear(6, 5), *middle, nn.Tanh(), nn.Dropout(dropout), nn.Linear(5, CLASSES)]
+    return nn.Sequential(*layers).double()
+
+
+def copied(model: nn.Module) -> Weights:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def config(name: str, **keys: Any) -> Any:
+    return methods.REGISTRY[name].config(name=name, **keys)
+
+
+@dataclass
+class Learnt:
+    """What a stream left: the weights at its start and after each task, the methods, and what each trained on."""
+
+    weights: list[Weights]
+    methods: list[Method] = field(default_factory=list)
+    tasks: list[Task] = field(default_factory=list)
+    data: list[TrainingData] = field(default_factory=list)
+    optimizer: list[dict[str, Tensor]] = field(default_factory=list)
+
+
+def learn(
+    method: Any,
+    loop: str,
+    folder: Path,
+    *,
+    tasks: Sequence[TensorExamples] | None = None,
+    model: nn.Module | None = None,
+    build: Callable[[Any], Method] = methods.build,
+    carry: bool = False,
+    owners: Tensor | None = None,
+    seed: int = 0,
+    **settings: Any,
+) -> Learnt:
+    """Learns two toy tasks, or those that are given, with a method's configuration, through one of the loops."""
+    tasks = [examples(0), examples(1)] if tasks is None else tasks
+    current = copy.deepcopy(model or network())
+    start = copy.deepcopy(current)
+
+    def place(index: int) -> Path:
+        return folder / f"model-{index}"
+
+    def save(index: int) -> None:
+        place(index).mkdir(parents=True, exist_ok=True)
+        save_file(copied(current), place(index) / "model.safetensors")
+
+    save(-1)
+    learnt = Learnt([copied(current)])
+    for index, own in enumerate(tasks):
+        active = build(method)
+        if active.starts_from == "pretrained":
+            current = copy.deepcopy(start)
+        if index:
+            read_state(active, folder / f"state-{index - 1}")
+        task = Task(
+            index=index,
+            name=f"task{index}",
+            seed=derive(seed, "task", index),
+            model=current,
+            past=[lambda past=past: past for past in tasks[:index]],
+            checkpoint=lambda source, index=index: {"previous": place(index - 1), "pretrained": place(-1)}.get(
+                source, Path(source)
+            ),
+        )
+        seed_everything(task.seed)
+        data = active.training_data(task, own)
+        job = Job(current, active, data, {**SETTINGS, **settings}, task.seed, folder / "checkpoints", owners=owners)
+        job.optimizer_state = learnt.optimizer[-1] if carry and index else None
+        task.total_steps = planned_steps(job)
+        active.task_start(task)
+        learnt.optimizer.append(engine.train(job, loop))
+        active.task_end(task, own)
+        (folder / f"state-{index}").mkdir(exist_ok=True)
+        write_state(active, folder / f"state-{index}")
+        save(index)
+        learnt.weights.append(
+            {name: tensor.clone() for name, tensor in load_file(place(index) / "model.safetensors").items()}
+        )
+        learnt.methods.append(active)
+        learnt.tasks.append(task)
+        learnt.data.append(data)
+    return learnt
+
+
+def by_hand(
+    start: Weights,
+    data: TrainingData,
+    seed: int,
+    after: Callable[[int, Weights, torch.optim.Optimizer], torch.optim.Optimizer | None] | None = None,
+    *,
+    model: nn.Module | None = None,
+    epochs: int = 2,
+    batch_size: int = 8,
+    learning_rate: float = 0.05,
+) -> Weights:
+    """Ten lines of torch: AdamW over the same batches; `after(step, weights, optimizer)` may change the weights in
+    place, and may return another optimizer."""
+    model = copy.deepcopy(model or network())
+    model.load_state_dict(start)
+    optimizer: torch.optim.Optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
+    batches, step = EpochBatches(data, batch_size, seed), 0
+    for epoch in range(epochs):
+        batches.set_epoch(epoch)
+        for indices in batches:
+            batch = data.examples.__getitems__(indices)
+            loss = nn.functional.cross_entropy(model(batch["pixel_values"]), batch["labels"])
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            step += 1
+            if after is not None:
+                optimizer = after(step, dict(model.state_dict()), optimizer) or optimizer
+    return copied(model)
+
+
+def seed(index: int) -> int:
+    """Of the task, in a run of seed 0."""
+    return derive(0, "task", index)
+
+
+def averaged(anchor: Weights, beta: float, steps: list[int]) -> Callable[[int, Weights, torch.optim.Optimizer], None]:
+    """θ ← (1−β)θ + βθ_o after the given steps, written out."""
+
+    def after(step: int, weights: Weights, optimizer: torch.optim.Optimizer) -> None:
+        if step in steps:
+            for name, tensor in weights.items():
+                tensor.copy_((1 - beta) * tensor + beta * anchor[name])
+
+    return after
+
+
+def assert_same(one: Weights, other: Weights) -> None:
+    """Bit for bit."""
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), f"{name} differs by {float((tensor - other[name]).abs().max())}"
+
+
+def assert_close(one: Weights, other: Weights, tolerance: float = 1e-12) -> None:
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(
+            tensor, other[name], rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def differ(one: Weights, other: Weights) -> bool:
+    return any(not torch.equal(tensor, other[name]) for name, tensor in one.items())
