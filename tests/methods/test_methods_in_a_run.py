@@ -118,3 +118,28 @@ def test_sequential_forgets_rehearsal_and_averages_keep_and_joint_keeps_all(run:
         assert score[name].average_accuracy > score["sequential"].average_accuracy + 0.15
     assert score["joint"].average_accuracy > 0.9
     assert score["joint"].average_accuracy > score["sfa"].average_accuracy
+
+
+def test_controls_are_evaluated_before_and_after_every_task_and_never_trained_on(run: Run) -> None:
+    controls = [{"name": "tilted", "data": {"rotate": 25.0}}, {"name": "ones", "data": {"classes": [1]}}]
+    without, plain = run("sequential")
+    results, weights = run("sequential", controls=controls)
+    for one, other in zip(weights, plain, strict=True):
+        assert_same(one, other)
+    scores = results.scores["accuracy"]
+    assert {name: len(values) for name, values in scores.controls.items()} == {"tilted": 3, "ones": 3}
+    assert scores.matrix == without.scores["accuracy"].matrix
+    assert len(set(scores.controls["tilted"])) > 1  # of other models each time
+
+
+def test_workers_that_read_lazily_change_no_bit(run: Run, digits_recipe: dict[str, Any]) -> None:
+    vit = {"model_type": "vit", "image_size": 8, "patch_size": 4, "num_channels": 1, "hidden_size": 8,
+           "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8,
+           "hidden_dropout_prob": 0.2}  # fmt: skip
+    train = {**digits_recipe["train"], "num_train_epochs": 1}
+    usual = run("sequential", model={"config": vit}, train=train)
+    lazy = run("sequential", model={"config": vit}, train={**train, "dataloader_num_workers": 2},
+               data={"path": "digits", "limit": 6, "in_memory": False})  # fmt: skip
+    for one, other in zip(usual[1], lazy[1], strict=True):
+        assert_same(one, other)
+    assert usual[0].scores == lazy[0].scores

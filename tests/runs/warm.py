@@ -14,6 +14,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import errno
+import gc
 import json
 import os
 import pathlib
@@ -211,22 +212,37 @@ def _wait(pid: int) -> int | None:
     return None if os.WIFSTOPPED(status) else os.waitstatus_to_exitcode(status)
 
 
-def serve() -> None:
-    """Imports what a run needs, then answers requests until stdin ends."""
-    import transformers.models.vit.modeling_vit
+def _warm_up() -> None:
+    """Imports what a run needs, and lets Transformers make its tables; no gradient, which would start threads."""
+    import sklearn.datasets
+    import sklearn.model_selection
+    from transformers import ViTConfig, ViTForImageClassification
 
     import stockpot.cli.work
+    import stockpot.report.card
     import stockpot.report.page
     import stockpot.report.sentences
     import stockpot.report.tables
     import stockpot.runs.actions
     import stockpot.training.hf
     import stockpot.training.plain  # noqa: F401
+    from stockpot.models.names import saved_names
+    from stockpot.recipe.train import check_train
 
     with contextlib.suppress(ImportError):  # not in transformers 4
         import transformers.models.vit.image_processing_pil_vit  # noqa: F401
-
+    sklearn.datasets.load_digits()
+    check_train({}, "")
+    tiny = {"image_size": 8, "patch_size": 4, "hidden_size": 8, "intermediate_size": 8}
+    saved_names(ViTForImageClassification(ViTConfig(**tiny, num_hidden_layers=1, num_attention_heads=1)))
     torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()  # what is here stays: the Trainer collects garbage at every task
+
+
+def serve() -> None:
+    """Answers requests until stdin ends."""
+    _warm_up()
     for line in sys.stdin:
         request = json.loads(line)
         answer = {"pid": _start(request["start"])} if "start" in request else {"code": _wait(request["wait"])}

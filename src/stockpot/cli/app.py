@@ -24,7 +24,7 @@ RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="a recipe: `s
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="default: runs/NAME")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="change the recipe: method.beta=0.5")
+    list[str] | None, typer.Argument(metavar="KEY.SUB=VALUE", help="change the recipe: method.beta=0.5")
 ]
 AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="import the code that a `build:` model in the folder names")

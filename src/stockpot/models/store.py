@@ -129,6 +129,8 @@ def _from_config(values: dict[str, Any], rows: int) -> nn.Module:
     from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, AutoModelForImageClassification
 
     config = _config(values, num_labels=rows)
+    if config.architectures is None:  # some families have several classifiers: [] lets Transformers take the first
+        config.architectures = []
     if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
         raise StockpotError(f"model.config.model_type: Transformers has no image classifier {values['model_type']!r}.")
     try:

@@ -141,9 +141,9 @@ def _generators() -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _restore_generators(tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
     torch.set_rng_state(tensors["generators/0"])
-    if torch.cuda.is_available():
-        devices = [tensors[f"generators/{device + 1}"] for device in range(torch.cuda.device_count())]
-        torch.cuda.set_rng_state_all(devices)
+    for device in range(torch.cuda.device_count()):
+        if (state := tensors.get(f"generators/{device + 1}")) is not None:  # of a machine with as many of them
+            torch.cuda.set_rng_state(state, device)
     version, internal, gauss = values["python"]
     random.setstate((version, tuple(internal), gauss))
     np.random.set_state(tuple(values["numpy"]))
