@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from stockpot.compare.cells import check, contenders
+from stockpot.compare.cells import contenders, prepare
 from stockpot.recipe.read import read_recipe
 from stockpot.runs.actions import begin, go_on
 
@@ -104,7 +104,7 @@ def test_every_recipe_is_tried_here() -> None:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_recipe_runs(case: Case, overrides_of: Callable[[Case], list[str]], tmp_path: Path) -> None:
     recipe = read_recipe(RECIPES / f"{case.recipe}.yaml", overrides_of(case))
-    check(recipe, tmp_path / "comparison")  # every method of its comparison fits the stream
+    prepare(recipe, tmp_path / "comparison")  # every method of its comparison fits the stream
     begin(recipe, recipe.method, 0, tmp_path / "run")
     results = go_on(tmp_path / "run")
     assert results.scenario == case.scenario

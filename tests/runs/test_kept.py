@@ -53,20 +53,21 @@ def test_a_task_can_still_be_added(stockpot: Stockpot, unbroken: Make, tmp_path:
     assert scores["initial"] == expected["initial"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [
+        ("rename", "tasks/02-second"),
+        ("unlink", "tasks/.tmp-old-02-second/model"),
+        ("rmdir", "tasks/.tmp-old-02-second"),
+    ],
+)
 def test_a_deletion_that_was_killed_does_not_stand_in_the_way(
-    stockpot: Stockpot, unbroken: Make, tmp_path: Path
+    stockpot: Stockpot, unbroken: Make, tmp_path: Path, kind: str, path: str
 ) -> None:
-    settings: dict[str, Any] = {"loop": "plain", "head": "seen", "method": {"name": "replay"}, "keep": "needed"}
-    whole, run = unbroken(**settings), tmp_path / "run"
-    for kind, path, at in (("rename", "02-second", 1), ("unlink", "old-02-second/model", 1), ("rmdir", "old-02", 1)):
-        target = tmp_path / kind
-        fault = {"do": "kill", "kind": kind, "path": f"tasks/.tmp-{path}" if "old" in path else path, "at": at}
-        if kind == "rename":
-            fault["path"] = "tasks/02-second"
-        done = stockpot("run", whole.file, "-o", target, root=target, fault=fault)
-        assert done.code == -9, done.err
-        assert len([event for event in journal(target) if event["event"] == "task"]) == 3
-        done = stockpot("add", target, write(tmp_path / "task.yaml", task("fourth", 6, 7)), root=target)
-        assert done.code == 0, done.err
-        settled(target)
-    assert not run.exists()
+    whole, run = unbroken(loop="plain", head="seen", method={"name": "replay"}, keep="needed"), tmp_path / "run"
+    fault = {"do": "kill", "kind": kind, "path": path, "at": 1}
+    assert stockpot("run", whole.file, "-o", run, root=run, fault=fault).code == -9
+    assert len([event for event in journal(run) if event["event"] == "task"]) == 3
+    done = stockpot("add", run, write(tmp_path / "task.yaml", task("fourth", 6, 7)), root=run)
+    assert done.code == 0, done.err
+    settled(run)

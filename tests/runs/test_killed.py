@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from running import MLP, Stockpot, Unbroken, journal, results, same, settled
+from running import MLP, TASKS, Stockpot, Unbroken, journal, results, same, settled
 
 Make = Callable[..., Unbroken]
 INSTANTS = 20
@@ -43,6 +44,14 @@ def kill(stockpot: Stockpot, whole: Unbroken, run: Path, **fault: Any) -> None:
     """Begins the run again elsewhere, and kills it at an event."""
     done = stockpot("run", whole.file, "-o", run, root=run, fault={"do": "kill", **fault})
     assert done.code == -9, done.err
+    file = run / "journal.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True) if file.is_file() else []
+    events = [json.loads(line) for line in lines if line.endswith(b"\n")]
+    if events and events[-1]["event"] == "checkpoint":  # the work until there is not lost
+        place = run / "checkpoints" / f"{events[-1]['task'] + 1:02d}-{TASKS[events[-1]['task']]['name']}"
+        assert {path.name for path in (place / f"checkpoint-{events[-1]['step']}").iterdir()} == set(
+            events[-1]["files"]
+        )
 
 
 @pytest.mark.parametrize("instant", range(INSTANTS))
@@ -158,4 +167,5 @@ def test_everything_is_synced_before_it_is_journalled(unbroken: Make, changes: d
             known.discard(path)
         elif kind == "append":
             assert not dirty, path
+            dirty.add(path)
     assert published == 1 + 3 + 3 + 6  # start, models, states, checkpoints

@@ -28,10 +28,15 @@ def test_a_second_process_is_refused_until_the_first_is_dead(
     assert first.wait().code is None  # it stands still, in its second task
     before = tree(run)
     task_file = write(tmp_path / "task.yaml", task("fourth", 6, 7))
-    for command in (["resume", run], ["run", whole.file, "-o", run], ["add", run, task_file]):
+    taken, busy = "a run is here already", "another process is working on this run"
+    for command, why in (
+        (["resume", run], busy),
+        (["run", whole.file, "-o", run], taken),
+        (["add", run, task_file], busy),
+    ):
         done = stockpot(*command, root=run)
         assert done.code == 2
-        assert f"{run}: another process is working on this run" in done.error
+        assert f"{run}: {why}" in done.error
     assert tree(run) == before
     assert first.kill().code == -9
     assert stockpot("resume", run, root=run).code == 0
@@ -105,11 +110,19 @@ def test_the_lock_goes_with_the_process(tmp_path: Path) -> None:
     mine.close()
 
 
-def test_readers_share_and_writers_do_not(tmp_path: Path) -> None:
-    path = tmp_path / "journal.jsonl"
-    Journal(path).lock().append({"event": "created"})  # never closed
+def test_readers_share_the_journal_and_a_writer_does_not(tmp_path: Path) -> None:
+    journals = [Journal(tmp_path / "journal.jsonl") for _ in range(3)]
+    journals[0].lock().append({"event": "created"})
     with pytest.raises(StockpotError):
-        Journal(path).lock(shared=True)
+        journals[1].lock(shared=True)
+    journals[0].close()
+    for reader in journals[:2]:
+        reader.lock(shared=True)
+    with pytest.raises(StockpotError):
+        journals[2].lock()
+    for reader in journals[:2]:
+        reader.close()
+    journals[2].lock().close()
 
 
 def test_a_failed_write_leaves_the_journal_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

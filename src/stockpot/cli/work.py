@@ -18,8 +18,8 @@ from stockpot.errors import StockpotError
 
 if TYPE_CHECKING:
     from stockpot.compare.cells import CellPlan
-    from stockpot.recipe.schema import Recipe
     from stockpot.results import Results
+    from stockpot.runs.session import Opened
     from stockpot.training.job import Stop
 
 
@@ -62,7 +62,7 @@ def _stopping(go_on: str) -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
-def _finish(path: Path, stop: Stop, allow_code: bool) -> None:
+def _finish(path: Path, stop: Stop, allow_code: bool, opened: Opened | None = None) -> None:
     from stockpot.report.page import write_run_report
     from stockpot.report.sentences import run_summary
     from stockpot.report.tables import run_table
@@ -70,7 +70,7 @@ def _finish(path: Path, stop: Stop, allow_code: bool) -> None:
     from stockpot.runs.progress import shown
 
     with closing(shown()) as progress:
-        results = go_on(path, allow_code=allow_code, stop=stop, progress=progress)
+        results = go_on(path, allow_code=allow_code, stop=stop, progress=progress, opened=opened)
     page = write_run_report([(path.name, results)], path)
     show(run_table(results))
     for sentence in run_summary(results):
@@ -103,8 +103,8 @@ def run(recipe_file: Path, overrides: Sequence[str], output: Path | None) -> Non
     with _stopping(f"stockpot resume {path}") as stop:
         if len(recipe.seeds) > 1:
             say(f"The recipe has {len(recipe.seeds)} seeds; `run` takes the first, {recipe.seeds[0]}.")
-        begin(recipe, recipe.method, recipe.seeds[0], path)
-        _finish(path, stop, allow_code=True)
+        opened = begin(recipe, recipe.method, recipe.seeds[0], path)
+        _finish(path, stop, allow_code=True, opened=opened)
 
 
 def add(folder: Path, task_file: Path, overrides: Sequence[str], output: Path | None, allow_code: bool) -> None:
@@ -140,22 +140,10 @@ def resume(folder: Path, allow_code: bool) -> None:
         _finish(folder, stop, allow_code)
 
 
-def _check_stream(recipe: Recipe) -> None:
-    """Raises StockpotError for what is wrong with the data, the model's settings or `train`: the same in all cells."""
-    from stockpot.recipe.resolve import resolve
-    from stockpot.runs.session import open_stream
-    from stockpot.training.job import training_arguments
-
-    resolved = resolve(recipe, recipe.compare[0] if recipe.compare else recipe.method, recipe.seeds[0])
-    open_stream(resolved)
-    for task in resolved.tasks if isinstance(resolved.tasks, list) else []:
-        training_arguments({**resolved.train, **task.train}, Path("runs"), recipe.seeds[0])
-
-
 def compare(recipe_file: Path, overrides: Sequence[str], output: Path | None) -> None:
     """`stockpot compare`."""
     _quiet()
-    from stockpot.compare.cells import check, plan, run_cells
+    from stockpot.compare.cells import plan, prepare, run_cells
     from stockpot.compare.summary import summarise, write_comparison
     from stockpot.recipe.read import read_recipe
     from stockpot.report.page import write_comparison_report
@@ -164,14 +152,11 @@ def compare(recipe_file: Path, overrides: Sequence[str], output: Path | None) ->
 
     recipe = read_recipe(recipe_file, overrides)
     path = output or _default_output(recipe.name)
-    if (path / "journal.jsonl").is_file():
-        raise StockpotError(f"{path}: this is the folder of one run; choose another for the comparison with -o.")
-    check(recipe, path)
-    _check_stream(recipe)
+    opened = prepare(recipe, path)
     again = shlex.join(["stockpot", "compare", str(recipe_file), *overrides, "-o", str(path)])
     done: list[tuple[CellPlan, Results]] = []
     with _stopping(again) as stop, closing(shown(len(plan(recipe)))) as progress:
-        for cell, results in run_cells(recipe, path, stop=stop, progress=progress):
+        for cell, results in run_cells(recipe, path, opened, stop=stop, progress=progress):
             done.append((cell, results))
             progress.cell(f"{cell.method.title} seed {cell.seed}", results.metrics.average_accuracy)
     comparison = summarise(recipe, done)

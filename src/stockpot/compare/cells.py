@@ -13,9 +13,10 @@ from stockpot.methods.base import BaseConfig
 from stockpot.recipe.resolve import resolve, to_values, to_yaml
 from stockpot.recipe.schema import Recipe
 from stockpot.results import Results
-from stockpot.runs.actions import begin, go_on
+from stockpot.runs.actions import begin, check_settings, go_on
 from stockpot.runs.folder import RunFolder
 from stockpot.runs.progress import Progress
+from stockpot.runs.session import Opened, open_stream
 from stockpot.training.job import Stop
 
 
@@ -48,32 +49,40 @@ def plan(recipe: Recipe) -> list[CellPlan]:
     ]
 
 
-def check(recipe: Recipe, path: Path) -> None:
-    """Raises StockpotError for every mistake that can be known before the first cell runs."""
-    for cell in plan(recipe):
-        resolved = resolve(recipe, cell.method, cell.seed)
-        folder = path / cell.path
-        if not _begun(folder):
-            continue
-        if RunFolder.open(folder).created["recipe"] != to_values(resolved):
+def prepare(recipe: Recipe, path: Path) -> Opened | None:
+    """Opens the stream that all cells share; None where every cell is finished.
+
+    Raises StockpotError for every mistake that can be known before the first cell runs.
+    """
+    if (path / "journal.jsonl").is_file():
+        raise StockpotError(f"{path}: this is the folder of one run; choose another for the comparison with -o.")
+    resolved = [resolve(recipe, cell.method, cell.seed) for cell in plan(recipe)]
+    folders = [path / cell.path for cell in plan(recipe)]
+    for folder, wanted in zip(folders, resolved, strict=True):
+        if _begun(folder) and RunFolder.open(folder).created["recipe"] != to_values(wanted):
             raise StockpotError(
                 f"{folder}: this cell was run from another recipe; choose another folder with -o, or delete the cell."
             )
+    check_settings(resolved[0])
+    if all(_begun(folder) and RunFolder.open(folder).is_finished for folder in folders):
+        return None
+    return open_stream(resolved[0])
 
 
 def _begun(folder: Path) -> bool:
     return (folder / "journal.jsonl").is_file() and bool(RunFolder(folder).journal.events)
 
 
-def run_cells(recipe: Recipe, path: Path, *, stop: Stop, progress: Progress) -> Iterator[tuple[CellPlan, Results]]:
+def run_cells(
+    recipe: Recipe, path: Path, opened: Opened | None, *, stop: Stop, progress: Progress
+) -> Iterator[tuple[CellPlan, Results]]:
     """Runs what is not finished yet, and yields every cell with its results. A finished cell is only read."""
-    check(recipe, path)
     with files.explained(path):
         path.mkdir(parents=True, exist_ok=True)
     files.write_text(path / "recipe.yaml", to_yaml(to_values(recipe)))
     for cell in plan(recipe):
         folder = path / cell.path
         if not _begun(folder):
-            begin(recipe, cell.method, cell.seed, folder)
+            begin(recipe, cell.method, cell.seed, folder, opened)
         # The recipe that the user typed names the code to build the model: running it is what was asked for.
-        yield cell, go_on(folder, allow_code=True, stop=stop, progress=progress)
+        yield cell, go_on(folder, allow_code=True, stop=stop, progress=progress, opened=opened)

@@ -7,38 +7,72 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from stockpot import files
 from stockpot.errors import StockpotError
 from stockpot.methods.base import BaseConfig
+from stockpot.models.store import start_model
 from stockpot.recipe.resolve import resolve, resolve_task
 from stockpot.recipe.schema import Recipe
 from stockpot.results import Results
 from stockpot.runs.folder import RunFolder
 from stockpot.runs.loop import evaluate_late, learn_stream
 from stockpot.runs.progress import Progress
-from stockpot.runs.session import Session, open_stream
+from stockpot.runs.session import Opened, Session, open_stream
 from stockpot.runs.summary import write_results
 from stockpot.runs.versions import commit, versions
 from stockpot.streams.spec import TaskSpec
-from stockpot.training.job import Stop, training_arguments
+from stockpot.streams.stream import Stream
+from stockpot.training.job import Stop, logits_of, training_arguments
 
 
-def begin(recipe: Recipe, method: BaseConfig, seed: int, path: Path) -> None:
-    """Creates a run folder for one method and one seed; every mistake that can be known beforehand is raised here."""
+def begin(recipe: Recipe, method: BaseConfig, seed: int, path: Path, opened: Opened | None = None) -> Opened:
+    """Creates a run folder for one method and one seed; returns the opened stream, which `go_on` can use.
+
+    Every mistake that can be known beforehand is raised here, before there is a folder.
+    """
+    RunFolder.check_free(path)
     resolved = resolve(recipe, method, seed)
-    assert isinstance(resolved.tasks, list), "a resolved recipe lists its tasks"
-    stream, _ = open_stream(resolved)
-    for task in resolved.tasks:
-        training_arguments({**resolved.train, **task.train}, path, seed)
-    rows = stream.rows
-    facts = {
-        "start_rows": rows.count(len(stream.tasks) if resolved.head == "all" else 1),
-        "data": stream.facts(),
-        "versions": versions(),
-        "commit": commit(),
-    }
+    opened = opened or open_stream(resolved)
+    stream, _ = opened
+    check_settings(resolved)
+    start_rows = stream.rows.count(len(stream.tasks) if resolved.head == "all" else 1)
+    check_model(start_model(resolved.model, start_rows, seed), stream, start_rows)
+    facts = {"start_rows": start_rows, "data": stream.facts(), "versions": versions(), "commit": commit()}
     run = RunFolder.create(path, resolved, method.title, facts)
     run.journal.close()
+    return opened
+
+
+def check_settings(resolved: Recipe) -> None:
+    """Raises StockpotError where TrainingArguments refuses what the recipe or a task sets."""
+    assert isinstance(resolved.tasks, list), "a resolved recipe lists its tasks"
+    for task in resolved.tasks:
+        training_arguments({**resolved.train, **task.train}, Path("runs"), resolved.seeds[0])
+
+
+@torch.no_grad()
+def check_model(model: nn.Module, stream: Stream, rows: int) -> None:
+    """Raises StockpotError where the model cannot take an image of some task, or does not give a logit for each row."""
+    model.eval()
+    for index, task in enumerate(stream.tasks):
+        image = stream.sample(index)
+        shape = "x".join(map(str, image.shape[1:]))
+        try:
+            logits = logits_of(model, {"pixel_values": image})
+            given = tuple(logits.shape)
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise StockpotError(
+                f"task {task.name!r}: the model cannot take its images, {shape}: {reason}. "
+                "Change the model, or its image_processor."
+            ) from error
+        if given != (1, rows):
+            raise StockpotError(
+                f"the model gives outputs of shape {given} for one image; the stream needs (1, {rows})."
+            )
 
 
 @contextmanager
@@ -53,7 +87,12 @@ def _locked(path: Path) -> Iterator[RunFolder]:
 
 
 def go_on(
-    path: Path, *, allow_code: bool = False, stop: Stop | None = None, progress: Progress | None = None
+    path: Path,
+    *,
+    allow_code: bool = False,
+    stop: Stop | None = None,
+    progress: Progress | None = None,
+    opened: Opened | None = None,
 ) -> Results:
     """Learns what a run has not learnt yet, from wherever it stopped; returns its results.
 
@@ -61,7 +100,7 @@ def go_on(
     """
     with _locked(path) as run:
         if not run.is_finished:
-            session = Session.open(run, allow_code=allow_code, stop=stop, progress=progress)
+            session = Session.open(run, allow_code=allow_code, stop=stop, progress=progress, opened=opened)
             learn_stream(session)
         return write_results(run)
 

@@ -28,19 +28,13 @@ class RunFolder:
     @classmethod
     def create(cls, path: Path, recipe: Recipe, label: str, facts: dict[str, Any]) -> RunFolder:
         """A new run folder, locked; raises StockpotError where something stands there already."""
+        cls.check_free(path)
         with files.explained(path):
             files.make_folder(path)
-            others = sorted(entry.name for entry in path.iterdir() if entry.name != "journal.jsonl")
         run = cls(path)
-        if others and not run.journal.events:
-            raise StockpotError(f"{path}: the folder is not empty (it holds {others[0]}); choose another with -o.")
         run.journal.lock()
         try:
-            if run.journal.events:
-                raise StockpotError(
-                    f"{path}: a run is here already; go on with `stockpot resume {path}`, "
-                    "or choose another folder with -o."
-                )
+            cls.check_free(path)  # again: it is ours only now
             values = to_values(recipe)
             run.journal.append({"event": "created", "schema": SCHEMA, "label": label, "recipe": values, **facts})
             run.write_recipe()
@@ -48,6 +42,21 @@ class RunFolder:
             run.journal.close()
             raise
         return run
+
+    @classmethod
+    def check_free(cls, path: Path) -> None:
+        """Raises StockpotError where a run, or anything else, stands at `path`."""
+        with files.explained(path):
+            others = sorted(entry.name for entry in path.iterdir()) if path.exists() else []
+        if "journal.jsonl" in others:
+            if cls(path).journal.events:
+                raise StockpotError(
+                    f"{path}: a run is here already; go on with `stockpot resume {path}`, "
+                    "or choose another folder with -o."
+                )
+            others.remove("journal.jsonl")  # stopped before its first line
+        if others:
+            raise StockpotError(f"{path}: the folder is not empty (it holds {others[0]}); choose another with -o.")
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:

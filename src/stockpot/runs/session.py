@@ -23,6 +23,7 @@ from stockpot.training.job import Stop, training_arguments
 from stockpot.training.method_state import read_state
 
 OPTIMIZER = "optimizer.safetensors"
+Opened = tuple[Stream, PlainProcessor | TransformersProcessor]
 
 
 @dataclass
@@ -47,6 +48,7 @@ class Session:
         allow_code: bool = False,
         stop: Stop | None = None,
         progress: Progress | None = None,
+        opened: Opened | None = None,
     ) -> Session:
         """Opens the stream of the run, or of a recipe that goes beyond it.
 
@@ -54,7 +56,7 @@ class Session:
         """
         recipe = recipe or run.recipe
         _check_code(run, recipe.model, allow_code)
-        stream, processor = open_stream(recipe)
+        stream, processor = opened or open_stream(recipe)
         for task, facts in stream.facts().items():
             recorded = run.facts.get(task, facts)
             if recorded["fingerprint"] != facts["fingerprint"]:
@@ -114,7 +116,7 @@ def _check_code(run: RunFolder, spec: ModelSpec, allowed: bool) -> None:
         )
 
 
-def open_stream(recipe: Recipe) -> tuple[Stream, PlainProcessor | TransformersProcessor]:
+def open_stream(recipe: Recipe) -> Opened:
     """The stream of a resolved recipe, and the processor that feeds it to the model."""
     assert isinstance(recipe.tasks, list), "a resolved recipe lists its tasks"
     processor = open_processor(recipe.model, model_config(recipe.model))

@@ -148,6 +148,11 @@ class Stream:
         """The test examples of control `index` (from 0)."""
         return self._examples(self.controls[index], "test")
 
+    def sample(self, index: int) -> Tensor:
+        """One processed image of task `index` (from 0), (1, C, H, W): what the model will be given."""
+        task = self.tasks[index]
+        return _process(task.source.train.pick(_rows(task, "train")[:1]), task.data, self.processor)
+
     def facts(self) -> dict[str, dict[str, Any]]:
         """Task name → what its data is: path, fingerprint, sizes, classes."""
         return {
