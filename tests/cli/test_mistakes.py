@@ -44,6 +44,11 @@ MISTAKES = {
     "a model folder that is not there": (["model={name: ./nowhere}"], r"\./nowhere: there is no such folder"),
     "two models": (["model.name=vit"], r"exactly one of name, config and build; name and build given"),
     "a processor's typo": (["model.image_processor.sise=3"], r"image_processor\.sise: unknown .* Did you mean 'size'"),
+    "a model that cannot take the images": (
+        ["model.args.inputs=63"],
+        r"task '[^']+': the model cannot take its images, 1x8x8: mat1 and mat2 shapes",
+    ),
+    "a builder that is not there": (["model={build: 'nowhere_at_all:make'}"], r"nowhere_at_all:make: No module"),
     "a seed twice": (["seeds=[0, 0]"], r"seeds: a seed is named twice"),
 }  # fmt: skip
 

@@ -48,10 +48,9 @@ def kill(stockpot: Stockpot, whole: Unbroken, run: Path, **fault: Any) -> None:
     lines = file.read_bytes().splitlines(keepends=True) if file.is_file() else []
     events = [json.loads(line) for line in lines if line.endswith(b"\n")]
     if events and events[-1]["event"] == "checkpoint":  # the work until there is not lost
-        place = run / "checkpoints" / f"{events[-1]['task'] + 1:02d}-{TASKS[events[-1]['task']]['name']}"
-        assert {path.name for path in (place / f"checkpoint-{events[-1]['step']}").iterdir()} == set(
-            events[-1]["files"]
-        )
+        task, step = events[-1]["task"], events[-1]["step"]
+        folder = run / "checkpoints" / f"{task + 1:02d}-{TASKS[task]['name']}" / f"checkpoint-{step}"
+        assert {path.name for path in folder.iterdir()} == set(events[-1]["files"])
 
 
 @pytest.mark.parametrize("instant", range(INSTANTS))

@@ -139,3 +139,15 @@ def test_a_pretrained_anchor_lacks_the_rows_of_all_tasks_since(
 def test_the_other_scenarios_go_on(stockpot: Stockpot, unbroken: Make, tmp_path: Path, scenario: str) -> None:
     whole = unbroken(scenario=scenario, head="seen", tasks=TASKS[:2])
     resumed(stockpot, whole, tmp_path / "run", step=14)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_what_a_task_leaves_reaches_the_next_one(unbroken: Make, loop: str) -> None:
+    replay = {"name": "replay", "fraction": 0.5}
+    run = unbroken(loop=loop, method=replay).run
+    steps = [event["costs"]["steps"] for event in journal(run) if event["event"] == "task"]
+    assert steps == [8, 12, 16]  # two epochs of 16, 24 and 32 examples, four in a batch
+    carried = unbroken(loop=loop, method=replay, boundary="keep-optimizer").run
+    first, second = (f"tasks/{place}/model/model.safetensors" for place in ("01-first", "02-second"))
+    assert (run / first).read_bytes() == (carried / first).read_bytes()
+    assert (run / second).read_bytes() != (carried / second).read_bytes()

@@ -101,9 +101,9 @@ def run(recipe_file: Path, overrides: Sequence[str], output: Path | None) -> Non
     recipe = read_recipe(recipe_file, overrides)
     path = output or _default_output(recipe.name)
     with _stopping(f"stockpot resume {path}") as stop:
+        opened = begin(recipe, recipe.method, recipe.seeds[0], path)
         if len(recipe.seeds) > 1:
             say(f"The recipe has {len(recipe.seeds)} seeds; `run` takes the first, {recipe.seeds[0]}.")
-        opened = begin(recipe, recipe.method, recipe.seeds[0], path)
         _finish(path, stop, allow_code=True, opened=opened)
 
 

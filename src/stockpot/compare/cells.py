@@ -13,10 +13,10 @@ from stockpot.methods.base import BaseConfig
 from stockpot.recipe.resolve import resolve, to_values, to_yaml
 from stockpot.recipe.schema import Recipe
 from stockpot.results import Results
-from stockpot.runs.actions import begin, check_settings, go_on
+from stockpot.runs.actions import begin, check_start, go_on
 from stockpot.runs.folder import RunFolder
 from stockpot.runs.progress import Progress
-from stockpot.runs.session import Opened, open_stream
+from stockpot.runs.session import Opened
 from stockpot.training.job import Stop
 
 
@@ -63,10 +63,9 @@ def prepare(recipe: Recipe, path: Path) -> Opened | None:
             raise StockpotError(
                 f"{folder}: this cell was run from another recipe; choose another folder with -o, or delete the cell."
             )
-    check_settings(resolved[0])
     if all(_begun(folder) and RunFolder.open(folder).is_finished for folder in folders):
         return None
-    return open_stream(resolved[0])
+    return check_start(resolved[0])
 
 
 def _begun(folder: Path) -> bool:

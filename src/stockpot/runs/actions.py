@@ -13,7 +13,7 @@ from torch import nn
 from stockpot import files
 from stockpot.errors import StockpotError
 from stockpot.methods.base import BaseConfig
-from stockpot.models.store import start_model
+from stockpot.models.store import load_model, start_model
 from stockpot.recipe.resolve import resolve, resolve_task
 from stockpot.recipe.schema import Recipe
 from stockpot.results import Results
@@ -31,38 +31,42 @@ from stockpot.training.job import Stop, logits_of, training_arguments
 def begin(recipe: Recipe, method: BaseConfig, seed: int, path: Path, opened: Opened | None = None) -> Opened:
     """Creates a run folder for one method and one seed; returns the opened stream, which `go_on` can use.
 
-    Every mistake that can be known beforehand is raised here, before there is a folder.
+    Every mistake that can be known beforehand is raised here, before there is a folder; a caller that hands in the
+    opened stream has had it checked by `check_start`.
     """
     RunFolder.check_free(path)
     resolved = resolve(recipe, method, seed)
-    opened = opened or open_stream(resolved)
-    stream, _ = opened
-    check_settings(resolved)
-    start_rows = stream.rows.count(len(stream.tasks) if resolved.head == "all" else 1)
-    check_model(start_model(resolved.model, start_rows, seed), stream, start_rows)
-    facts = {"start_rows": start_rows, "data": stream.facts(), "versions": versions(), "commit": commit()}
+    stream, _ = opened = opened or check_start(resolved)
+    facts = {"start_rows": _start_rows(resolved, stream), "data": stream.facts()}
+    facts |= {"versions": versions(), "commit": commit()}
     run = RunFolder.create(path, resolved, method.title, facts)
     run.journal.close()
     return opened
 
 
-def check_settings(resolved: Recipe) -> None:
-    """Raises StockpotError where TrainingArguments refuses what the recipe or a task sets."""
+def check_start(resolved: Recipe) -> Opened:
+    """Opens the stream; raises StockpotError where it, the training settings or the model would fail later."""
     assert isinstance(resolved.tasks, list), "a resolved recipe lists its tasks"
+    stream, processor = open_stream(resolved)
     for task in resolved.tasks:
         training_arguments({**resolved.train, **task.train}, Path("runs"), resolved.seeds[0])
+    rows = _start_rows(resolved, stream)
+    _check_model(start_model(resolved.model, rows, resolved.seeds[0]), stream, rows)
+    return stream, processor
+
+
+def _start_rows(resolved: Recipe, stream: Stream) -> int:
+    return stream.rows.count(len(stream.tasks) if resolved.head == "all" else 1)
 
 
 @torch.no_grad()
-def check_model(model: nn.Module, stream: Stream, rows: int) -> None:
-    """Raises StockpotError where the model cannot take an image of some task, or does not give a logit for each row."""
+def _check_model(model: nn.Module, stream: Stream, rows: int, first: int = 0) -> None:
     model.eval()
-    for index, task in enumerate(stream.tasks):
+    for index, task in enumerate(stream.tasks[first:], first):
         image = stream.sample(index)
         shape = "x".join(map(str, image.shape[1:]))
         try:
-            logits = logits_of(model, {"pixel_values": image})
-            given = tuple(logits.shape)
+            given = tuple(logits_of(model, {"pixel_values": image}).shape)
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise StockpotError(
@@ -70,9 +74,7 @@ def check_model(model: nn.Module, stream: Stream, rows: int) -> None:
                 "Change the model, or its image_processor."
             ) from error
         if given != (1, rows):
-            raise StockpotError(
-                f"the model gives outputs of shape {given} for one image; the stream needs (1, {rows})."
-            )
+            raise StockpotError(f"the model's output for one image has shape {given}; the stream needs (1, {rows}).")
 
 
 @contextmanager
@@ -118,6 +120,9 @@ def add_task(path: Path, task: TaskSpec, *, allow_code: bool = False) -> None:
         training_arguments({**recipe.train, **resolved.train}, path, run.seed)
         longer = recipe.model_copy(update={"tasks": [*run.tasks, resolved]})
         session = Session.open(run, longer, allow_code=allow_code)
+        newest = len(run.finished) - 1
+        model = load_model(run.model(newest), allow_code, recipe.model.trust_remote_code)
+        _check_model(model, session.stream, session.rows(newest), first=len(run.tasks))
         event = {
             "event": "added",
             "task": resolved.model_dump(mode="json", exclude_none=True),

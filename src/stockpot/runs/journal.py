@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +50,15 @@ _held: set[int] = set()  # the locks of this process
 
 
 def _let_go() -> None:
-    """A worker that was forked must not hold a lock beyond its parent's death."""
     for handle in _held:
         os.close(handle)
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_let_go)
+@cache
+def _let_go_in_forks() -> None:
+    """A worker that was forked must not hold a lock beyond its parent's death."""
+    os.register_at_fork(after_in_child=_let_go)
 
 
 class Journal:
@@ -85,6 +88,7 @@ class Journal:
                     raise StockpotError(f"{self.path.parent}: another process is working on this run.") from error
                 raise
         self._handle = handle
+        _let_go_in_forks()
         _held.add(handle)
         return self
 
