@@ -110,12 +110,13 @@ def test_a_place_that_is_taken_is_not_overwritten(finished: Path, stockpot: Call
     assert "this is the folder of one run; choose another for the comparison with -o" in one_line(
         stockpot("compare", recipe, "-o", run)
     )
-    assert (run / "journal.jsonl").read_bytes(), (run / "recipe.yaml").read_bytes() == before
+    assert ((run / "journal.jsonl").read_bytes(), (run / "recipe.yaml").read_bytes()) == before
     assert one_line(stockpot("run", recipe, "-o", recipe))  # a file
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "own.txt").write_text("mine")
     told = one_line(stockpot("run", recipe, "-o", tmp_path / "notes"))
     assert "not empty (it holds own.txt); choose another with -o" in told
+    assert "not empty, and holds no comparison" in one_line(stockpot("compare", recipe, "-o", tmp_path / "notes"))
     assert sorted(entry.name for entry in (tmp_path / "notes").iterdir()) == ["own.txt"]
     assert "a file is there already" in one_line(stockpot("init", recipe))
     assert recipe.read_text().startswith("data:")

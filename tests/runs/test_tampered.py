@@ -361,12 +361,16 @@ def test_code_that_a_foreign_run_names_is_not_imported(
     assert not (tmp_path / "exploded").exists()
 
 
-def test_an_added_task_needs_whole_models(stockpot: Stockpot, unbroken: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", [truncate, flip])
+@pytest.mark.parametrize("place", ["00-start", "01-first", "02-second"])
+def test_an_added_task_needs_whole_models(
+    stockpot: Stockpot, unbroken: Make, tmp_path: Path, place: str, damage: Callable[[Path], None]
+) -> None:
     run = tmp_path / "run"
     copytree(unbroken(**PLAIN, tasks=TASKS[:2]).run, run)
-    flip(run / "tasks" / "01-first" / "model" / "model.safetensors")
+    damage(run / "tasks" / place / "model" / "model.safetensors")
     before = tree(run)
     done = stockpot("add", run, write(tmp_path / "task.yaml", task("fourth", 6, 7)), root=run)
     assert done.code == 2
-    assert str(run / "tasks" / "01-first" / "model" / "model.safetensors") in done.error
+    assert str(run / "tasks" / place / "model" / "model.safetensors") in done.error
     assert tree(run) == before

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -121,3 +124,16 @@ def test_a_loop_takes_as_many_steps_as_were_planned(
 def test_total_steps_counts_optimizer_steps(batches: int, accumulation: int, epochs: int) -> None:
     assert total_steps(batches, accumulation, epochs, -1) == epochs * -(-batches // accumulation)
     assert total_steps(batches, accumulation, epochs, 7) == 7
+
+
+def test_a_worker_outlives_a_signal_to_its_group() -> None:
+    numbered = TensorExamples(torch.arange(64.0)[:, None], torch.arange(64))
+    batches = loader(EpochBatches(TrainingData.of(numbered), 4, seed=0), num_workers=1)
+    iterator: Any = iter(batches)
+    first = next(iterator)
+    for worker in iterator._workers:
+        os.kill(worker.pid, signal.SIGTERM)
+        os.kill(worker.pid, signal.SIGINT)
+    rest = list(iterator)
+    seen = torch.cat([batch["labels"] for batch in [first, *rest]])
+    assert sorted(seen.tolist()) == list(range(64))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from stockpot.cli.console import say, show
 from stockpot.errors import StockpotError
+from stockpot.files import explained
 
 if TYPE_CHECKING:
     from stockpot.compare.cells import CellPlan
@@ -71,7 +72,8 @@ def _finish(path: Path, stop: Stop, allow_code: bool, opened: Opened | None = No
 
     with closing(shown()) as progress:
         results = go_on(path, allow_code=allow_code, stop=stop, progress=progress, opened=opened)
-    page = write_run_report([(path.name, results)], path)
+    with explained(path):
+        page = write_run_report([(path.name, results)], path)
     show(run_table(results))
     for sentence in run_summary(results):
         say(sentence)
@@ -164,7 +166,8 @@ def compare(recipe_file: Path, overrides: Sequence[str], output: Path | None) ->
     by_label: dict[str, list[Results]] = {}
     for cell, results in done:
         by_label.setdefault(cell.method.title, []).append(results)
-    page = write_comparison_report(comparison, by_label, path)
+    with explained(path):
+        page = write_comparison_report(comparison, by_label, path)
     show(comparison_table(comparison))
     for sentence in comparison.sentences:
         say(sentence)
@@ -184,7 +187,8 @@ def report(folders: Sequence[Path], output: Path | None) -> None:
             label: [read_results(folder / cell.run / "results.json") for cell in summary.cells]
             for label, summary in comparison.methods.items()
         }
-        say(f"Report: {write_comparison_report(comparison, cells, output or folder)}")
+        with explained(output or folder):
+            say(f"Report: {write_comparison_report(comparison, cells, output or folder)}")
         return
     from stockpot.runs.folder import RunFolder
     from stockpot.runs.summary import results_of
@@ -196,4 +200,5 @@ def report(folders: Sequence[Path], output: Path | None) -> None:
             raise StockpotError(f"{folder}: no task is learnt yet; go on with `stockpot resume {folder}`.")
         results.append((folder.resolve().name, results_of(run)))
     target = output or (folders[0] if len(folders) == 1 else Path("report"))
-    say(f"Report: {write_run_report(results, target)}")
+    with explained(target):
+        say(f"Report: {write_run_report(results, target)}")

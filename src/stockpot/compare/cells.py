@@ -56,6 +56,8 @@ def prepare(recipe: Recipe, path: Path) -> Opened | None:
     """
     if (path / "journal.jsonl").is_file():
         raise StockpotError(f"{path}: this is the folder of one run; choose another for the comparison with -o.")
+    if path.is_dir() and any(path.iterdir()) and not (path / "cells").is_dir():
+        raise StockpotError(f"{path}: the folder is not empty, and holds no comparison; choose another with -o.")
     resolved = [resolve(recipe, cell.method, cell.seed) for cell in plan(recipe)]
     folders = [path / cell.path for cell in plan(recipe)]
     for folder, wanted in zip(folders, resolved, strict=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -13,6 +12,7 @@ import yaml
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from stockpot.files import write_text
 from stockpot.report import figures, sentences, tables
 from stockpot.report.formatting import METRICS, begin, ranked, score, seconds, seeds
 from stockpot.report.svg import inline
@@ -194,7 +194,6 @@ def _write(template: str, folder: Path, **values: Any) -> Path:
     style = Markup((Path(__file__).parent / "templates" / "style.css").read_text(encoding="utf-8"))
     page = environment.get_template(template).render(style=style, **values)
     folder.mkdir(parents=True, exist_ok=True)
-    path, temporary = folder / "report.html", folder / f".report.html.{os.getpid()}"
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(path)
+    path = folder / "report.html"
+    write_text(path, page)
     return path

@@ -121,6 +121,7 @@ def add_task(path: Path, task: TaskSpec, *, allow_code: bool = False) -> None:
         longer = recipe.model_copy(update={"tasks": [*run.tasks, resolved]})
         session = Session.open(run, longer, allow_code=allow_code)
         newest = len(run.finished) - 1
+        run.verify_model(newest)
         model = load_model(run.model(newest), allow_code, recipe.model.trust_remote_code)
         _check_model(model, session.stream, session.rows(newest), first=len(run.tasks))
         event = {

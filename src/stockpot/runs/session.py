@@ -14,7 +14,7 @@ from stockpot.methods.base import Method
 from stockpot.models.head import find_head, head_tensors, name_rows
 from stockpot.models.processor import PlainProcessor, TransformersProcessor, open_processor
 from stockpot.models.spec import ModelSpec
-from stockpot.models.store import fit_head, load_model, model_config
+from stockpot.models.store import fit_head, is_own, load_model, model_config
 from stockpot.recipe.schema import Recipe
 from stockpot.runs.folder import RunFolder
 from stockpot.runs.progress import Progress
@@ -108,7 +108,7 @@ class Session:
 
 def _check_code(run: RunFolder, spec: ModelSpec, allowed: bool) -> None:
     """A run folder may come from elsewhere: code that it names runs only where the user allowed it."""
-    build = spec.build if spec.build is not None and not spec.build.startswith("stockpot.") else None
+    build = spec.build if spec.build is not None and not is_own(spec.build) else None
     code = build or (spec.name if spec.trust_remote_code else None)
     if code is not None and not allowed:
         raise StockpotError(

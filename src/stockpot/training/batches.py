@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,8 +45,15 @@ class EpochBatches(BatchSampler):
             yield batch.tolist()
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Any:
     return batch
+
+
+def _leave_stopping_to_the_parent(worker: int) -> None:
+    # SIGTERM and Ctrl-C often go to the whole process group: a worker that died of one would fail the step that the
+    # parent wants to finish.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def loader(batches: EpochBatches, **options: Any) -> DataLoader[Batch]:
@@ -54,4 +62,12 @@ def loader(batches: EpochBatches, **options: Any) -> DataLoader[Batch]:
     It draws its workers' seeds from a generator of its own, so that those of dropout stay as they would be without it.
     """
     draws = generator(batches.seed, "loader")
-    return DataLoader(batches.data.examples, batch_sampler=batches, collate_fn=_as_it_is, generator=draws, **options)  # type: ignore[arg-type]
+    examples: Any = batches.data.examples
+    return DataLoader(
+        examples,
+        batch_sampler=batches,
+        collate_fn=_as_it_is,
+        generator=draws,
+        worker_init_fn=_leave_stopping_to_the_parent,
+        **options,
+    )
