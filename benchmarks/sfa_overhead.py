@@ -45,6 +45,7 @@ def overhead(steps: int) -> tuple[float, float, int]:
 
 
 def main() -> None:
+    """Prints the shares."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--repetitions", type=int, default=3)

@@ -18,7 +18,8 @@ from stockpot.errors import StockpotError
 TEMPORARY = ".tmp-"
 
 
-def _sync_folder(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Waits until a file's content, or a folder's entries, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -29,9 +30,8 @@ def _sync_folder(path: Path) -> None:
 def _sync_tree(path: Path) -> None:
     for folder, _, names in os.walk(path):
         for name in names:
-            with (Path(folder) / name).open("rb") as file:
-                os.fsync(file.fileno())
-        _sync_folder(Path(folder))
+            sync(Path(folder) / name)
+        sync(Path(folder))
 
 
 _REFUSED = (
@@ -71,7 +71,7 @@ def make_folder(path: Path) -> None:
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
-        _sync_folder(folder.parent)
+        sync(folder.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -84,7 +84,7 @@ def write_text(path: Path, text: str) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
-            _sync_folder(path.parent)
+            sync(path.parent)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -115,7 +115,7 @@ def publishing(target: Path, replace: bool = True) -> Iterator[Path]:
             elif target.exists():
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
             temporary.rename(target)
-            _sync_folder(target.parent)
+            sync(target.parent)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from stockpot.errors import StockpotError
-from stockpot.files import TEMPORARY, explained
+from stockpot.files import TEMPORARY, explained, sync
 
 _PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 _CONVERT = (
@@ -84,21 +84,13 @@ def save_checkpoint(
         try:
             whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
             save_file(whole, temporary, metadata={"format": "pt", **(metadata or {})})
-            _sync(temporary)
+            sync(temporary)
             temporary.replace(file)
-            _sync(file.parent)
+            sync(file.parent)
         except SafetensorError as error:
             raise StockpotError(f"{file} could not be written: {error}") from error
         finally:
             temporary.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _instead(folder: Path) -> str:
