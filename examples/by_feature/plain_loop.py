@@ -49,6 +49,7 @@ def accuracy_on_both(beta: float) -> tuple[float, float]:
 
 
 def main() -> None:
+    """Trains twice, plainly and with SFA, and prints what is left of each task."""
     for name, beta in (("plain", 0.0), ("SFA", 0.25)):
         first, second = accuracy_on_both(beta)
         print(f"{name:5}  first task {first:.2f}  second task {second:.2f}  both {(first + second) / 2:.2f}")

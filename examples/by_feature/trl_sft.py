@@ -27,6 +27,7 @@ COLOURS = {
 
 
 def sentences(task: str) -> list[str]:
+    """What one task teaches, a line each."""
     if task == "capitals":
         return [f"the capital of {country} is {city}" for country, city in CAPITALS.items()]
     return [f"the colour of {fruit} is {colour}" for fruit, colour in COLOURS.items()]
@@ -101,6 +102,7 @@ def right_on_both(beta: float) -> tuple[float, float]:
 
 
 def main() -> None:
+    """Trains twice, plainly and with SFA, and prints what is left of each task."""
     for name, beta in (("plain", 0.0), ("SFA", 0.25)):
         first, second = right_on_both(beta)
         print(f"{name:5}  first task {first:.2f}  second task {second:.2f}  both {(first + second) / 2:.2f}")

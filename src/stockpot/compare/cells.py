@@ -32,7 +32,7 @@ class CellPlan:
 def contenders(recipe: Recipe) -> list[BaseConfig]:
     """The methods to compare: the recipe's list (or its method), and always plain fine-tuning and joint training."""
     chosen: list[BaseConfig] = list(recipe.compare) or [recipe.method]
-    names = [getattr(method, "name", "") for method in chosen]
+    names = [method.name for method in chosen]
     if "sequential" not in names:
         chosen.insert(0, sequential.Config(name="sequential"))
     if "joint" not in names:

@@ -26,7 +26,7 @@ def saved_names(model: nn.Module) -> dict[str, str] | None:
     state: Any = model
     try:
         reverted = revert_weight_conversion(state, dict(tensors))
-    except (RuntimeError, NotImplementedError):
+    except RuntimeError:  # an operation that cannot be done without data
         return None
     by_identity = {id(tensor): name for name, tensor in reverted.items()}
     if any(id(tensor) not in by_identity for tensor in tensors.values()):
@@ -45,11 +45,13 @@ def under_own_names(checkpoint: Checkpoint, model: nn.Module) -> tuple[Mapping[s
     known = set(map(clean_name, checkpoint))
     if from_pretrained is None or not hasattr(model, "config") or known.issuperset(dict(model.named_parameters())):
         return checkpoint, True
-    if not (checkpoint.path / "config.json").is_file():  # a bare file, or no model of Transformers
-        return checkpoint, True
     names = saved_names(model)
     if names is None:
-        whole: nn.Module = from_pretrained(checkpoint.path)
+        folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+        if not (folder / "config.json").is_file():
+            return checkpoint, True
+        whole: nn.Module = from_pretrained(folder)
         return dict(whole.state_dict()), False
-    renamed = {own: checkpoint[saved] for own, saved in names.items() if saved in checkpoint}
-    return renamed, True
+    held = {own: own if own in checkpoint else saved for own, saved in names.items()}
+    renamed = {own: checkpoint[name] for own, name in held.items() if name in checkpoint}
+    return renamed or checkpoint, True

@@ -65,7 +65,7 @@ def start_model(spec: ModelSpec, rows: int, seed: int) -> nn.Module:
     else:
         model = _from_pretrained(str(spec.name), spec, num_labels=rows, ignore_mismatched_sizes=True)
     find_head(model, rows, spec.head)
-    return model.float()
+    return model
 
 
 def model_config(spec: ModelSpec) -> Any:

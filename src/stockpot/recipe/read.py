@@ -83,13 +83,12 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
 
 def _set(target: Any, path: list[str], value: Any, override: str) -> None:
     *parents, last = path
-    for depth, part in enumerate(parents):
+    for part in parents:
         child = _child(target, part, override)
         if not isinstance(child, dict | list):
             child = {}
             _assign(target, part, child, override)
         target = child
-        del depth
     _assign(target, last, value, override)
 
 

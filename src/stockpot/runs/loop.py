@@ -10,7 +10,7 @@ from torch import nn
 from stockpot import files, methods
 from stockpot.evaluation.accuracy import accuracy
 from stockpot.methods.base import Method, Task
-from stockpot.models.head import find_head, name_rows
+from stockpot.models.head import name_rows
 from stockpot.models.store import load_model, start_model
 from stockpot.results import Costs
 from stockpot.runs.meter import Clock, peak_memory, reset_peak_memory
@@ -35,7 +35,6 @@ def start(session: Session) -> None:
     """Publishes the start model and its scores."""
     run, rows = session.run, session.rows(-1)
     model = start_model(session.recipe.model, rows, run.seed)
-    find_head(model, rows, session.recipe.model.head)
     name_rows(model, list(session.stream.rows.names[:rows]))
     scores = evaluate(session, model.to(session.device), learnt=0)
     publish_model(session, model, -1)

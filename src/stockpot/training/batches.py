@@ -22,9 +22,8 @@ class EpochBatches(BatchSampler):
         self.drop_last = drop_last
         self.seed = seed
         self.epoch = 0
-        self.sampler: Any = (
-            self  # Accelerate looks for set_epoch on `batch_sampler.sampler`, at every depth of wrapping
-        )
+        # Accelerate looks for set_epoch on `batch_sampler.sampler`, at every depth of wrapping.
+        self.sampler: Any = self
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch (from 0) whose batches come next."""

@@ -1,0 +1,49 @@
+"""A saved model is found under the names that the model has, whether a folder or a file is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import ViTConfig, ViTForImageClassification
+
+from stockpot import SFA
+from stockpot.models.spec import ModelSpec
+from stockpot.models.store import load_model, save_model, start_model
+
+
+def tiny(seed: int) -> ViTForImageClassification:
+    torch.manual_seed(seed)
+    settings = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    return ViTForImageClassification(ViTConfig(image_size=8, patch_size=4, num_labels=3, **settings))
+
+
+@pytest.mark.parametrize("place", ["folder", "file", "own names without the head"])
+def test_an_anchor_on_disk_is_found_by_the_names_of_the_model(place: str, tmp_path: Path) -> None:
+    anchor, model = tiny(0), tiny(1)
+    path, new = tmp_path, ()
+    if place == "own names without the head":
+        path, new = tmp_path / "own.safetensors", ("classifier.*",)
+        save_file({name: value for name, value in anchor.state_dict().items() if "classifier" not in name}, path)
+    else:
+        anchor.save_pretrained(tmp_path)
+        path = tmp_path / "model.safetensors" if place == "file" else tmp_path
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    sfa = SFA(model, beta=1.0, p=1.0, total_steps=1, anchor=path, new=new)
+    sfa.step()
+    assert sfa.anchor_bytes == 0
+    for (name, mine), wanted in zip(model.named_parameters(), anchor.parameters(), strict=True):
+        assert torch.equal(mine, before[name] if new and name.startswith("classifier") else wanted)
+
+
+def test_a_built_model_keeps_its_type_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    spec = ModelSpec(build="builders:double")
+    model = start_model(spec, rows=3, seed=0)
+    save_model(model, tmp_path, spec, rows=3)
+    again = load_model(tmp_path, allow_code=True)
+    for (name, mine), (_, theirs) in zip(model.state_dict().items(), again.state_dict().items(), strict=True):
+        assert mine.dtype == theirs.dtype == torch.float64, name
+        assert torch.equal(mine, theirs), name
