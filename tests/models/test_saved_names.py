@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import ViTConfig, ViTForImageClassification
+from transformers import MixtralConfig, MixtralForCausalLM, ViTConfig, ViTForImageClassification
 
 from stockpot import SFA
 from stockpot.models.spec import ModelSpec
@@ -36,6 +36,22 @@ def test_an_anchor_on_disk_is_found_by_the_names_of_the_model(place: str, tmp_pa
     assert sfa.anchor_bytes == 0
     for (name, mine), wanted in zip(model.named_parameters(), anchor.parameters(), strict=True):
         assert torch.equal(mine, before[name] if new and name.startswith("classifier") else wanted)
+
+
+def experts(seed: int) -> MixtralForCausalLM:
+    torch.manual_seed(seed)
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 2}
+    sizes = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    return MixtralForCausalLM(MixtralConfig(**sizes, **heads))
+
+
+def test_experts_that_are_fused_in_memory_and_apart_on_disk_are_put_together(tmp_path: Path) -> None:
+    anchor, model = experts(0), experts(1)
+    anchor.save_pretrained(tmp_path)
+    sfa = SFA(model, beta=1.0, p=1.0, total_steps=1, anchor=tmp_path)
+    sfa.step()
+    for (name, mine), wanted in zip(model.named_parameters(), anchor.parameters(), strict=True):
+        assert torch.equal(mine, wanted), name
 
 
 def test_a_built_model_keeps_its_type_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
