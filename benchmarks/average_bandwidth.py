@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from stockpot import SFA
-from stockpot.weights import save_checkpoint
+from stockpot.weights.checkpoint import save_checkpoint
 
 # A transformer's tensors: embedding, and in each block attention and feed-forward weights, biases, norms.
 WIDTH, VOCABULARY, BLOCKS = 768, 32_000, 11

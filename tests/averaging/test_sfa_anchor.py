@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stockpot import SFA
-from stockpot.weights import open_checkpoint, save_checkpoint
+from stockpot.weights.checkpoint import open_checkpoint, save_checkpoint
 
 
 def network() -> nn.Module:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from stockpot import SFA, SFACallback, StockpotError
-from stockpot.weights import open_checkpoint, save_checkpoint
+from stockpot.weights.checkpoint import open_checkpoint, save_checkpoint
 
 ROWS, BATCH, ACCUMULATE, EPOCHS = 48, 4, 2, 2
 TOTAL = ROWS // (BATCH * ACCUMULATE) * EPOCHS

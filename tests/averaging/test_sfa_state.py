@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stockpot import SFA, StockpotError
-from stockpot.weights import save_checkpoint
+from stockpot.weights.checkpoint import save_checkpoint
 
 TOTAL = 23
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stockpot import StockpotError
-from stockpot.weights import open_checkpoint, save_checkpoint
+from stockpot.weights.checkpoint import open_checkpoint, save_checkpoint
 
 
 def tensors() -> dict[str, Tensor]:
@@ -111,7 +111,7 @@ def test_indexes_that_are_wrong(tmp_path: Path) -> None:
     index = tmp_path / "model.safetensors.index.json"
     for text in ("{", "[]", '{"weight_map": 3}', "{}", "[" * 100_000):
         index.write_text(text)
-        assert "is not an index of safetensors files" in refusal(tmp_path)
+        assert "is not an index of model files" in refusal(tmp_path)
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:

@@ -1,0 +1,243 @@
+"""The exact k-th largest |τ| of a group of tensors, in one pass over them and without sorting them.
+
+A sample brackets it; one pass counts what lies above the bracket and histograms, on their bits, the magnitudes inside;
+a histogram bin that still holds several values, or a bracket that missed, takes one more pass. The magnitudes of
+floats are ordered as their bits are.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from stockpot.merging.contract import Cut
+from stockpot.merging.work import for_each
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+_SAMPLE = 1 << 20
+_RUN = 256  # elements that are sampled together
+_MARGIN = 0.01  # of all elements, on either side of the sample's quantile
+_BINS = 1 << 21
+_REMEMBERED = 16  # different magnitudes in a bracket that are remembered for each piece
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """The elements [start, stop) of tensor number `tensor` of the group."""
+
+    tensor: int
+    start: int
+    stop: int
+
+
+# Of one stretch, every model's task vector as a flat tensor that may be written to.
+Load = Callable[[Stretch], Sequence["Tensor"]]
+
+
+@dataclass
+class _Search:
+    """One cut on its way: the k-th largest of one model lies in the bits [low, high]."""
+
+    model: int
+    name: str
+    k: int
+    low: int = 0
+    high: int = 0
+    shift: int = 0
+    above: int = 0
+    found: int | None = None
+    equal: int = 0
+    bins: Any = None
+    remembered: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+
+
+def find_cuts(
+    sizes: Sequence[int],
+    counts: Sequence[Mapping[str, int]],
+    stretches: Sequence[Stretch],
+    load: Load,
+    threads: int,
+    wide: bool,
+    seen: Callable[[Stretch], None] = lambda stretch: None,
+) -> list[list[dict[str, Cut]]]:
+    """For each tensor of the group and each model its cuts, so that exactly `counts[model][name]` elements are kept.
+
+    `sizes` are the tensors' numbers of elements; `stretches` cover them in order. Where several elements have the
+    last magnitude that is kept, those that are stored first are kept. `wide` says that task vectors are fp64, not
+    fp32; `seen` is told of every stretch that was read.
+    """
+    searches = [_Search(model, name, k) for model, cuts in enumerate(counts) for name, k in cuts.items() if k > 0]
+    cuts: list[list[dict[str, Cut]]] = [[{} for _ in counts] for _ in sizes]
+    if not searches:
+        return cuts
+    _bracket(searches, sizes, load)
+    while active := [search for search in searches if search.found is None]:
+        _count(active, stretches, load, threads, seen)
+        for search in active:
+            _narrow(search, wide)
+    for search in searches:
+        _place(search, sizes, stretches, load, wide, cuts)
+    return cuts
+
+
+def magnitude_bits(vector: Tensor) -> NDArray[Any]:
+    """The bits of |x| as integers, which are ordered as |x| is; NaN above all."""
+    import numpy as np
+
+    array = vector.numpy()
+    kind, mask = (np.int64, 2**63 - 1) if array.itemsize == 8 else (np.int32, 2**31 - 1)
+    bits: NDArray[Any] = np.bitwise_and(array.view(kind), kind(mask))
+    return bits
+
+
+def _value(bits: int, wide: bool) -> float:
+    import numpy as np
+
+    return float(np.array(bits, np.int64 if wide else np.int32).view(np.float64 if wide else np.float32))
+
+
+def _bracket(searches: Sequence[_Search], sizes: Sequence[int], load: Load) -> None:
+    """Puts the bracket of every search around its quantile of a sample, spread evenly over the group."""
+    import numpy as np
+
+    total = sum(sizes)
+    step = max(1, total // _SAMPLE)
+    gathered: dict[int, list[NDArray[Any]]] = {search.model: [] for search in searches}
+    for tensor, size in enumerate(sizes):
+        run = size if step == 1 else min(size, _RUN)
+        for start in range(0, size, run * step):
+            vectors = load(Stretch(tensor, start, min(start + run, size)))
+            for model, runs in gathered.items():
+                runs.append(magnitude_bits(vectors[model]))
+    for model, runs in gathered.items():
+        sample = np.sort(np.concatenate(runs))
+        for search in searches:
+            if search.model == model:
+                last = len(sample) - 1
+                middle, margin = len(sample) * (1 - search.k / total), 0 if step == 1 else _MARGIN * len(sample)
+                search.low = int(sample[max(0, min(last, int(middle - margin) - 1))])
+                search.high = int(sample[max(0, min(last, int(middle + margin) + 1))])
+                _resolve(search)
+
+
+def _resolve(search: _Search) -> None:
+    import numpy as np
+
+    search.shift = max(0, (search.high - search.low + 1).bit_length() - _BINS.bit_length() + 1)
+    search.bins = np.zeros(((search.high - search.low) >> search.shift) + 1, dtype=np.int64)
+    search.above = 0
+    search.remembered = {}
+
+
+def _count(
+    searches: Sequence[_Search],
+    stretches: Sequence[Stretch],
+    load: Load,
+    threads: int,
+    seen: Callable[[Stretch], None],
+) -> None:
+    """One pass: for each search what lies above its bracket, and the histogram of what lies inside."""
+    import numpy as np
+
+    lock = threading.Lock()
+
+    def act(numbered: tuple[int, Stretch]) -> None:
+        number, stretch = numbered
+        vectors = load(stretch)
+        bits = {search.model: magnitude_bits(vectors[search.model]) for search in searches}
+        for search in searches:
+            own = bits[search.model]
+            unsigned = np.uint64 if own.itemsize == 8 else np.uint32
+            above = np.count_nonzero(own > search.high)
+            inside = (own - own.dtype.type(search.low)).view(unsigned) <= unsigned(search.high - search.low)
+            values, counts = _runs(own[np.flatnonzero(inside)])
+            places = (values - search.low) >> search.shift
+            with lock:
+                search.above += int(above)
+                if search.shift:
+                    np.add.at(search.bins, places, counts)
+                else:
+                    search.bins[places] += counts
+                if len(values) <= _REMEMBERED:
+                    # As Python's own small objects: an array here would sit in the middle of the freed pieces.
+                    search.remembered[number] = (tuple(values.tolist()), tuple(counts.tolist()))
+        seen(stretch)
+
+    for_each(enumerate(stretches), act, threads)
+
+
+def _runs(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Each different value, ascending, and how often it occurs."""
+    import numpy as np
+
+    values.sort()
+    edges = np.flatnonzero(values[1:] != values[:-1]) + 1
+    starts = np.concatenate(([0], edges)) if len(values) else edges
+    return values[starts], np.diff(np.append(starts, len(values)))
+
+
+def _narrow(search: _Search, wide: bool) -> None:
+    """After a pass: the value itself, a narrower bracket, or the side on which the bracket missed."""
+    import numpy as np
+
+    inside = int(search.bins.sum())
+    if search.k <= search.above:
+        search.low, search.high = search.high + 1, (1 << (63 if wide else 31)) - 1
+        return _resolve(search)
+    if search.k > search.above + inside:
+        search.low, search.high = 0, search.low - 1
+        return _resolve(search)
+    from_top = search.above + np.cumsum(search.bins[::-1])
+    place = len(search.bins) - 1 - int(np.searchsorted(from_top, search.k))
+    held = int(search.bins[place])
+    low = search.low + (place << search.shift)
+    if search.shift == 0:
+        search.found, search.equal = low, held
+        search.above = int(from_top[len(search.bins) - 1 - place]) - held
+        search.bins = None
+        return None
+    search.low, search.high = low, min(search.high, low + (1 << search.shift) - 1)
+    return _resolve(search)
+
+
+def _place(
+    search: _Search,
+    sizes: Sequence[int],
+    stretches: Sequence[Stretch],
+    load: Load,
+    wide: bool,
+    cuts: list[list[dict[str, Cut]]],
+) -> None:
+    """Where among the equals the cut falls: everything before is kept, everything after is not."""
+    import numpy as np
+
+    assert search.found is not None
+    wanted, end = search.k - search.above, (len(sizes), 0)
+    if wanted < search.equal:
+        for number, stretch in enumerate(stretches):
+            equal = _equals(search, number, stretch, load)
+            if wanted <= equal:
+                bits = magnitude_bits(load(stretch)[search.model])
+                end = (stretch.tensor, stretch.start + int(np.flatnonzero(bits == search.found)[wanted - 1]) + 1)
+                break
+            wanted -= equal
+    value = _value(search.found, wide)
+    for tensor, size in enumerate(sizes):
+        position = size if tensor < end[0] else end[1] if tensor == end[0] else 0
+        cuts[tensor][search.model][search.name] = Cut(value, position)
+
+
+def _equals(search: _Search, number: int, stretch: Stretch, load: Load) -> int:
+    import numpy as np
+
+    if number in search.remembered:
+        values, counts = search.remembered[number]
+        return counts[values.index(search.found)] if search.found in values else 0
+    return int(np.count_nonzero(magnitude_bits(load(stretch)[search.model]) == search.found))
+

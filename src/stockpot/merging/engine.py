@@ -1,0 +1,254 @@
+"""The merge itself: one flat loop over the pieces of one tensor after the other."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from stockpot.errors import StockpotError
+from stockpot.merging.contract import Block, Cut
+from stockpot.merging.cuts import Stretch, find_cuts
+from stockpot.merging.masks import mask_key
+from stockpot.merging.plan import PIECE, Input, Piece, Plan, Target
+from stockpot.merging.sources import Source, torch_dtype
+from stockpot.merging.work import for_each
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Cuts = dict[str, list[dict[str, Cut]]]  # by the target's name, then by model
+Seen = Callable[[int], None]  # is told the bytes of the output that a step of the work stands for
+
+
+class Sink(Protocol):
+    """Where merged pieces go."""
+
+    def write(self, name: str, start: int, flat: Tensor) -> None:
+        """Takes the elements from `start` on of a tensor, in the output's type."""
+
+
+@dataclass
+class Engine:
+    """Runs a plan, some of its targets at a time."""
+
+    plan: Plan
+    threads: int
+    allow_nonfinite: bool = False
+    fishers: Mapping[str, Source] = field(default_factory=dict)  # by path
+    seen: Seen = lambda nbytes: None
+
+    def __post_init__(self) -> None:
+        import torch
+
+        self.dtype = torch.float64 if self.plan.wide else torch.float32
+        self._lock = threading.Lock()
+
+    def cuts(self, targets: Sequence[Target]) -> Cuts:
+        """The cuts that the rule asks for, counted over all of `targets` together."""
+        rule, found = self.plan.rule, Cuts()
+        merged = [target for target in targets if target.inputs and target.numel]
+        if rule.cuts is None or not merged:
+            return found
+        # Elements are counted together where the same models take part and the same shares are kept.
+        groups: dict[tuple[Any, ...], list[Target]] = {}
+        for target in merged:
+            shares = tuple(tuple(rule.cuts(settings, 10**9).items()) for settings in target.settings.each)
+            groups.setdefault((tuple(part.source for part in target.inputs), shares), []).append(target)
+        for group in groups.values():
+            sizes = [target.numel for target in group]
+            counts = [rule.cuts(settings, sum(sizes)) for settings in group[0].settings.each]
+            stretches = [
+                Stretch(number, start, min(start + PIECE, size))
+                for number, size in enumerate(sizes)
+                for start in range(0, size, PIECE)
+            ]
+
+            def load(stretch: Stretch, group: list[Target] = group) -> Sequence[Tensor]:
+                return self.models(group[stretch.tensor], stretch.start, stretch.stop)[0]
+
+            def seen(stretch: Stretch, group: list[Target] = group) -> None:
+                target = group[stretch.tensor]
+                self.seen((stretch.stop - stretch.start) * target.nbytes // target.numel)
+
+            cuts = find_cuts(sizes, counts, stretches, load, self.threads, self.plan.wide, seen)
+            found.update(zip((target.name for target in group), cuts, strict=True))
+        return found
+
+    def merge(self, targets: Sequence[Target], sink: Sink, cuts: Cuts) -> None:
+        """Merges every piece of the targets into the sink."""
+        pieces = [piece for target in targets for piece in self.plan.pieces(target)]
+        grams = self._grams([piece for piece in pieces if self.plan.gram(piece.target) in ("tensor", "columns")])
+
+        def act(piece: Piece) -> None:
+            target = piece.target
+            merged = self._merged(piece, grams.get(target.name), cuts.get(target.name, ()))
+            self._check(merged, piece)
+            sink.write(target.name, piece.start, merged)
+            self.seen(merged.numel() * merged.element_size())
+
+        for_each(pieces, act, self.threads)
+
+    def models(self, target: Target, start: int, stop: int) -> tuple[list[Tensor], Tensor | None]:
+        """Of the elements [start, stop) of a target every model's weights or task vector, and the base's weights."""
+        import torch
+
+        sources, count = self.plan.sources, stop - start
+        base = None
+        if target.base is not None and (self.plan.vectors or self.plan.rule.base == "required"):
+            base = torch.empty(count, dtype=self.dtype)
+            sources[target.base.source].read(target.base.name, start, base)
+        models = []
+        for part in target.inputs:
+            model = torch.empty(count, dtype=self.dtype)
+            source = sources[part.source]
+            delta = self.plan.vectors and base is not None
+            if delta and part == target.base:
+                model.zero_()
+            elif not (delta and source.read_delta(part.name, start, model)):
+                source.read(part.name, start, model)
+                if delta:
+                    assert base is not None
+                    model.sub_(base)
+            models.append(model)
+        return models, base
+
+    def _merged(self, piece: Piece, gram: Tensor | None, cuts: Sequence[Mapping[str, Cut]]) -> Tensor:
+        import torch
+
+        target, dtype = piece.target, torch_dtype(piece.target.dtype)
+        if not target.inputs:
+            return self._copied(piece, dtype)
+        models, base = self.models(target, piece.start, piece.stop)
+        if self.plan.gram(target) == "rows":
+            gram = inner_products([model.view(piece.rows, piece.columns) for model in models], dim=1)
+        block = Block(
+            models, base, target.settings, piece.start, piece.rows, piece.columns, gram, cuts,
+            self._keys(target) if self.plan.rule.random else (), self._fishers(piece),
+        )  # fmt: skip
+        merged = self.plan.rule.combine(block)
+        if self.plan.vectors and self.plan.rule.of == "weights":  # `linear` of adapters
+            merged = merged.add_(block.origin)
+        if merged.dtype is dtype:
+            return merged
+        return torch.empty(merged.numel(), dtype=dtype).copy_(merged)
+
+    def _copied(self, piece: Piece, dtype: torch.dtype) -> Tensor:
+        import torch
+
+        target, origin = piece.target, piece.target.base
+        assert origin is not None
+        copy = torch.empty(piece.stop - piece.start, dtype=dtype)
+        self.plan.sources[origin.source].read(origin.name, piece.start, copy)
+        for other in target.same:
+            theirs = torch.empty_like(copy)
+            self.plan.sources[other.source].read(other.name, piece.start, theirs)
+            if not torch.equal(copy, theirs):
+                raise StockpotError(
+                    f"'{target.name}' holds {target.dtype} integers, which are never averaged, and they differ between "
+                    f"{self._label(origin)} and {self._label(other)}: name a base to copy them from, --base MODEL."
+                )
+        return copy
+
+    def _label(self, part: Input) -> str:
+        return self.plan.sources[part.source].label
+
+    def _keys(self, target: Target) -> list[int]:
+        return [mask_key(self.plan.spec.seed, number, target.name) for number in range(len(target.inputs))]
+
+    def _fishers(self, piece: Piece) -> list[Tensor]:
+        import torch
+
+        found = []
+        for part, settings in zip(piece.target.inputs, piece.target.settings.each, strict=True):
+            if self.plan.rule.fishers:
+                information = torch.zeros(piece.stop - piece.start, dtype=self.dtype)
+                source = self.fishers[str(settings["fisher"])]
+                if part.name in source.tensors:
+                    source.read(part.name, piece.start, information)
+                found.append(information)
+        return found
+
+    def _grams(self, pieces: Sequence[Piece]) -> dict[str, Tensor]:
+        """Inner products of the models, summed over all pieces of a tensor in their order."""
+        import torch
+
+        parts: dict[str, dict[int, Any]] = {}
+
+        def act(piece: Piece) -> None:
+            models, _ = self.models(piece.target, piece.start, piece.stop)
+            if self.plan.gram(piece.target) == "columns":
+                product = inner_products([model.view(piece.rows, piece.columns) for model in models], dim=0)
+            else:
+                product = inner_products(models, dim=0)
+            with self._lock:
+                # As Python's own small objects: a tensor here would sit in the middle of the freed pieces.
+                kept = product.tolist() if product.dim() == 2 else product
+                parts.setdefault(piece.target.name, {})[piece.start] = kept
+            self.seen(piece.target.nbytes * (piece.stop - piece.start) // piece.target.numel)
+
+        for_each(pieces, act, self.threads)
+        grams: dict[str, Tensor] = {}
+        for name, products in parts.items():
+            ordered = [products[start] for start in sorted(products)]
+            first, *rest = (torch.as_tensor(product, dtype=torch.float64) for product in ordered)
+            grams[name] = first
+            for product in rest:
+                first += product
+        return grams
+
+    def _check(self, merged: Tensor, piece: Piece) -> None:
+        place = None if self.allow_nonfinite else first_nonfinite(merged, piece.target.dtype)
+        if place is None:
+            return
+        target = piece.target
+        index = piece.start + place
+        import torch
+
+        blamed = []
+        for part in (*target.inputs, *([target.base] if target.base else [])):
+            one = torch.empty(1, dtype=torch.float64)
+            self.plan.sources[part.source].read(part.name, index, one)
+            if not bool(torch.isfinite(one)):
+                blamed.append(self._label(part))
+        why = f"it is so in {', '.join(dict.fromkeys(blamed))}" if blamed else f"{target.dtype} cannot hold the result"
+        raise StockpotError(
+            f"tensor '{target.name}' would hold {float(merged[place])} at element {index:,}: {why}. "
+            "Nothing was written; --allow-nonfinite merges all the same."
+        )
+
+
+def inner_products(models: Sequence[Tensor], dim: int) -> Tensor:
+    """All inner products of the models along `dim`, summed in fp64: (models, models) and what is left of the shape."""
+    import torch
+
+    wide = [model.double() for model in models]
+    count = len(wide)
+    shape = [size for place, size in enumerate(wide[0].shape) if place != dim]
+    products = torch.empty(count, count, *shape, dtype=torch.float64)
+    for i in range(count):
+        for j in range(i + 1):
+            flat = wide[i].dim() == 1
+            product = torch.dot(wide[i], wide[j]) if flat else (wide[i] * wide[j]).sum(dim=dim)
+            products[i, j] = products[j, i] = product
+    return products
+
+
+# All exponent bits set: infinity and NaN. F8_E4M3 has no infinity, and one NaN.
+_INFINITY = {"F64": 0x7FF0 << 48, "F32": 0x7F80 << 16, "F16": 0x7C00, "BF16": 0x7F80, "F8_E5M2": 0x7C, "F8_E4M3": 0x7F}
+
+
+def first_nonfinite(flat: Tensor, dtype: str) -> int | None:
+    """The index of the first NaN or infinity, from the bits as they will be written; None where there is none."""
+    import numpy as np
+    import torch
+
+    if dtype not in _INFINITY or not flat.numel():
+        return None
+    bits = flat.view(getattr(torch, f"int{flat.element_size() * 8}")).numpy()
+    magnitude = np.bitwise_and(bits, bits.dtype.type(2 ** (8 * flat.element_size() - 1) - 1))
+    limit = bits.dtype.type(_INFINITY[dtype])
+    return int(np.argmax(magnitude >= limit)) if magnitude.max() >= limit else None
+

@@ -1,0 +1,202 @@
+"""A merge into a folder: written beside its final name, checked, synced, renamed; what is finished can be taken up."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from stockpot.errors import StockpotError
+from stockpot.files import TEMPORARY, explained, make_folder, sync, write_json
+from stockpot.merging.engine import Cuts, Engine
+from stockpot.merging.contract import Cut
+from stockpot.merging.plan import Plan, Target
+from stockpot.merging.shards import file_names, split
+from stockpot.merging.writer import ShardFile, Slot, verify_shard
+
+_JOURNAL = "merge.json"
+
+
+def refuse_output(output: Path, inputs: Sequence[Path]) -> None:
+    """Raises StockpotError where the output is, holds, or lies in an input, or something stands there already."""
+    place = output.resolve()
+    for path in inputs:
+        other = path.resolve()
+        if place == other or place in other.parents or (other.is_dir() and other in place.parents):
+            raise StockpotError(f"{output}: the output would overwrite the input {path}; name another folder.")
+    if output.is_symlink() or output.exists():
+        empty = output.is_dir() and not output.is_symlink() and not any(output.iterdir())
+        if not empty:
+            raise StockpotError(f"{output} exists already; name another folder, or delete it first.")
+
+
+def partial_of(output: Path) -> Path:
+    """Where a merge into `output` lies until it is whole."""
+    return output.with_name(f"{TEMPORARY}merge-{output.name}")
+
+
+def write_model(
+    plan: Plan,
+    engine: Engine,
+    output: Path,
+    identity: str,
+    largest: int,
+    finish: Callable[[Path], None],
+    verify: bool = True,
+    durable: bool = True,
+    resume: bool = False,
+) -> list[str]:
+    """Writes a merged model; returns the names of its weight files.
+
+    `identity` says which merge it is: only the same one is taken up with `resume`. `finish` writes what belongs
+    beside the weights. Nothing stands at `output` before all of it is written, verified and (`durable`) synced.
+    """
+    partial = partial_of(output)
+    with explained(output), _opened(partial, output, identity, resume) as done:
+        shards = split(plan.targets, largest)
+        names = file_names(len(shards))
+        journal: dict[str, Any] = done
+        cuts = _global_cuts(plan, engine, partial, journal, names)
+        for name, shard in zip(names, shards, strict=True):
+            if _is_finished(partial / name, journal, name, verify):
+                engine.seen(sum(target.nbytes for target in shard))
+                continue
+            (partial / name).unlink(missing_ok=True)
+            slots = [Slot(target.name, target.dtype, target.shape, target.nbytes) for target in shard]
+            file = ShardFile(partial / name, slots, {"format": "pt"}, verify)
+            try:
+                engine.merge(shard, file, cuts if cuts is not None else _own_cuts(engine, shard))
+            finally:
+                file.close(durable)
+            if verify:
+                verify_shard(partial / name, file.sums, slots, durable)
+            journal["shards"][name] = {"bytes": file.nbytes, "sums": {str(key): sums for key, sums in file.sums.items()}}
+            if len(shards) > 1:
+                _note(partial, journal, durable)
+        if len(shards) > 1:
+            _write_index(partial, plan, shards, names)
+        finish(partial)
+        (partial / _JOURNAL).unlink(missing_ok=True)
+        if durable:
+            for file in partial.iterdir():
+                sync(file)
+            sync(partial)
+        if output.is_dir():
+            output.rmdir()
+        partial.rename(output)
+        if durable:
+            sync(output.parent)
+    return names
+
+
+@contextlib.contextmanager
+def _opened(partial: Path, output: Path, identity: str, resume: bool) -> Iterator[dict[str, Any]]:
+    """The partial folder, locked, and its journal; after an error it stays where a shard is finished, else it goes."""
+    make_folder(output.parent)
+    if resume and not partial.is_dir():
+        raise StockpotError(f"{output}: there is no unfinished merge to go on with; leave --resume out.")
+    if partial.is_symlink():
+        raise StockpotError(f"{partial} is a link: delete it.")
+    partial.mkdir(exist_ok=True)
+    handle = os.open(partial, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StockpotError(f"{output}: another process is merging into it.") from error
+        journal = _journal(partial)
+        if resume and journal.get("identity") != identity:
+            raise StockpotError(
+                f"{partial} is left of another merge, or its inputs have changed: delete it and start anew."
+            )
+        if not resume:
+            if journal.get("shards"):
+                raise StockpotError(
+                    f"{partial} holds {len(journal['shards'])} finished files of a merge that was interrupted: "
+                    "go on with --resume, or delete it."
+                )
+            for path in partial.iterdir():
+                path.unlink()
+            journal = {"identity": identity, "shards": {}}
+        try:
+            yield journal
+        except BaseException:
+            if partial.is_dir() and not _journal(partial).get("shards"):
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+    finally:
+        os.close(handle)
+
+
+def _journal(partial: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((partial / _JOURNAL).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _note(partial: Path, journal: dict[str, Any], durable: bool) -> None:
+    if durable:
+        write_json(partial / _JOURNAL, journal)
+    else:
+        temporary = partial / f"{TEMPORARY}{_JOURNAL}"
+        temporary.write_text(json.dumps(journal), encoding="utf-8")
+        temporary.replace(partial / _JOURNAL)
+
+
+def _is_finished(file: Path, journal: dict[str, Any], name: str, verify: bool) -> bool:
+    facts = journal["shards"].get(name)
+    if facts is None or not file.is_file() or file.stat().st_size != facts["bytes"]:
+        return False
+    if verify and not facts["sums"]:
+        return False
+    if verify:
+        from stockpot.weights.layout import read_header
+
+        slots = [Slot(entry.name, entry.dtype, entry.shape, entry.nbytes) for entry in read_header(file)[0]]
+        verify_shard(file, {int(place): tuple(sums) for place, sums in facts["sums"].items()}, slots, False)
+    return True
+
+
+def _global_cuts(
+    plan: Plan, engine: Engine, partial: Path, journal: dict[str, Any], names: Sequence[str]
+) -> Cuts | None:
+    """Cuts over the whole model, found in a pass of their own and kept for a resumed merge; None for those by tensor."""
+    if plan.rule.cuts is None:
+        return {}
+    if plan.spec.trim == "tensor":
+        return None
+    if "cuts" in journal:
+        return {
+            target: [{name: Cut(*cut) for name, cut in model.items()} for model in models]
+            for target, models in journal["cuts"].items()
+        }
+    cuts = engine.cuts(plan.targets)
+    if len(names) > 1:
+        journal["cuts"] = {
+            target: [{name: (cut.value, cut.position) for name, cut in model.items()} for model in models]
+            for target, models in cuts.items()
+        }
+    return cuts
+
+
+def _own_cuts(engine: Engine, targets: Sequence[Target]) -> Cuts:
+    cuts: Cuts = {}
+    for target in targets:
+        cuts.update(engine.cuts([target]))
+    return cuts
+
+
+def _write_index(partial: Path, plan: Plan, shards: Sequence[Sequence[Target]], names: Sequence[str]) -> None:
+    weight_map = {target.name: name for name, shard in zip(names, shards, strict=True) for target in shard}
+    index = {
+        "metadata": {"total_size": plan.nbytes, "total_parameters": sum(target.numel for target in plan.targets)},
+        "weight_map": dict(sorted(weight_map.items())),
+    }
+    (partial / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

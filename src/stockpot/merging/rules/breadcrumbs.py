@@ -1,0 +1,79 @@
+"""Drop the outliers and the crumbs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from stockpot.merging.contract import Block, Parameter, Rule, Value
+from stockpot.merging.rules.linear import WEIGHT, normalised_to_nothing
+from stockpot.merging.rules.task_arithmetic import LAMBDA, on_base
+from stockpot.merging.rules.ties import elect, trim
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DENSITY = Parameter("density", 0.9, "share of the elements that is kept", each=True, above=0, high=1, mergekit=1.0)
+GAMMA = Parameter("gamma", 0.01, "share of the largest elements that is dropped", each=True, low=0, high=1)
+
+
+def breadcrumbs(block: Block) -> Tensor:
+    """Model Breadcrumbs: drop the largest γ·n and the smallest of |τ|, add what is left (arXiv 2312.06795, section 3).
+
+    `θ = θ_base + λ Σ wᵢτ̂ᵢ`, ⌊density·n⌋ elements of n being kept; where density and γ ask for more than there are,
+    fewer of the largest are dropped. n is the whole model's, or each tensor's (`trim: tensor`, the paper, mergekit).
+    """
+    weights = block.settings.numbers("weight")
+    total, *rest = (vector.mul_(weight) for vector, weight in zip(_drop(block), weights, strict=True))
+    for vector in rest:
+        total.add_(vector)
+    if block.settings.switch("normalize"):
+        total.div_(sum(weights))
+    return on_base(block, total)
+
+
+def breadcrumbs_ties(block: Block) -> Tensor:
+    """Breadcrumbs' drop in the place of TIES' trim, then TIES' election of signs."""
+    return on_base(block, elect(_drop(block), block.settings.numbers("weight"), block.settings.switch("normalize")))
+
+
+def between(parameters: Mapping[str, Value], count: int) -> dict[str, int]:
+    """How many of the largest hold what is kept (`inner`), and how many of those are dropped (`outer`)."""
+    density, gamma = parameters["density"], parameters["gamma"]
+    assert isinstance(density, int | float)
+    assert isinstance(gamma, int | float)
+    if density >= 1:
+        return {}
+    target = int(density * count)
+    smallest = max(0, count - target - int(gamma * count))
+    return {"inner": count - smallest, "outer": count - smallest - target}
+
+
+def _drop(block: Block) -> list[Tensor]:
+    vectors = []
+    for vector, cuts in zip(block.models, block.cuts, strict=True):
+        if cuts:
+            outliers = trim(vector.clone(), cuts["outer"], block.start) if "outer" in cuts else None
+            kept = trim(vector, cuts["inner"], block.start)
+            vectors.append(kept if outliers is None else kept.sub_(outliers))
+        else:
+            vectors.append(vector)
+    return vectors
+
+
+BREADCRUMBS = Rule(
+    "breadcrumbs",
+    breadcrumbs,
+    (WEIGHT, DENSITY, GAMMA, LAMBDA, Parameter("normalize", False, "divide by the sum of the weights")),
+    cuts=between,
+    check=normalised_to_nothing,
+)
+BREADCRUMBS_TIES = Rule(
+    "breadcrumbs_ties",
+    breadcrumbs_ties,
+    (
+        WEIGHT, DENSITY, GAMMA, LAMBDA,
+        Parameter("normalize", True, "average what agrees; otherwise add it up", mergekit=False),
+    ),
+    cuts=between,
+)  # fmt: skip

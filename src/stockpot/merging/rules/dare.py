@@ -1,0 +1,71 @@
+"""Drop at random and rescale."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stockpot.merging.contract import Block, Parameter, Rule
+from stockpot.merging.masks import chance, keep
+from stockpot.merging.rules.linear import WEIGHT, normalised_to_nothing
+from stockpot.merging.rules.task_arithmetic import LAMBDA, on_base
+from stockpot.merging.rules.ties import elect
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DENSITY = Parameter("density", 0.5, "chance of an element to be kept", each=True, above=0, high=1, mergekit=1.0)
+RESCALE = Parameter("rescale", True, "divide what is kept by its chance of being kept")
+
+
+def dare_linear(block: Block) -> Tensor:
+    """DARE: each element of τ is kept with the chance d and divided by d, then added (arXiv 2311.03099, section 3).
+
+    `τ̂ᵢ = mᵢ∘τᵢ/d`, `mᵢ ~ Bernoulli(d)`, `θ = θ_base + λ Σ wᵢτ̂ᵢ`: the expected value is task arithmetic's. Dividing
+    by d is the paper's and PEFT's rescaling; mergekit's makes the sum of |τ̂| that of |τ| instead. d is taken to the
+    nearest 1/65536, for the mask and for the division. The masks hang on seed, model and tensor alone.
+    """
+    weights = block.settings.numbers("weight")
+    total, *rest = (vector.mul_(weight) for vector, weight in zip(_drop(block), weights, strict=True))
+    for vector in rest:
+        total.add_(vector)
+    if block.settings.switch("normalize"):
+        total.div_(sum(weights))
+    return on_base(block, total)
+
+
+def dare_ties(block: Block) -> Tensor:
+    """DARE's random drop in the place of TIES' trim: `τ̂ᵢ = mᵢ∘τᵢ/d`, then TIES' election (arXiv 2311.03099).
+
+    What agrees with the elected sign is averaged, as in the TIES paper and PEFT; in mergekit it is added up
+    (`normalize=false`, which is the default where mergekit's configurations are read).
+    """
+    return on_base(block, elect(_drop(block), block.settings.numbers("weight"), block.settings.switch("normalize")))
+
+
+def _drop(block: Block) -> list[Tensor]:
+    dropped = []
+    for vector, density, key in zip(block.models, block.settings.numbers("density"), block.keys, strict=True):
+        if density < 1:
+            vector.mul_(keep(key, block.start, vector, density))
+            if block.settings.switch("rescale"):
+                vector.mul_(1 / chance(density))
+        dropped.append(vector)
+    return dropped
+
+
+DARE_LINEAR = Rule(
+    "dare_linear",
+    dare_linear,
+    (WEIGHT, DENSITY, LAMBDA, RESCALE, Parameter("normalize", False, "divide by the sum of the weights")),
+    random=True,
+    check=normalised_to_nothing,
+)
+DARE_TIES = Rule(
+    "dare_ties",
+    dare_ties,
+    (
+        WEIGHT, DENSITY, LAMBDA, RESCALE,
+        Parameter("normalize", True, "average what agrees; otherwise add it up", mergekit=False),
+    ),
+    random=True,
+)  # fmt: skip

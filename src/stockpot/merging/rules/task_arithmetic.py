@@ -1,0 +1,42 @@
+"""Task vectors, added and negated."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stockpot.merging.contract import Block, Parameter, Rule
+from stockpot.merging.rules.linear import WEIGHT, normalised_to_nothing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LAMBDA = Parameter("lambda", 1.0, "λ, the scale of the merged task vector")
+
+
+def task_arithmetic(block: Block) -> Tensor:
+    """Task vectors added to the base: `θ = θ_base + λ Σ wᵢτᵢ`, `τᵢ = θᵢ − θ_base` (arXiv 2212.04089, section 2).
+
+    A negative weight takes away what a model has learnt. λ=0 is the base, bit for bit. λ is best chosen on held-out
+    data; 0.3 to 0.5 is common for the sum of several. Agrees with mergekit's task_arithmetic.
+    """
+    weights = block.settings.numbers("weight")
+    total = block.models[0].mul_(weights[0])
+    for model, weight in zip(block.models[1:], weights[1:], strict=True):
+        total.add_(model, alpha=weight)
+    if block.settings.switch("normalize"):
+        total.div_(sum(weights))
+    return on_base(block, total)
+
+
+def on_base(block: Block, vector: Tensor) -> Tensor:
+    """`θ_base + λ·vector`, and the base itself where λ=0: −0.0 plus 0.0 would not be."""
+    scale = block.settings.number("lambda")
+    return block.origin if scale == 0 else vector.mul_(scale).add_(block.origin)
+
+
+TASK_ARITHMETIC = Rule(
+    "task_arithmetic",
+    task_arithmetic,
+    (WEIGHT, LAMBDA, Parameter("normalize", False, "divide by the sum of the weights")),
+    check=normalised_to_nothing,
+)

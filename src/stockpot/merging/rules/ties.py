@@ -1,0 +1,95 @@
+"""Trim, elect a sign, average what agrees; and the election for its kin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from stockpot.merging.contract import Block, Cut, Parameter, Rule, Value
+from stockpot.merging.rules.linear import WEIGHT
+from stockpot.merging.rules.task_arithmetic import LAMBDA, on_base
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DENSITY = Parameter("density", 0.2, "share of the elements that is kept", each=True, above=0, high=1, mergekit=1.0)
+NORMALIZE = Parameter("normalize", True, "average what agrees; otherwise add it up")
+
+
+def ties(block: Block) -> Tensor:
+    """TIES: trim each τ to its largest elements, elect a sign, average those that have it (arXiv 2306.01708).
+
+    `τ̂ᵢ = top(τᵢ, density)`, `s = sign(Σ wᵢτ̂ᵢ)`, `θ = θ_base + λ · Σ_{sign τ̂ᵢ = s} wᵢτ̂ᵢ / Σ_{sign τ̂ᵢ = s} wᵢ`.
+    Exactly max(1, ⌊density·n⌋) elements are kept of n, n being the whole model's (`trim: model`, the paper) or each
+    tensor's (`trim: tensor`, mergekit and PEFT). The vote is weighted, as in mergekit; where it is a draw nothing is
+    merged (mergekit takes the positive ones, the paper's code the majority sign of the tensor). Zeros do not count.
+    """
+    vectors = [trim(model, cut["top"], block.start) for model, cut in zip(block.models, block.cuts, strict=True)]
+    return on_base(block, elect(vectors, block.settings.numbers("weight"), block.settings.switch("normalize")))
+
+
+def top(parameters: Mapping[str, Value], count: int) -> dict[str, int]:
+    """How many are kept of `count`: ⌊density·count⌋, at least one; nothing to cut at density 1."""
+    density = parameters["density"]
+    assert isinstance(density, int | float)
+    return {} if density >= 1 else {"top": kept(density, count)}
+
+
+def kept(density: float, count: int) -> int:
+    """⌊density·count⌋, at least one."""
+    return min(count, max(1, int(density * count)))
+
+
+def trim(vector: Tensor, cut: Cut, start: int) -> Tensor:
+    """The elements that the cut keeps, and zeros; the vector's first element has the index `start`."""
+    before = min(max(cut.position - start, 0), vector.numel())
+    if cut.value == 0:  # everything that is not zero is kept
+        return vector
+    # hardshrink keeps |x| > λ, in one pass; just below the value it keeps those that are equal, too.
+    if before == 0:
+        return vector.hardshrink(cut.value)
+    below = _below(cut.value, vector)
+    if before == vector.numel():
+        return vector.hardshrink(below)
+    vector[:before] = vector[:before].hardshrink(below)
+    vector[before:] = vector[before:].hardshrink(cut.value)
+    return vector
+
+
+def _below(value: float, like: Tensor) -> float:
+    import torch
+
+    point = torch.tensor(value, dtype=like.dtype)
+    return float(torch.nextafter(point, torch.zeros_like(point)))
+
+
+def elect(vectors: Sequence[Tensor], weights: Sequence[float], normalize: bool) -> Tensor:
+    """`Σ_{sign wᵢτᵢ = s} wᵢτᵢ` over the sum of the weights that agree, `s = sign(Σ wᵢτᵢ)`; 0 where s is 0.
+
+    NaN in a vector stays NaN.
+    """
+    import torch
+
+    scaled = [vector if weight == 1 else vector.mul_(weight) for vector, weight in zip(vectors, weights, strict=True)]
+    sign = scaled[0].clone()
+    for vector in scaled[1:]:
+        sign.add_(vector)
+    sign.sign_()
+    total, share, agrees = (torch.zeros_like(sign) for _ in range(3))
+    for vector, weight in zip(scaled, weights, strict=True):
+        # Along the elected sign what agrees is positive; `where` on a mask would take thirty times as long.
+        along = vector.mul_(sign).clamp_(min=0)
+        total.add_(along)
+        if normalize:
+            share.add_(torch.gt(along, 0, out=agrees), alpha=weight)
+    if normalize:
+        smallest = min(weights)
+        if smallest > 0:
+            share.clamp_(min=smallest / 2)  # where nothing agrees: 0 / something
+        else:
+            share.masked_fill_(share == 0, 1)
+        total.div_(share)
+    return total.mul_(sign)
+
+
+TIES = Rule("ties", ties, (WEIGHT, DENSITY, LAMBDA, NORMALIZE), cuts=top)

@@ -1,0 +1,136 @@
+"""From what was asked to the parameters of one tensor: filters, values over depth, defaults, ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from stockpot.errors import StockpotError, did_you_mean
+from stockpot.merging.contract import Parameter, Rule, Settings, Value
+from stockpot.merging.spec import Filtered, MergeSpec, Parameters, Setting
+
+# Keys of mergekit's that change nothing here: a rule without rescaling that is told not to rescale, for example.
+_WITHOUT_EFFECT: dict[str, tuple[Value, ...]] = {"int8_mask": (True, False), "rescale": (False,)}
+
+
+def check_parameters(spec: MergeSpec, rule: Rule) -> None:
+    """Raises StockpotError for parameters that the rule lacks, stands in the wrong place, or are out of range."""
+    for parameters, of_model in _blocks(spec):
+        for key, setting in parameters.items():
+            parameter = rule.parameter(key)
+            values = list(_values(setting))
+            if parameter is None:
+                if key in _WITHOUT_EFFECT and all(value in _WITHOUT_EFFECT[key] for value in values):
+                    continue
+                raise _unknown(rule, key, setting)
+            if of_model and not parameter.each:
+                raise StockpotError(f"{rule.name}: {key} is set once for the merge, not for one model.")
+            for value in values:
+                _check_value(rule, parameter, value)
+    for parameter in rule.parameters:
+        if parameter.required and not all(
+            parameter.name in parameters or parameter.name in spec.parameters
+            for parameters, of_model in _blocks(spec)
+            if of_model
+        ):
+            raise StockpotError(f"{rule.name} needs {parameter.name} for every model: {parameter.help}.")
+
+
+def resolve(
+    rule: Rule, spec: MergeSpec, models: Iterable[tuple[Parameters, str]], scopes: Iterable[Parameters], depth: float
+) -> Settings:
+    """The settings of one tensor: `models` are each one's own parameters and name of the tensor, `scopes` the wider.
+
+    The nearest scope with a value for this tensor counts; `depth` is 0 at the first layer and 1 at the last.
+    """
+    scopes = tuple(scopes)
+    own = tuple(models)
+    name = own[0][1] if own else ""
+
+    def find(parameter: Parameter, places: Iterable[Parameters], tensor: str) -> Value:
+        for place in places:
+            if parameter.name in place:
+                value, found = evaluate(place[parameter.name], tensor, depth)
+                if found:
+                    return value
+        return _default(parameter, spec)
+
+    shared = {parameter.name: find(parameter, scopes, name) for parameter in rule.parameters if not parameter.each}
+    each = [
+        {
+            parameter.name: find(parameter, (parameters, *scopes), tensor)
+            for parameter in rule.parameters
+            if parameter.each
+        }
+        for parameters, tensor in own
+    ]
+    return Settings(shared, each)
+
+
+def evaluate(setting: Setting, tensor: str, depth: float) -> tuple[Value, bool]:
+    """A setting's value for one tensor at one depth, and whether it has one.
+
+    Values over depth are joined by straight lines; switches and texts are taken without interpolation.
+    """
+    if not isinstance(setting, tuple):
+        return setting, True
+    if setting and isinstance(setting[0], Filtered):
+        for part in setting:
+            assert isinstance(part, Filtered)
+            if part.filter in (None, "*") or str(part.filter) in tensor:
+                return evaluate(part.value, tensor, depth)
+        return None, False
+    values = [value for value in setting if not isinstance(value, Filtered)]
+    place = depth * (len(values) - 1)
+    first = int(place)
+    low, high = values[first], values[min(first + 1, len(values) - 1)]
+    if isinstance(low, bool | str) or isinstance(high, bool | str) or low is None or high is None:
+        return low, True
+    return (1 - (place - first)) * low + (place - first) * high, True
+
+
+def _blocks(spec: MergeSpec) -> list[tuple[Parameters, bool]]:
+    sources = [source for part in spec.slices for source in part.sources]
+    return [
+        (spec.parameters, False),
+        *((part.parameters, False) for part in spec.slices),
+        *((model.parameters, True) for model in (*spec.models, *sources)),
+    ]
+
+
+def _values(setting: Setting) -> Iterable[Value]:
+    if not isinstance(setting, tuple):
+        yield setting
+        return
+    for part in setting:
+        yield from _values(part.value if isinstance(part, Filtered) else part)
+
+
+def _default(parameter: Parameter, spec: MergeSpec) -> Value:
+    theirs = parameter.mergekit
+    return theirs if spec.dialect == "mergekit" and theirs is not None else parameter.default
+
+
+def _unknown(rule: Rule, key: str, setting: Setting) -> StockpotError:
+    if key in _WITHOUT_EFFECT:
+        return StockpotError(f"{rule.name}: {key}={setting} is not supported.")
+    known = [parameter.name for parameter in rule.parameters]
+    hint = did_you_mean(key, known) or (f" Known: {', '.join(known)}." if known else " It takes none.")
+    return StockpotError(f"{rule.name} has no parameter '{key}'.{hint}")
+
+
+def _check_value(rule: Rule, parameter: Parameter, value: Value) -> None:
+    where = f"{rule.name}: {parameter.name}"
+    default = parameter.default
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise StockpotError(f"{where} is true or false, not {value!r}.")
+    elif isinstance(default, int | float) or (default is None and not parameter.required):
+        if value is None and default is None:
+            return
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+            raise StockpotError(f"{where} is a number, not {value!r}.")
+        if not parameter.low <= value <= parameter.high or value <= parameter.above or abs(value) == float("inf"):
+            low = f"above {parameter.above:g}" if parameter.above > -float("inf") else f"from {parameter.low:g}"
+            raise StockpotError(f"{where} should be {low} to {parameter.high:g}, not {value:g}.".replace(" to inf", ""))
+    elif not isinstance(value, str):
+        raise StockpotError(f"{where} is a text, not {value!r}.")
