@@ -60,7 +60,9 @@ def dtype_name(name: str) -> str:
     if name not in known:
         from stockpot.errors import did_you_mean
 
-        raise StockpotError(f"{name!r} is not a type of weights.{did_you_mean(name, known)} Known: {', '.join(_DTYPES)}.")
+        raise StockpotError(
+            f"{name!r} is not a type of weights.{did_you_mean(name, known)} Known: {', '.join(_DTYPES)}."
+        )
     return known[name]
 
 

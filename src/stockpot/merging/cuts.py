@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _SAMPLE = 1 << 20
-_RUN = 256  # elements that are sampled together
-_MARGIN = 0.01  # of all elements, on either side of the sample's quantile
+_RUN = 512  # elements that are sampled together
+_MARGIN = 0.005  # of all elements, on either side of the sample's quantile
 _BINS = 1 << 21
 _REMEMBERED = 16  # different magnitudes in a bracket that are remembered for each piece
 
@@ -76,7 +76,7 @@ def find_cuts(
     cuts: list[list[dict[str, Cut]]] = [[{} for _ in counts] for _ in sizes]
     if not searches:
         return cuts
-    _bracket(searches, sizes, load)
+    _bracket(searches, sizes, load, threads)
     while active := [search for search in searches if search.found is None]:
         _count(active, stretches, load, threads, seen)
         for search in active:
@@ -102,19 +102,26 @@ def _value(bits: int, wide: bool) -> float:
     return float(np.array(bits, np.int64 if wide else np.int32).view(np.float64 if wide else np.float32))
 
 
-def _bracket(searches: Sequence[_Search], sizes: Sequence[int], load: Load) -> None:
+def _bracket(searches: Sequence[_Search], sizes: Sequence[int], load: Load, threads: int) -> None:
     """Puts the bracket of every search around its quantile of a sample, spread evenly over the group."""
     import numpy as np
 
     total = sum(sizes)
     step = max(1, total // _SAMPLE)
     gathered: dict[int, list[NDArray[Any]]] = {search.model: [] for search in searches}
-    for tensor, size in enumerate(sizes):
-        run = size if step == 1 else min(size, _RUN)
-        for start in range(0, size, run * step):
-            vectors = load(Stretch(tensor, start, min(start + run, size)))
-            for model, runs in gathered.items():
-                runs.append(magnitude_bits(vectors[model]))
+    run = max(sizes) if step == 1 else _RUN
+    runs_of = (
+        Stretch(tensor, start, min(start + run, size))
+        for tensor, size in enumerate(sizes)
+        for start in range(0, size, run * step)
+    )
+
+    def act(stretch: Stretch) -> None:
+        vectors = load(stretch)
+        for model, runs in gathered.items():
+            runs.append(magnitude_bits(vectors[model]))
+
+    for_each(runs_of, act, threads)
     for model, runs in gathered.items():
         sample = np.sort(np.concatenate(runs))
         for search in searches:
@@ -156,7 +163,10 @@ def _count(
             unsigned = np.uint64 if own.itemsize == 8 else np.uint32
             above = np.count_nonzero(own > search.high)
             inside = (own - own.dtype.type(search.low)).view(unsigned) <= unsigned(search.high - search.low)
-            values, counts = _runs(own[np.flatnonzero(inside)])
+            if search.low == search.high:  # as in bf16, where magnitudes repeat
+                values, counts = np.array([search.low]), np.array([np.count_nonzero(inside)])
+            else:
+                values, counts = _runs(own[np.flatnonzero(inside)])
             places = (values - search.low) >> search.shift
             with lock:
                 search.above += int(above)
@@ -240,4 +250,3 @@ def _equals(search: _Search, number: int, stretch: Stretch, load: Load) -> int:
         values, counts = search.remembered[number]
         return counts[values.index(search.found)] if search.found in values else 0
     return int(np.count_nonzero(magnitude_bits(load(stretch)[search.model]) == search.found))
-

@@ -251,4 +251,3 @@ def first_nonfinite(flat: Tensor, dtype: str) -> int | None:
     magnitude = np.bitwise_and(bits, bits.dtype.type(2 ** (8 * flat.element_size() - 1) - 1))
     limit = bits.dtype.type(_INFINITY[dtype])
     return int(np.argmax(magnitude >= limit)) if magnitude.max() >= limit else None
-

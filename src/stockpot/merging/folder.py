@@ -13,8 +13,8 @@ from typing import Any
 
 from stockpot.errors import StockpotError
 from stockpot.files import TEMPORARY, explained, make_folder, sync, write_json
-from stockpot.merging.engine import Cuts, Engine
 from stockpot.merging.contract import Cut
+from stockpot.merging.engine import Cuts, Engine
 from stockpot.merging.plan import Plan, Target
 from stockpot.merging.shards import file_names, split
 from stockpot.merging.writer import ShardFile, Slot, verify_shard
@@ -75,7 +75,10 @@ def write_model(
                 file.close(durable)
             if verify:
                 verify_shard(partial / name, file.sums, slots, durable)
-            journal["shards"][name] = {"bytes": file.nbytes, "sums": {str(key): sums for key, sums in file.sums.items()}}
+            journal["shards"][name] = {
+                "bytes": file.nbytes,
+                "sums": {str(key): sums for key, sums in file.sums.items()},
+            }
             if len(shards) > 1:
                 _note(partial, journal, durable)
         if len(shards) > 1:

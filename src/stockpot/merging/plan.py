@@ -161,9 +161,7 @@ def check_rule(spec: MergeSpec) -> Rule:
 class _Settling:
     """One tensor of the output on its way to a Target."""
 
-    def __init__(
-        self, spec: MergeSpec, rule: Rule, sources: Sequence[Source], place: Place, notes: list[str]
-    ) -> None:
+    def __init__(self, spec: MergeSpec, rule: Rule, sources: Sequence[Source], place: Place, notes: list[str]) -> None:
         self.spec, self.rule, self.sources, self.place, self.notes = spec, rule, sources, place, notes
 
     def target(self) -> Target:
@@ -248,9 +246,7 @@ class _Settling:
         # Without a base, integers are copied where all models have the same, which only their bytes can tell.
         same = inputs[1:] if base is None and kind not in FLOATS else ()
         nothing = Settings({}, ())
-        return Target(
-            self.place.name, dtype if kind in FLOATS else kind, reference.shape, (), origin, nothing, same
-        )
+        return Target(self.place.name, dtype if kind in FLOATS else kind, reference.shape, (), origin, nothing, same)
 
 
 def _of_vocabulary(name: str) -> bool:

@@ -15,6 +15,7 @@ from stockpot.errors import StockpotError
 from stockpot.files import TEMPORARY, explained, sync
 from stockpot.weights.layout import files_of
 
+
 class Checkpoint(Mapping[str, Tensor]):
     """Name → CPU tensor over one or more safetensors files, kept open and memory-mapped.
 

@@ -25,7 +25,8 @@ def dare_linear(block: Block) -> Tensor:
     nearest 1/65536, for the mask and for the division. The masks hang on seed, model and tensor alone.
     """
     weights = block.settings.numbers("weight")
-    total, *rest = (vector.mul_(weight) for vector, weight in zip(_drop(block), weights, strict=True))
+    scales = [weight * factor for weight, factor in zip(weights, _factors(block), strict=True)]
+    total, *rest = (vector.mul_(scale) for vector, scale in zip(_drop(block), scales, strict=True))
     for vector in rest:
         total.add_(vector)
     if block.settings.switch("normalize"):
@@ -39,18 +40,21 @@ def dare_ties(block: Block) -> Tensor:
     What agrees with the elected sign is averaged, as in the TIES paper and PEFT; in mergekit it is added up
     (`normalize=false`, which is the default where mergekit's configurations are read).
     """
-    return on_base(block, elect(_drop(block), block.settings.numbers("weight"), block.settings.switch("normalize")))
+    weights, normalize = block.settings.numbers("weight"), block.settings.switch("normalize")
+    return on_base(block, elect(_drop(block), weights, normalize, _factors(block)))
 
 
 def _drop(block: Block) -> list[Tensor]:
-    dropped = []
-    for vector, density, key in zip(block.models, block.settings.numbers("density"), block.keys, strict=True):
-        if density < 1:
-            vector.mul_(keep(key, block.start, vector, density))
-            if block.settings.switch("rescale"):
-                vector.mul_(1 / chance(density))
-        dropped.append(vector)
-    return dropped
+    densities = block.settings.numbers("density")
+    return [
+        vector.mul_(keep(key, block.start, vector, density)) if density < 1 else vector
+        for vector, density, key in zip(block.models, densities, block.keys, strict=True)
+    ]
+
+
+def _factors(block: Block) -> list[float]:
+    rescale = block.settings.switch("rescale")
+    return [1 / chance(density) if rescale else 1.0 for density in block.settings.numbers("density")]
 
 
 DARE_LINEAR = Rule(

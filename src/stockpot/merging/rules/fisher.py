@@ -20,9 +20,7 @@ def fisher(block: Block) -> Tensor:
     """
     floor = block.settings.number("floor")
     total, below = None, None
-    for model, information, weight in zip(
-        block.models, block.fishers, block.settings.numbers("weight"), strict=True
-    ):
+    for model, information, weight in zip(block.models, block.fishers, block.settings.numbers("weight"), strict=True):
         scale = information.add(floor).mul_(weight)
         model.mul_(scale)
         total = model if total is None else total.add_(model)

@@ -22,9 +22,7 @@ def model_stock(block: Block) -> Tensor:
     gram, count = block.gram, len(block.models)
     assert gram is not None
     norms = torch.stack([gram[i, i].sqrt() for i in range(count)])
-    pairs = [
-        (gram[i, j] / (norms[i] * norms[j]).clamp(min=1e-6)).clamp(-1, 1) for i in range(count) for j in range(i)
-    ]
+    pairs = [(gram[i, j] / (norms[i] * norms[j]).clamp(min=1e-6)).clamp(-1, 1) for i in range(count) for j in range(i)]
     cosine = torch.stack(pairs).mean(dim=0)
     below = 1 + (count - 1) * cosine
     t = (count * cosine / below).masked_fill(below.abs() < 1e-6, 0)

@@ -31,7 +31,9 @@ def task_arithmetic(block: Block) -> Tensor:
 def on_base(block: Block, vector: Tensor) -> Tensor:
     """`θ_base + λ·vector`, and the base itself where λ=0: −0.0 plus 0.0 would not be."""
     scale = block.settings.number("lambda")
-    return block.origin if scale == 0 else vector.mul_(scale).add_(block.origin)
+    if scale == 0:
+        return block.origin
+    return (vector if scale == 1 else vector.mul_(scale)).add_(block.origin)
 
 
 TASK_ARITHMETIC = Rule(

@@ -63,33 +63,48 @@ def _below(value: float, like: Tensor) -> float:
     return float(torch.nextafter(point, torch.zeros_like(point)))
 
 
-def elect(vectors: Sequence[Tensor], weights: Sequence[float], normalize: bool) -> Tensor:
+def elect(
+    vectors: Sequence[Tensor], weights: Sequence[float], normalize: bool, factors: Sequence[float] | None = None
+) -> Tensor:
     """`Σ_{sign wᵢτᵢ = s} wᵢτᵢ` over the sum of the weights that agree, `s = sign(Σ wᵢτᵢ)`; 0 where s is 0.
 
-    NaN in a vector stays NaN.
+    With `factors` wᵢτᵢ is `wᵢfᵢτᵢ`, the weights that agree being wᵢ still. NaN in a vector stays NaN.
     """
-    import torch
-
-    scaled = [vector if weight == 1 else vector.mul_(weight) for vector, weight in zip(vectors, weights, strict=True)]
-    sign = scaled[0].clone()
-    for vector in scaled[1:]:
+    scales = list(weights) if factors is None else [w * f for w, f in zip(weights, factors, strict=True)]
+    if min(scales) == max(scales) > 0:  # the same for all: once, at the end
+        after = scales[0] / weights[0] if normalize else scales[0]
+        votes = [1.0] * len(weights)
+        scaled = list(vectors)
+    else:
+        after, votes = 1.0, list(weights)
+        scaled = [vector.mul_(scale) for vector, scale in zip(vectors, scales, strict=True)]
+    sign = scaled[0] + scaled[1] if len(scaled) > 1 else scaled[0].clone()
+    for vector in scaled[2:]:
         sign.add_(vector)
     sign.sign_()
-    total, share, agrees = (torch.zeros_like(sign) for _ in range(3))
-    for vector, weight in zip(scaled, weights, strict=True):
-        # Along the elected sign what agrees is positive; `where` on a mask would take thirty times as long.
-        along = vector.mul_(sign).clamp_(min=0)
-        total.add_(along)
-        if normalize:
-            share.add_(torch.gt(along, 0, out=agrees), alpha=weight)
-    if normalize:
-        smallest = min(weights)
-        if smallest > 0:
-            share.clamp_(min=smallest / 2)  # where nothing agrees: 0 / something
-        else:
-            share.masked_fill_(share == 0, 1)
+    # Along the elected sign what agrees is positive; `where` on a mask would take thirty times as long.
+    along = [vector.mul_(sign).clamp_(min=0) for vector in scaled]
+    share = _agreeing(along, votes) if normalize else None
+    total, *rest = along
+    for vector in rest:
+        total.add_(vector)
+    if share is not None:
         total.div_(share)
-    return total.mul_(sign)
+    return total.mul_(sign) if after == 1 else total.mul_(sign).mul_(after)
+
+
+def _agreeing(along: Sequence[Tensor], votes: Sequence[float]) -> Tensor:
+    """The sum of the votes of those that are positive; not 0 where there are none, to be divided by."""
+    import torch
+
+    first = torch.empty_like(along[0])
+    torch.gt(along[0], 0, out=first)
+    share = first if votes[0] == 1 else first.mul_(votes[0])
+    agrees = torch.empty_like(share)
+    for vector, vote in zip(along[1:], votes[1:], strict=True):
+        share.add_(torch.gt(vector, 0, out=agrees), alpha=vote)
+    smallest = min(votes)
+    return share.clamp_(min=smallest / 2) if smallest > 0 else share.masked_fill_(share == 0, 1)
 
 
 TIES = Rule("ties", ties, (WEIGHT, DENSITY, LAMBDA, NORMALIZE), cuts=top)
