@@ -86,8 +86,8 @@ def write_model(
         finish(partial)
         (partial / _JOURNAL).unlink(missing_ok=True)
         if durable:
-            for file in partial.iterdir():
-                sync(file)
+            for path in partial.iterdir():
+                sync(path)
             sync(partial)
         if output.is_dir():
             output.rmdir()
@@ -170,7 +170,7 @@ def _is_finished(file: Path, journal: dict[str, Any], name: str, verify: bool) -
 def _global_cuts(
     plan: Plan, engine: Engine, partial: Path, journal: dict[str, Any], names: Sequence[str]
 ) -> Cuts | None:
-    """Cuts over the whole model, found in a pass of their own and kept for a resumed merge; None for those by tensor."""
+    """Cuts over the whole model, from a pass of their own, kept for a resumed merge; None for those by tensor."""
     if plan.rule.cuts is None:
         return {}
     if plan.spec.trim == "tensor":

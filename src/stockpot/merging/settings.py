@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.merging.contract import Parameter, Rule, Settings, Value
-from stockpot.merging.spec import Filtered, MergeSpec, Parameters, Setting
+from stockpot.merging.spec import Filtered, MergeSpec, ModelSpec, Parameters, Setting, SliceSource
 
 # Keys of mergekit's that change nothing here: a rule without rescaling that is told not to rescale, for example.
 _WITHOUT_EFFECT: dict[str, tuple[Value, ...]] = {"int8_mask": (True, False), "rescale": (False,)}
@@ -90,10 +91,11 @@ def evaluate(setting: Setting, tensor: str, depth: float) -> tuple[Value, bool]:
 
 def _blocks(spec: MergeSpec) -> list[tuple[Parameters, bool]]:
     sources = [source for part in spec.slices for source in part.sources]
+    models: list[ModelSpec | SliceSource] = [*spec.models, *sources]
     return [
         (spec.parameters, False),
         *((part.parameters, False) for part in spec.slices),
-        *((model.parameters, True) for model in (*spec.models, *sources)),
+        *((model.parameters, True) for model in models),
     ]
 
 
@@ -127,10 +129,10 @@ def _check_value(rule: Rule, parameter: Parameter, value: Value) -> None:
     elif isinstance(default, int | float) or (default is None and not parameter.required):
         if value is None and default is None:
             return
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
             raise StockpotError(f"{where} is a number, not {value!r}.")
-        if not parameter.low <= value <= parameter.high or value <= parameter.above or abs(value) == float("inf"):
-            low = f"above {parameter.above:g}" if parameter.above > -float("inf") else f"from {parameter.low:g}"
+        if not parameter.low <= value <= parameter.high or value <= parameter.above or math.isinf(value):
+            low = f"above {parameter.above:g}" if parameter.above > -math.inf else f"from {parameter.low:g}"
             raise StockpotError(f"{where} should be {low} to {parameter.high:g}, not {value:g}.".replace(" to inf", ""))
     elif not isinstance(value, str):
         raise StockpotError(f"{where} is a text, not {value!r}.")

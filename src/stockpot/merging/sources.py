@@ -82,7 +82,9 @@ class FileSource:
 
     def __init__(self, layout: Layout, label: str | None = None) -> None:
         self.label = label or str(layout.path)
-        self.tensors = {name: Info(entry.dtype, entry.shape) for name, entry in layout.entries.items()}
+        self.tensors: Mapping[str, Info] = {
+            name: Info(entry.dtype, entry.shape) for name, entry in layout.entries.items()
+        }
         self.files = layout.files
         self._entries = layout.entries
         self._handles: dict[Path, int] = {}
@@ -133,7 +135,7 @@ def read_bytes(handle: int, place: int, into: Tensor, file: Path) -> None:
     """Fills a flat tensor with a file's bytes from `place` on; raises StockpotError where the file ends before."""
     import torch
 
-    view = memoryview(into.view(torch.uint8).numpy())
+    view = into.view(torch.uint8).numpy().data
     done = 0
     while done < len(view):
         count = os.preadv(handle, [view[done:]], place + done)
@@ -151,14 +153,15 @@ class MemorySource:
         names = {name: short for short, name in TORCH_NAMES.items()}
         self.label = label
         self.files = files
-        self._state = {}
-        self.tensors = {}
+        self._state: dict[str, Tensor] = {}
+        tensors: dict[str, Info] = {}
         for name, tensor in state.items():
             short = names.get(str(tensor.dtype).removeprefix("torch."))
             if short is None or tensor.layout != _strided():
                 raise StockpotError(f"{label}: tensor '{name}' is {tensor.dtype} {tensor.layout}: cannot be merged.")
             self._state[name] = tensor.detach()
-            self.tensors[name] = Info(short, tuple(tensor.shape))
+            tensors[name] = Info(short, tuple(tensor.shape))
+        self.tensors: Mapping[str, Info] = tensors
 
     def read(self, name: str, start: int, into: Tensor) -> None:
         """Fills the flat `into`, converting to its type, with the elements from `start` on."""

@@ -83,7 +83,7 @@ class MergeSpec:
 def as_yaml(spec: MergeSpec) -> dict[str, Any]:
     """The spec as the mapping that `stockpot merge FILE` reads back to the same merge."""
 
-    def setting(value: Setting) -> Any:
+    def setting(value: Any) -> Any:
         if isinstance(value, Filtered):
             return {"value": setting(value.value)} | ({"filter": value.filter} if value.filter else {})
         return [setting(part) for part in value] if isinstance(value, tuple) else value

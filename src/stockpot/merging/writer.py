@@ -79,7 +79,7 @@ class ShardFile:
         """Writes the elements from `start` on of a tensor; from any thread."""
         import torch
 
-        self._put(memoryview(flat.view(torch.uint8).numpy()), self._places[name] + start * self._sizes[name])
+        self._put(flat.view(torch.uint8).numpy().data, self._places[name] + start * self._sizes[name])
 
     def _put(self, data: memoryview, place: int) -> None:
         if self.checked:
