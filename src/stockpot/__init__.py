@@ -9,15 +9,17 @@ if TYPE_CHECKING:
     from stockpot.averaging.callback import SFACallback
     from stockpot.averaging.sfa import SFA
     from stockpot.errors import StockpotError
+    from stockpot.merging.api import merge
 
 __version__ = "0.1.0"
-__all__ = ["SFA", "SFACallback", "StockpotError", "__version__"]
+__all__ = ["SFA", "SFACallback", "StockpotError", "__version__", "merge"]
 
 # `import stockpot` costs nothing: torch and transformers are imported by what needs them.
 _HOME = {
     "SFA": "stockpot.averaging.sfa",
     "SFACallback": "stockpot.averaging.callback",
     "StockpotError": "stockpot.errors",
+    "merge": "stockpot.merging.api",
 }
 
 

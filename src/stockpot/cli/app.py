@@ -100,6 +100,61 @@ def report(
 
 
 @app.command()
+def merge(
+    what: Annotated[str, typer.Argument(metavar="RULE|CONFIG.yaml", help="`stockpot rules` says which there are")],
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODEL...]", help="folders, files, adapters or names of the hub")
+    ] = None,
+    base: Annotated[str | None, typer.Option("--base", "-b", metavar="MODEL", help="what they were tuned from")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="default: merged/RULE")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="a parameter: v for all, v,w for each, [v,w] over depth"),
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="of the output: bfloat16, float32…; default: the first's")] = None,
+    trim: Annotated[str | None, typer.Option(help="count the largest over the whole `model`, or each `tensor`")] = None,
+    on_missing: Annotated[str | None, typer.Option(help="tensors that do not fit: error, base or skip")] = None,
+    seed: Annotated[int | None, typer.Option(help="of the random masks")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be read and written")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with a merge that was interrupted")] = False,
+    max_shard_size: Annotated[str, typer.Option(help="of an output file")] = "5GB",
+    threads: Annotated[int | None, typer.Option(min=1, help="default: one for each processor, up to 8")] = None,
+    verify: Annotated[bool, typer.Option(help="read what was written again")] = True,
+    sync: Annotated[bool, typer.Option(help="wait until it is on the disk")] = True,
+    hash_files: Annotated[bool, typer.Option("--hash", help="record the inputs' full SHA-256")] = False,
+    allow_bin: Annotated[bool, typer.Option("--allow-bin", help="read pickles, their tensors alone")] = False,
+    allow_nonfinite: Annotated[bool, typer.Option("--allow-nonfinite", help="write NaN and infinity")] = False,
+    score: Annotated[
+        str | None, typer.Option(help='greedy_soup: a command that prints a score, with "{model}"')
+    ] = None,
+) -> None:
+    """Merge checkpoints on disk: averages, task arithmetic, TIES, DARE, SLERP and more."""
+    from stockpot.cli import merge as work
+    from stockpot.merging.api import Options, one_of
+
+    changes = {
+        "dtype": dtype,
+        "trim": trim and one_of("--trim", trim, ("model", "tensor")),
+        "on_missing": on_missing and one_of("--on-missing", on_missing, ("error", "base", "skip")),
+        "seed": seed,
+    }
+    options = Options(max_shard_size, threads, allow_bin, allow_nonfinite, verify, sync, resume, hash_files)
+    work.merge(what, models or [], base, output, settings or [], options, changes, dry_run, score)
+
+
+@app.command()
+def rules(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="one rule; default: all of them")] = None,
+) -> None:
+    """Say what merge rules there are: equation, models, parameters."""
+    from stockpot.cli.merge import describe_rules
+
+    describe_rules(name)
+
+
+@app.command()
 def methods(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="one method; default: all of them")] = None,
 ) -> None:

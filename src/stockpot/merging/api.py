@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from stockpot.errors import StockpotError
 from stockpot.merging.contract import Value
 from stockpot.merging.engine import Cuts, Engine, Seen
+from stockpot.merging.estimate import require_room
 from stockpot.merging.folder import refuse_output, write_model
 from stockpot.merging.opening import located, open_model
 from stockpot.merging.plan import Plan, make_plan
@@ -161,10 +162,14 @@ def opened(spec: MergeSpec, options: Options, states: Mapping[str, State] | None
         yield Opened(plan, places, fishers)
 
 
+def threads_of(options: Options) -> int:
+    """As many as asked for; else one for each processor, up to eight: the disk is no faster than that."""
+    return options.threads or min(8, len(os.sched_getaffinity(0)))
+
+
 def engine_of(opened: Opened, options: Options, seen: Seen = lambda nbytes: None) -> Engine:
     """The engine for a plan."""
-    threads = options.threads or min(8, len(os.sched_getaffinity(0)))
-    return Engine(opened.plan, threads, options.allow_nonfinite, opened.fishers, seen)
+    return Engine(opened.plan, threads_of(options), options.allow_nonfinite, opened.fishers, seen)
 
 
 def merge_state(spec: MergeSpec, options: Options, states: Mapping[str, State] | None = None) -> dict[str, Tensor]:
@@ -217,6 +222,8 @@ def merge_into(
     largest = bytes_of(options.max_shard_size)
     with opened(spec, options, states) as work, one_thread_each():
         refuse_output(output, work.paths)
+        if not options.resume:
+            require_room(work.plan.nbytes, output)
         write_model(
             work.plan,
             engine_of(work, options, seen),

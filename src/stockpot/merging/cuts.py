@@ -7,6 +7,7 @@ floats are ordered as their bits are.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -73,7 +74,8 @@ def find_cuts(
     fp32; `seen` is told of every stretch that was read.
     """
     searches = [_Search(model, name, k) for model, cuts in enumerate(counts) for name, k in cuts.items() if k > 0]
-    cuts: list[list[dict[str, Cut]]] = [[{} for _ in counts] for _ in sizes]
+    nothing = Cut(math.inf, 0)
+    cuts = [[{name: nothing for name, k in each.items() if k == 0} for each in counts] for _ in sizes]
     if not searches:
         return cuts
     _bracket(searches, sizes, load, threads)

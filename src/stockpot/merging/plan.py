@@ -113,11 +113,11 @@ class Plan:
 def fold(shape: Sequence[int], gram: Gram | None = None) -> tuple[int, int]:
     """Rows and columns of a tensor as a matrix: the last dimension, or for inner products of columns all but the first.
 
-    A tensor with less than two dimensions is one row.
+    A tensor with less than two dimensions is one row, or one column.
     """
     total = math.prod(shape)
     if len(shape) < 2:
-        return 1, total
+        return (total, 1) if gram == "columns" else (1, total)
     rows = shape[0] if gram == "columns" else total // max(1, shape[-1])
     return rows, total // max(1, rows)
 

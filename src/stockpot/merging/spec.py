@@ -85,7 +85,7 @@ def as_yaml(spec: MergeSpec) -> dict[str, Any]:
 
     def setting(value: Any) -> Any:
         if isinstance(value, Filtered):
-            return {"value": setting(value.value)} | ({"filter": value.filter} if value.filter else {})
+            return {"value": setting(value.value)} | ({} if value.filter is None else {"filter": value.filter})
         return [setting(part) for part in value] if isinstance(value, tuple) else value
 
     def parameters(given: Parameters) -> dict[str, Any]:

@@ -53,9 +53,8 @@ def _drop(block: Block) -> list[Tensor]:
     vectors = []
     for vector, cuts in zip(block.models, block.cuts, strict=True):
         if cuts:
-            outliers = trim(vector.clone(), cuts["outer"], block.start) if "outer" in cuts else None
-            kept = trim(vector, cuts["inner"], block.start)
-            vectors.append(kept if outliers is None else kept.sub_(outliers))
+            outliers = trim(vector.clone(), cuts["outer"], block.start)
+            vectors.append(trim(vector, cuts["inner"], block.start).sub_(outliers))
         else:
             vectors.append(vector)
     return vectors

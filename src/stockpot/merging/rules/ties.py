@@ -24,7 +24,10 @@ def ties(block: Block) -> Tensor:
     tensor's (`trim: tensor`, mergekit and PEFT). The vote is weighted, as in mergekit; where it is a draw nothing is
     merged (mergekit takes the positive ones, the paper's code the majority sign of the tensor). Zeros do not count.
     """
-    vectors = [trim(model, cut["top"], block.start) for model, cut in zip(block.models, block.cuts, strict=True)]
+    vectors = [
+        trim(model, cuts["top"], block.start) if cuts else model
+        for model, cuts in zip(block.models, block.cuts, strict=True)
+    ]
     return on_base(block, elect(vectors, block.settings.numbers("weight"), block.settings.switch("normalize")))
 
 

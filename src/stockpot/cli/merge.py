@@ -1,0 +1,252 @@
+"""What `stockpot merge` and `stockpot rules` do."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stockpot.cli.console import say, show
+from stockpot.errors import StockpotError
+from stockpot.merging.api import Options, divide_parameters, dtype_name, merge_into, one_of, opened
+from stockpot.merging.estimate import Estimate, estimate
+from stockpot.merging.spec import MergeSpec, ModelSpec
+
+if TYPE_CHECKING:
+    from stockpot.merging.greedy import Soup
+
+
+def merge(
+    what: str,
+    models: Sequence[str],
+    base: str | None,
+    output: Path | None,
+    settings: Sequence[str],
+    options: Options,
+    changes: dict[str, Any],
+    dry_run: bool,
+    score: str | None,
+) -> None:
+    """`stockpot merge`: a rule and models, or a configuration."""
+    if Path(what).suffix in (".yaml", ".yml"):
+        spec = _from_file(Path(what), models, base, settings)
+    else:
+        spec = _from_arguments("linear" if what == "greedy_soup" else what, models, base, settings)
+    if changes.get("dtype"):
+        changes["dtype"] = dtype_name(changes["dtype"])
+    spec = replace(spec, **{key: value for key, value in changes.items() if value is not None})
+    target = output or Path("merged") / (Path(what).stem if Path(what).suffix else what)
+    if what == "greedy_soup":
+        return _greedy(spec, target, options, score)
+    if score:
+        raise StockpotError("--score belongs to greedy_soup.")
+    if dry_run:
+        return _dry_run(spec, target, options)
+    begun = time.perf_counter()
+    with opened(spec, options) as work:
+        expected = estimate(work, target, options)
+    with _bar(expected.work) as seen:
+        merge_into(spec, target, options, seen)
+    seconds = time.perf_counter() - begun
+    say(
+        f"Merged {_count(len(spec.models) or len(spec.slices), 'model' if spec.models else 'slice')} by {spec.rule}: "
+        f"{_count(expected.tensors, 'tensor')}, {expected.parameters:,} parameters, {size(expected.written)} in "
+        f"{seconds:.1f} s."
+    )
+    for note in expected.notes:
+        say(f"Note: {note}.")
+    say(f"Model: {target}")
+    return None
+
+
+def parse_settings(rule: str, settings: Sequence[str], count: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """`key=value` for all, `key=v1,v2` one for each model, `key=[v1,v2]` over depth."""
+    from stockpot.yaml_text import parse_yaml
+
+    given: dict[str, Any] = {}
+    depths: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key.strip():
+            raise StockpotError(f"--set {setting}: it reads --set key=value.")
+        if text.strip().startswith("["):
+            values = parse_yaml(text, f"--set {setting}")
+            if not isinstance(values, list) or not values:
+                raise StockpotError(f"--set {setting}: a list over depth reads [first, …, last].")
+            depths[key.strip()] = tuple(values)
+        elif "," in text:
+            given[key.strip()] = [parse_yaml(part, f"--set {setting}") for part in text.split(",")]
+        else:
+            given[key.strip()] = parse_yaml(text, f"--set {setting}")
+    each, shared = divide_parameters(rule, given, count)
+    return each, {**shared, **depths}
+
+
+def _from_arguments(rule: str, models: Sequence[str], base: str | None, settings: Sequence[str]) -> MergeSpec:
+    each, shared = parse_settings(rule, settings, len(models))
+    found = tuple(ModelSpec(path, own) for path, own in zip(models, each, strict=True))
+    return MergeSpec(rule, found, base, shared)
+
+
+def _from_file(file: Path, models: Sequence[str], base: str | None, settings: Sequence[str]) -> MergeSpec:
+    from stockpot.merging.mergekit import read_config
+
+    if models:
+        raise StockpotError(f"{file} names its models itself; {models[0]} is one too many.")
+    spec = read_config(file)
+    each, shared = parse_settings(spec.rule, settings, len(spec.models))
+    keys = {*shared, *(key for own in each for key in own)}
+
+    def without(parameters: Any) -> dict[str, Any]:
+        return {key: value for key, value in parameters.items() if key not in keys}
+
+    found = [
+        ModelSpec(model.path, {**without(model.parameters), **own})
+        for model, own in zip(spec.models, each, strict=True)
+    ]
+    slices = [
+        replace(
+            part,
+            parameters=without(part.parameters),
+            sources=tuple(replace(source, parameters=without(source.parameters)) for source in part.sources),
+        )
+        for part in spec.slices
+    ]
+    return replace(
+        spec,
+        models=tuple(found),
+        slices=tuple(slices),
+        base=base or spec.base,
+        parameters={**without(spec.parameters), **shared},
+    )
+
+
+def size(count: float) -> str:
+    """Bytes for people: `2.2 GB`."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            return f"{count:.0f} {unit}" if unit in ("B", "kB") else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar in bytes where stderr is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda nbytes: None
+        return
+    from tqdm import tqdm
+
+    lock = threading.Lock()
+    with tqdm(total=total, unit="B", unit_scale=True, dynamic_ncols=True, desc="merging") as bar:
+
+        def seen(nbytes: int) -> None:
+            with lock:
+                bar.update(min(nbytes, total - int(bar.n)))
+
+        yield seen
+        bar.update(total - int(bar.n))
+
+
+def _dry_run(spec: MergeSpec, output: Path, options: Options) -> None:
+    from rich.table import Table
+
+    with opened(spec, options) as work:
+        expected = estimate(work, output, options)
+        table = Table("input", "files", "tensors", "types", "bytes", title=f"{spec.rule}: what would be read")
+        for source in work.plan.sources:
+            kinds = sorted({info.dtype for info in source.tensors.values()})
+            nbytes = sum(info.nbytes for info in source.tensors.values())
+            table.add_row(
+                source.label, str(len(source.files)), f"{len(source.tensors):,}", ", ".join(kinds), size(nbytes)
+            )
+    show(table)
+    for line in _told(expected, output):
+        say(line)
+
+
+def _told(expected: Estimate, output: Path) -> list[str]:
+    shards = _count(len(expected.shards), "file")
+    return [
+        f"Writes {size(expected.written)} to {output}: {_count(expected.tensors, 'tensor')}, "
+        f"{expected.parameters:,} parameters of {', '.join(expected.dtypes)}, in {shards}.",
+        f"Reads {size(expected.read)}{' in two passes' if expected.passes > 1 else ''}; memory about "
+        f"{size(expected.memory)} with {_count(expected.threads, 'thread')}; free on that disk: {size(expected.free)}.",
+        *(f"Note: {note}." for note in expected.notes),
+        "Nothing was written." if expected.fits else "Nothing was written, and it would not fit on that disk.",
+    ]
+
+
+def _greedy(spec: MergeSpec, output: Path, options: Options, command: str | None) -> None:
+    from stockpot.merging.greedy import greedy_soup, run_score
+    from stockpot.merging.opening import located
+
+    if not command:
+        raise StockpotError('greedy_soup needs a score on held-out data: --score "python evaluate.py {model}".')
+    trial = output.with_name(f".trial-{output.name}")
+
+    def score(members: Sequence[int]) -> float:
+        chosen = [spec.models[number] for number in members]
+        if len(chosen) == 1:
+            value = run_score(command, located(chosen[0].path))
+        else:
+            merge_into(replace(spec, models=tuple(chosen)), trial, replace(options, verify=False, sync=False))
+            try:
+                value = run_score(command, trial)
+            finally:
+                shutil.rmtree(trial)
+        say(f"{value:.6g}  {' + '.join(model.path for model in chosen)}")
+        return value
+
+    if trial.exists():
+        raise StockpotError(f"{trial} is left of an interrupted greedy soup: delete it.")
+    with opened(spec, options) as work:
+        estimate(work, output, options)
+    soup: Soup = greedy_soup(len(spec.models), score)
+    merge_into(replace(spec, models=tuple(spec.models[number] for number in soup.members)), output, options)
+    say(f"The soup of {_count(len(soup.members), 'model')} scores {soup.score:.6g}.")
+    say(f"Model: {output}")
+
+
+def describe_rules(name: str | None) -> None:
+    """Every rule, or one: what it does, equation, paper, models, parameters with defaults and meaning."""
+    import inspect
+
+    from rich.console import Console
+    from rich.markup import escape
+
+    from stockpot.merging.greedy import greedy_soup
+    from stockpot.merging.rules import RULES
+
+    known = [*RULES, "greedy_soup"]
+    one_of("a rule", name or "linear", known)
+    console = Console(highlight=False)
+    for key in known:
+        if name not in (None, key):
+            continue
+        rule = RULES.get(key)
+        doc = rule.doc if rule else inspect.cleandoc(greedy_soup.__doc__ or "")
+        console.print(f"[bold]{key}[/bold]")
+        for line in doc.splitlines():
+            if line:
+                console.print(f"  {escape(line)}")
+        if rule is not None:
+            most = "" if rule.most == rule.least else " or more" if rule.most is None else f" to {rule.most}"
+            needs = "needs --base" if rule.base == "required" else "a base is allowed"
+            console.print(f"    {rule.least}{most} model{'' if rule.most == 1 else 's'}, {needs}")
+        for parameter in rule.parameters if rule else ():
+            default = "" if parameter.default is None else f" = {str(parameter.default).lower()}"
+            own = " (one for each model, or for all)" if parameter.each else ""
+            console.print(f"    [cyan]{parameter.name}[/cyan]{escape(default)}  {escape(parameter.help)}{own}")
+        console.print()

@@ -1,0 +1,154 @@
+"""The output's config.json: the donor's, with the type, the layers and the ties that the output has."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stockpot.errors import StockpotError
+from stockpot.merging.places import layer_counts
+from stockpot.merging.plan import Plan
+from stockpot.merging.sources import TORCH_NAMES
+from stockpot.merging.spec import MergeSpec
+from stockpot.weights.layout import FLOATS, Entry, read_layout
+
+_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+# Which layers are special, said in another way than a list with one entry for each.
+_POSITIONS = (
+    "first_k_dense_replace", "mlp_only_layers", "decoder_sparse_step", "moe_layers", "moe_layer_freq",
+    "full_attention_interval", "sliding_window_pattern", "attn_layer_period", "expert_layer_period",
+    "global_attn_every_n_layers", "cross_attention_layers", "num_kv_shared_layers",
+)  # fmt: skip
+# Types that hold numbers packed, or scaled by others: their average would be nobody's.
+_PACKED = frozenset({"U8", "I8", "I32", "U32", "F8_E4M3", "F8_E5M2"})
+_QUANTISED = ("quantization_config", "compression_config")
+_HEADS = ("lm_head.weight", "embed_out.weight", "predictions.decoder.weight", "lm_head.decoder.weight")
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "shared.weight", "word_embeddings.weight", "embed_in.weight")
+_PIECE = 4 << 20
+
+
+def output_config(config: Mapping[str, Any], plan: Plan, donor: str) -> tuple[dict[str, Any], list[str]]:
+    """The donor's configuration made the output's, and notes on what cannot be told from names and shapes.
+
+    Raises StockpotError where the donor's weights are quantised, or a list of its layers is too short.
+    """
+    result, notes = copy.deepcopy(dict(config)), []
+    result.pop("_name_or_path", None)  # where the donor was loaded from, often a place on somebody's disk
+    notes += _unquantised(result, plan, donor)
+    dtypes = {target.dtype for target in plan.targets if target.dtype in FLOATS}
+    if len(dtypes) == 1 and not (dtype := dtypes.pop()).startswith("F8"):
+        _set_dtype(result, TORCH_NAMES[dtype])
+    if plan.spec.slices:
+        notes += _set_layers(result, plan, donor)
+    return result, notes
+
+
+def untie(config: dict[str, Any], folder: Path, plan: Plan) -> list[str]:
+    """Says in the configuration that the head is not tied, where the merged head is not the merged embedding.
+
+    Otherwise a library would take the embedding for both, and what was merged into the head would count for nothing.
+    """
+    names = [target.name for target in plan.targets]
+    heads = [name for name in names if name.endswith(_HEADS)]
+    embeddings = [name for name in names if name.endswith(_EMBEDDINGS)]
+    blocks = [block for block in _blocks(config) if block.get("tie_word_embeddings") is not False]
+    if not blocks or not heads or not embeddings:
+        return []
+    entries = read_layout(folder).entries
+    notes = []
+    for head in heads:
+        alike = [entries[name] for name in embeddings if entries[name].shape == entries[head].shape]
+        if alike and not any(same_bytes(entries[head], entry) for entry in alike):
+            notes.append(f"'{head}' is not '{alike[0].name}' in the output: tie_word_embeddings is false.")
+    if notes:
+        for block in blocks:
+            if block is config or "tie_word_embeddings" in block:
+                block["tie_word_embeddings"] = False
+    return notes
+
+
+def same_bytes(first: Entry, second: Entry) -> bool:
+    """Whether two tensors in files are the same, bit for bit."""
+    if (first.dtype, first.shape) != (second.dtype, second.shape):
+        return False
+    with first.file.open("rb") as one, second.file.open("rb") as other:
+        one.seek(first.offset)
+        other.seek(second.offset)
+        for start in range(0, first.nbytes, _PIECE):
+            count = min(_PIECE, first.nbytes - start)
+            if one.read(count) != other.read(count):
+                return False
+    return True
+
+
+def _blocks(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """The configuration, and that of the language model in it."""
+    inner = config.get("text_config")
+    return [config, inner] if isinstance(inner, dict) else [config]
+
+
+def _unquantised(config: dict[str, Any], plan: Plan, donor: str) -> Iterator[str]:
+    for block in _blocks(config):
+        for key in _QUANTISED:
+            if not block.get(key):
+                continue
+            tensors = plan.sources[plan.spec.paths.index(donor)].tensors
+            packed = next((name for name, info in tensors.items() if info.dtype in _PACKED), None)
+            if packed is not None:
+                raise StockpotError(
+                    f"{donor} is quantised ({key} in its config.json; '{packed}' is {tensors[packed].dtype}): "
+                    "only weights that stand for themselves are merged: dequantise the models first."
+                )
+            del block[key]
+            yield f"config.json of {donor} has a {key}, but its weights are plain numbers: left out."
+
+
+def _set_dtype(config: dict[str, Any], dtype: str) -> None:
+    inner = [value for key, value in config.items() if key.endswith("_config") and isinstance(value, dict)]
+    for block in (config, *inner):
+        for key in ("dtype", "torch_dtype"):
+            if key in block:
+                block[key] = dtype
+    if "torch_dtype" not in config:
+        config["dtype"] = dtype
+
+
+def _set_layers(config: dict[str, Any], plan: Plan, donor: str) -> Iterator[str]:
+    spec = plan.spec
+    index = {path: number for number, path in enumerate(spec.paths)}
+    first = layer_counts(plan.sources[index[spec.slices[0].sources[0].path]].tensors)
+    stack = max(first, key=lambda key: first[key])
+    held = layer_counts(plan.sources[index[donor]].tensors).get(stack, 0)
+    taken = taken_layers(spec, donor)
+    counted = False
+    for block in _blocks(config):
+        keys = [key for key in _COUNTS if block.get(key) == held]
+        if not keys:
+            continue
+        counted = True
+        for key in keys:
+            block[key] = len(taken)
+        for key, value in block.items():
+            if isinstance(value, list) and len(value) == held and "token" not in key and key != "architectures":
+                if max(taken) >= held:
+                    raise StockpotError(
+                        f"{donor}: {key} in its config.json has {held} entries, and layer {max(taken)} is taken: "
+                        "name a base that has as many layers."
+                    )
+                block[key] = [value[layer] for layer in taken]
+        for key in _POSITIONS:
+            if isinstance(block.get(key), int | list) and block[key] not in (0, 1, []) and len(taken) != held:
+                yield f"config.json: {key} is that of {donor}; whether it fits the layers of the output is yours to see."
+    if not counted:
+        yield f"config.json of {donor} does not say that it has {held} layers ({stack}…): say there that there are {len(taken)}."
+
+
+def taken_layers(spec: MergeSpec, donor: str) -> Sequence[int]:
+    """For every layer of the output, which of the donor's it is; the first source's where it is none of them."""
+    layers: list[int] = []
+    for part in spec.slices:
+        source = next((source for source in part.sources if source.path == donor), part.sources[0])
+        layers += range(source.first, source.last)
+    return layers

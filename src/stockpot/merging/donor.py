@@ -1,0 +1,183 @@
+"""What an output takes over from one named input: configuration, tokenizer, processor. Settled before the merge."""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from stockpot.errors import StockpotError, did_you_mean
+from stockpot.merging.configuration import output_config
+from stockpot.merging.plan import Plan
+from stockpot.merging.spec import MergeSpec
+from stockpot.weights.layout import inside
+
+_CONFIG, _TOKENIZER_CONFIG, _TEMPLATE = "config.json", "tokenizer_config.json", "chat_template.jinja"
+_OF_MODEL = (_CONFIG, "generation_config.json", "*processor_config.json")
+_VOCABULARY = (
+    "tokenizer.json", "vocab.json", "vocab.txt", "vocab.bpe", "merges.txt", "*.model", "*.spm", "*.tiktoken",
+    "bpe.codes", "dict.txt", "tekken.json",
+)  # fmt: skip
+_OF_TOKENIZER = (
+    *_VOCABULARY, _TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json", "normalizer.json", "emoji.json",
+    "source_vocab.json", "target_vocab.json", "entity_vocab.json", _TEMPLATE, "chat_template.json",
+)  # fmt: skip
+_MORE_TEMPLATES = "additional_chat_templates"
+# A name of anything else is not one that a library looks for.
+_PLAIN = re.compile(r"[\w.@-]+")
+_LONGEST_TEXT = 64 << 20
+_LARGEST = 1 << 30
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What will stand beside the weights.
+
+    `donor` and `tokenizer` are the inputs that it comes from; `config` is the output's configuration, None where the
+    donor has none; `copies` are the donors' files by their names in the output, `texts` those that are written anew.
+    """
+
+    donor: str
+    tokenizer: str
+    config: dict[str, Any] | None
+    copies: Mapping[str, Path]
+    texts: Mapping[str, str]
+    notes: Sequence[str]
+
+
+def settle(plan: Plan, paths: Mapping[str, Path]) -> Beside:
+    """What is taken from whom; `paths` are the local places of the inputs that lie on a disk, by their names.
+
+    The donor is the base, else the first model; the tokenizer's is the one that the spec names. Weights and code are
+    never taken, nor what lies outside a donor's folder. Raises StockpotError where the tokenizer's donor or the chat
+    template is not known, a file is damaged, too large or a link out of its folder, or the donor's weights are
+    quantised.
+    """
+    spec, notes = plan.spec, []
+    donor = spec.base or spec.paths[0]
+    teacher = _tokenizer_donor(spec, paths, donor)
+    copies = dict(_files(paths.get(donor), _OF_MODEL)) | dict(_files(paths.get(teacher), _OF_TOKENIZER))
+    for name, file in copies.items():
+        if name.endswith("_config.json") or name == _CONFIG:
+            if "auto_map" in read_mapping(file):
+                notes.append(
+                    f"{name} of {teacher if name == _TOKENIZER_CONFIG else donor} names code of its own (auto_map), "
+                    "which is not copied: loading needs that code."
+                )
+    config = None
+    if _CONFIG in copies:
+        config, more = output_config(read_mapping(copies.pop(_CONFIG)), plan, donor)
+        notes += more
+    else:
+        notes.append(f"{donor} has no config.json, so that from_pretrained cannot load the output as it stands.")
+    notes += _other_vocabularies(paths, teacher, copies)
+    texts = _chat_template(spec, paths, teacher, copies, notes)
+    for name in texts:
+        copies.pop(name, None)
+    return Beside(donor, teacher, config, copies, texts, notes)
+
+
+def read_mapping(file: Path) -> dict[str, Any]:
+    """The mapping in a JSON file; raises StockpotError where it is none, or longer than 64 MiB."""
+    try:
+        value = json.loads(_text(file))
+    except (ValueError, RecursionError) as error:
+        raise StockpotError(f"{file} is not JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise StockpotError(f"{file} should hold a JSON object, not a {type(value).__name__}.")
+    return value
+
+
+def _text(file: Path) -> str:
+    if file.stat().st_size > _LONGEST_TEXT:
+        raise StockpotError(f"{file} has {file.stat().st_size:,} bytes; more than {_LONGEST_TEXT:,} are not read.")
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise StockpotError(f"{file}: not a text file in UTF-8.") from error
+
+
+def _tokenizer_donor(spec: MergeSpec, paths: Mapping[str, Path], donor: str) -> str:
+    if spec.tokenizer is None:
+        return donor
+    if spec.tokenizer == "base":
+        if spec.base is None:
+            raise StockpotError("tokenizer_source: there is no base; name one of the models.")
+        return spec.base
+    if spec.tokenizer not in paths:
+        known = ["base", *paths] if spec.base else list(paths)
+        hint = did_you_mean(spec.tokenizer, known) or f" Known: {', '.join(known)}."
+        raise StockpotError(f"tokenizer_source: {spec.tokenizer!r} is none of the models.{hint}")
+    return spec.tokenizer
+
+
+def _files(folder: Path | None, patterns: Sequence[str]) -> Iterator[tuple[str, Path]]:
+    """Name in the output → file; nothing where there is no folder."""
+    if folder is None or not folder.is_dir():
+        return
+    found = [path for path in folder.iterdir() if any(fnmatchcase(path.name, pattern) for pattern in patterns)]
+    if _TEMPLATE in patterns:
+        found += (folder / _MORE_TEMPLATES).glob("*.jinja")
+    for path in sorted(found):
+        if _PLAIN.fullmatch(path.name):
+            if inside(folder, path).stat().st_size > _LARGEST:
+                raise StockpotError(f"{path} has {path.stat().st_size:,} bytes; more than {_LARGEST:,} are not copied.")
+            yield path.relative_to(folder).as_posix(), path
+
+
+def _other_vocabularies(paths: Mapping[str, Path], teacher: str, copies: Mapping[str, Path]) -> Iterator[str]:
+    for name, place in paths.items():
+        if name == teacher:
+            continue
+        for held, file in _files(place, _VOCABULARY):
+            if held not in copies:
+                yield f"{name} has a {held}, and {teacher}, whose tokenizer is taken, has none."
+            elif not filecmp.cmp(file, copies[held], shallow=False):
+                yield f"{held} of {name} is not that of {teacher}, which is taken; rows of the embeddings are merged by number."
+
+
+def _chat_template(
+    spec: MergeSpec, paths: Mapping[str, Path], teacher: str, copies: dict[str, Path], notes: list[str]
+) -> dict[str, str]:
+    """The files that hold the template that was asked for; nothing where none was, or no input has one."""
+    if spec.chat_template is None:
+        return {}
+    template: str | None = spec.chat_template
+    if template == "auto":
+        held = [found for name in (teacher, *paths) if name in paths and (found := _template_of(paths[name]))]
+        if not held:
+            notes.append("chat_template: auto: no input has a chat template.")
+            return {}
+        # The teacher comes first, and counts once.
+        votes = held[1:] if teacher in paths and _template_of(paths[teacher]) else held
+        template = max(held, key=votes.count)
+    elif "{" not in spec.chat_template:
+        raise StockpotError(
+            f"chat_template: {spec.chat_template!r} is not known: 'auto' takes the inputs' most common one; "
+            "or give the template itself, in Jinja."
+        )
+    texts = {_TEMPLATE: template}
+    copies.pop("chat_template.json", None)  # an older place of the same
+    if _TOKENIZER_CONFIG in copies:
+        config = read_mapping(copies[_TOKENIZER_CONFIG])
+        if "chat_template" in config:
+            texts[_TOKENIZER_CONFIG] = json.dumps(config | {"chat_template": template}, indent=2) + "\n"
+    return texts
+
+
+def _template_of(folder: Path) -> str | None:
+    found = dict(_files(folder, (_TEMPLATE, _TOKENIZER_CONFIG)))
+    if _TEMPLATE in found:
+        return _text(found[_TEMPLATE])
+    if _TOKENIZER_CONFIG not in found:
+        return None
+    template = read_mapping(found[_TOKENIZER_CONFIG]).get("chat_template")
+    if isinstance(template, list):  # named ones
+        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = named.get("default")
+    return template if isinstance(template, str) else None

@@ -1,0 +1,82 @@
+"""What a merge will cost, known from headers: bytes read and written, memory, room on the disk."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stockpot.errors import StockpotError
+from stockpot.merging.folder import refuse_output
+from stockpot.merging.plan import PIECE, Plan
+from stockpot.merging.shards import bytes_of, file_names, split
+
+if TYPE_CHECKING:
+    from stockpot.merging.api import Opened, Options
+
+# What Python and torch themselves take, and how many fp32 copies of a piece a rule makes beside its models.
+_TORCH = 160_000_000
+_TEMPORARIES = 6
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes, unless it says otherwise. `work` is what a progress bar counts; `passes` how often inputs are read."""
+
+    tensors: int
+    parameters: int
+    dtypes: tuple[str, ...]
+    shards: tuple[str, ...]
+    written: int
+    read: int
+    work: int
+    passes: int
+    memory: int
+    threads: int
+    free: int
+    fits: bool
+    notes: tuple[str, ...]
+
+
+def estimate(opened: Opened, output: Path, options: Options) -> Estimate:
+    """The costs of a planned merge; raises StockpotError where it cannot be written to `output`."""
+    from stockpot.merging.api import threads_of
+
+    plan = opened.plan
+    refuse_output(output, opened.paths)
+    shards = split(plan.targets, bytes_of(options.max_shard_size))
+    passes = 2 if plan.rule.cuts is not None or any(plan.gram(target) == "tensor" for target in plan.targets) else 1
+    free = shutil.disk_usage(next(place for place in output.absolute().parents if place.exists())).free
+    threads = threads_of(options)
+    return Estimate(
+        len(plan.targets),
+        sum(target.numel for target in plan.targets),
+        tuple(sorted({target.dtype for target in plan.targets})),
+        tuple(file_names(len(shards))),
+        plan.nbytes,
+        _read(plan) * passes,
+        plan.nbytes * passes,
+        passes,
+        _TORCH + threads * PIECE * (8 if plan.wide else 4) * (_models(plan) + _TEMPORARIES),
+        threads,
+        free,
+        plan.nbytes < free,
+        tuple(plan.notes),
+    )
+
+
+def require_room(needed: int, output: Path) -> None:
+    """Raises StockpotError where the disk has less room than that."""
+    free = shutil.disk_usage(next(place for place in output.absolute().parents if place.exists())).free
+    if needed > free:
+        raise StockpotError(f"{output}: {needed:,} bytes are to be written, and {free:,} are free on that disk.")
+
+
+def _models(plan: Plan) -> int:
+    return max((len(target.inputs) for target in plan.targets), default=0) + 1
+
+
+def _read(plan: Plan) -> int:
+    parts = [part for target in plan.targets for part in (*target.inputs, *([target.base] if target.base else []))]
+    return sum(plan.sources[part.source].tensors[part.name].nbytes for part in parts)

@@ -1,0 +1,398 @@
+"""What a checkpoint holds, and how two differ: facts as plain data. Headers alone, unless tensors are compared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from stockpot.errors import StockpotError
+from stockpot.merging.opening import open_model
+from stockpot.merging.places import layer_counts
+from stockpot.merging.plan import PIECE
+from stockpot.merging.sources import FileSource, Info, Source, torch_dtype
+from stockpot.merging.work import for_each
+from stockpot.weights.layout import FLOATS, FileFacts, plain_file, read_layout
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Seen = Callable[[int], None]  # is told how many bytes were read
+
+_NUMBER = re.compile(r"[0-9]{1,9}")
+_LONGEST_CONFIG = 16 << 20
+_CONFIG = ("model_type", "architectures", "tie_word_embeddings")
+_ADAPTER = ("peft_type", "r", "lora_alpha", "base_model_name_or_path")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One checkpoint: its tensors in file order, its files, and what its configuration says of them."""
+
+    path: str
+    kind: Literal["model", "adapter"]
+    tensors: Mapping[str, Info]
+    files: tuple[FileFacts, ...]  # none where the tensors come from a pickle
+    config: Mapping[str, Any]
+
+    @property
+    def parameters(self) -> int:
+        """Elements of all tensors, of whatever type."""
+        return sum(info.numel for info in self.tensors.values())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(info.nbytes for info in self.tensors.values())
+
+    @property
+    def by_type(self) -> dict[str, list[Info]]:
+        """The tensors of every type."""
+        found: dict[str, list[Info]] = {}
+        for info in self.tensors.values():
+            found.setdefault(info.dtype, []).append(info)
+        return found
+
+    @property
+    def layers(self) -> dict[str, int]:
+        """How many layers every stack has."""
+        return layer_counts(self.tensors)
+
+    @property
+    def metadata(self) -> dict[str, list[str]]:
+        """The headers' text metadata: the different values that the files give to every key."""
+        found: dict[str, list[str]] = {}
+        for file in self.files:
+            for key, value in file.metadata.items():
+                if value not in found.setdefault(key, []):
+                    found[key].append(value)
+        return found
+
+
+def open_source(place: Path, label: str, allow_bin: bool = False) -> Source:
+    """A checkpoint's tensors; of a folder that holds only an adapter, the adapter's own."""
+    if _is_adapter(place):
+        return FileSource(read_layout(place, "adapter_model"), label)
+    return open_model(place, label, allow_bin)
+
+
+def facts_of(place: Path, source: Source) -> Facts:
+    """The facts of an opened checkpoint; no byte of a tensor is read for them."""
+    adapter = _is_adapter(place)
+    config = _said(place, "adapter_config.json", _ADAPTER) if adapter else _said(place, "config.json", _CONFIG)
+    return Facts(source.label, "adapter" if adapter else "model", source.tensors, source.files, config)
+
+
+def _is_adapter(place: Path) -> bool:
+    if not place.is_dir() or any((place / f"model.safetensors{end}").is_file() for end in ("", ".index.json")):
+        return False
+    return any((place / f"adapter_model.safetensors{end}").is_file() for end in ("", ".index.json"))
+
+
+def _said(folder: Path, name: str, keys: Sequence[str]) -> dict[str, Any]:
+    """The named entries of a configuration; models of several parts keep some of them under `text_config`."""
+    if not folder.is_dir() or not (folder / name).is_file():
+        return {}
+    file = plain_file(folder, folder / name, name)
+    try:
+        if file.stat().st_size > _LONGEST_CONFIG:
+            raise ValueError("it is too long")
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("it is not a JSON object")
+    except (ValueError, RecursionError) as error:
+        raise StockpotError(f"{file} is not a configuration: {error}.") from error
+    inner = config.get("text_config")
+    both = {**(inner if isinstance(inner, dict) else {}), **config}
+    return {key: both[key] for key in keys if key in both}
+
+
+def fold(names: Iterable[str], key: Callable[[str], Hashable] = lambda name: None) -> list[tuple[str, list[str]]]:
+    """Names that differ in numbers alone, and agree in `key`, under one pattern, in the order of their first.
+
+    >>> fold(["layers.0.weight", "layers.1.weight", "head.weight"])
+    [('layers.{0…1}.weight', ['layers.0.weight', 'layers.1.weight']), ('head.weight', ['head.weight'])]
+    """
+    groups: dict[Hashable, list[str]] = {}
+    for name in names:
+        parts = tuple(None if _NUMBER.fullmatch(part) else part for part in name.split("."))
+        groups.setdefault((parts, key(name)), []).append(name)
+    return [(_pattern(group), group) for group in groups.values()]
+
+
+def _pattern(names: Sequence[str]) -> str:
+    columns = [dict.fromkeys(column) for column in zip(*(name.split(".") for name in names), strict=True)]
+    return ".".join(next(iter(column)) if len(column) == 1 else _range(map(int, column)) for column in columns)
+
+
+def _range(numbers: Iterable[int]) -> str:
+    """`{0…3,7}` for 0, 1, 2, 3 and 7; the middle of more than four runs is left out."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    texts = [f"{first}" if first == last else f"{first}…{last}" for first, last in runs]
+    return "{" + ",".join(texts if len(texts) <= 4 else [*texts[:2], "…", texts[-1]]) + "}"
+
+
+@dataclass(frozen=True)
+class Ties:
+    """Names that hold the same tensor, in groups, and the names of equal tensors that have one value throughout.
+
+    Fresh norms and biases are equal because all their elements are; that says nothing about ties.
+    """
+
+    groups: tuple[tuple[str, ...], ...]
+    constant: tuple[str, ...]
+
+
+def find_ties(source: Source, seen: Seen = lambda nbytes: None) -> Ties:
+    """Tensors of equal type, shape and bytes.
+
+    A few elements of each tell nearly all apart; of the others all bytes are read, and compared by SHA-256.
+    """
+    import torch
+
+    def bits(name: str, start: int, stop: int) -> Tensor:
+        flat = torch.empty(stop - start, dtype=torch_dtype(source.tensors[name].dtype))
+        source.read(name, start, flat)
+        return flat.view(torch.uint8).view(stop - start, -1)
+
+    def sample(name: str) -> bytes:
+        count = source.tensors[name].numel
+        return b"".join(
+            bits(name, start, min(start + 16, count)).numpy().tobytes() for start in (0, count // 3, count // 2)
+        )
+
+    def digest(name: str) -> tuple[bytes, bool]:
+        count, sha, constant = source.tensors[name].numel, hashlib.sha256(), True
+        first = bits(name, 0, 1)
+        for start in range(0, count, PIECE):
+            piece = bits(name, start, min(start + PIECE, count))
+            sha.update(piece.numpy())
+            constant = constant and bool((piece == first).all())
+            seen(piece.numel())
+        return sha.digest(), constant
+
+    held = [name for name, info in source.tensors.items() if info.numel]
+    alike = _alike(held, lambda name: (source.tensors[name].dtype, source.tensors[name].shape))
+    alike = [group for candidates in alike for group in _alike(candidates, sample)]
+    constant: set[str] = set()
+    groups: list[tuple[str, ...]] = []
+    for candidates in alike:
+        found = {name: digest(name) for name in candidates}
+        for group in _alike(candidates, found.__getitem__):
+            if found[group[0]][1]:
+                constant.update(group)
+            else:
+                groups.append(tuple(group))
+    return Ties(tuple(groups), tuple(name for name in held if name in constant))
+
+
+def _alike(names: Iterable[str], key: Callable[[str], Hashable]) -> list[list[str]]:
+    """The names with equal keys, where there are at least two."""
+    groups: dict[Hashable, list[str]] = {}
+    for name in names:
+        groups.setdefault(key(name), []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """⟨a,a⟩, ⟨b,b⟩, ⟨a,b⟩ and ‖a−b‖² of two tensors, in fp64, and whether all elements are equal."""
+
+    aa: float = 0.0
+    bb: float = 0.0
+    ab: float = 0.0
+    dd: float = 0.0
+    equal: bool = True
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(
+            self.aa + other.aa, self.bb + other.bb, self.ab + other.ab, self.dd + other.dd, self.equal and other.equal
+        )
+
+    @property
+    def distance(self) -> float | None:
+        """‖a−b‖/‖a‖; 0 where a equals b; None where only a is zero, and where the sums leave fp64's range."""
+        if not all(map(math.isfinite, (self.aa, self.bb, self.ab, self.dd))):
+            return None
+        if self.equal:
+            return 0.0
+        return math.sqrt(self.dd) / math.sqrt(self.aa) if self.aa and self.dd else None
+
+    @property
+    def cosine(self) -> float | None:
+        """⟨a,b⟩/(‖a‖‖b‖); None where a or b is zero, and where the sums leave fp64's range."""
+        if self.distance is None or not self.aa or not self.bb:
+            return None
+        return 1.0 if self.equal else max(-1.0, min(1.0, self.ab / (math.sqrt(self.aa) * math.sqrt(self.bb))))
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How one tensor differs: integers are equal or not; floats have a distance and a cosine too, while finite."""
+
+    name: str
+    dtypes: tuple[str, str]
+    shape: tuple[int, ...]
+    sums: Sums
+    nonfinite: tuple[int, int]  # how many elements are NaN or infinite, in each
+
+    @property
+    def measured(self) -> bool:
+        """Whether distance and cosine are to be had."""
+        return self.dtypes[0] in FLOATS and self.nonfinite == (0, 0)
+
+    @property
+    def equal(self) -> bool:
+        """Whether all elements are equal, NaN to NaN."""
+        return self.sums.equal
+
+    @property
+    def distance(self) -> float | None:
+        """‖a−b‖/‖a‖; see `Sums`."""
+        return self.sums.distance if self.measured else None
+
+    @property
+    def cosine(self) -> float | None:
+        """⟨a,b⟩/(‖a‖‖b‖); see `Sums`."""
+        return self.sums.cosine if self.measured else None
+
+
+@dataclass(frozen=True)
+class Match:
+    """Which tensors two checkpoints share: `common` can be compared, the others are named with the reason."""
+
+    common: tuple[str, ...]
+    only_first: tuple[str, ...]
+    only_second: tuple[str, ...]
+    shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]  # that differ
+    dtypes: Mapping[str, tuple[str, str]]  # that differ; floats are compared all the same
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a second checkpoint differs from a first, tensor by tensor in the order of the first's files."""
+
+    first: str
+    second: str
+    match: Match
+    differences: tuple[Difference, ...]
+
+    @cached_property
+    def total(self) -> Sums:
+        """The sums over all tensors that are measured, as if they were one vector."""
+        return sum((one.sums for one in self.differences if one.measured), Sums())
+
+
+def match(first: Source, second: Source) -> Match:
+    """Pairs tensors by name; from headers alone."""
+    a, b = first.tensors, second.tensors
+    both = [name for name in a if name in b]
+    shapes = {name: (a[name].shape, b[name].shape) for name in both if a[name].shape != b[name].shape}
+    dtypes = {name: (a[name].dtype, b[name].dtype) for name in both if a[name].dtype != b[name].dtype}
+    common = [
+        name
+        for name in both
+        if name not in shapes and (name not in dtypes or (a[name].dtype in FLOATS and b[name].dtype in FLOATS))
+    ]
+    only_first, only_second = (name for name in a if name not in b), (name for name in b if name not in a)
+    return Match(tuple(common), tuple(only_first), tuple(only_second), shapes, dtypes)
+
+
+def compare(first: Source, second: Source, threads: int = 1, seen: Seen = lambda nbytes: None) -> Comparison:
+    """Compares every tensor that both hold in one shape; the numbers are the same for any number of threads.
+
+    Raises StockpotError where no name is common to both.
+    """
+    import torch
+
+    found = match(first, second)
+    if not found.common and not found.shapes and not found.dtypes:
+        names = [next(iter(source.tensors), None) for source in (first, second)]
+        shown = " and ".join(f"'{name}'" if name is not None else "no tensor at all" for name in names)
+        raise StockpotError(
+            f"{first.label} and {second.label} have no tensor's name in common (they begin with {shown}): "
+            "nothing to compare."
+        )
+    pending = {name: _Pending(first.tensors[name].numel) for name in found.common}
+    lock = threading.Lock()
+
+    def act(piece: tuple[str, int, int]) -> None:
+        name, start, stop = piece
+        infos = first.tensors[name], second.tensors[name]
+        wide = torch.float64 if "F64" in (infos[0].dtype, infos[1].dtype) else torch.float32
+        dtype = wide if infos[0].dtype in FLOATS else torch_dtype(infos[0].dtype)
+        a, b = torch.empty(stop - start, dtype=dtype), torch.empty(stop - start, dtype=dtype)
+        first.read(name, start, a)
+        second.read(name, start, b)
+        part = _sums(a, b) if infos[0].dtype in FLOATS else (_unmeasured(a, b), (0, 0))
+        with lock:
+            pending[name].add(start, *part)
+            seen(sum(info.nbytes * (stop - start) // info.numel for info in infos))
+
+    pieces = (
+        (name, start, min(start + PIECE, one.numel))
+        for name, one in pending.items()
+        for start in range(0, one.numel, PIECE)
+    )
+    for_each(pieces, act, threads)
+    differences = tuple(
+        Difference(name, (first.tensors[name].dtype, second.tensors[name].dtype), first.tensors[name].shape,
+                   one.sums, (one.nonfinite[0], one.nonfinite[1]))
+        for name, one in pending.items()
+    )  # fmt: skip
+    return Comparison(first.label, second.label, found, differences)
+
+
+@dataclass
+class _Pending:
+    """A tensor's sums while its pieces come in; they are added in the order in which they lie in the tensor."""
+
+    numel: int
+    sums: Sums = Sums()
+    nonfinite: Counter[int] = field(default_factory=Counter)
+    _next: int = 0
+    _waiting: dict[int, Sums] = field(default_factory=dict)
+
+    def add(self, start: int, sums: Sums, nonfinite: tuple[int, int]) -> None:
+        self.nonfinite.update({0: nonfinite[0], 1: nonfinite[1]})
+        self._waiting[start] = sums
+        while (ready := self._waiting.pop(self._next, None)) is not None:
+            self.sums += ready
+            self._next += PIECE
+
+
+def _sums(a: Tensor, b: Tensor) -> tuple[Sums, tuple[int, int]]:
+    import torch
+
+    equal = torch.equal(a, b)
+    x = a.double()
+    aa = float(torch.dot(x, x))
+    if equal and math.isfinite(aa):
+        return Sums(aa, aa, aa, 0.0), (0, 0)
+    y = b.double()
+    bb, ab = float(torch.dot(y, y)), float(torch.dot(x, y))
+    nonfinite = (0, 0)
+    if not (math.isfinite(aa) and math.isfinite(bb)):
+        nonfinite = (int((~a.isfinite()).sum()), int((~b.isfinite()).sum()))
+        equal = bool(((a == b) | (a.isnan() & b.isnan())).all())
+    y.sub_(x)
+    return Sums(aa, bb, ab, float(torch.dot(y, y)), equal), nonfinite
+
+
+def _unmeasured(a: Tensor, b: Tensor) -> Sums:
+    import torch
+
+    return Sums(equal=torch.equal(a.view(torch.uint8), b.view(torch.uint8)))
