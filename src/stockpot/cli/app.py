@@ -140,7 +140,9 @@ def merge(
         "on_missing": on_missing and one_of("--on-missing", on_missing, ("error", "base", "skip")),
         "seed": seed,
     }
-    options = Options(max_shard_size, threads, allow_bin, allow_nonfinite, verify, sync, resume, hash_files)
+    options = Options(
+        max_shard_size, threads, allow_bin, allow_nonfinite, verify, sync, resume, hash_files, as_adapter, rank
+    )
     work.merge(what, models or [], base, output, settings or [], options, changes, dry_run, score)
 
 
@@ -182,6 +184,25 @@ def schema(
     from stockpot.cli.describe import print_schema
 
     print_schema(what)
+
+
+@app.command("inspect")
+def inspect_checkpoint(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="folders, .safetensors files, adapters")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE|FOLDER", help="of two: draw distance and cosine by depth"),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="every tensor on a line of its own")] = False,
+    ties: Annotated[bool, typer.Option("--ties", help="of one: find equal tensors; reads bytes")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="the facts for programs")] = False,
+    allow_bin: Annotated[bool, typer.Option("--allow-bin", help="load the tensors of .bin files")] = False,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="default: one a core, at most 8")] = None,
+) -> None:
+    """Say what a checkpoint holds, from its headers; of two, how far apart their tensors are."""
+    from stockpot.cli.inspect_checkpoint import inspect
+
+    inspect(paths, output, every, ties, as_json, allow_bin, threads)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -16,10 +16,10 @@ from stockpot.merging.contract import Value
 from stockpot.merging.engine import Cuts, Engine, Seen
 from stockpot.merging.estimate import require_room
 from stockpot.merging.folder import refuse_output, write_model
-from stockpot.merging.opening import located, open_model
+from stockpot.merging.opening import Inputs
 from stockpot.merging.plan import Plan, make_plan
 from stockpot.merging.shards import bytes_of
-from stockpot.merging.sources import MemorySource, Source, torch_dtype
+from stockpot.merging.sources import Source, torch_dtype
 from stockpot.merging.spec import MergeSpec, ModelSpec, as_yaml
 
 if TYPE_CHECKING:
@@ -34,7 +34,11 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class Options:
-    """How a merge is carried out; nothing here changes a number of it."""
+    """How a merge is carried out; nothing here changes a number of it, but for `adapter_rank`.
+
+    `as_adapter` writes a merge of adapters as one adapter, exactly, or with `adapter_rank` truncated to that rank; see
+    `write_adapter`.
+    """
 
     max_shard_size: str = "5GB"
     threads: int | None = None
@@ -44,15 +48,21 @@ class Options:
     sync: bool = True
     resume: bool = False
     hash_files: bool = False
+    as_adapter: bool = False
+    adapter_rank: int | None = None
 
 
 @dataclass
 class Opened:
-    """A merge that was planned: its sources are open until it is closed."""
+    """A merge that was planned: its sources are open until it is closed.
+
+    `paths` are all places that it reads from, `folders` those of the models by their names; see `Inputs`.
+    """
 
     plan: Plan
     paths: Sequence[Path]
     fishers: Mapping[str, Source] = field(default_factory=dict)
+    folders: Mapping[str, Path] = field(default_factory=dict)
 
 
 def dtype_name(name: str) -> str:
@@ -143,23 +153,14 @@ def opened(spec: MergeSpec, options: Options, states: Mapping[str, State] | None
     """Opens every input and plans the merge; closes them when the block ends."""
     from stockpot.merging.fishers import open_fishers
 
-    states = states or {}
     with contextlib.ExitStack() as closing:
-        places: list[Path] = []
-        sources: list[Source] = []
-        for name in spec.paths:
-            if name in states:
-                sources.append(MemorySource(states[name], name))
-            else:
-                place = located(name)
-                places.append(place)
-                sources.append(open_model(place, name, options.allow_bin))
-            closing.callback(sources[-1].close)
-        plan = make_plan(spec, sources)
+        inputs = Inputs(spec, states or {}, options.allow_bin)
+        closing.callback(inputs.close)
+        plan = make_plan(inputs.spec, inputs.sources)
         fishers = open_fishers(plan)
         for source in fishers.values():
             closing.callback(source.close)
-        yield Opened(plan, places, fishers)
+        yield Opened(plan, inputs.places, fishers, inputs.folders)
 
 
 def threads_of(options: Options) -> int:
@@ -169,6 +170,8 @@ def threads_of(options: Options) -> int:
 
 def engine_of(opened: Opened, options: Options, seen: Seen = lambda nbytes: None) -> Engine:
     """The engine for a plan."""
+    if options.threads is not None and options.threads < 1:
+        raise StockpotError(f"threads should be 1 or more, not {options.threads}.")
     return Engine(opened.plan, threads_of(options), options.allow_nonfinite, opened.fishers, seen)
 
 
@@ -216,12 +219,19 @@ def merge_into(
     states: Mapping[str, State] | None = None,
 ) -> Path:
     """Merges into a folder that `from_pretrained` loads."""
+    from stockpot.merging.donor import settle
     from stockpot.merging.publish import publish
     from stockpot.merging.work import one_thread_each
 
+    if options.as_adapter or options.adapter_rank is not None:
+        from stockpot.merging.adapter_output import write_adapter
+
+        write_adapter(spec, output, options.adapter_rank, options, states)
+        return output
     largest = bytes_of(options.max_shard_size)
     with opened(spec, options, states) as work, one_thread_each():
         refuse_output(output, work.paths)
+        beside = settle(work.plan, work.folders)
         if not options.resume:
             require_room(work.plan.nbytes, output)
         write_model(
@@ -230,7 +240,7 @@ def merge_into(
             output,
             identity(work, largest),
             largest,
-            lambda folder: publish(folder, work.plan, options.hash_files),
+            lambda folder: publish(folder, work.plan, beside, work.folders, work.fishers, options.hash_files),
             options.verify,
             options.sync,
             options.resume,

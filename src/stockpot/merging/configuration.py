@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stockpot.errors import StockpotError
-from stockpot.merging.places import layer_counts
+from stockpot.merging.places import layer_counts, layer_of
 from stockpot.merging.plan import Plan
 from stockpot.merging.sources import TORCH_NAMES
 from stockpot.merging.spec import MergeSpec
@@ -34,7 +34,8 @@ def output_config(config: Mapping[str, Any], plan: Plan, donor: str) -> tuple[di
 
     Raises StockpotError where the donor's weights are quantised, or a list of its layers is too short.
     """
-    result, notes = copy.deepcopy(dict(config)), []
+    result = copy.deepcopy(dict(config))
+    notes: list[str] = []
     result.pop("_name_or_path", None)  # where the donor was loaded from, often a place on somebody's disk
     notes += _unquantised(result, plan, donor)
     dtypes = {target.dtype for target in plan.targets if target.dtype in FLOATS}
@@ -53,8 +54,8 @@ def untie(config: dict[str, Any], folder: Path, plan: Plan) -> list[str]:
     names = [target.name for target in plan.targets]
     heads = [name for name in names if name.endswith(_HEADS)]
     embeddings = [name for name in names if name.endswith(_EMBEDDINGS)]
-    blocks = [block for block in _blocks(config) if block.get("tie_word_embeddings") is not False]
-    if not blocks or not heads or not embeddings:
+    said = [block["tie_word_embeddings"] for block in _blocks(config) if "tie_word_embeddings" in block]
+    if not heads or not embeddings or (said and not any(said)):  # unsaid, it hangs on the architecture
         return []
     entries = read_layout(folder).entries
     notes = []
@@ -62,10 +63,9 @@ def untie(config: dict[str, Any], folder: Path, plan: Plan) -> list[str]:
         alike = [entries[name] for name in embeddings if entries[name].shape == entries[head].shape]
         if alike and not any(same_bytes(entries[head], entry) for entry in alike):
             notes.append(f"'{head}' is not '{alike[0].name}' in the output: tie_word_embeddings is false.")
-    if notes:
-        for block in blocks:
-            if block is config or "tie_word_embeddings" in block:
-                block["tie_word_embeddings"] = False
+    for block in _blocks(config) if notes else ():
+        if block is config or "tie_word_embeddings" in block:
+            block["tie_word_embeddings"] = False
     return notes
 
 
@@ -139,10 +139,15 @@ def _set_layers(config: dict[str, Any], plan: Plan, donor: str) -> Iterator[str]
                     )
                 block[key] = [value[layer] for layer in taken]
         for key in _POSITIONS:
-            if isinstance(block.get(key), int | list) and block[key] not in (0, 1, []) and len(taken) != held:
-                yield f"config.json: {key} is that of {donor}; whether it fits the layers of the output is yours to see."
+            if block.get(key) not in (None, 0, 1, []) and list(taken) != list(range(held)):
+                yield f"config.json: {key} is that of {donor}; whether it fits the output's layers is yours to check."
     if not counted:
-        yield f"config.json of {donor} does not say that it has {held} layers ({stack}…): say there that there are {len(taken)}."
+        yield f"config.json of {donor} has no count of its {held} layers ({stack}…): say there that it is {len(taken)}."
+    names = {target.name for target in plan.targets}
+    for name in plan.sources[index[donor]].tensors:
+        layer = layer_of(name)
+        if name not in names and (layer is None or layer[0] != stack):
+            yield f"the output has no '{name}', which {donor} has: the last slice's first model lacks it."
 
 
 def taken_layers(spec: MergeSpec, donor: str) -> Sequence[int]:

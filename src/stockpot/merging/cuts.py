@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _SAMPLE = 1 << 20
 _RUN = 512  # elements that are sampled together
-_MARGIN = 0.005  # of all elements, on either side of the sample's quantile
+_MARGIN = 16.0  # standard errors of the sample's quantile on either side: elements of a run are alike
 _BINS = 1 << 21
 _REMEMBERED = 16  # different magnitudes in a bracket that are remembered for each piece
 
@@ -128,8 +128,9 @@ def _bracket(searches: Sequence[_Search], sizes: Sequence[int], load: Load, thre
         sample = np.sort(np.concatenate(runs))
         for search in searches:
             if search.model == model:
-                last = len(sample) - 1
-                middle, margin = len(sample) * (1 - search.k / total), 0 if step == 1 else _MARGIN * len(sample)
+                last, share = len(sample) - 1, search.k / total
+                middle = len(sample) * (1 - share)
+                margin = 0 if step == 1 else _MARGIN * math.sqrt(len(sample) * share * (1 - share))
                 search.low = int(sample[max(0, min(last, int(middle - margin) - 1))])
                 search.high = int(sample[max(0, min(last, int(middle + margin) + 1))])
                 _resolve(search)
@@ -138,7 +139,7 @@ def _bracket(searches: Sequence[_Search], sizes: Sequence[int], load: Load, thre
 def _resolve(search: _Search) -> None:
     import numpy as np
 
-    search.shift = max(0, (search.high - search.low + 1).bit_length() - _BINS.bit_length() + 1)
+    search.shift = max(0, (search.high - search.low).bit_length() - _BINS.bit_length() + 1)
     search.bins = np.zeros(((search.high - search.low) >> search.shift) + 1, dtype=np.int64)
     search.above = 0
     search.remembered = {}

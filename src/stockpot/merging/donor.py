@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import filecmp
 import json
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stockpot.errors import StockpotError, did_you_mean
+from stockpot.files import explained
 from stockpot.merging.configuration import output_config
 from stockpot.merging.plan import Plan
 from stockpot.merging.spec import MergeSpec
@@ -30,6 +32,8 @@ _OF_TOKENIZER = (
 _MORE_TEMPLATES = "additional_chat_templates"
 # A name of anything else is not one that a library looks for.
 _PLAIN = re.compile(r"[\w.@-]+")
+# These keys tell of the file, not of the model.
+_OF_ONE_FILE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
 _LONGEST_TEXT = 64 << 20
 _LARGEST = 1 << 30
 
@@ -63,16 +67,14 @@ def settle(plan: Plan, paths: Mapping[str, Path]) -> Beside:
     teacher = _tokenizer_donor(spec, paths, donor)
     copies = dict(_files(paths.get(donor), _OF_MODEL)) | dict(_files(paths.get(teacher), _OF_TOKENIZER))
     for name, file in copies.items():
-        if name.endswith("_config.json") or name == _CONFIG:
-            if "auto_map" in read_mapping(file):
-                notes.append(
-                    f"{name} of {teacher if name == _TOKENIZER_CONFIG else donor} names code of its own (auto_map), "
-                    "which is not copied: loading needs that code."
-                )
+        if (name.endswith("_config.json") or name == _CONFIG) and "auto_map" in read_mapping(file):
+            owner = teacher if name == _TOKENIZER_CONFIG else donor
+            notes.append(f"{name} of {owner} names code of its own (auto_map): loading needs it, it is not copied.")
     config = None
     if _CONFIG in copies:
-        config, more = output_config(read_mapping(copies.pop(_CONFIG)), plan, donor)
-        notes += more
+        own = read_mapping(copies.pop(_CONFIG))
+        config, more = output_config(own, plan, donor)
+        notes += [*more, *_other_configurations(paths, donor, own)]
     else:
         notes.append(f"{donor} has no config.json, so that from_pretrained cannot load the output as it stands.")
     notes += _other_vocabularies(paths, teacher, copies)
@@ -97,7 +99,8 @@ def _text(file: Path) -> str:
     if file.stat().st_size > _LONGEST_TEXT:
         raise StockpotError(f"{file} has {file.stat().st_size:,} bytes; more than {_LONGEST_TEXT:,} are not read.")
     try:
-        return file.read_text(encoding="utf-8")
+        with explained(file):
+            return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise StockpotError(f"{file}: not a text file in UTF-8.") from error
 
@@ -105,15 +108,16 @@ def _text(file: Path) -> str:
 def _tokenizer_donor(spec: MergeSpec, paths: Mapping[str, Path], donor: str) -> str:
     if spec.tokenizer is None:
         return donor
-    if spec.tokenizer == "base":
-        if spec.base is None:
-            raise StockpotError("tokenizer_source: there is no base; name one of the models.")
-        return spec.base
-    if spec.tokenizer not in paths:
+    if spec.tokenizer == "base" and spec.base is None:
+        raise StockpotError("tokenizer_source: there is no base; name one of the models.")
+    teacher = spec.base if spec.tokenizer == "base" and spec.base else spec.tokenizer
+    if teacher not in paths:
+        if teacher in spec.paths:
+            raise StockpotError(f"tokenizer_source: {teacher!r} is in memory, and has no tokenizer; name a folder.")
         known = ["base", *paths] if spec.base else list(paths)
-        hint = did_you_mean(spec.tokenizer, known) or f" Known: {', '.join(known)}."
-        raise StockpotError(f"tokenizer_source: {spec.tokenizer!r} is none of the models.{hint}")
-    return spec.tokenizer
+        hint = did_you_mean(teacher, known) or f" Known: {', '.join(known)}."
+        raise StockpotError(f"tokenizer_source: {teacher!r} is none of the models.{hint}")
+    return teacher
 
 
 def _files(folder: Path | None, patterns: Sequence[str]) -> Iterator[tuple[str, Path]]:
@@ -124,21 +128,39 @@ def _files(folder: Path | None, patterns: Sequence[str]) -> Iterator[tuple[str, 
     if _TEMPLATE in patterns:
         found += (folder / _MORE_TEMPLATES).glob("*.jinja")
     for path in sorted(found):
-        if _PLAIN.fullmatch(path.name):
+        if _PLAIN.fullmatch(path.name) and not path.is_dir():
             if inside(folder, path).stat().st_size > _LARGEST:
                 raise StockpotError(f"{path} has {path.stat().st_size:,} bytes; more than {_LARGEST:,} are not copied.")
             yield path.relative_to(folder).as_posix(), path
 
 
-def _other_vocabularies(paths: Mapping[str, Path], teacher: str, copies: Mapping[str, Path]) -> Iterator[str]:
+def _others(paths: Mapping[str, Path], donor: str, patterns: Sequence[str]) -> Iterator[tuple[str, str, Path]]:
+    """Model, name and file of what other inputs have. It is only compared: what may not be read is passed over."""
     for name, place in paths.items():
-        if name == teacher:
+        if place != paths.get(donor):
+            with contextlib.suppress(StockpotError, OSError):
+                yield from ((name, held, file) for held, file in list(_files(place, patterns)))
+
+
+def _other_configurations(paths: Mapping[str, Path], donor: str, config: Mapping[str, Any]) -> Iterator[str]:
+    for name, _, file in _others(paths, donor, (_CONFIG,)):
+        try:
+            other = read_mapping(file)
+        except StockpotError as error:
+            yield f"{error} It is not needed: that of {donor} is taken."
             continue
-        for held, file in _files(place, _VOCABULARY):
-            if held not in copies:
-                yield f"{name} has a {held}, and {teacher}, whose tokenizer is taken, has none."
-            elif not filecmp.cmp(file, copies[held], shallow=False):
-                yield f"{held} of {name} is not that of {teacher}, which is taken; rows of the embeddings are merged by number."
+        differing = sorted(key for key in {*config, *other} - _OF_ONE_FILE if config.get(key) != other.get(key))
+        if differing:
+            shown = ", ".join(differing[:5]) + (" …" if len(differing) > 5 else "")
+            yield f"config.json of {name} differs from that of {donor}, which is taken, in {shown}."
+
+
+def _other_vocabularies(paths: Mapping[str, Path], teacher: str, copies: Mapping[str, Path]) -> Iterator[str]:
+    for name, held, file in _others(paths, teacher, _VOCABULARY):
+        if held not in copies:
+            yield f"{name} has a {held}, and {teacher}, whose tokenizer is taken, has none."
+        elif not filecmp.cmp(file, copies[held], shallow=False):
+            yield f"{held} of {name} is not that of {teacher}, which is taken; embeddings are merged row by row."
 
 
 def _chat_template(
@@ -147,18 +169,17 @@ def _chat_template(
     """The files that hold the template that was asked for; nothing where none was, or no input has one."""
     if spec.chat_template is None:
         return {}
-    template: str | None = spec.chat_template
+    template = spec.chat_template
     if template == "auto":
-        held = [found for name in (teacher, *paths) if name in paths and (found := _template_of(paths[name]))]
+        held = {name: found for name, place in paths.items() if (found := _template_of(place))}
         if not held:
             notes.append("chat_template: auto: no input has a chat template.")
             return {}
-        # The teacher comes first, and counts once.
-        votes = held[1:] if teacher in paths and _template_of(paths[teacher]) else held
-        template = max(held, key=votes.count)
-    elif "{" not in spec.chat_template:
+        votes = list(held.values())
+        template = max([held[teacher], *votes] if teacher in held else votes, key=votes.count)
+    elif "{" not in template:
         raise StockpotError(
-            f"chat_template: {spec.chat_template!r} is not known: 'auto' takes the inputs' most common one; "
+            f"chat_template: {template!r} is not known: 'auto' takes the inputs' most common one; "
             "or give the template itself, in Jinja."
         )
     texts = {_TEMPLATE: template}

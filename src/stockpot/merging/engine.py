@@ -205,19 +205,33 @@ class Engine:
             return
         target = piece.target
         index = piece.start + place
-        import torch
-
-        blamed = []
-        for part in (*target.inputs, *([target.base] if target.base else [])):
-            one = torch.empty(1, dtype=torch.float64)
-            self.plan.sources[part.source].read(part.name, index, one)
-            if not bool(torch.isfinite(one)):
-                blamed.append(self._label(part))
-        why = f"it is so in {', '.join(dict.fromkeys(blamed))}" if blamed else f"{target.dtype} cannot hold the result"
+        why = f"{target.dtype} cannot hold the result"
+        if blamed := self._nonfinite_in(target, index, index + 1):
+            why = f"it is so in {blamed}"
+        # Inner products carry it from one element to all others.
+        elif self.plan.gram(target) and (blamed := self._nonfinite_in(target, 0, target.numel)):
+            why = f"NaN or infinity stands in {blamed}"
         raise StockpotError(
             f"tensor '{target.name}' would hold {float(merged[place])} at element {index:,}: {why}. "
             "Nothing was written; --allow-nonfinite merges all the same."
         )
+
+    def _nonfinite_in(self, target: Target, start: int, stop: int) -> str:
+        """The labels of what the target is made of that has NaN or infinity among the elements [start, stop)."""
+        import torch
+
+        read = [(self.plan.sources[part.source], part.name) for part in (*target.inputs, target.base) if part]
+        if self.plan.rule.fishers:
+            fishers = (self.fishers[str(settings["fisher"])] for settings in target.settings.each)
+            read += [(fisher, part.name) for fisher, part in zip(fishers, target.inputs, strict=True)]
+        blamed: dict[str, None] = {}
+        for source, name in read:
+            for begin in range(start, stop if name in source.tensors else start, PIECE):
+                values = torch.empty(min(PIECE, stop - begin), dtype=torch.float64)
+                source.read(name, begin, values)
+                if not bool(values.isfinite().all()):
+                    blamed[source.label] = None
+        return ", ".join(blamed)
 
 
 def inner_products(models: Sequence[Tensor], dim: int) -> Tensor:

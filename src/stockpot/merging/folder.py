@@ -24,14 +24,17 @@ _JOURNAL = "merge.json"
 
 def refuse_output(output: Path, inputs: Sequence[Path]) -> None:
     """Raises StockpotError where the output is, holds, or lies in an input, or something stands there already."""
-    place = output.resolve()
-    for path in inputs:
-        other = path.resolve()
-        if place == other or place in other.parents or (other.is_dir() and other in place.parents):
-            raise StockpotError(f"{output}: the output would overwrite the input {path}; name another folder.")
-    if output.is_symlink() or output.exists():
-        empty = output.is_dir() and not output.is_symlink() and not any(output.iterdir())
-        if not empty:
+    if output.name in ("", ".."):
+        raise StockpotError(f"'{output}' is no new folder; name one that the output becomes.")
+    with explained(output):
+        if output.is_symlink():
+            raise StockpotError(f"{output} is a link; name another folder, or delete it first.")
+        place = output.resolve()
+        for path in inputs:
+            other = path.resolve()
+            if place == other or place in other.parents or (other.is_dir() and other in place.parents):
+                raise StockpotError(f"{output}: the output would overwrite the input {path}; name another folder.")
+        if output.exists() and not (output.is_dir() and not any(output.iterdir())):
             raise StockpotError(f"{output} exists already; name another folder, or delete it first.")
 
 
@@ -86,7 +89,7 @@ def write_model(
         finish(partial)
         (partial / _JOURNAL).unlink(missing_ok=True)
         if durable:
-            for path in partial.iterdir():
+            for path in partial.rglob("*"):
                 sync(path)
             sync(partial)
         if output.is_dir():
@@ -113,23 +116,26 @@ def _opened(partial: Path, output: Path, identity: str, resume: bool) -> Iterato
         except OSError as error:
             raise StockpotError(f"{output}: another process is merging into it.") from error
         journal = _journal(partial)
-        if resume and journal.get("identity") != identity:
+        if journal["shards"] and not resume:
+            raise StockpotError(
+                f"{partial} holds {len(journal['shards'])} finished files of a merge that was interrupted: "
+                "go on with --resume, or delete it."
+            )
+        if journal["shards"] and journal["identity"] != identity:
             raise StockpotError(
                 f"{partial} is left of another merge, or its inputs have changed: delete it and start anew."
             )
-        if not resume:
-            if journal.get("shards"):
-                raise StockpotError(
-                    f"{partial} holds {len(journal['shards'])} finished files of a merge that was interrupted: "
-                    "go on with --resume, or delete it."
-                )
+        if not journal["shards"]:
             for path in partial.iterdir():
-                path.unlink()
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
             journal = {"identity": identity, "shards": {}}
         try:
             yield journal
         except BaseException:
-            if partial.is_dir() and not _journal(partial).get("shards"):
+            if partial.is_dir() and not _journal(partial)["shards"]:
                 shutil.rmtree(partial, ignore_errors=True)
             raise
     finally:
@@ -137,11 +143,13 @@ def _opened(partial: Path, output: Path, identity: str, resume: bool) -> Iterato
 
 
 def _journal(partial: Path) -> dict[str, Any]:
+    """What is finished; nothing, where there is no journal or it is damaged."""
     try:
         found = json.loads((partial / _JOURNAL).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    except (OSError, ValueError, RecursionError):
+        found = None
+    whole = isinstance(found, dict) and isinstance(found.get("shards"), dict) and "identity" in found
+    return found if whole else {"identity": "", "shards": {}}
 
 
 def _note(partial: Path, journal: dict[str, Any], durable: bool) -> None:

@@ -15,17 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from stockpot.errors import StockpotError
+from stockpot.merging.adapters import is_adapter
 from stockpot.merging.opening import open_model
 from stockpot.merging.places import layer_counts
 from stockpot.merging.plan import PIECE
-from stockpot.merging.sources import FileSource, Info, Source, torch_dtype
+from stockpot.merging.sources import Info, Source, torch_dtype
 from stockpot.merging.work import for_each
-from stockpot.weights.layout import FLOATS, FileFacts, plain_file, read_layout
+from stockpot.weights.layout import FLOATS, FileFacts, plain_file
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Seen = Callable[[int], None]  # is told how many bytes were read
+Seen = Callable[[int], object]  # is told how many bytes were read
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _LONGEST_CONFIG = 16 << 20
@@ -78,23 +79,15 @@ class Facts:
 
 
 def open_source(place: Path, label: str, allow_bin: bool = False) -> Source:
-    """A checkpoint's tensors; of a folder that holds only an adapter, the adapter's own."""
-    if _is_adapter(place):
-        return FileSource(read_layout(place, "adapter_model"), label)
-    return open_model(place, label, allow_bin)
+    """A checkpoint's tensors; of an adapter's folder the adapter's own."""
+    return open_model(place, label, allow_bin, "adapter_model" if is_adapter(place) else "model")
 
 
 def facts_of(place: Path, source: Source) -> Facts:
     """The facts of an opened checkpoint; no byte of a tensor is read for them."""
-    adapter = _is_adapter(place)
+    adapter = is_adapter(place)
     config = _said(place, "adapter_config.json", _ADAPTER) if adapter else _said(place, "config.json", _CONFIG)
     return Facts(source.label, "adapter" if adapter else "model", source.tensors, source.files, config)
-
-
-def _is_adapter(place: Path) -> bool:
-    if not place.is_dir() or any((place / f"model.safetensors{end}").is_file() for end in ("", ".index.json")):
-        return False
-    return any((place / f"adapter_model.safetensors{end}").is_file() for end in ("", ".index.json"))
 
 
 def _said(folder: Path, name: str, keys: Sequence[str]) -> dict[str, Any]:
@@ -179,7 +172,7 @@ def find_ties(source: Source, seen: Seen = lambda nbytes: None) -> Ties:
         first = bits(name, 0, 1)
         for start in range(0, count, PIECE):
             piece = bits(name, start, min(start + PIECE, count))
-            sha.update(piece.numpy())
+            sha.update(piece.view(-1).numpy().data)
             constant = constant and bool((piece == first).all())
             seen(piece.numel())
         return sha.digest(), constant
@@ -280,6 +273,11 @@ class Match:
     shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]  # that differ
     dtypes: Mapping[str, tuple[str, str]]  # that differ; floats are compared all the same
 
+    @property
+    def left_out(self) -> frozenset[str]:
+        """The names that cannot be compared."""
+        return frozenset((*self.only_first, *self.only_second, *self.shapes, *self.dtypes)).difference(self.common)
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -291,9 +289,28 @@ class Comparison:
     differences: tuple[Difference, ...]
 
     @cached_property
-    def total(self) -> Sums:
-        """The sums over all tensors that are measured, as if they were one vector."""
-        return sum((one.sums for one in self.differences if one.measured), Sums())
+    def measured(self) -> tuple[Difference, ...]:
+        """The tensors that have a distance and a cosine."""
+        return tuple(one for one in self.differences if one.measured)
+
+    @property
+    def identical(self) -> int:
+        """How many of the tensors compared are equal."""
+        return sum(one.equal for one in self.differences)
+
+    @property
+    def distance(self) -> float | None:
+        """‖a−b‖/‖a‖ over all that is measured, as if it were one vector; None where nothing is."""
+        return self._total.distance if self.measured else None
+
+    @property
+    def cosine(self) -> float | None:
+        """⟨a,b⟩/(‖a‖‖b‖) over all that is measured, as if it were one vector; None where nothing is."""
+        return self._total.cosine if self.measured else None
+
+    @cached_property
+    def _total(self) -> Sums:
+        return sum((one.sums for one in self.measured), Sums())
 
 
 def match(first: Source, second: Source) -> Match:

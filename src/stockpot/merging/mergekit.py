@@ -1,4 +1,4 @@
-"""Merge configurations in mergekit's form (YAML), read as they are; what is not supported is an error with its place."""
+"""Merge configurations in mergekit's form (YAML), read as they are; what is not supported is an error that names it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from stockpot.errors import StockpotError, did_you_mean
 from stockpot.merging.api import dtype_name
 from stockpot.merging.contract import Parameter, Rule, Value
 from stockpot.merging.rules import RULES
-from stockpot.merging.spec import (
-    Filtered, MergeSpec, ModelSpec, Parameters, Setting, Slice, SliceSource,
-)  # fmt: skip
+from stockpot.merging.spec import Filtered, MergeSpec, ModelSpec, Parameters, Setting, Slice, SliceSource
 from stockpot.yaml_text import read_yaml
 
 _Merged = TypeVar("_Merged", ModelSpec, SliceSource)
@@ -61,17 +59,17 @@ def parse_config(values: Mapping[str, Any], source: str) -> MergeSpec:
     base = _model(fields["base_model"]) if "base_model" in fields else None
     shared = _parameters(fields, rule)
     reader = _Reader(rule, base, shared, dialect == "mergekit")
-    form, *others = [key for key in ("models", "slices") if key in fields and fields[key].value != []] or [None]
-    if form is None or others:
+    forms = [key for key in ("models", "slices") if key in fields and fields[key].value != []]
+    if len(forms) != 1:
         raise top.wrong("give exactly one of models and slices.")
     # A dtype that another one overrules is still read: a mistake in it is one.
     types = {key: _dtype(fields[key]) for key in ("dtype", "out_dtype") if key in fields}
     return MergeSpec(
         rule=rule.name,
-        models=reader.models(fields["models"]) if form == "models" else (),
+        models=reader.models(fields["models"]) if forms == ["models"] else (),
         base=base,
         parameters=shared,
-        slices=reader.slices(fields["slices"]) if form == "slices" else (),
+        slices=reader.slices(fields["slices"]) if forms == ["slices"] else (),
         dtype=types.get("out_dtype", types.get("dtype")),
         trim=_choice(extra, "trim", ("tensor", "model") if dialect == "mergekit" else ("model", "tensor")),
         on_missing=_choice(extra, "on_missing", ("error", "base", "skip")),
@@ -104,7 +102,8 @@ class _Node:
         for key, value in self.value.items():
             node = self.below(key, value)
             if key not in known and key not in _REFUSED:
-                raise node.wrong(f"unknown key.{did_you_mean(str(key), known) or f' Known here: {", ".join(known)}.'}")
+                hint = did_you_mean(str(key), known) or f" Known here: {', '.join(known)}."
+                raise node.wrong(f"unknown key.{hint}")
             if value is None:
                 continue
             if key not in known:
@@ -165,6 +164,10 @@ class _Reader:
             base = _model(fields["base_model"]) if "base_model" in fields else None
             sources = [self._source(source) for source in fields["sources"].items("sources")]
             merged = self._merged(fields["sources"], sources, base or self.base)
+            # A base that is not merged is read at the layers of the first model that is.
+            ranges = {(source.first, source.last) for source in sources if source not in merged}
+            if merged and ranges - {(merged[0].first, merged[0].last)}:
+                raise fields["sources"].wrong("the base should have the layer_range of the first other model.")
             found.append(Slice(merged, base, _parameters(fields, self.rule)))
         return tuple(found)
 
@@ -188,18 +191,12 @@ class _Reader:
         for path in paths:
             if paths.count(path) > 1:
                 raise node.wrong(f"{path} is listed twice.")
-        bases = [one for one in named if one.path == base]
-        others = [one for one in named if one.path != base]
         if self.rule.name == "slerp":
-            if not bases:
+            if base not in paths:
                 raise node.wrong("slerp goes from the base_model, which should be one of the two, to the other one.")
-            return (*bases, *others)
-        if self.rule.base != "required" and self.rule.of != "vectors":
-            return tuple(named)
-        for one in bases:
-            if isinstance(one, SliceSource) and others and (one.first, one.last) != (others[0].first, others[0].last):  # type: ignore[union-attr]
-                raise node.wrong(f"the base {base} should have the layer_range of the first model that is merged.")
-        return tuple(others)
+            return tuple(sorted(named, key=lambda one: one.path != base))
+        alone = self.rule.base == "required" or self.rule.of == "vectors"
+        return tuple(one for one in named if not alone or one.path != base)
 
 
 def _choice(fields: Mapping[str, _Node], key: str, known: Sequence[str]) -> Any:
@@ -220,8 +217,9 @@ def _rule(node: _Node) -> Rule:
 
 
 def _dtype(node: _Node) -> str:
+    name = node.text().removeprefix("torch.")
     try:
-        return dtype_name(node.text().removeprefix("torch."))
+        return dtype_name(name)
     except StockpotError as error:
         raise node.wrong(str(error)) from error
 

@@ -10,7 +10,7 @@ from stockpot.errors import StockpotError
 from stockpot.merging.sources import Source
 from stockpot.merging.spec import MergeSpec, Parameters, Slice
 
-_NUMBERED = re.compile(r"^(?P<stack>.*?\.|)(?P<layer>\d+)(?P<rest>\..*|)$")
+_NUMBERED = re.compile(r"^(?P<stack>.*?\.|)(?P<layer>\d{1,9})(?P<rest>\..*|)$")
 
 
 @dataclass(frozen=True, slots=True)

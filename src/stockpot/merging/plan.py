@@ -169,6 +169,8 @@ class _Settling:
         place = self.place
         base = None if place.base is None else Input(*place.base)
         base_info = None if base is None else self.sources[base.source].tensors.get(base.name)
+        if base is not None and base_info is not None and self.rule.base == "required":
+            _refuse_scaled(self.sources[base.source], base.name, base_info)
         held = [(Input(part.source, part.name), self._info(part)) for part in place.parts]
         reference = base_info or next((info for _, info in held if info is not None), None)
         assert reference is not None, place.name
@@ -184,9 +186,8 @@ class _Settling:
         inputs = tuple(given for given, _ in chosen)
         if reference.dtype not in FLOATS or not inputs or (base is None and self.rule.base == "required"):
             return self._copied(reference, base, inputs, dtype)
-        settings = resolve(
-            self.rule, self.spec, [(part.parameters, part.name) for _, part in chosen], place.scopes, place.depth
-        )
+        own = [(part.parameters, part.name) for _, part in chosen]
+        settings = resolve(self.rule, self.spec, place.name, own, place.scopes, place.depth)
         if len(inputs) < self.rule.least:  # --on-missing skip left too few
             return self._copied(reference, base, inputs, dtype)
         wrong = self.rule.check(settings) if self.rule.check else None

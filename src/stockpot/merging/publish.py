@@ -1,15 +1,84 @@
-"""What stands beside merged weights: configuration, tokenizer, model card, the recipe."""
+"""What stands beside merged weights: configuration, tokenizer, model card, the recipe and the inputs."""
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import yaml
+
+from stockpot import __version__
+from stockpot.files import sha256
+from stockpot.merging.card import merge_card
+from stockpot.merging.configuration import untie
+from stockpot.merging.donor import Beside
 from stockpot.merging.plan import Plan
+from stockpot.merging.sources import Source
+from stockpot.merging.spec import as_yaml
 
 
-def publish(folder: Path, plan: Plan, hash_files: bool) -> None:
-    """Writes everything but the weights."""
-    donor = Path(plan.spec.base or plan.spec.paths[0])
-    if (donor / "config.json").is_file():
-        shutil.copyfile(donor / "config.json", folder / "config.json")
+def publish(
+    folder: Path,
+    plan: Plan,
+    beside: Beside,
+    paths: Mapping[str, Path],
+    fishers: Mapping[str, Source],
+    hash_files: bool = False,
+) -> None:
+    """Writes everything but the weights, which stand in `folder` already.
+
+    `stockpot_merge.yaml` reads back to the same merge; `stockpot_merge.json` says what it read, with `hash_files` by
+    the SHA-256 of every input file.
+    """
+    notes = [*plan.notes, *beside.notes]
+    for name, file in beside.copies.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, folder / name)
+    texts = dict(beside.texts)
+    if beside.config is not None:
+        notes += untie(beside.config, folder, plan)
+        texts["config.json"] = _json(beside.config)
+    texts["stockpot_merge.yaml"] = yaml.safe_dump(as_yaml(plan.spec), sort_keys=False, allow_unicode=True)
+    texts["stockpot_merge.json"] = _json(_facts(plan, beside, fishers, notes, hash_files))
+    texts["README.md"] = merge_card(plan, beside, paths, notes)
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8", errors="replace")
+
+
+def _json(value: Any) -> str:
+    # Transformers writes Infinity into some configurations: it is kept as it stands.
+    return json.dumps(value, indent=2) + "\n"
+
+
+def _facts(
+    plan: Plan, beside: Beside, fishers: Mapping[str, Source], notes: Sequence[str], hash_files: bool
+) -> dict[str, Any]:
+    sources = [*zip(plan.spec.paths, plan.sources, strict=True), *fishers.items()]
+    files = {facts.file: facts for _, source in sources for facts in source.files}
+    with ThreadPoolExecutor(2) as pool:
+        sums = dict(zip(files, pool.map(sha256, files), strict=True)) if hash_files else {}
+
+    def described(source: Source) -> list[dict[str, Any]]:
+        return [
+            {"name": facts.file.name, "bytes": facts.nbytes, "header_sha256": facts.header_sha256}
+            | ({"sha256": sums[facts.file]} if hash_files else {})
+            for facts in source.files
+        ]
+
+    parameters: Counter[str] = Counter()
+    for target in plan.targets:
+        parameters[target.dtype] += target.numel
+    return {
+        "stockpot": __version__,
+        "rule": plan.spec.rule,
+        "inputs": [{"model": name, "files": described(source)} for name, source in sources],
+        "output": {"parameters": parameters.total(), "bytes": plan.nbytes, "parameters_by_dtype": dict(parameters)},
+        "configuration_of": beside.donor,
+        "tokenizer_of": beside.tokenizer,
+        "notes": list(notes),
+    }

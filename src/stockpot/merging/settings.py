@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
 
 from stockpot.errors import StockpotError, did_you_mean
@@ -37,15 +38,19 @@ def check_parameters(spec: MergeSpec, rule: Rule) -> None:
 
 
 def resolve(
-    rule: Rule, spec: MergeSpec, models: Iterable[tuple[Parameters, str]], scopes: Iterable[Parameters], depth: float
+    rule: Rule,
+    spec: MergeSpec,
+    name: str,
+    models: Iterable[tuple[Parameters, str]],
+    scopes: Iterable[Parameters],
+    depth: float,
 ) -> Settings:
     """The settings of one tensor: `models` are each one's own parameters and name of the tensor, `scopes` the wider.
 
-    The nearest scope with a value for this tensor counts; `depth` is 0 at the first layer and 1 at the last.
+    `name` is the output's: filters of what counts for all look at it, those for one model at that model's. The nearest
+    scope with a value for this tensor counts; `depth` is 0 at the first layer and 1 at the last.
     """
     scopes = tuple(scopes)
-    own = tuple(models)
-    name = own[0][1] if own else ""
 
     def find(parameter: Parameter, places: Iterable[Parameters], tensor: str) -> Value:
         for place in places:
@@ -62,7 +67,7 @@ def resolve(
             for parameter in rule.parameters
             if parameter.each
         }
-        for parameters, tensor in own
+        for parameters, tensor in models
     ]
     return Settings(shared, each)
 
@@ -129,9 +134,9 @@ def _check_value(rule: Rule, parameter: Parameter, value: Value) -> None:
     elif isinstance(default, int | float) or (default is None and not parameter.required):
         if value is None and default is None:
             return
-        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
-            raise StockpotError(f"{where} is a number, not {value!r}.")
-        if not parameter.low <= value <= parameter.high or value <= parameter.above or math.isinf(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+            raise StockpotError(f"{where} is a finite number, not {value!r}.")
+        if not parameter.low <= value <= parameter.high or value <= parameter.above:
             low = f"above {parameter.above:g}" if parameter.above > -math.inf else f"from {parameter.low:g}"
             raise StockpotError(f"{where} should be {low} to {parameter.high:g}, not {value:g}.".replace(" to inf", ""))
     elif not isinstance(value, str):

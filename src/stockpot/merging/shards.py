@@ -18,7 +18,7 @@ def bytes_of(size: str) -> int:
     unit = unit if unit in _UNITS else unit + "B"
     try:
         count = int(float(found[1]) * _UNITS[unit]) if found else 0
-    except ValueError:
+    except (ValueError, OverflowError):
         count = 0
     if count < 1:
         raise StockpotError(f"{size!r} is not a size of files; write 5GB or 500MB.")

@@ -116,7 +116,10 @@ class FileSource:
         if handle is None:
             with self._lock:
                 if file not in self._handles:
-                    self._handles[file] = os.open(file, os.O_RDONLY)
+                    try:
+                        self._handles[file] = os.open(file, os.O_RDONLY)
+                    except OSError as error:
+                        raise StockpotError(f"{file} can no longer be read: {error.strerror}.") from error
                 handle = self._handles[file]
         return handle
 
@@ -150,14 +153,20 @@ class MemorySource:
     adapter = False
 
     def __init__(self, state: Mapping[str, Tensor], label: str, files: tuple[FileFacts, ...] = ()) -> None:
+        import torch
+
         names = {name: short for short, name in TORCH_NAMES.items()}
         self.label = label
         self.files = files
         self._state: dict[str, Tensor] = {}
         tensors: dict[str, Info] = {}
         for name, tensor in state.items():
+            if not isinstance(name, str) or not name.isprintable() or name == "__metadata__":
+                raise StockpotError(f"{label}: {name!r} can be no tensor's name in a safetensors file.")
+            if not isinstance(tensor, torch.Tensor):
+                raise StockpotError(f"{label}: '{name}' is no tensor but a {type(tensor).__name__}.")
             short = names.get(str(tensor.dtype).removeprefix("torch."))
-            if short is None or tensor.layout != _strided():
+            if short is None or tensor.layout != torch.strided:
                 raise StockpotError(f"{label}: tensor '{name}' is {tensor.dtype} {tensor.layout}: cannot be merged.")
             self._state[name] = tensor.detach()
             tensors[name] = Info(short, tuple(tensor.shape))
@@ -173,9 +182,3 @@ class MemorySource:
 
     def close(self) -> None:
         """Nothing is open."""
-
-
-def _strided() -> torch.layout:
-    import torch
-
-    return torch.strided

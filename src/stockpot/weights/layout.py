@@ -5,14 +5,18 @@ A safetensors file is an 8-byte length, a JSON header of that length, and the te
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
+import operator
 import os
+import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +33,17 @@ CONVERT = (
     "load it once with the library that wrote it and save it with "
     "`save_pretrained(folder)` or `safetensors.torch.save_file`"
 )
-# A header of this size lists a quarter of a million tensors; parsing a longer one would cost memory without bound.
-_LONGEST_HEADER = 32 << 20
-# From this size on a typed parser looks first: untyped JSON of `[[],[],[]…` takes twenty times its size in memory.
-_CHECK_TYPES = 1 << 20
+# Of a header or an index: room for 150,000 tensors.
+_LONGEST = 16 << 20
+# Of a JSON value, no text, that is read at once.
+_LONGEST_VALUE = 1 << 20
+_LONGEST_NAME = 1000
+_LONGEST_FILE_NAME = 255
+# The members of a JSON object: a text, and a text, a word or an object without objects in it.
+_SPACE, _TEXT = r"[ \t\r\n]*+", r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_OBJECT = rf'\{{[^{{}}"]*+(?:{_TEXT}[^{{}}"]*+)*+\}}'
+_START = re.compile(rf"\{{{_SPACE}(\}}?)")
+_MEMBER = re.compile(rf"{_SPACE}({_TEXT}){_SPACE}:{_SPACE}({_TEXT}|[\w.+-]++|{_OBJECT}){_SPACE}([,}}])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,32 +95,30 @@ def read_layout(path: str | os.PathLike[str], stem: str = "model") -> Layout:
     """
     path = Path(path)
     shards = files_of(path, stem)
-    heads: dict[Path, list[Entry]] = {}
+    heads: list[Entry] = []
     facts = []
     for file in dict.fromkeys(shards.values()) if isinstance(shards, dict) else [shards]:
-        heads[file], found = read_header(file)
+        entries, found = read_header(file)
+        heads += entries
         facts.append(found)
-    listed = [entry for entries in heads.values() for entry in entries]
     if isinstance(shards, dict):
-        held = {file: {entry.name for entry in entries} for file, entries in heads.items()}
-        for name, file in shards.items():
-            if name not in held[file]:
-                index = path / f"{stem}.safetensors.index.json"
-                raise StockpotError(f"{index} says that {file.name} holds tensor '{name}', which it does not.")
-        listed = [entry for entry in listed if shards.get(entry.name) == entry.file]
-    return Layout(path, {entry.name: entry for entry in listed}, tuple(facts))
+        _same_tensors(path / f"{stem}.safetensors.index.json", shards, heads)
+    return Layout(path, {entry.name: entry for entry in heads}, tuple(facts))
 
 
 def files_of(path: Path, stem: str = "model") -> Path | dict[str, Path]:
     """The one file that holds a checkpoint, or the index's map from tensor names to files; see `read_layout`."""
-    if path.is_dir():
-        if (path / f"{stem}.safetensors").is_file():
-            return _inside(path, path / f"{stem}.safetensors")
-        if (index := path / f"{stem}.safetensors.index.json").is_file():
-            return _sharded(path, index)
-        raise StockpotError(f"{path} holds no {stem}.safetensors and no {index.name}{_instead(path)}")
-    if not path.is_file():
-        raise StockpotError(f"{path} does not exist; give a .safetensors file, or a folder with {stem}.safetensors.")
+    single, index = path / f"{stem}.safetensors", path / f"{stem}.safetensors.index.json"
+    with _readable(path):
+        if path.is_dir():
+            if os.path.lexists(single):
+                return inside(path, single)
+            if os.path.lexists(index):
+                return _sharded(path, index)
+            raise StockpotError(f"{path} holds no {single.name} and no {index.name}{_instead(path)}")
+        if not path.is_file():
+            why = "is not a file" if path.exists() else "does not exist"
+            raise StockpotError(f"{path} {why}; give a .safetensors file, or a folder with {single.name}.")
     if path.suffix in PICKLES:
         raise StockpotError(f"{path} is not a safetensors file, and a pickle is never loaded here; {CONVERT}.")
     return path
@@ -118,28 +127,28 @@ def files_of(path: Path, stem: str = "model") -> Path | dict[str, Path]:
 def read_header(file: Path) -> tuple[list[Entry], FileFacts]:
     """The tensors of one safetensors file in the order of their bytes; raises StockpotError where it is not whole.
 
-    Refused: a header longer than 32 MiB or than the file, a key that stands twice, a type that is not known, offsets
-    that overlap, leave a gap, leave the file, or do not fit type and shape.
+    Refused: a header longer than 16 MiB or than the file, a key that stands twice, a type that is not known, offsets
+    that overlap, leave a gap, leave the file, or do not fit type and shape, a name that cannot be printed in one line.
     """
-    size = file.stat().st_size
-    with file.open("rb") as handle:
+    with _readable(file), file.open("rb") as handle:
+        size = os.fstat(handle.fileno()).st_size
         raw = handle.read(8)
         length = struct.unpack("<Q", raw)[0] if len(raw) == 8 else -1
         if not 2 <= length <= size - 8:
             raise _damaged(file, f"its header should be {length:,} bytes long" if length >= 0 else "it has no header")
-        if length > _LONGEST_HEADER:
-            raise _damaged(file, f"its header of {length:,} bytes is longer than {_LONGEST_HEADER:,}")
+        if length > _LONGEST:
+            raise _damaged(file, f"its header of {length:,} bytes is longer than {_LONGEST:,}")
         text = handle.read(length)
-    if length > _CHECK_TYPES:
-        _check_types(file)
+    metadata: dict[str, str] = {}
+    entries = []
     try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=_once)
-        metadata = header.pop("__metadata__", {})
-        if not all(isinstance(value, str) for value in metadata.values()):
-            raise ValueError("__metadata__ should be texts")
-        entries = [_entry(file, name, facts, 8 + length) for name, facts in header.items()]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _damaged(file, str(error) if isinstance(error, ValueError) else repr(error)) from error
+        for name, value in _members(text.decode("utf-8")):
+            if name == "__metadata__":
+                metadata = _texts(value)
+            else:
+                entries.append(_entry(file, name, _decoded(value), 8 + length))
+    except (ValueError, RecursionError) as error:
+        raise _damaged(file, str(error)) from error
     entries.sort(key=lambda entry: (entry.offset, entry.nbytes))
     end = 8 + length
     for entry in entries:
@@ -152,40 +161,96 @@ def read_header(file: Path) -> tuple[list[Entry], FileFacts]:
 
 
 def _damaged(file: Path, why: str) -> StockpotError:
-    return StockpotError(f"{file} is not a whole safetensors file (truncated or damaged): {why}.")
+    return StockpotError(f"{file} is not a whole safetensors file (truncated or damaged): {_short(why)}.")
 
 
-def _check_types(file: Path) -> None:
-    from safetensors import SafetensorError, safe_open
+def _short(text: str) -> str:
+    return text if len(text) <= 500 else f"{text[:500]}…"
 
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        with safe_open(file, framework="numpy"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise _damaged(file, str(error)) from error
+        yield
+    except OSError as error:
+        raise StockpotError(f"{error.filename or path} cannot be read: {error.strerror}.") from error
+
+
+def _members(text: str) -> Iterator[tuple[str, str]]:
+    """Name and JSON of every member of a JSON object, in order; raises ValueError, also for a name that stands twice.
+
+    Python's parser takes thirty times the size of `{"a":[[],[],…` in memory before a type can be checked: so it is
+    given one member at a time.
+    """
+    names: set[str] = set()
+    start = _START.match(text)
+    place, ended = (start.end(), bool(start[1])) if start else (0, False)
+    while not ended:
+        found = _MEMBER.match(text, place) if place else None
+        if found is None:
+            raise ValueError(f"no JSON object of texts, numbers and flat objects: {text[place : place + 40]!r}")
+        name = _decoded(found[1])
+        if name in names:
+            raise ValueError(f"the key {name!r} stands twice")
+        names.add(name)
+        yield name, found[2]
+        place, ended = found.end(), found[3] == "}"
+    if text[place:].strip(" \t\r\n"):
+        raise ValueError(f"after its end stands {text[place : place + 40]!r}")
+
+
+def _decoded(text: str) -> Any:
+    if len(text) > _LONGEST_VALUE and text[0] != '"':
+        raise ValueError(f"{text[:40]!r}… is longer than {_LONGEST_VALUE:,} characters")
+    return _DECODER.decode(text)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} stands twice in its header")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the key {name!r} stands twice")
+        found[name] = value
     return found
 
 
-def _entry(file: Path, name: str, facts: dict[str, Any], start: int) -> Entry:
-    if set(facts) != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"tensor {name!r} has the keys {sorted(facts)}, not dtype, shape and data_offsets")
-    dtype, shape, (first, last) = facts["dtype"], facts["shape"], facts["data_offsets"]
+def _whole(digits: str) -> int | float:
+    """A number as sizes and places may have it; all others become floats, which they may not be."""
+    return int(digits) if digits.isdigit() and len(digits) < 19 else float(digits)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_int=_whole)
+
+
+def _texts(text: str) -> dict[str, str]:
+    found = {name: _decoded(value) for name, value in _members(text)}
+    for name, value in found.items():
+        if not isinstance(value, str):
+            raise ValueError(f"{name!r} should be a text, not {value!r}")
+        f"{name}{value}".encode()  # refuses halves of surrogate pairs
+    return found
+
+
+def _entry(file: Path, name: str, facts: Any, start: int) -> Entry:
+    if not name.isprintable() or len(name) > _LONGEST_NAME:
+        raise ValueError(f"the tensor name {name[:40]!r} is not a line of at most {_LONGEST_NAME:,} characters")
+    if not isinstance(facts, dict) or facts.keys() != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"tensor '{name}' should have the keys dtype, shape and data_offsets, and has {facts!r}")
+    dtype, shape, offsets = facts["dtype"], facts["shape"], facts["data_offsets"]
     if not isinstance(dtype, str) or dtype not in ITEM_SIZE:
-        raise ValueError(f"tensor {name!r} has the type {dtype!r}, which is none of {', '.join(ITEM_SIZE)}")
-    if not isinstance(shape, list) or not all(type(number) is int and number >= 0 for number in (*shape, first, last)):
-        raise ValueError(f"tensor {name!r} has the shape {shape!r} and the bytes {first!r} to {last!r}")
-    nbytes = math.prod(shape) * ITEM_SIZE[dtype]
-    if last - first != nbytes:
-        raise ValueError(f"tensor {name!r} of {dtype} {shape} has {last - first:,} bytes, not {nbytes:,}")
-    return Entry(name, dtype, tuple(shape), file, start + first, nbytes)
+        raise ValueError(f"tensor '{name}' has the type {dtype!r}, which is none of {', '.join(ITEM_SIZE)}")
+    if not _wholes(shape) or any(count >= 1 << 63 for count in accumulate((max(1, n) for n in shape), operator.mul)):
+        raise ValueError(f"tensor '{name}' has the shape {shape!r}")
+    if not _wholes(offsets) or len(offsets) != 2:
+        raise ValueError(f"tensor '{name}' has the data_offsets {offsets!r}")
+    nbytes, held = math.prod(shape) * ITEM_SIZE[dtype], offsets[1] - offsets[0]
+    if held != nbytes:
+        raise ValueError(f"tensor '{name}' of {dtype} {shape} has {held:,} bytes, not {nbytes:,}")
+    return Entry(name, dtype, tuple(shape), file, start + offsets[0], nbytes)
+
+
+def _wholes(numbers: Any) -> bool:
+    return isinstance(numbers, list) and all(type(number) is int for number in numbers)
 
 
 def _instead(folder: Path) -> str:
@@ -200,36 +265,57 @@ def _instead(folder: Path) -> str:
 
 def read_index(index: Path) -> dict[str, str]:
     """An index's map from tensor names to file names, as it stands there: neither is trusted yet."""
+    with _readable(index), inside(index.parent, index).open("rb") as handle:
+        text = handle.read(_LONGEST + 1)
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"), object_pairs_hook=_once)["weight_map"]
-        return {str(name): str(shard) for name, shard in weight_map.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise StockpotError(f"{index} is not an index of model files: {error!r}") from error
+        if len(text) > _LONGEST:
+            raise ValueError(f"it is longer than {_LONGEST:,} bytes")
+        found = dict(_members(text.decode("utf-8")))
+        if "weight_map" not in found:
+            raise ValueError("it has no weight_map")
+        return _texts(found["weight_map"])
+    except (ValueError, RecursionError) as error:
+        raise StockpotError(f"{index} is not an index of model files: {_short(str(error))}.") from error
 
 
 def _sharded(folder: Path, index: Path) -> dict[str, Path]:
     weight_map = read_index(index)
-    for shard in dict.fromkeys(weight_map.values()):
-        plain_file(folder, index, shard)
+    files = {shard: plain_file(folder, index, shard) for shard in dict.fromkeys(weight_map.values())}
+    for shard in files:
         if not shard.endswith(".safetensors"):
             raise StockpotError(f"{index} names the file {shard!r}, which is not a safetensors file.")
-    return {name: folder / shard for name, shard in weight_map.items()}
+    return {name: files[shard] for name, shard in weight_map.items()}
+
+
+def _same_tensors(index: Path, shards: Mapping[str, Path], entries: Sequence[Entry]) -> None:
+    held = {(entry.name, entry.file) for entry in entries}
+    for name, file in shards.items():
+        if (name, file) not in held:
+            raise StockpotError(f"{index} says that {file.name} holds tensor {_short(repr(name))}, which it does not.")
+    # Dropping it would lose a weight in silence: some readers follow the index, others load all that a file holds.
+    for name, file in sorted(held - shards.items()):
+        raise StockpotError(f"{file} holds tensor {name!r}, which {index.name} does not place there; mend the index.")
 
 
 def plain_file(folder: Path, index: Path, name: str) -> Path:
     """The file that an index names; an index comes from elsewhere, so plain files of its own folder only."""
-    if Path(name).name != name or "\\" in name or name in {"", ".", ".."} or "\0" in name:
-        raise StockpotError(f"{index} names the file {name!r}: only plain file names are read, nothing outside.")
-    if not (folder / name).exists() and not (folder / name).is_symlink():
+    plain = name.isprintable() and not {"/", "\\"} & {*name} and name not in {"", ".", ".."}
+    if not plain or len(name.encode()) > _LONGEST_FILE_NAME:
+        raise StockpotError(
+            f"{index} names the file {_short(repr(name))}: only plain file names are read, nothing outside."
+        )
+    if not os.path.lexists(folder / name):
         raise StockpotError(f"{index} names {name}, which is missing from {folder}.")
-    return _inside(folder, folder / name)
+    return inside(folder, folder / name)
 
 
-def _inside(folder: Path, file: Path) -> Path:
-    home, target = folder.resolve(), file.resolve()
+def inside(folder: Path, file: Path) -> Path:
+    """The file, which lies in `folder` or below; raises StockpotError where a link leads elsewhere, or to no file."""
+    home, target = (Path(os.path.realpath(path)) for path in (folder, file))
+    place = home / file.relative_to(folder).parent
     # The hub's cache links snapshots/REVISION/file to blobs/HASH of the same repository.
-    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
-    if target.parent not in (home, blobs):
+    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else place
+    if target.parent not in (place, blobs):
         raise StockpotError(f"{file} is a link out of its folder, to {target}: not read.")
     if not target.is_file():
         raise StockpotError(f"{file} is not a file.")

@@ -1,0 +1,177 @@
+"""The model card of a merge: README.md, with metadata that model hubs read."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stockpot import __version__
+from stockpot.merging.contract import Parameter, Value
+from stockpot.merging.donor import Beside
+from stockpot.merging.plan import Plan
+from stockpot.merging.spec import MergeSpec, as_yaml
+
+_HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_FEW = 50
+
+
+def merge_card(plan: Plan, beside: Beside, paths: Mapping[str, Path], notes: Sequence[str]) -> str:
+    """The card's text. Folders are named by their last parts: where they lie on a disk is nobody else's business."""
+    spec, names = plan.spec, short_names(plan.spec.paths, paths)
+    metadata: dict[str, Any] = {"library_name": "transformers"} if beside.config is not None else {}
+    metadata["tags"] = ["merge", "stockpot"]
+    hub = [part.partition("@")[0] for path in spec.paths if path in paths for part in _parts(path) if is_hub(part)]
+    if hub:
+        metadata["base_model"] = list(dict.fromkeys(hub))
+    count = len({part.source for target in plan.targets for part in target.inputs}) or len(spec.paths)
+    over = f", over `{_code(names[spec.base])}`" if spec.base else ""
+    parts = [
+        f"---\n{yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)}---",
+        f"# {count} model{'s' * (count != 1)}, merged by {_plain(spec.rule)}",
+        f"Merged by `{_code(spec.rule)}`{over}, with Stockpot {__version__}. {_size(plan)}",
+        "## The rule",
+        plan.rule.doc,
+        _shared(plan),
+        "## The models",
+        _sliced(spec, names) if spec.slices else _models(plan, names),
+        "## What stands beside the weights",
+        _beside(beside, names),
+    ]
+    if notes:
+        listed = [f"- {_plain(_without_places(note, names))}" for note in notes[:_FEW]]
+        more = [f"- {len(notes) - _FEW} more, in `stockpot_merge.json`"] if len(notes) > _FEW else []
+        parts += ["## Notes", "\n".join(listed + more)]
+    recipe = yaml.safe_dump(_shortened(as_yaml(spec), names), sort_keys=False, allow_unicode=True)
+    again = "`stockpot merge stockpot_merge.yaml -o FOLDER` does it again; here folders have their last names only."
+    if len(paths) < len(spec.paths):
+        again = "Some models were given in memory: here they have the places in which they were given."
+    return "\n\n".join(part for part in [*parts, "## The recipe", again, _fenced(recipe, "yaml")] if part) + "\n"
+
+
+def is_hub(name: str) -> bool:
+    """Whether it names a model of the hub, and no folder that lies here."""
+    return bool(_HUB.fullmatch(name)) and not Path(name).expanduser().exists()
+
+
+def short_names(names: Sequence[str], paths: Mapping[str, Path]) -> dict[str, str]:
+    """Names of the hub as they are; of a local path as many of its last parts as tell it from the others."""
+    parts = {name: _parts(name) if name in paths else [name] for name in names}
+    places = {part: Path(part).parts for name in paths for part in parts.get(name, ()) if not is_hub(part)}
+
+    def ending(place: Sequence[str]) -> str:
+        for length in range(1, len(place)):
+            if sum(other[-length:] == place[-length:] for other in places.values()) == 1:
+                return "/".join(place[-length:])
+        return "/".join(place[-1:])
+
+    return {name: "+".join(ending(places[part]) if part in places else part for part in parts[name]) for name in names}
+
+
+def _parts(name: str) -> list[str]:
+    """`BASE+ADAPTER` as the two."""
+    return [name] if Path(name).expanduser().exists() else name.split("+")
+
+
+def _size(plan: Plan) -> str:
+    count = sum(target.numel for target in plan.targets)
+    return f"{len(plan.targets):,} tensors, {count:,} parameters, {plan.nbytes:,} bytes."
+
+
+def _shared(plan: Plan) -> str:
+    spec = plan.spec
+    given = as_yaml(spec).get("parameters", {})
+    rows = [
+        [parameter.name, _written(given.get(parameter.name, _default(parameter, spec))), parameter.help]
+        for parameter in plan.rule.parameters
+        if not parameter.each
+    ]
+    if plan.rule.cuts:
+        rows.append(["trim", spec.trim, "over what the largest elements are counted"])
+    if plan.rule.random:
+        rows.append(["seed", str(spec.seed), "of the random masks"])
+    return _table(["parameter", "value", "what it is"], rows) if rows else ""
+
+
+def _models(plan: Plan, names: Mapping[str, str]) -> str:
+    spec, rule = plan.spec, plan.rule
+    each = {parameter.name: _default(parameter, spec) for parameter in rule.parameters if parameter.each}
+    shared = _shortened(as_yaml(spec).get("parameters", {}), names)
+    rows = []
+    for model, described in zip(spec.models, as_yaml(spec)["models"], strict=True):
+        own = shared | _shortened(described.get("parameters", {}), names)
+        rows.append([names[model.path], *(_written(own.get(name, default)) for name, default in each.items())])
+    return _table(["model", *each], rows)
+
+
+def _default(parameter: Parameter, spec: MergeSpec) -> Value:
+    theirs = parameter.mergekit
+    return theirs if spec.dialect == "mergekit" and theirs is not None else parameter.default
+
+
+def _sliced(spec: MergeSpec, names: Mapping[str, str]) -> str:
+    rows, done = [], 0
+    for part in spec.slices:
+        length = part.sources[0].last - part.sources[0].first
+        made = ", ".join(f"{names[source.path]}: {source.first} to {source.last - 1}" for source in part.sources)
+        rows.append([f"{done} to {done + length - 1}", made])
+        done += length
+    return _table(["layers", "made of the layers of"], rows)
+
+
+def _beside(beside: Beside, names: Mapping[str, str]) -> str:
+    if beside.config is None and not beside.copies and not beside.texts:
+        return f"`{_code(names[beside.donor])}` has no configuration: the weights stand alone."
+    return (
+        f"Configuration: of `{_code(names[beside.donor])}`. Tokenizer, where there is one: of "
+        f"`{_code(names[beside.tokenizer])}`."
+    )
+
+
+def _shortened(value: Any, names: Mapping[str, str], is_file: bool = False) -> Any:
+    """The recipe with short names for places."""
+    if isinstance(value, Mapping):
+        return {key: _shortened(part, names, is_file or key == "fisher") for key, part in value.items()}
+    if isinstance(value, list):
+        return [_shortened(part, names, is_file) for part in value]
+    if isinstance(value, str):
+        return Path(value).name if is_file else names.get(value, value)
+    return value
+
+
+def _without_places(note: str, names: Mapping[str, str]) -> str:
+    for name in sorted(names, key=len, reverse=True):
+        note = note.replace(name, names[name])
+    return note
+
+
+def _written(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, str):
+        return value
+    return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000).split("\n")[0]
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown and HTML read as it stands, on one line."""
+    return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
+
+
+def _code(text: str) -> str:
+    return " ".join(text.replace("`", "'").split())
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *([_plain(cell) for cell in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _fenced(text: str, language: str) -> str:
+    """A block of code, in a fence longer than any in the text."""
+    fence = "`" * max(3, *(len(run) + 1 for run in re.findall(r"`+", text)), 3)
+    return f"{fence}{language}\n{text}{fence}"

@@ -1,0 +1,204 @@
+"""A merge that dies leaves nothing that looks like a model, and goes on from what is finished."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import assert_same, loaded, saved, state, tuned
+from safetensors import safe_open
+
+import stockpot
+from stockpot import StockpotError
+from stockpot.merging import writer
+from stockpot.merging.api import Options
+from stockpot.merging.folder import partial_of
+
+SMALL = Options(max_shard_size="900B", threads=1)
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    saved(tmp_path / "a", tuned(1), shards=2)
+    saved(tmp_path / "b", tuned(2))
+    saved(tmp_path / "base", state(0))
+    return tmp_path
+
+
+def merge(folder: Path, out: str = "out", resume: bool = False, **changes: Any) -> Path:
+    options = Options(**{**vars(SMALL), "resume": resume, **changes})
+    found = stockpot.merge(
+        "ties", [folder / "a", folder / "b"], folder / "base", folder / out, density=0.5, options=options
+    )
+    assert isinstance(found, Path)
+    return found
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_a_killed_merge_leaves_no_model_and_goes_on_to_the_same_bits(inputs: Path) -> None:
+    whole = files(merge(inputs, "whole"))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def killed(at: int) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(Path(__file__).with_name("killed.py")), str(at), str(inputs)]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+    unbroken = killed(0)
+    assert unbroken.returncode == 0, unbroken.stderr
+    assert set(files(inputs / "out")) == set(whole)
+    total = int(unbroken.stdout)
+    assert total > 30
+    for at in sorted({1, 2, total // 5, total // 3, total // 2, 3 * total // 4, total - 12, total - 3, total}):
+        for path in (inputs / "out").glob("*"):
+            path.unlink()
+        if (inputs / "out").exists():
+            (inputs / "out").rmdir()
+        assert killed(at).returncode == 9
+        partial = partial_of(inputs / "out")
+        if (inputs / "out").exists():  # all was done, but for the last sync
+            assert at > total - 3
+        else:
+            merge(inputs, resume=partial.is_dir())
+        found = files(inputs / "out")
+        assert set(found) == set(whole)
+        for name, content in whole.items():
+            if name.endswith((".safetensors", "index.json", "config.json")):
+                assert found[name] == content, (at, name)
+        assert not partial.exists()
+
+
+def test_finished_shards_are_taken_up_and_not_computed_again(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    real = writer.ShardFile.__post_init__
+
+    def counting(self: writer.ShardFile) -> None:
+        opened.append(self.path.name)
+        if len(opened) == 3:
+            raise OSError(28, "No space left on device", str(self.path))
+        real(self)
+
+    monkeypatch.setattr(writer.ShardFile, "__post_init__", counting)
+    with pytest.raises(StockpotError, match="the disk is full"):
+        merge(inputs)
+    assert not (inputs / "out").exists()
+    partial = partial_of(inputs / "out")
+    journal = json.loads((partial / "merge.json").read_text())
+    assert list(journal["shards"]) == opened[:2]
+    with pytest.raises(StockpotError, match=r"holds 2 finished files .* --resume"):
+        merge(inputs)
+    with pytest.raises(StockpotError, match="left of another merge"):
+        merge(inputs, resume=True, max_shard_size="2KB")
+    done = opened[:2]
+    # A finished file that was damaged since is noticed.
+    file = partial / done[0]
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(StockpotError, match="is not as written"):
+        merge(inputs, resume=True)
+    file.write_bytes(content)
+    opened[:] = ["", "", ""]
+    merge(inputs, resume=True)
+    assert not set(opened) & set(done)
+    assert_same(loaded(inputs / "out"), loaded(merge(inputs, "again")))
+
+
+def test_inputs_that_changed_are_another_merge(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        calls: list[int] = []
+        real = os.posix_fallocate
+
+        def third(handle: int, start: int, length: int) -> None:
+            calls.append(length)
+            full() if len(calls) == 3 else real(handle, start, length)
+
+        patch.setattr(os, "posix_fallocate", third)
+        with pytest.raises(StockpotError, match="the disk is full"):
+            merge(inputs)
+    later = (inputs / "b" / "model.safetensors").stat().st_mtime_ns + 10**9
+    os.utime(inputs / "b" / "model.safetensors", ns=(later, later))
+    with pytest.raises(StockpotError, match="its inputs have changed"):
+        merge(inputs, resume=True)
+
+
+def test_a_merge_that_fails_at_once_leaves_nothing(inputs: Path) -> None:
+    broken = tuned(2)
+    broken["model.layers.2.mlp.weight"][3, 1] = float("nan")
+    saved(inputs / "nan", broken)
+    before = sorted(path.name for path in inputs.iterdir())
+    with pytest.raises(
+        StockpotError, match=r"'model.layers.2.mlp.weight' would hold nan at element 25: it is so in .*nan"
+    ):
+        stockpot.merge("linear", [inputs / "a", inputs / "nan"], output=inputs / "out")
+    assert sorted(path.name for path in inputs.iterdir()) == before
+    allowed = Options(allow_nonfinite=True)
+    stockpot.merge("linear", [inputs / "a", inputs / "nan"], output=inputs / "out", options=allowed)
+    assert torch.isnan(loaded(inputs / "out")["model.layers.2.mlp.weight"][3, 1])
+
+
+def test_resume_needs_something_to_go_on_with(inputs: Path) -> None:
+    with pytest.raises(StockpotError, match="no unfinished merge"):
+        merge(inputs, resume=True)
+
+
+def test_two_merges_into_one_folder_do_not_meet(inputs: Path) -> None:
+    import fcntl
+
+    partial = partial_of(inputs / "out")
+    partial.mkdir()
+    handle = os.open(partial, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(StockpotError, match="another process is merging"):
+            merge(inputs)
+    finally:
+        os.close(handle)
+    merge(inputs)
+
+
+def test_what_was_written_is_read_again(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = writer.ShardFile.close
+
+    def spoiling(self: writer.ShardFile, sync: bool) -> None:
+        os.pwrite(self._handle, b"\xff", self.nbytes - 1)
+        real(self, sync)
+
+    monkeypatch.setattr(writer.ShardFile, "close", spoiling)
+    with pytest.raises(StockpotError, match="is not as written: is the disk sound"):
+        merge(inputs)
+    assert not (inputs / "out").exists()
+    merge(inputs, verify=False)
+
+
+def test_shards_are_aligned_and_the_library_reads_them(inputs: Path) -> None:
+    odd = {"bytes": torch.arange(3, dtype=torch.uint8), "w": torch.ones(3), "h": torch.ones(3, dtype=torch.float16)}
+    saved(inputs / "odd", odd)
+    stockpot.merge("linear", [inputs / "odd"], output=inputs / "out")
+    assert_same(loaded(inputs / "out"), odd)
+    with safe_open(inputs / "out" / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+        assert file.offset_keys() == ["w", "h", "bytes"]
+    raw = (inputs / "out" / "model.safetensors").read_bytes()
+    assert int.from_bytes(raw[:8], "little") % 8 == 0
+
+
+def test_the_index_says_where_everything_is(inputs: Path) -> None:
+    merge(inputs)
+    index = json.loads((inputs / "out" / "model.safetensors.index.json").read_text())
+    assert set(index["weight_map"]) == set(state(0))
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in state(0).values())
+    for name, file in index["weight_map"].items():
+        with safe_open(inputs / "out" / file, "pt") as handle:
+            assert name in handle.keys()
+    assert max(path.stat().st_size for path in (inputs / "out").glob("*.safetensors")) < 900 + 1000
