@@ -39,6 +39,12 @@ TOKENS = [
 ]  # fmt: skip
 
 
+NAMES = [
+    "link.safetensors", "fifo.safetensors", "../secret.safetensors", "/etc/passwd", "..", "", "x" * 300, "\ud800",
+    "a\0b", "model.safetensors.index.json", "..\\secret.safetensors", "2.safetensors",
+]  # fmt: skip
+
+
 def mutated(text: bytes, chance: random.Random) -> bytes:
     """A few bytes exchanged, tokens put in or in place of others, pieces removed, doubled or moved."""
     result = bytearray(text)
@@ -127,12 +133,14 @@ def one_index(folder: Path, chance: random.Random) -> Path:
     for file, names in held.items():
         header, data = valid_file(names, chance)
         (folder / file).write_bytes(struct.pack("<Q", len(header)) + header + data)
-    index = {
+    index: dict[str, dict[str, object]] = {
         "metadata": {"total_size": 1},
         "weight_map": {name: file for file, names in held.items() for name in names},
     }
+    if exchanged := chance.random() < 0.3:
+        index["weight_map"][chance.choice(["a", "b", "c", "d"])] = chance.choice(NAMES)
     text = json.dumps(index, indent=chance.choice([None, 1])).encode()
-    (folder / "model.safetensors.index.json").write_bytes(mutated(text, chance))
+    (folder / "model.safetensors.index.json").write_bytes(text if exchanged else mutated(text, chance))
     return folder
 
 

@@ -202,25 +202,33 @@ def test_lines_run_over_the_layers_and_marks_stand_beside() -> None:
     ]
 
 
-def test_a_picture_of_models_without_layers_and_with_two_stacks(stockpot: Call, tmp_path: Path) -> None:
-    flat = {f"part{i}.weight": torch.randn(3) for i in range(15)}
-    stacks = {f"{stack}.layers.{i}.w": torch.randn(3) for stack in ("encoder", "decoder") for i in range(2)}
-    for name, state in (("flat", flat), ("stacks", stacks)):
-        save_file(state, tmp_path / f"{name}-a.safetensors")
-        save_file({key: 2 * value for key, value in state.items()}, tmp_path / f"{name}-b.safetensors")
-        both = (tmp_path / f"{name}-a.safetensors", tmp_path / f"{name}-b.safetensors")
-        assert stockpot("inspect", *both, "-o", tmp_path / f"{name}.svg").code == 0
-    svg = (tmp_path / "stacks.svg").read_text(encoding="utf-8")
+def drawn(stockpot: Call, folder: Path, a: dict[str, Tensor], b: dict[str, Tensor]) -> str:
+    save_file(a, folder / "a.safetensors")
+    save_file(b, folder / "b.safetensors")
+    assert stockpot("inspect", folder / "a.safetensors", folder / "b.safetensors", "-o", folder / "p.svg").code == 0
+    return (folder / "p.svg").read_text(encoding="utf-8")
+
+
+def test_two_stacks_are_told_apart(stockpot: Call, tmp_path: Path) -> None:
+    state = {f"{stack}.layers.{i}.w": torch.randn(3) for stack in ("encoder", "decoder") for i in range(2)}
+    svg = drawn(stockpot, tmp_path, state, {name: 2 * tensor for name, tensor in state.items()})
     assert "encoder.layers.# w" in svg
     assert "decoder.layers.# w" in svg
 
 
-def test_names_cannot_steer_the_terminal(stockpot: Call, tmp_path: Path) -> None:
-    torch.save({"\x1b[31mred": torch.ones(1)}, tmp_path / "x.bin")
-    save_file({"x": torch.ones(1)}, tmp_path / "y.safetensors", {"note": "\x1b[2J"})
-    for arguments in (["x.bin", "--allow-bin"], ["x.bin", "--allow-bin", "--all"], ["y.safetensors"]):
-        done = stockpot("inspect", tmp_path / arguments[0], *arguments[1:])
+def test_of_many_tensors_outside_the_layers_those_that_differ_most_are_drawn(stockpot: Call, tmp_path: Path) -> None:
+    state = {f"part{i}.weight": torch.ones(3) for i in range(15)}
+    svg = drawn(stockpot, tmp_path, state, {f"part{i}.weight": (1 + i) * torch.ones(3) for i in range(15)})
+    assert {int(number) for number in re.findall(r">part(\d+)<", svg)} == set(range(5, 15))
+
+
+def test_texts_of_files_cannot_steer_the_terminal(stockpot: Call, tmp_path: Path) -> None:
+    save_file({"x": torch.ones(1)}, tmp_path / "model.safetensors", {"note": "\x1b[2J", "k\x1b[31m": "red"})
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "\x1b[31mred"}))
+    for more in ([], ["--all"], ["--json"]):
+        done = stockpot("inspect", tmp_path, *more)
         assert done.code == 0
+        assert "red" in done.out
         assert "\x1b" not in done.out
 
 

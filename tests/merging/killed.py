@@ -1,4 +1,4 @@
-"""A merge in a process of its own that dies at its N-th write, sync or rename, half of a write done; see test_folder."""
+"""A merge in a process that dies at its N-th write, sync or rename, half of a write done; see test_folder."""
 
 from __future__ import annotations
 

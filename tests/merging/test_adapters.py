@@ -272,6 +272,17 @@ def test_slices_take_layers_of_adapted_models(base: Path, adapters: list[Path], 
         torch.testing.assert_close(merged[f"model.layers.{place}.mlp.down_proj.weight"], expected[name])
 
 
+def test_a_layer_over_another_layer_of_the_base_is_the_whole_layer(base: Path, adapters: list[Path]) -> None:
+    """There the adapter alone is not the task vector."""
+    from stockpot.merging.api import merge_state
+    from stockpot.merging.spec import Slice, SliceSource
+
+    moved = Slice((SliceSource(str(base), 0, 1), SliceSource(str(adapters[1]), 1, 2)))
+    merged = merge_state(MergeSpec("task_arithmetic", base=str(base), slices=(moved,)), Options())
+    expected = peft_merged(base, adapters[1])[DOWN]
+    torch.testing.assert_close(merged["model.layers.0.mlp.down_proj.weight"], expected, rtol=1e-12, atol=1e-14)
+
+
 def test_a_merge_of_adapters_loads_as_a_model(base: Path, adapters: list[Path], tmp_path: Path) -> None:
     merge("linear", [adapters[0]], output=tmp_path / "out", options=Options(sync=False))
     tokens = torch.arange(12).view(2, 6)
@@ -593,6 +604,22 @@ def test_float32_factors_are_written_as_float32_and_another_type_when_asked(tmp_
     assert dtypes == [{torch.float32}, {torch.bfloat16}]
 
 
+def test_no_more_than_full_rank_is_written_when_truncated(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    factors = {
+        "base_model.model.x.lora_A.weight": torch.randn(6, 9),
+        "base_model.model.x.lora_B.weight": torch.randn(3, 6),
+    }
+    written(tmp_path, {"x.weight": torch.randn(3, 9)}, factors, r=6)
+    assert write_adapter(spec_of("linear", tmp_path / "adapter"), tmp_path / "out", rank=5) == pytest.approx(
+        0, abs=1e-9
+    )
+    source = source_of(tmp_path / "base", tmp_path / "out")
+    assert source.factors["x.weight"].rank == 3
+    before, after = read_delta(tmp_path / "base", tmp_path / "adapter"), read_delta(tmp_path / "base", tmp_path / "out")
+    torch.testing.assert_close(after["x.weight"], before["x.weight"], rtol=1e-5, atol=1e-5)
+
+
 def test_options_write_an_adapter_too(base: Path, adapters: list[Path], tmp_path: Path) -> None:
     merge("linear", adapters[:2], output=tmp_path / "out", options=Options(as_adapter=True, adapter_rank=1))
     assert {factors.rank for factors in source_of(base, tmp_path / "out").factors.values()} == {1}
@@ -702,7 +729,8 @@ def test_adapters_of_different_bases_are_refused(base: Path, adapters: list[Path
 def test_an_adapter_is_no_base(base: Path, adapters: list[Path], tmp_path: Path) -> None:
     assert "BASE+" in refusal(lambda: merge("linear", [adapters[0]], adapters[1]))
     folder = changed(adapters[0], tmp_path / "adapter", base_model_name_or_path=str(tmp_path / "adapter"))
-    assert "is an adapter, and so no base" in refusal(lambda: merge("linear", [folder]))
+    for models in ([folder], [folder, base], [f"{adapters[1]}+{folder}", base]):
+        assert "is an adapter, and so no base" in refusal(lambda models=models: merge("linear", models))
     assert "holds no adapter_config.json" in refusal(lambda: merge("linear", [f"{base}+{base}"]))
 
 

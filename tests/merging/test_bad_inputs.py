@@ -7,6 +7,8 @@ import json
 import math
 import os
 import struct
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,8 @@ FLOATS = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,
 ]  # fmt: skip
 WHOLE = [
-    torch.bool, torch.uint8, torch.int8, torch.uint16, torch.int16, torch.uint32, torch.int32, torch.uint64, torch.int64,
+    torch.bool, torch.uint8, torch.int8, torch.uint16, torch.int16, torch.uint32, torch.int32, torch.uint64,
+    torch.int64,
 ]  # fmt: skip
 
 
@@ -50,11 +53,11 @@ def state_of(home: Path) -> dict[str, tuple[bytes, int]]:
     return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
 
-def refusal(home: Path, rule: str, *arguments: Any, output: Path | None = None, **more: Any) -> str:
+def refusal(home: Path, rule: str, models: Any, base: Any = None, output: Path | None = None, **more: Any) -> str:
     """The one line of a merge into `output` that is refused; nothing on the disk has changed."""
     before = state_of(home)
     with pytest.raises(StockpotError) as caught:
-        merge(rule, *arguments, output=output or home / "out", **more)
+        merge(rule, models, base, output or home / "out", **more)
     assert str(caught.value).isprintable()
     assert state_of(home) == before
     assert not list(home.glob(".tmp-*"))
@@ -424,6 +427,74 @@ def test_a_result_that_the_output_cannot_hold_is_refused_and_never_infinite(
     assert "tensor 'w' would hold" in said
     assert "at element 1" in said
     assert "cannot hold the result" in said
+
+
+def test_what_f8_e4m3_cannot_hold_is_refused_and_not_made_its_largest_number(tmp_path: Path) -> None:
+    """torch makes 448 of 500 and of infinity alike; 464 rounds to it."""
+    most = model(tmp_path / "most", w=torch.tensor([464.0, -464.0]), n=torch.ones(2))
+    for rule, base in (("linear", None), ("passthrough", None), ("ties", most)):
+        merged = merge(rule, [most], base=base, dtype="float8_e4m3fn")
+        assert isinstance(merged, dict)
+        assert merged["w"].float().tolist() == [448.0, -448.0]
+    for value in (465.0, 1e30, math.inf, -math.inf, math.nan):
+        bad = model(tmp_path / f"{value}", w=torch.tensor([1.0, value]), n=torch.ones(2))
+        for rule, base in (("linear", None), ("passthrough", None), ("ties", most), ("ties", bad)):
+            assert "tensor 'w' would hold nan" in refusal(tmp_path, rule, [bad], base, dtype="float8_e4m3fn")
+        # Also where the tensor is only copied.
+        without = model(tmp_path / "without", n=torch.ones(2))
+        said = refusal(tmp_path, "task_arithmetic", [without], bad, dtype="float8_e4m3fn", on_missing="skip")
+        assert "tensor 'w' would hold nan at element 1" in said
+
+
+PEAK = """
+import sys, threading
+from pathlib import Path
+from stockpot.merging.api import Options, merge
+
+def anonymous():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("RssAnon")).split()[1])
+
+peak, done = [0], threading.Event()
+
+def watch():
+    while not done.wait(0.01):
+        peak.append(anonymous())
+
+watcher = threading.Thread(target=watch)
+watcher.start()
+home = Path(sys.argv[1])
+merge("linear", [home / "one", home / "two"], output=home / "out", options=Options(threads=1, sync=False))
+done.set()
+watcher.join()
+print(max(peak) >> 10)
+"""
+
+
+def test_many_tiny_tensors_take_little_memory_each(tmp_path: Path) -> None:
+    """At most 3 KB each, all inputs, the plan and the check of the output together: 100,000 take 300 MB."""
+
+    def peak(count: int) -> int:
+        home = tmp_path / str(count)
+        for number, name in enumerate(("one", "two")):
+            (home / name).mkdir(parents=True)
+            header = {
+                f"model.layers.{layer}.scale": {
+                    "dtype": "F32",
+                    "shape": [1],
+                    "data_offsets": [4 * layer, 4 * layer + 4],
+                }
+                for layer in range(count)
+            }
+            text = json.dumps(header).encode()
+            data = struct.pack("<f", number) * count
+            (home / name / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
+        done = subprocess.run([sys.executable, "-c", PEAK, str(home)], capture_output=True, text=True, check=True)
+        merged = load_file(home / "out" / "model.safetensors")
+        assert len(merged) == count
+        assert all(float(tensor) == 0.5 for tensor in merged.values())
+        return int(done.stdout)
+
+    assert peak(10_000) - peak(10) < 30
 
 
 # The output.

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
 from checkpoints import assert_same, loaded, saved, state, tuned
+from torch import Tensor
 
 import stockpot
 from stockpot import StockpotError
@@ -192,10 +191,10 @@ def test_fishers_weigh_element_by_element(tmp_path: Path) -> None:
         expected = (2 * f * a[name] + g * b[name]) / (2 * f + g)
         torch.testing.assert_close(tensor.double(), expected.double(), rtol=1e-6, atol=1e-7)
     (tmp_path / "f1.json").write_text('{"variant": "empirical", "samples": 100}')
-    with pytest.raises(StockpotError, match="estimated in different ways .variant: 'exact' and 'empirical'"):
+    with pytest.raises(StockpotError, match=r"estimated in different ways .variant: 'exact' and 'empirical'"):
         stockpot.merge("fisher", [a, b], fisher=paths)
     (tmp_path / "f1.json").unlink()
-    with pytest.raises(StockpotError, match="says how .* was estimated"):
+    with pytest.raises(StockpotError, match=r"says how .* was estimated"):
         stockpot.merge("fisher", [a, b], fisher=paths)
     with pytest.raises(StockpotError, match="needs fisher for every model"):
         stockpot.merge("fisher", [a, b])

@@ -200,5 +200,5 @@ def test_the_index_says_where_everything_is(inputs: Path) -> None:
     assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in state(0).values())
     for name, file in index["weight_map"].items():
         with safe_open(inputs / "out" / file, "pt") as handle:
-            assert name in handle.keys()
+            assert name in set(handle.keys())
     assert max(path.stat().st_size for path in (inputs / "out").glob("*.safetensors")) < 900 + 1000

@@ -176,6 +176,11 @@ def test_with_tensors_of_several_types_the_donors_word_stands(tmp_path: Path) ->
     assert facts(out)["output"]["parameters_by_dtype"] == {"F32": 64, "BF16": 2}
 
 
+def test_eight_bits_are_no_type_for_a_model_to_be_made_in(tmp_path: Path) -> None:
+    one = model(tmp_path / "one", {"dtype": "bfloat16"})
+    assert configured(merged(linear(one, dtype="F8_E5M2"), tmp_path / "out")) == {"dtype": "bfloat16"}
+
+
 def test_where_the_donor_was_loaded_from_stays_with_the_donor(tmp_path: Path) -> None:
     one = model(tmp_path / "one", {"_name_or_path": "/home/somebody/model", "a": [1.5, float("inf")]})
     out = merged(linear(one), tmp_path / "out")
@@ -260,6 +265,7 @@ def test_a_head_of_its_own_is_said_to_be_one(said: dict[str, Any], expected: dic
         save_checkpoint(own, model(tmp_path / name, said) / "model.safetensors")
     out = merged(linear(tmp_path / "one", tmp_path / "two"), tmp_path / "out")
     assert configured(out) == expected | {"dtype": "float32"}
+    assert len(facts(out)["notes"]) == (said != {"tie_word_embeddings": False})
 
 
 @pytest.mark.parametrize("size", ["5GB", "200"])
@@ -424,8 +430,23 @@ def test_no_card_tells_where_a_folder_lies_on_a_disk(tmp_path: Path) -> None:
     save_checkpoint(state() | {"extra": torch.ones(1)}, Path(spec.models[0].path) / "model.safetensors")
     out = merged(spec, tmp_path / "out")
     assert str(tmp_path) in noted(out)
-    assert "one alone holds 'extra'" in card(out)[1]
+    assert "- one alone holds 'extra'" in card(out)[1]
     assert str(tmp_path) not in (out / "README.md").read_text()
+
+
+def test_no_card_tells_where_a_file_of_fisher_information_lies(tmp_path: Path) -> None:
+    models = []
+    for name in ("one", "two"):
+        folder, fisher = model(tmp_path / name, {}), tmp_path / f"{name}-fisher.safetensors"
+        save_checkpoint({key: tensor.abs() for key, tensor in state().items()}, fisher)
+        fisher.with_suffix(".json").write_text("{}")
+        models.append(ModelSpec(str(folder), {"fisher": str(fisher)}))
+    out = merged(MergeSpec("fisher", tuple(models)), tmp_path / "out")
+    assert "| one | one-fisher.safetensors | 1.0 |" in card(out)[1]
+    assert f"fisher: {tmp_path}" not in (out / "README.md").read_text()
+    assert [entry["files"][0]["name"] for entry in facts(out)["inputs"][2:]] == [
+        "one-fisher.safetensors", "two-fisher.safetensors",
+    ]  # fmt: skip
 
 
 def test_folders_are_named_by_as_many_parts_as_tell_them_apart() -> None:
@@ -532,6 +553,11 @@ def test_a_folder_of_templates_that_lies_elsewhere_is_not_followed(tmp_path: Pat
     (tmp_path / "elsewhere" / "a.jinja").write_text("secret")
     (one / "additional_chat_templates").symlink_to(tmp_path / "elsewhere")
     assert "is a link out of its folder" in refusal(linear(one), tmp_path / "out")
+
+
+def test_a_folder_with_a_files_name_is_passed_over(tmp_path: Path) -> None:
+    (model(tmp_path / "one", {}) / "own.model").mkdir()
+    assert not (merged(linear(tmp_path / "one"), tmp_path / "out") / "own.model").exists()
 
 
 def test_a_pipe_in_the_place_of_a_file_is_refused(tmp_path: Path) -> None:

@@ -126,6 +126,8 @@ def merge(
     hash_files: Annotated[bool, typer.Option("--hash", help="record the inputs' full SHA-256")] = False,
     allow_bin: Annotated[bool, typer.Option("--allow-bin", help="read pickles, their tensors alone")] = False,
     allow_nonfinite: Annotated[bool, typer.Option("--allow-nonfinite", help="write NaN and infinity")] = False,
+    as_adapter: Annotated[bool, typer.Option("--as-adapter", help="adapters in, an adapter out")] = False,
+    rank: Annotated[int | None, typer.Option(min=1, help="of that adapter; default: the sum of the ranks")] = None,
     score: Annotated[
         str | None, typer.Option(help='greedy_soup: a command that prints a score, with "{model}"')
     ] = None,

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-_SAMPLE = 1 << 20
-_RUN = 512  # elements that are sampled together
-_MARGIN = 16.0  # standard errors of the sample's quantile on either side: elements of a run are alike
-_BINS = 1 << 21
+_SAMPLE = 1 << 20  # elements, of a group of 64 times as many or more; at least 1/32 of that
+_RUN = 1024  # elements that are sampled together
+_MARGIN = 8.0  # standard errors of the sample's quantile on either side: elements of a run are alike
+_BINS = 1 << 20
 _REMEMBERED = 16  # different magnitudes in a bracket that are remembered for each piece
 
 
@@ -89,13 +89,13 @@ def find_cuts(
 
 
 def magnitude_bits(vector: Tensor) -> NDArray[Any]:
-    """The bits of |x| as integers, which are ordered as |x| is; NaN above all."""
+    """The bits of |x| as integers, which are ordered as |x| is, NaN above all; in the place of x."""
     import numpy as np
 
     array = vector.numpy()
     kind, mask = (np.int64, 2**63 - 1) if array.itemsize == 8 else (np.int32, 2**31 - 1)
-    bits: NDArray[Any] = np.bitwise_and(array.view(kind), kind(mask))
-    return bits
+    bits: NDArray[Any] = array.view(kind)
+    return np.bitwise_and(bits, kind(mask), out=bits)
 
 
 def _value(bits: int, wide: bool) -> float:
@@ -109,7 +109,7 @@ def _bracket(searches: Sequence[_Search], sizes: Sequence[int], load: Load, thre
     import numpy as np
 
     total = sum(sizes)
-    step = max(1, total // _SAMPLE)
+    step = max(1, total // max(_SAMPLE // 32, min(_SAMPLE, total // 64), 1))
     gathered: dict[int, list[NDArray[Any]]] = {search.model: [] for search in searches}
     run = max(sizes) if step == 1 else _RUN
     runs_of = (
@@ -163,12 +163,12 @@ def _count(
         bits = {search.model: magnitude_bits(vectors[search.model]) for search in searches}
         for search in searches:
             own = bits[search.model]
-            unsigned = np.uint64 if own.itemsize == 8 else np.uint32
             above = np.count_nonzero(own > search.high)
-            inside = (own - own.dtype.type(search.low)).view(unsigned) <= unsigned(search.high - search.low)
             if search.low == search.high:  # as in bf16, where magnitudes repeat
-                values, counts = np.array([search.low]), np.array([np.count_nonzero(inside)])
+                values, counts = np.array([search.low]), np.array([np.count_nonzero(own == search.low)])
             else:
+                unsigned = np.uint64 if own.itemsize == 8 else np.uint32
+                inside = (own - own.dtype.type(search.low)).view(unsigned) <= unsigned(search.high - search.low)
                 values, counts = _runs(own[np.flatnonzero(inside)])
             places = (values - search.low) >> search.shift
             with lock:

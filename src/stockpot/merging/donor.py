@@ -43,7 +43,7 @@ class Beside:
     """What will stand beside the weights.
 
     `donor` and `tokenizer` are the inputs that it comes from; `config` is the output's configuration, None where the
-    donor has none; `copies` are the donors' files by their names in the output, `texts` those that are written anew.
+    donor has none; `copies` are the donors' files by their names in the output, `texts` are written over them.
     """
 
     donor: str
@@ -79,8 +79,6 @@ def settle(plan: Plan, paths: Mapping[str, Path]) -> Beside:
         notes.append(f"{donor} has no config.json, so that from_pretrained cannot load the output as it stands.")
     notes += _other_vocabularies(paths, teacher, copies)
     texts = _chat_template(spec, paths, teacher, copies, notes)
-    for name in texts:
-        copies.pop(name, None)
     return Beside(donor, teacher, config, copies, texts, notes)
 
 

@@ -116,7 +116,6 @@ class Engine:
         return models, base
 
     def _merged(self, piece: Piece, gram: Tensor | None, cuts: Sequence[Mapping[str, Cut]]) -> Tensor:
-        import torch
 
         target, dtype = piece.target, torch_dtype(piece.target.dtype)
         if not target.inputs:
@@ -131,17 +130,16 @@ class Engine:
         merged = self.plan.rule.combine(block)
         if self.plan.vectors and self.plan.rule.of == "weights":  # `linear` of adapters
             merged = merged.add_(block.origin)
-        if merged.dtype is dtype:
-            return merged
-        return torch.empty(merged.numel(), dtype=dtype).copy_(merged)
+        return rounded(merged, dtype)
 
     def _copied(self, piece: Piece, dtype: torch.dtype) -> Tensor:
         import torch
 
         target, origin = piece.target, piece.target.base
         assert origin is not None
-        copy = torch.empty(piece.stop - piece.start, dtype=dtype)
+        copy = torch.empty(piece.stop - piece.start, dtype=torch.float64 if dtype is torch.float8_e4m3fn else dtype)
         self.plan.sources[origin.source].read(origin.name, piece.start, copy)
+        copy = rounded(copy, dtype)
         for other in target.same:
             theirs = torch.empty_like(copy)
             self.plan.sources[other.source].read(other.name, piece.start, theirs)
@@ -232,6 +230,17 @@ class Engine:
                 if not bool(values.isfinite().all()):
                     blamed[source.label] = None
         return ", ".join(blamed)
+
+
+def rounded(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """The values in the output's type; those that it cannot hold become infinite, or NaN where it has no infinity."""
+    import torch
+
+    if values.dtype is dtype:
+        return values
+    if dtype is torch.float8_e4m3fn:  # torch makes 448 of all that is larger, infinity too; up to 464 rounds to it
+        values.masked_fill_(values.abs() > 464, torch.nan)
+    return torch.empty(values.numel(), dtype=dtype).copy_(values)
 
 
 def inner_products(models: Sequence[Tensor], dim: int) -> Tensor:

@@ -78,11 +78,11 @@ def write_model(
                 file.close(durable)
             if verify:
                 verify_shard(partial / name, file.sums, slots, durable)
-            journal["shards"][name] = {
-                "bytes": file.nbytes,
-                "sums": {str(key): sums for key, sums in file.sums.items()},
-            }
             if len(shards) > 1:
+                journal["shards"][name] = {
+                    "bytes": file.nbytes,
+                    "sums": {str(key): sums for key, sums in file.sums.items()},
+                }
                 _note(partial, journal, durable)
         if len(shards) > 1:
             _write_index(partial, plan, shards, names)

@@ -88,7 +88,7 @@ class Inputs:
                     f"adapters of different bases: {alone[0]} names {bases[alone[0]]}, {path} names {bases[path]}. "
                     "Where they are one model under two names, name it: --base MODEL."
                 )
-        first = bases.get(spec.models[0].path) if spec.models and not spec.slices else None
+        first = bases.get(spec.models[0].path) if spec.models else None
         if first is None or not all(
             model.path in bases and self._same(bases[model.path], first) for model in spec.models
         ):

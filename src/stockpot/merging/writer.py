@@ -33,20 +33,21 @@ class Slot:
 
 def header_of(slots: Sequence[Slot], metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int]]:
     """The file's first bytes, and where in it each tensor begins; the widest types first, so that all are aligned."""
-    described: dict[str, object] = {"__metadata__": dict(metadata)}
+    described = [f'"__metadata__":{_json(dict(metadata))}']
     offsets, end = {}, 0
     for slot in sorted(slots, key=lambda slot: -ITEM_SIZE[slot.dtype]):
-        described[slot.name] = {
-            "dtype": slot.dtype,
-            "shape": list(slot.shape),
-            "data_offsets": [end, end + slot.nbytes],
-        }
+        facts = {"dtype": slot.dtype, "shape": list(slot.shape), "data_offsets": [end, end + slot.nbytes]}
+        described.append(f"{_json(slot.name)}:{_json(facts)}")
         offsets[slot.name] = end
         end += slot.nbytes
-    text = json.dumps(described, separators=(",", ":"), ensure_ascii=False).encode()
+    text = f"{{{','.join(described)}}}".encode()
     text += b" " * (-len(text) % 8)
     start = 8 + len(text)
     return struct.pack("<Q", len(text)) + text, {name: start + offset for name, offset in offsets.items()}
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 @dataclass
@@ -104,8 +105,10 @@ def verify_shard(path: Path, sums: Mapping[int, tuple[int, int]], slots: Sequenc
     What was synced is read from the disk, not from the memory that it was written from.
     """
     entries, _ = read_header(path)
-    found = {entry.name: (entry.dtype, entry.shape) for entry in entries}
-    if found != {slot.name: (slot.dtype, slot.shape) for slot in slots}:
+    found = {entry.name: entry for entry in entries}
+    if len(entries) != len(slots) or not all(
+        (entry := found.get(slot.name)) and (entry.dtype, entry.shape) == (slot.dtype, slot.shape) for slot in slots
+    ):
         raise StockpotError(f"{path}: its header is not the one that was written.")
     with path.open("rb", buffering=0) as file:
         if sync and hasattr(os, "posix_fadvise"):

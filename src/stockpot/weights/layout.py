@@ -13,6 +13,7 @@ import operator
 import os
 import re
 import struct
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -246,7 +247,8 @@ def _entry(file: Path, name: str, facts: Any, start: int) -> Entry:
     nbytes, held = math.prod(shape) * ITEM_SIZE[dtype], offsets[1] - offsets[0]
     if held != nbytes:
         raise ValueError(f"tensor '{name}' of {dtype} {shape} has {held:,} bytes, not {nbytes:,}")
-    return Entry(name, dtype, tuple(shape), file, start + offsets[0], nbytes)
+    # Models that are merged have the same names: kept once.
+    return Entry(sys.intern(name), sys.intern(dtype), tuple(shape), file, start + offsets[0], nbytes)
 
 
 def _wholes(numbers: Any) -> bool:
@@ -316,7 +318,7 @@ def inside(folder: Path, file: Path) -> Path:
     # The hub's cache links snapshots/REVISION/file to blobs/HASH of the same repository.
     blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else place
     if target.parent not in (place, blobs):
-        raise StockpotError(f"{file} is a link out of its folder, to {target}: not read.")
+        raise StockpotError(f"{file} is a link out of its folder, to {str(target)!r}: not read.")
     if not target.is_file():
         raise StockpotError(f"{file} is not a file.")
     return file

@@ -1,0 +1,184 @@
+"""`stockpot merge` beside mergekit and beside a bare loop: whole processes, alternating, wall clock, CPU and memory.
+
+    pip install torch && python -m venv /tmp/mergekit && /tmp/mergekit/bin/pip install torch mergekit==0.1.5
+    python benchmarks/merge/versus_mergekit.py --mergekit /tmp/mergekit/bin/mergekit-yaml --work /tmp/merge-benchmark
+
+Models: 1.1 B parameters in bf16, 1 GB shards (`checkpoints.py`), 6.6 GB in all, in the page cache when each command
+starts; process start and imports included; two threads each. Ours runs with --no-sync --no-verify and, in rows of their
+own, with each of those defaults. mergekit runs with --lazy-unpickle --low-cpu-memory, and with its defaults.
+Printed: medians and quartiles over the rounds, and ratios of the medians with the quartiles of the rounds' own ratios.
+`anonymous` is the largest RssAnon that was seen, sampled every 5 ms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from checkpoints import make
+
+RULES = ("linear", "slerp", "task_arithmetic", "dare_ties", "ties")
+BEST = ["--lazy-unpickle", "--low-cpu-memory"]
+QUIET = ["--no-copy-tokenizer", "--no-write-model-card", "--quiet"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One process: seconds of the wall clock and of the processors, and bytes of anonymous memory at its largest."""
+
+    wall: float
+    cpu: float
+    anonymous: int
+
+
+def run(command: Sequence[str], output: Path) -> Run:
+    """Runs a command that writes to `output`, which is deleted before and after."""
+    shutil.rmtree(output, ignore_errors=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
+    began = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
+    largest = 0
+    while True:
+        done, status, used = os.wait4(process.pid, os.WNOHANG)
+        if done:
+            break
+        largest = max(largest, anonymous(process.pid))
+        time.sleep(0.005)
+    wall = time.perf_counter() - began
+    assert process.stdout is not None
+    said = process.stdout.read().decode()
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{said}")
+    shutil.rmtree(output, ignore_errors=True)
+    return Run(wall, used.ru_utime + used.ru_stime, largest)
+
+
+def anonymous(pid: int) -> int:
+    """RssAnon of a process in bytes."""
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+def recipe(rule: str, folder: Path, work: Path) -> Path:
+    """The merge as a configuration that both read."""
+    base, models = str(folder / "base"), [str(folder / name) for name in ("a", "b")]
+    entries = [f"  - model: {model}\n    parameters: {{weight: 0.5, density: 0.5}}" for model in models]
+    plain = [f"  - model: {model}\n    parameters: {{weight: 0.5}}" for model in models]
+    text = f"merge_method: {rule}\ndtype: bfloat16\n"
+    if rule == "slerp":
+        text += f"base_model: {models[0]}\nparameters: {{t: 0.5}}\nmodels:\n" + "\n".join(
+            f"  - model: {model}" for model in models
+        )
+    elif rule == "linear":
+        text += "models:\n" + "\n".join(plain)
+    else:
+        text += f"base_model: {base}\nmodels:\n" + "\n".join(plain if rule == "task_arithmetic" else entries)
+    file = work / f"{rule}.yaml"
+    file.write_text(text + "\n")
+    return file
+
+
+def spread(values: Sequence[float]) -> str:
+    """Median and quartiles."""
+    if len(values) < 2:
+        return f"{values[0]:7.2f}"
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return f"{middle:7.2f} ({low:.2f} to {high:.2f})"
+
+
+def main() -> None:
+    """Runs the rounds and prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mergekit", type=Path, help="its mergekit-yaml; without it only ours and the bare loop run")
+    parser.add_argument("--work", type=Path, default=Path("/tmp/merge-benchmark"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--layers", type=int, default=22, help="22 are 1.1 B parameters")
+    parser.add_argument("--rules", nargs="*", default=list(RULES), choices=RULES)
+    parser.add_argument("--json", type=Path, help="write every run's figures there")
+    chosen = parser.parse_args()
+    folder = chosen.work / f"layers-{chosen.layers}"
+    for seed, name in enumerate(("base", "a", "b")):
+        make(folder / name, seed, chosen.layers)
+    output = chosen.work / "out"
+    stockpot = [str(Path(sys.executable).with_name("stockpot")), "merge"]
+    fast = ["--no-sync", "--no-verify", "--threads", "2"]
+    commands: dict[str, list[str]] = {
+        "bare loop": [
+            sys.executable, str(Path(__file__).with_name("bare.py")), str(folder / "a"), str(folder / "b"), str(output)
+        ],
+        "linear of three, ours": [
+            *stockpot, "linear", *(str(folder / name) for name in ("a", "b", "base")), "-o", str(output), *fast
+        ],
+    }  # fmt: skip
+    for rule in chosen.rules:
+        file = str(recipe(rule, folder, chosen.work))
+        commands[f"{rule}, ours"] = [*stockpot, file, "-o", str(output), *fast]
+        if rule == "ties":
+            commands["ties over the model, ours"] = [*stockpot, file, "-o", str(output), *fast, "--trim", "model"]
+        if chosen.mergekit:
+            commands[f"{rule}, mergekit"] = [str(chosen.mergekit), file, str(output), *BEST, *QUIET]
+    if "linear" in chosen.rules:
+        file = str(chosen.work / "linear.yaml")
+        commands["linear, ours, verified"] = [*stockpot, file, "-o", str(output), "--no-sync", "--threads", "2"]
+        commands["linear, ours, synced"] = [*stockpot, file, "-o", str(output), "--no-verify", "--threads", "2"]
+        commands["linear, ours, as it comes"] = [*stockpot, file, "-o", str(output), "--threads", "2"]
+        if chosen.mergekit:
+            commands["linear, mergekit's defaults"] = [str(chosen.mergekit), file, str(output), *QUIET]
+    runs: dict[str, list[Run]] = {name: [] for name in commands}
+    for number in range(chosen.rounds):
+        for name, command in commands.items():
+            for path in folder.rglob("*.safetensors"):  # into the page cache
+                with path.open("rb", buffering=0) as handle:
+                    while handle.read(1 << 24):
+                        pass
+            runs[name].append(run(command, output))
+            last = runs[name][-1]
+            print(f"round {number + 1} {name}: {last.wall:.2f} s, {last.cpu:.2f} CPU-s", file=sys.stderr, flush=True)
+    print(f"{'':30} {'wall, s':28} {'CPU, s':28} anonymous, MB")
+    for name, done in runs.items():
+        walls, cpus = [each.wall for each in done], [each.cpu for each in done]
+        print(f"{name:30} {spread(walls):28} {spread(cpus):28} {max(each.anonymous for each in done) / 1e6:6.0f}")
+    print()
+    for rule in chosen.rules:
+        if chosen.mergekit:
+            ratio(f"{rule}: mergekit / ours", runs[f"{rule}, mergekit"], runs[f"{rule}, ours"])
+    if chosen.mergekit and "linear" in chosen.rules:
+        ratio("linear: mergekit's defaults / ours", runs["linear, mergekit's defaults"], runs["linear, ours"])
+    if "linear" in chosen.rules:
+        ratio("linear: ours / bare loop", runs["linear, ours"], runs["bare loop"])
+        ratio("linear: with --verify / without", runs["linear, ours, verified"], runs["linear, ours"])
+        ratio("linear: with --sync / without", runs["linear, ours, synced"], runs["linear, ours"])
+    if "ties" in chosen.rules:
+        ratio("ties over the model / linear of three", runs["ties over the model, ours"], runs["linear of three, ours"])
+        ratio("ties by tensor / linear of three", runs["ties, ours"], runs["linear of three, ours"])
+        if chosen.mergekit:
+            ratio("ties over the model: mergekit / ours", runs["ties, mergekit"], runs["ties over the model, ours"])
+    if chosen.json:
+        chosen.json.write_text(json.dumps({name: [vars(each) for each in done] for name, done in runs.items()}))
+
+
+def ratio(name: str, slow: Sequence[Run], fast: Sequence[Run]) -> None:
+    """How many times the one takes of the other, by the wall clock and in CPU-seconds."""
+    walls = [one.wall / other.wall for one, other in zip(slow, fast, strict=True)]
+    cpus = [one.cpu / other.cpu for one, other in zip(slow, fast, strict=True)]
+    print(f"{name:40} wall {spread(walls):26} CPU {spread(cpus)}")
+
+
+if __name__ == "__main__":
+    main()
