@@ -24,7 +24,7 @@ from stockpot.merging.adapters import AdapterSource
 from stockpot.merging.api import Options, merge, opened
 from stockpot.merging.api import identity as identity_of
 from stockpot.merging.opening import open_model
-from stockpot.merging.plan import PIECE
+from stockpot.merging.work import PIECE
 from stockpot.merging.spec import MergeSpec, ModelSpec
 
 State = dict[str, Tensor]

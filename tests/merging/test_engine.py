@@ -12,7 +12,7 @@ from torch import Tensor
 
 import stockpot
 from stockpot import StockpotError
-from stockpot.merging import engine, plan
+from stockpot.merging import cuts, engine, plan
 from stockpot.merging.api import Options
 from stockpot.merging.rules import RULES
 
@@ -57,8 +57,8 @@ def test_every_rule_is_tried_here() -> None:
 @pytest.mark.parametrize("rule", EVERY)
 def test_pieces_and_threads_change_nothing(rule: str, trim: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = memory(rule, trim=trim, **EVERY[rule])
-    monkeypatch.setattr(plan, "PIECE", 16)
-    monkeypatch.setattr(engine, "PIECE", 16)
+    for module in (plan, engine, cuts):
+        monkeypatch.setattr(module, "PIECE", 16)
     pieces = memory(rule, 1, trim, **EVERY[rule])
     assert_same(memory(rule, 3, trim, **EVERY[rule]), pieces)
     for name, tensor in whole.items():

@@ -49,8 +49,7 @@ def merge(
     if dry_run:
         return _dry_run(spec, target, options)
     begun = time.perf_counter()
-    with opened(spec, options) as work:
-        expected = estimate(work, target, options)
+    expected = _expected(spec, target, options)
     with _bar(expected.work) as seen:
         merge_into(spec, target, options, seen)
     seconds = time.perf_counter() - begun
@@ -63,6 +62,11 @@ def merge(
         say(f"Note: {note}.")
     say(f"Model: {target}")
     return None
+
+
+def _expected(spec: MergeSpec, output: Path, options: Options) -> Estimate:
+    with opened(spec, options) as work:
+        return estimate(work, output, options)
 
 
 def parse_settings(rule: str, settings: Sequence[str], count: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -211,8 +215,7 @@ def _greedy(spec: MergeSpec, output: Path, options: Options, command: str | None
 
     if trial.exists():
         raise StockpotError(f"{trial} is left of an interrupted greedy soup: delete it.")
-    with opened(spec, options) as work:
-        estimate(work, output, options)
+    _expected(spec, output, options)
     soup: Soup = greedy_soup(len(spec.models), score)
     merge_into(replace(spec, models=tuple(spec.models[number] for number in soup.members)), output, options)
     say(f"The soup of {_count(len(soup.members), 'model')} scores {soup.score:.6g}.")

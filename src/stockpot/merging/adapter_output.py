@@ -16,7 +16,7 @@ from stockpot.merging.api import Options, State, opened
 from stockpot.merging.contract import Rule, Settings
 from stockpot.merging.engine import first_nonfinite
 from stockpot.merging.folder import refuse_output
-from stockpot.merging.plan import PIECE, Plan
+from stockpot.merging.plan import Plan
 from stockpot.merging.sources import torch_dtype
 from stockpot.merging.spec import MergeSpec
 from stockpot.merging.writer import ShardFile, Slot, verify_shard

@@ -8,13 +8,14 @@ floats are ordered as their bits are.
 from __future__ import annotations
 
 import math
+import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from stockpot.merging.contract import Cut
-from stockpot.merging.work import for_each
+from stockpot.merging.work import PIECE, for_each
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +37,8 @@ class Stretch:
     start: int
     stop: int
 
+
+_NOTHING: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
 # Of one stretch, every model's task vector as a flat tensor that may be written to.
 Load = Callable[[Stretch], Sequence["Tensor"]]
@@ -78,7 +81,7 @@ def find_cuts(
     cuts = [[{name: nothing for name, k in each.items() if k == 0} for each in counts] for _ in sizes]
     if not searches:
         return cuts
-    _bracket(searches, sizes, load, threads)
+    _bracket(searches, sizes, load, threads, wide)
     while active := [search for search in searches if search.found is None]:
         _count(active, stretches, load, threads, seen)
         for search in active:
@@ -95,7 +98,8 @@ def magnitude_bits(vector: Tensor) -> NDArray[Any]:
     array = vector.numpy()
     kind, mask = (np.int64, 2**63 - 1) if array.itemsize == 8 else (np.int32, 2**31 - 1)
     bits: NDArray[Any] = array.view(kind)
-    return np.bitwise_and(bits, kind(mask), out=bits)
+    np.bitwise_and(bits, kind(mask), out=bits)
+    return bits
 
 
 def _value(bits: int, wide: bool) -> float:
@@ -104,28 +108,29 @@ def _value(bits: int, wide: bool) -> float:
     return float(np.array(bits, np.int64 if wide else np.int32).view(np.float64 if wide else np.float32))
 
 
-def _bracket(searches: Sequence[_Search], sizes: Sequence[int], load: Load, threads: int) -> None:
+def _bracket(searches: Sequence[_Search], sizes: Sequence[int], load: Load, threads: int, wide: bool) -> None:
     """Puts the bracket of every search around its quantile of a sample, spread evenly over the group."""
     import numpy as np
 
     total = sum(sizes)
     step = max(1, total // max(_SAMPLE // 32, min(_SAMPLE, total // 64), 1))
-    gathered: dict[int, list[NDArray[Any]]] = {search.model: [] for search in searches}
-    run = max(sizes) if step == 1 else _RUN
-    runs_of = (
-        Stretch(tensor, start, min(start + run, size))
-        for tensor, size in enumerate(sizes)
-        for start in range(0, size, run * step)
-    )
+    run = max(1, min(_RUN, total // len(sizes))) if step > 1 else PIECE
+    room = sum(part.stop - part.start for part in _runs_of(sizes, run, run * step))
+    samples = {search.model: np.empty(room, np.int64 if wide else np.int32) for search in searches}
+    lock, filled = threading.Lock(), 0
 
     def act(stretch: Stretch) -> None:
+        nonlocal filled
         vectors = load(stretch)
-        for model, runs in gathered.items():
-            runs.append(magnitude_bits(vectors[model]))
+        with lock:
+            begin = filled
+            filled += stretch.stop - stretch.start
+        for model, sample in samples.items():
+            sample[begin : begin + stretch.stop - stretch.start] = magnitude_bits(vectors[model])
 
-    for_each(runs_of, act, threads)
-    for model, runs in gathered.items():
-        sample = np.sort(np.concatenate(runs))
+    for_each(_runs_of(sizes, run, run * step), act, threads)
+    for model, sample in samples.items():
+        sample.sort()
         for search in searches:
             if search.model == model:
                 last, share = len(sample) - 1, search.k / total
@@ -134,6 +139,17 @@ def _bracket(searches: Sequence[_Search], sizes: Sequence[int], load: Load, thre
                 search.low = int(sample[max(0, min(last, int(middle - margin) - 1))])
                 search.high = int(sample[max(0, min(last, int(middle + margin) + 1))])
                 _resolve(search)
+
+
+def _runs_of(sizes: Sequence[int], run: int, every: int) -> Iterator[Stretch]:
+    """Runs of elements at equal distances, counted over all tensors; one that meets a tensor's end is shorter."""
+    place, begin = 0, 0
+    for tensor, size in enumerate(sizes):
+        while place < begin + size:
+            start = place - begin
+            yield Stretch(tensor, start, min(start + run, size))
+            place = begin + min(start + run, size) if every == run else place + every
+        begin += size
 
 
 def _resolve(search: _Search) -> None:
@@ -177,7 +193,9 @@ def _count(
                     np.add.at(search.bins, places, counts)
                 else:
                     search.bins[places] += counts
-                if len(values) <= _REMEMBERED:
+                if not len(values):
+                    search.remembered[number] = _NOTHING
+                elif len(values) <= _REMEMBERED:
                     # As Python's own small objects: an array here would sit in the middle of the freed pieces.
                     search.remembered[number] = (tuple(values.tolist()), tuple(counts.tolist()))
         seen(stretch)
@@ -241,9 +259,10 @@ def _place(
                 break
             wanted -= equal
     value = _value(search.found, wide)
-    for tensor, size in enumerate(sizes):
-        position = size if tensor < end[0] else end[1] if tensor == end[0] else 0
-        cuts[tensor][search.model][search.name] = Cut(value, position)
+    kept, dropped = Cut(value, sys.maxsize), Cut(value, 0)
+    for tensor in range(len(sizes)):
+        cut = Cut(value, end[1]) if tensor == end[0] else kept if tensor < end[0] else dropped
+        cuts[tensor][search.model][search.name] = cut
 
 
 def _equals(search: _Search, number: int, stretch: Stretch, load: Load) -> int:

@@ -11,9 +11,9 @@ from stockpot.errors import StockpotError
 from stockpot.merging.contract import Block, Cut
 from stockpot.merging.cuts import Stretch, find_cuts
 from stockpot.merging.masks import mask_key
-from stockpot.merging.plan import PIECE, Input, Piece, Plan, Target
+from stockpot.merging.plan import Input, Piece, Plan, Target
 from stockpot.merging.sources import Source, torch_dtype
-from stockpot.merging.work import for_each
+from stockpot.merging.work import PIECE, for_each
 
 if TYPE_CHECKING:
     import torch

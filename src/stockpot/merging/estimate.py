@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from stockpot.errors import StockpotError
 from stockpot.merging.folder import refuse_output
-from stockpot.merging.plan import PIECE, Plan
+from stockpot.merging.plan import Plan
 from stockpot.merging.shards import bytes_of, file_names, split
+from stockpot.merging.work import PIECE
 
 if TYPE_CHECKING:
     from stockpot.merging.api import Opened, Options

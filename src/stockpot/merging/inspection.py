@@ -18,9 +18,8 @@ from stockpot.errors import StockpotError
 from stockpot.merging.adapters import is_adapter
 from stockpot.merging.opening import open_model
 from stockpot.merging.places import layer_counts
-from stockpot.merging.plan import PIECE
 from stockpot.merging.sources import Info, Source, torch_dtype
-from stockpot.merging.work import for_each
+from stockpot.merging.work import PIECE, for_each
 from stockpot.weights.layout import FLOATS, FileFacts, plain_file
 
 if TYPE_CHECKING:

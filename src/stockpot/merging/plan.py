@@ -14,10 +14,8 @@ from stockpot.merging.rules import RULES
 from stockpot.merging.settings import check_parameters, resolve
 from stockpot.merging.sources import Info, Source
 from stockpot.merging.spec import MergeSpec
+from stockpot.merging.work import PIECE
 from stockpot.weights.layout import FLOATS, ITEM_SIZE
-
-# Elements of a piece: its fp32 copies stay in the processor's cache, and Python's share of the time is small.
-PIECE = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Mapping
@@ -25,9 +26,29 @@ TORCH_NAMES: Mapping[str, str] = {
 }  # fmt: skip
 
 
+class Info(Protocol):
+    """Type, shape, number of elements and bytes of a tensor, known before any of them is read."""
+
+    @property
+    def dtype(self) -> str:
+        """The type, by its safetensors name."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape."""
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor."""
+
+
 @dataclass(frozen=True, slots=True)
-class Info:
-    """Type and shape of a tensor, known before any of its bytes are read."""
+class Held:
+    """What is known of a tensor in memory."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -35,10 +56,7 @@ class Info:
     @property
     def numel(self) -> int:
         """Number of elements."""
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
+        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
@@ -82,9 +100,7 @@ class FileSource:
 
     def __init__(self, layout: Layout, label: str | None = None) -> None:
         self.label = label or str(layout.path)
-        self.tensors: Mapping[str, Info] = {
-            name: Info(entry.dtype, entry.shape) for name, entry in layout.entries.items()
-        }
+        self.tensors: Mapping[str, Info] = layout.entries
         self.files = layout.files
         self._entries = layout.entries
         self._handles: dict[Path, int] = {}
@@ -169,7 +185,7 @@ class MemorySource:
             if short is None or tensor.layout != torch.strided:
                 raise StockpotError(f"{label}: tensor '{name}' is {tensor.dtype} {tensor.layout}: cannot be merged.")
             self._state[name] = tensor.detach()
-            tensors[name] = Info(short, tuple(tensor.shape))
+            tensors[name] = Held(short, tuple(tensor.shape))
         self.tensors: Mapping[str, Info] = tensors
 
     def read(self, name: str, start: int, into: Tensor) -> None:
