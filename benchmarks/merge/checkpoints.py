@@ -1,4 +1,4 @@
-"""Llama-style checkpoints of any size for the benchmarks of merging: a base and models tuned from it, bf16, 1 GB shards."""
+"""Llama-style checkpoints of any size for benchmarks: a base and models tuned from it, bf16, shards of 1 GB."""
 
 from __future__ import annotations
 

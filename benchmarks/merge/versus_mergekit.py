@@ -102,30 +102,15 @@ def spread(values: Sequence[float]) -> str:
     return f"{middle:7.2f} ({low:.2f} to {high:.2f})"
 
 
-def main() -> None:
-    """Runs the rounds and prints the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mergekit", type=Path, help="its mergekit-yaml; without it only ours and the bare loop run")
-    parser.add_argument("--work", type=Path, default=Path("/tmp/merge-benchmark"))
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--layers", type=int, default=22, help="22 are 1.1 B parameters")
-    parser.add_argument("--rules", nargs="*", default=list(RULES), choices=RULES)
-    parser.add_argument("--json", type=Path, help="write every run's figures there")
-    chosen = parser.parse_args()
-    folder = chosen.work / f"layers-{chosen.layers}"
-    for seed, name in enumerate(("base", "a", "b")):
-        make(folder / name, seed, chosen.layers)
-    output = chosen.work / "out"
+def commands_of(chosen: argparse.Namespace, folder: Path, output: Path) -> dict[str, list[str]]:
+    """Everything that is run in a round, in this order."""
     stockpot = [str(Path(sys.executable).with_name("stockpot")), "merge"]
     fast = ["--no-sync", "--no-verify", "--threads", "2"]
-    commands: dict[str, list[str]] = {
-        "bare loop": [
-            sys.executable, str(Path(__file__).with_name("bare.py")), str(folder / "a"), str(folder / "b"), str(output)
-        ],
-        "linear of three, ours": [
-            *stockpot, "linear", *(str(folder / name) for name in ("a", "b", "base")), "-o", str(output), *fast
-        ],
-    }  # fmt: skip
+    a, b, base = (str(folder / name) for name in ("a", "b", "base"))
+    commands = {
+        "bare loop": [sys.executable, str(Path(__file__).with_name("bare.py")), a, b, str(output)],
+        "linear of three, ours": [*stockpot, "linear", a, b, base, "-o", str(output), *fast],
+    }
     for rule in chosen.rules:
         file = str(recipe(rule, folder, chosen.work))
         commands[f"{rule}, ours"] = [*stockpot, file, "-o", str(output), *fast]
@@ -134,43 +119,67 @@ def main() -> None:
         if chosen.mergekit:
             commands[f"{rule}, mergekit"] = [str(chosen.mergekit), file, str(output), *BEST, *QUIET]
     if "linear" in chosen.rules:
-        file = str(chosen.work / "linear.yaml")
-        commands["linear, ours, verified"] = [*stockpot, file, "-o", str(output), "--no-sync", "--threads", "2"]
-        commands["linear, ours, synced"] = [*stockpot, file, "-o", str(output), "--no-verify", "--threads", "2"]
-        commands["linear, ours, as it comes"] = [*stockpot, file, "-o", str(output), "--threads", "2"]
+        file, threads = str(chosen.work / "linear.yaml"), ["--threads", "2"]
+        commands["linear, ours, verified"] = [*stockpot, file, "-o", str(output), "--no-sync", *threads]
+        commands["linear, ours, synced"] = [*stockpot, file, "-o", str(output), "--no-verify", *threads]
+        commands["linear, ours, as it comes"] = [*stockpot, file, "-o", str(output), *threads]
         if chosen.mergekit:
             commands["linear, mergekit's defaults"] = [str(chosen.mergekit), file, str(output), *QUIET]
-    runs: dict[str, list[Run]] = {name: [] for name in commands}
+    return commands
+
+
+# What is divided by what.
+RATIOS = {
+    **{f"{rule}: mergekit / ours": (f"{rule}, mergekit", f"{rule}, ours") for rule in RULES},
+    "linear: mergekit's defaults / ours": ("linear, mergekit's defaults", "linear, ours"),
+    "linear: ours / bare loop": ("linear, ours", "bare loop"),
+    "linear: with --verify / without": ("linear, ours, verified", "linear, ours"),
+    "linear: with --sync / without": ("linear, ours, synced", "linear, ours"),
+    "linear: with both / without": ("linear, ours, as it comes", "linear, ours"),
+    "ties over the model: mergekit / ours": ("ties, mergekit", "ties over the model, ours"),
+    "ties over the model / linear of three": ("ties over the model, ours", "linear of three, ours"),
+    "ties by tensor / linear of three": ("ties, ours", "linear of three, ours"),
+}
+
+
+def into_the_page_cache(folder: Path) -> None:
+    """Reads every file once."""
+    for path in folder.rglob("*.safetensors"):
+        with path.open("rb", buffering=0) as handle:
+            while handle.read(1 << 24):
+                pass
+
+
+def main() -> None:
+    """Runs the rounds and prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mergekit", type=Path, help="its mergekit-yaml; without it only ours and the bare loop run")
+    parser.add_argument("--work", type=Path, default=Path("/tmp/merge-benchmark"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--layers", type=int, default=22, help="22 are 1.1 B parameters")
+    parser.add_argument("--rules", nargs="*", default=list(RULES), choices=RULES)
+    parser.add_argument("--json", type=Path, help="write every run's figures there, after each round")
+    chosen = parser.parse_args()
+    folder, output = chosen.work / f"layers-{chosen.layers}", chosen.work / "out"
+    for seed, name in enumerate(("base", "a", "b")):
+        make(folder / name, seed, chosen.layers)
+    runs: dict[str, list[Run]] = {name: [] for name in commands_of(chosen, folder, output)}
     for number in range(chosen.rounds):
-        for name, command in commands.items():
-            for path in folder.rglob("*.safetensors"):  # into the page cache
-                with path.open("rb", buffering=0) as handle:
-                    while handle.read(1 << 24):
-                        pass
-            runs[name].append(run(command, output))
-            last = runs[name][-1]
+        for name, command in commands_of(chosen, folder, output).items():
+            into_the_page_cache(folder)
+            last = run(command, output)
+            runs[name].append(last)
             print(f"round {number + 1} {name}: {last.wall:.2f} s, {last.cpu:.2f} CPU-s", file=sys.stderr, flush=True)
+        if chosen.json:
+            chosen.json.write_text(json.dumps({name: [vars(each) for each in done] for name, done in runs.items()}))
     print(f"{'':30} {'wall, s':28} {'CPU, s':28} anonymous, MB")
     for name, done in runs.items():
         walls, cpus = [each.wall for each in done], [each.cpu for each in done]
         print(f"{name:30} {spread(walls):28} {spread(cpus):28} {max(each.anonymous for each in done) / 1e6:6.0f}")
     print()
-    for rule in chosen.rules:
-        if chosen.mergekit:
-            ratio(f"{rule}: mergekit / ours", runs[f"{rule}, mergekit"], runs[f"{rule}, ours"])
-    if chosen.mergekit and "linear" in chosen.rules:
-        ratio("linear: mergekit's defaults / ours", runs["linear, mergekit's defaults"], runs["linear, ours"])
-    if "linear" in chosen.rules:
-        ratio("linear: ours / bare loop", runs["linear, ours"], runs["bare loop"])
-        ratio("linear: with --verify / without", runs["linear, ours, verified"], runs["linear, ours"])
-        ratio("linear: with --sync / without", runs["linear, ours, synced"], runs["linear, ours"])
-    if "ties" in chosen.rules:
-        ratio("ties over the model / linear of three", runs["ties over the model, ours"], runs["linear of three, ours"])
-        ratio("ties by tensor / linear of three", runs["ties, ours"], runs["linear of three, ours"])
-        if chosen.mergekit:
-            ratio("ties over the model: mergekit / ours", runs["ties, mergekit"], runs["ties over the model, ours"])
-    if chosen.json:
-        chosen.json.write_text(json.dumps({name: [vars(each) for each in done] for name, done in runs.items()}))
+    for name, (slow, fast) in RATIOS.items():
+        if slow in runs and fast in runs:
+            ratio(name, runs[slow], runs[fast])
 
 
 def ratio(name: str, slow: Sequence[Run], fast: Sequence[Run]) -> None:

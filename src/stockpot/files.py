@@ -52,7 +52,7 @@ def explained(path: Path) -> Iterator[None]:
         if number in (errno.ENOSPC, errno.EDQUOT):
             raise StockpotError(
                 f"the disk is full: {path} could not be written; what was finished before is safe. "
-                "Free some space and go on with `stockpot resume`, or with the same `stockpot compare`."
+                "Free some space and go on: `stockpot resume`, the same `stockpot compare`, `stockpot merge --resume`."
             ) from error
         if number in _REFUSED:
             raise StockpotError(f"{getattr(error, 'filename', None) or path}: {os.strerror(number)}.") from error

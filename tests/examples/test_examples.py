@@ -36,5 +36,23 @@ def test_sfa_keeps_more_than_plain_fine_tuning(name: str, tmp_path: Path) -> Non
     assert not list(tmp_path.iterdir())
 
 
+def test_merged_models_know_what_each_of_them_has_forgotten(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    done = subprocess.run(
+        [sys.executable, FOLDER / "merge.py"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    scores = {
+        line.split()[0]: [float(word) for word in re.findall(r"\d\.\d+", line)] for line in done.stdout.splitlines()
+    }
+    assert scores["first"][1] < 0.1
+    assert scores["second"][0] < 0.1
+    for rule in ("linear", "task_arithmetic", "ties", "dare_ties", "magmax"):
+        assert scores[rule][2] > max(scores["first"][2], scores["second"][2]) + 0.2
+    assert scores["linear"][2] > scores["start"][2]
+    assert not list(tmp_path.iterdir())
+
+
 def test_every_example_is_tested() -> None:
-    assert {file.stem for file in FOLDER.glob("*.py")} == {"plain_loop", "trainer", "trl_sft"}
+    assert {file.stem for file in FOLDER.glob("*.py")} == {"merge", "plain_loop", "trainer", "trl_sft"}

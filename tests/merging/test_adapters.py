@@ -24,8 +24,8 @@ from stockpot.merging.adapters import AdapterSource
 from stockpot.merging.api import Options, merge, opened
 from stockpot.merging.api import identity as identity_of
 from stockpot.merging.opening import open_model
-from stockpot.merging.work import PIECE
 from stockpot.merging.spec import MergeSpec, ModelSpec
+from stockpot.merging.work import PIECE
 
 State = dict[str, Tensor]
 Q, DOWN = "model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.down_proj.weight"

@@ -471,7 +471,7 @@ print(max(peak) >> 10)
 
 
 def test_many_tiny_tensors_take_little_memory_each(tmp_path: Path) -> None:
-    """At most 3 KB each, all inputs, the plan and the check of the output together: 100,000 take 300 MB."""
+    """At most 3 KB each, all inputs, the plan and the check of the output together: 100,000 take 320 MB."""
 
     def peak(count: int) -> int:
         home = tmp_path / str(count)

@@ -14,17 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from stockpot import StockpotError
-from stockpot.merging.inspection import (
-    Comparison,
-    Difference,
-    Ties,
-    compare,
-    facts_of,
-    find_ties,
-    fold,
-    match,
-    open_source,
-)
+from stockpot.merging.comparison import Comparison, Difference, compare, match
+from stockpot.merging.inspection import Ties, facts_of, find_ties, fold, open_source
 from stockpot.merging.sources import MemorySource
 
 
@@ -277,6 +268,7 @@ def test_facts_and_matching_do_not_import_torch(tmp_path: Path) -> None:
     folder = sharded(tmp_path / "m")
     code = (
         "import sys; from pathlib import Path; from stockpot.merging.inspection import *; "
+        "from stockpot.merging.comparison import *; "
         f"place = Path({str(folder)!r}); source = open_source(place, 'm'); "
         "print(facts_of(place, source).parameters, len(match(source, source).common), 'torch' in sys.modules)"
     )

@@ -12,18 +12,8 @@ from typing import Any
 
 from stockpot.cli.console import say, show
 from stockpot.errors import StockpotError
-from stockpot.merging.inspection import (
-    Comparison,
-    Difference,
-    Facts,
-    Ties,
-    compare,
-    facts_of,
-    find_ties,
-    fold,
-    match,
-    open_source,
-)
+from stockpot.merging.comparison import Comparison, Difference, compare, match
+from stockpot.merging.inspection import Facts, Ties, facts_of, find_ties, fold, open_source
 from stockpot.merging.opening import located
 from stockpot.merging.sources import Info, Source
 from stockpot.weights.layout import FLOATS

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from stockpot.cli.console import say, show
 from stockpot.errors import StockpotError
-from stockpot.merging.api import Options, divide_parameters, dtype_name, merge_into, one_of, opened
+from stockpot.merging.api import Opened, Options, divide_parameters, dtype_name, merge_into, one_of, opened
+from stockpot.merging.donor import settle
 from stockpot.merging.estimate import Estimate, estimate
+from stockpot.merging.plan import check_rule
 from stockpot.merging.spec import MergeSpec, ModelSpec
 
 if TYPE_CHECKING:
@@ -66,7 +68,12 @@ def merge(
 
 def _expected(spec: MergeSpec, output: Path, options: Options) -> Estimate:
     with opened(spec, options) as work:
-        return estimate(work, output, options)
+        return _with_notes(work, output, options)
+
+
+def _with_notes(work: Opened, output: Path, options: Options) -> Estimate:
+    found, beside = estimate(work, output, options), settle(work.plan, work.folders)
+    return replace(found, notes=tuple(note.rstrip(".") for note in (*found.notes, *beside.notes)))
 
 
 def parse_settings(rule: str, settings: Sequence[str], count: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -104,6 +111,10 @@ def _from_file(file: Path, models: Sequence[str], base: str | None, settings: Se
     if models:
         raise StockpotError(f"{file} names its models itself; {models[0]} is one too many.")
     spec = read_config(file)
+    try:
+        check_rule(spec)
+    except StockpotError as error:
+        raise StockpotError(f"{file}: {error}") from error
     each, shared = parse_settings(spec.rule, settings, len(spec.models))
     keys = {*shared, *(key for own in each for key in own)}
 
@@ -167,7 +178,7 @@ def _dry_run(spec: MergeSpec, output: Path, options: Options) -> None:
     from rich.table import Table
 
     with opened(spec, options) as work:
-        expected = estimate(work, output, options)
+        expected = _with_notes(work, output, options)
         table = Table("input", "files", "tensors", "types", "bytes", title=f"{spec.rule}: what would be read")
         for source in work.plan.sources:
             kinds = sorted({info.dtype for info in source.tensors.values()})
@@ -202,7 +213,7 @@ def _greedy(spec: MergeSpec, output: Path, options: Options, command: str | None
 
     def score(members: Sequence[int]) -> float:
         chosen = [spec.models[number] for number in members]
-        if len(chosen) == 1:
+        if len(chosen) == 1 and "+" not in chosen[0].path and (located(chosen[0].path) / "config.json").is_file():
             value = run_score(command, located(chosen[0].path))
         else:
             merge_into(replace(spec, models=tuple(chosen)), trial, replace(options, verify=False, sync=False))

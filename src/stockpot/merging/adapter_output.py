@@ -19,6 +19,7 @@ from stockpot.merging.folder import refuse_output
 from stockpot.merging.plan import Plan
 from stockpot.merging.sources import torch_dtype
 from stockpot.merging.spec import MergeSpec
+from stockpot.merging.work import PIECE
 from stockpot.merging.writer import ShardFile, Slot, verify_shard
 from stockpot.weights.layout import ITEM_SIZE
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."
+_LONGEST_PATTERN = 500
 _FACTOR = re.compile(r"(?P<module>.+)\.(?:lora_(?P<plain>[AB])\.weight|lora_embedding_(?P<embedding>[AB]))")
 _LONGEST_CONFIG = 8 << 20
 # Keys that say how an adapter was made or trained, not what it adds.
@@ -83,6 +84,11 @@ def read_config(folder: Path) -> AdapterConfig:
         config = AdapterConfig.model_validate_json(file.read_bytes())
         for pattern in (*(config.rank_pattern or {}), *(config.alpha_pattern or {})):
             re.compile(rf"(.*\.)?({pattern})$")
+            # From a foreign file: a repeated group can take for ever to not match, and no module's name needs one.
+            if re.search(r"\)[*+{]", pattern) or len(pattern) > _LONGEST_PATTERN:
+                raise StockpotError(
+                    f"{file}: the pattern {_short(pattern)!r} repeats a group, or is too long: not read."
+                )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from stockpot.errors import StockpotError
 from stockpot.merging.contract import Value
@@ -75,6 +75,54 @@ def dtype_name(name: str) -> str:
             f"{name!r} is not a type of weights.{did_you_mean(name, known)} Known: {', '.join(_DTYPES)}."
         )
     return known[name]
+
+
+@overload
+def merge(
+    rule: str,
+    models: Sequence[str | os.PathLike[str] | State],
+    base: str | os.PathLike[str] | State | None = None,
+    output: None = None,
+    *,
+    dtype: str | None = None,
+    trim: str = "model",
+    on_missing: str = "error",
+    seed: int = 0,
+    options: Options | None = None,
+    **parameters: Any,
+) -> dict[str, Tensor]: ...
+
+
+@overload
+def merge(
+    rule: str,
+    models: Sequence[str | os.PathLike[str] | State],
+    base: str | os.PathLike[str] | State | None,
+    output: str | os.PathLike[str],
+    *,
+    dtype: str | None = None,
+    trim: str = "model",
+    on_missing: str = "error",
+    seed: int = 0,
+    options: Options | None = None,
+    **parameters: Any,
+) -> Path: ...
+
+
+@overload
+def merge(
+    rule: str,
+    models: Sequence[str | os.PathLike[str] | State],
+    base: str | os.PathLike[str] | State | None = None,
+    *,
+    output: str | os.PathLike[str],
+    dtype: str | None = None,
+    trim: str = "model",
+    on_missing: str = "error",
+    seed: int = 0,
+    options: Options | None = None,
+    **parameters: Any,
+) -> Path: ...
 
 
 def merge(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,13 +13,15 @@ from typing import TYPE_CHECKING
 from stockpot.errors import StockpotError
 from stockpot.merging.sources import FileSource, MemorySource, Source
 from stockpot.merging.spec import MergeSpec
-from stockpot.weights.layout import PICKLES, plain_file, read_index, read_layout
+from stockpot.weights.layout import PICKLES, FileFacts, plain_file, read_index, read_layout
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from stockpot.merging.adapters import AdapterConfig
 
+# Weights and what stands beside them: never code.
+_WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.spm", "*.tiktoken", "*.codes", "*.bpe")
 _HUB = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$")
 
 
@@ -36,8 +39,7 @@ def located(path: str) -> Path:
 
     name, _, revision = path.partition("@")
     try:
-        wanted = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(_WANTED)))
     except Exception as error:  # offline, unknown, gated: the hub's own words, in one line
         raise StockpotError(f"{path}: no such folder, and not to be had from the hub: {error}") from error
 
@@ -135,9 +137,11 @@ class Inputs:
         return base, adapter
 
     def _is_adapter(self, path: str) -> bool:
+        if path in self._states or not (self._located(path) / "adapter_config.json").is_file():
+            return False
         from stockpot.merging.adapters import is_adapter
 
-        return path not in self._states and is_adapter(self._located(path))
+        return is_adapter(self._located(path))
 
     def _config(self, path: str) -> AdapterConfig:
         from stockpot.merging.adapters import read_config
@@ -166,7 +170,7 @@ def _own_base(path: str, config: AdapterConfig) -> str:
 def open_model(path: Path, label: str, allow_bin: bool = False, stem: str = "model") -> Source:
     """A checkpoint's tensors; a `.bin` only with `allow_bin`, and then without running what is pickled in it."""
     if allow_bin and (pickles := _pickles(path, stem)):
-        return MemorySource(_load(pickles), label)
+        return MemorySource(_load(pickles), label, tuple(_facts(file) for file in pickles.values()))
     if path.suffix in PICKLES or (path.is_dir() and not _has_safetensors(path) and _pickles(path, stem)):
         raise StockpotError(
             f"{label} holds no safetensors but a pickle, which could run code: --allow-bin loads its tensors alone."
@@ -191,6 +195,12 @@ def _pickles(path: Path, stem: str = "model") -> dict[str, Path]:
     if not index.is_file():
         return {}
     return {name: plain_file(path, index, name) for name in dict.fromkeys(read_index(index).values())}
+
+
+def _facts(file: Path) -> FileFacts:
+    """A pickle has no header: the hash is that of its first bytes, which list what it holds."""
+    with file.open("rb") as handle:
+        return FileFacts(file, file.stat().st_size, hashlib.sha256(handle.read(1 << 16)).hexdigest(), {})
 
 
 def _load(files: Mapping[str, Path]) -> dict[str, Tensor]:

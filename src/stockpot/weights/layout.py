@@ -257,7 +257,7 @@ def _wholes(numbers: Any) -> bool:
 
 def _instead(folder: Path) -> str:
     if (folder / "adapter_model.safetensors").is_file():
-        return ": it is an adapter; merge it into its base model first (`merge_and_unload`) and save that."
+        return ": it is an adapter; `stockpot merge linear ADAPTER -o FOLDER` merges it into its base model."
     pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES)
     if pickles:
         return f", only {pickles[0]}, and a pickle is never loaded here; {CONVERT}."

@@ -15,7 +15,7 @@ def model_stock(block: Block) -> Tensor:
 
     cos ω is the mean cosine between the task vectors of two models, over the tensor (`filter_wise=true`: over each
     row; a tensor of one dimension is one row), from products summed in fp64. Where 1 + (N−1) cos ω vanishes there is
-    no estimate, and the base is kept. Agrees with mergekit's model_stock.
+    no estimate, and the base is kept. Agrees with mergekit's model_stock, whose products are in fp32.
     """
     import torch
 

@@ -18,7 +18,8 @@ def slerp(block: Block) -> Tensor:
     """Spherical interpolation of two models, tensor by tensor: `sin((1−t)ω)/sin ω · θ₁ + sin(tω)/sin ω · θ₂`.
 
     ω is the angle between the two flattened tensors, from norms and products summed in fp64. Where |cos ω| > 0.9995
-    (or a norm is zero) it is the straight line `(1−t)θ₁ + tθ₂`, as in mergekit (Shoemake, SIGGRAPH 1985).
+    (or a norm is zero) it is the straight line `(1−t)θ₁ + tθ₂`, as in mergekit, which sums in fp32 (Shoemake, SIGGRAPH
+    1985).
     """
     assert block.gram is not None
     t = block.settings.number("t")
@@ -37,7 +38,8 @@ def nuslerp(block: Block) -> Tensor:
 
     `flatten=true` takes a tensor as one vector; otherwise each row is a vector of its own, or with
     `row_wise=true` each column, as mergekit's nuslerp_row_wise does. The straight line is taken only where the two
-    are parallel to within 1e-8. Weights that sum to zero mean t = ½. Agrees with mergekit's nuslerp.
+    are parallel to within 1e-8. Weights that sum to zero mean t = ½. Agrees with mergekit's nuslerp,
+    whose norms are in fp32.
     """
     assert block.gram is not None
     weights = block.settings.numbers("weight")
