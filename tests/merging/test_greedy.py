@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from checkpoints import assert_same, loaded, saved, tuned
 from hypothesis import given
 from hypothesis import strategies as st
 
+import stockpot
 from stockpot import StockpotError
 from stockpot.merging.greedy import greedy_soup
 
@@ -32,6 +37,28 @@ def test_it_is_never_worse_than_the_best_model(models: list[int], target: int) -
         else:
             assert score([*kept, number]) < score(kept)
     assert tuple(kept) == soup.members
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_models_are_merged_scored_and_kept(on_disk: bool, tmp_path: Path) -> None:
+    states = [tuned(1) | {"model.scale": torch.tensor(value)} for value in (1.0, 3.0, 9.0)]
+    seen: list[float] = []
+
+    def score(model: Any) -> float:
+        state = loaded(model) if on_disk else model
+        seen.append(float(state["model.scale"]))
+        return -abs(seen[-1] - 2.0)
+
+    models: list[Any] = [saved(tmp_path / str(number), state) for number, state in enumerate(states)]
+    if on_disk:
+        found = loaded(stockpot.merge("greedy_soup", models, output=tmp_path / "out", score=score))
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2", "out"]
+    else:
+        found = stockpot.merge("greedy_soup", states, score=score)
+    assert seen == [1.0, 3.0, 9.0, 2.0, pytest.approx(13 / 3)]
+    assert_same(found, stockpot.merge("linear", states[:2]))
+    with pytest.raises(StockpotError, match="needs score="):
+        stockpot.merge("greedy_soup", states)
 
 
 def test_copies_all_come_in() -> None:

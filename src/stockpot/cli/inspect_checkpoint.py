@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from stockpot.merging.comparison import Comparison, Difference, compare, match
 from stockpot.merging.inspection import Facts, Ties, facts_of, find_ties, fold, open_source
 from stockpot.merging.opening import located
 from stockpot.merging.sources import Info, Source
+from stockpot.merging.work import processors
 from stockpot.weights.layout import FLOATS
 
 # Lines of a folded listing, and of what is named below a table; --all prints all.
@@ -49,7 +49,7 @@ def inspect(
         if len(paths) == 1:
             _inspect_one(sources[0], facts[0], every, ties, as_json)
             return
-        comparisons = _compare(sources, threads or min(8, len(os.sched_getaffinity(0))))
+        comparisons = _compare(sources, threads or min(8, processors()))
     if as_json:
         _print_json({"checkpoints": [facts_json(one) for one in facts], "comparisons": list(map(_json, comparisons))})
     elif len(comparisons) == 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import threading
 import time
@@ -10,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stockpot.cli.console import say, show
 from stockpot.errors import StockpotError
@@ -19,9 +18,6 @@ from stockpot.merging.donor import settle
 from stockpot.merging.estimate import Estimate, estimate
 from stockpot.merging.plan import check_rule
 from stockpot.merging.spec import MergeSpec, ModelSpec
-
-if TYPE_CHECKING:
-    from stockpot.merging.greedy import Soup
 
 
 def merge(
@@ -204,31 +200,17 @@ def _told(expected: Estimate, output: Path) -> list[str]:
 
 
 def _greedy(spec: MergeSpec, output: Path, options: Options, command: str | None) -> None:
-    from stockpot.merging.greedy import greedy_soup, run_score
-    from stockpot.merging.opening import located
+    from stockpot.merging.greedy import run_score
+    from stockpot.merging.soup import soup_into
 
     if not command:
         raise StockpotError('greedy_soup needs a score on held-out data: --score "python evaluate.py {model}".')
-    trial = output.with_name(f".trial-{output.name}")
-
-    def score(members: Sequence[int]) -> float:
-        chosen = [spec.models[number] for number in members]
-        if len(chosen) == 1 and "+" not in chosen[0].path and (located(chosen[0].path) / "config.json").is_file():
-            value = run_score(command, located(chosen[0].path))
-        else:
-            merge_into(replace(spec, models=tuple(chosen)), trial, replace(options, verify=False, sync=False))
-            try:
-                value = run_score(command, trial)
-            finally:
-                shutil.rmtree(trial)
-        say(f"{value:.6g}  {' + '.join(model.path for model in chosen)}")
-        return value
-
-    if trial.exists():
-        raise StockpotError(f"{trial} is left of an interrupted greedy soup: delete it.")
     _expected(spec, output, options)
-    soup: Soup = greedy_soup(len(spec.models), score)
-    merge_into(replace(spec, models=tuple(spec.models[number] for number in soup.members)), output, options)
+
+    def told(models: Sequence[str], value: float) -> None:
+        say(f"{value:.6g}  {' + '.join(models)}")
+
+    soup = soup_into(spec, lambda folder: run_score(command, folder), output, options, told=told)
     say(f"The soup of {_count(len(soup.members), 'model')} scores {soup.score:.6g}.")
     say(f"Model: {output}")
 

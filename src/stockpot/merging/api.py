@@ -21,6 +21,7 @@ from stockpot.merging.plan import Plan, make_plan
 from stockpot.merging.shards import bytes_of
 from stockpot.merging.sources import Source, torch_dtype
 from stockpot.merging.spec import MergeSpec, ModelSpec, as_yaml
+from stockpot.merging.work import processors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -144,7 +145,8 @@ def merge(
     its path returned; without, its state dict is. A parameter that every model has one of (`weight`, `density`) takes
     one value for all or a list with one for each; λ is `lambda_`. Raises StockpotError before any tensor is read for
     everything that can be known from names, shapes and types; for NaN or infinity in the result, unless
-    `Options(allow_nonfinite=True)`. `stockpot rules` says what rules there are.
+    `Options(allow_nonfinite=True)`. `stockpot rules` says what rules there are; `greedy_soup` takes `score=`, a
+    function of a state dict, or of a folder where there is an `output`; higher is better.
     """
     states: dict[str, State] = {}
 
@@ -167,9 +169,29 @@ def merge(
         on_missing=one_of("on_missing", on_missing, ("error", "base", "skip")),
         seed=seed,
     )
+    if rule == "greedy_soup":
+        return _soup(spec, shared, output, options or Options(), states)
     if output is not None:
         return merge_into(spec, Path(output), options or Options(), states=states)
     return merge_state(spec, options or Options(), states)
+
+
+def _soup(
+    spec: MergeSpec,
+    shared: dict[str, Any],
+    output: str | os.PathLike[str] | None,
+    options: Options,
+    states: Mapping[str, State],
+) -> dict[str, Tensor] | Path:
+    from stockpot.merging.soup import soup_into, soup_state
+
+    score = shared.pop("score", None)
+    if not callable(score):
+        raise StockpotError("greedy_soup needs score=, a function of a state dict, or with `output` of a folder.")
+    if output is None:
+        return soup_state(spec, score, options, states)
+    soup_into(spec, score, Path(output), options, states)
+    return Path(output)
 
 
 def one_of(name: str, value: str, known: Sequence[str]) -> Any:
@@ -213,7 +235,7 @@ def opened(spec: MergeSpec, options: Options, states: Mapping[str, State] | None
 
 def threads_of(options: Options) -> int:
     """As many as asked for; else one for each processor, up to eight: the disk is no faster than that."""
-    return options.threads or min(8, len(os.sched_getaffinity(0)))
+    return options.threads or min(8, processors())
 
 
 def engine_of(opened: Opened, options: Options, seen: Seen = lambda nbytes: None) -> Engine:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import struct
-import threading
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -67,10 +67,9 @@ class ShardFile:
         head, self._places = header_of(self.slots, self.metadata)
         self.nbytes = len(head) + sum(slot.nbytes for slot in self.slots)
         self._sizes = {slot.name: ITEM_SIZE[slot.dtype] for slot in self.slots}
-        self._lock = threading.Lock()
         self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         try:
-            os.posix_fallocate(self._handle, 0, self.nbytes)  # a full disk is noticed here, before the work
+            take_room(self._handle, self.nbytes)  # a full disk is noticed here, before the work
         except BaseException:
             os.close(self._handle)
             raise
@@ -84,8 +83,7 @@ class ShardFile:
 
     def _put(self, data: memoryview, place: int) -> None:
         if self.checked:
-            with self._lock:
-                self.sums[place] = (len(data), zlib.crc32(data))
+            self.sums[place] = (len(data), zlib.crc32(data))
         done = 0
         while done < len(data):
             done += os.pwrite(self._handle, data[done:], place + done)
@@ -97,6 +95,16 @@ class ShardFile:
                 os.fsync(self._handle)
         finally:
             os.close(self._handle)
+
+
+def take_room(handle: int, nbytes: int) -> None:
+    """Makes a file that long, and where system and file system can, takes its room on the disk at once."""
+    try:
+        os.posix_fallocate(handle, 0, nbytes)
+    except (AttributeError, OSError) as error:  # macOS has no such call, some network file systems do not know it
+        if isinstance(error, OSError) and error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
+        os.ftruncate(handle, nbytes)
 
 
 def verify_shard(path: Path, sums: Mapping[int, tuple[int, int]], slots: Sequence[Slot], sync: bool) -> None:

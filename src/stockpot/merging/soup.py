@@ -1,0 +1,77 @@
+"""Merging as a greedy soup: candidates are merged, scored and thrown away; the one that is chosen stays."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stockpot.errors import StockpotError
+from stockpot.merging.api import Options, State, merge_into, merge_state
+from stockpot.merging.greedy import Soup, greedy_soup
+from stockpot.merging.opening import located
+from stockpot.merging.spec import MergeSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Told = Callable[[Sequence[str], float], None]  # hears of every score, and of which models
+
+
+def soup_state(
+    spec: MergeSpec, score: Callable[[dict[str, Tensor]], float], options: Options, states: Mapping[str, State]
+) -> dict[str, Tensor]:
+    """The greedy soup in memory; `score` is given state dicts."""
+
+    def merged(members: Sequence[int]) -> dict[str, Tensor]:
+        return merge_state(_of(spec, members), options, states)
+
+    soup = greedy_soup(len(spec.models), lambda members: score(merged(members)))
+    return merged(soup.members)
+
+
+def soup_into(
+    spec: MergeSpec,
+    score: Callable[[Path], float],
+    output: Path,
+    options: Options,
+    states: Mapping[str, State] | None = None,
+    told: Told = lambda models, value: None,
+) -> Soup:
+    """The greedy soup in a folder; `score` is given folders, a single model's own where it stands in one.
+
+    Candidates are written beside the output, and deleted when they are scored.
+    """
+    trial = output.with_name(f".trial-{output.name}")
+    if trial.exists():
+        raise StockpotError(f"{trial} is left of an interrupted greedy soup: delete it.")
+
+    def scored(members: Sequence[int]) -> float:
+        paths = [spec.models[number].path for number in members]
+        if len(paths) == 1 and (folder := _own_folder(paths[0], states)) is not None:
+            value = score(folder)
+        else:
+            merge_into(_of(spec, members), trial, replace(options, verify=False, sync=False), states=states)
+            try:
+                value = score(trial)
+            finally:
+                shutil.rmtree(trial)
+        told(paths, value)
+        return value
+
+    soup = greedy_soup(len(spec.models), scored)
+    merge_into(_of(spec, soup.members), output, options, states=states)
+    return soup
+
+
+def _of(spec: MergeSpec, members: Sequence[int]) -> MergeSpec:
+    return replace(spec, rule="linear", models=tuple(spec.models[number] for number in members))
+
+
+def _own_folder(path: str, states: Mapping[str, State] | None) -> Path | None:
+    if (states and path in states) or "+" in path:
+        return None
+    folder = located(path)
+    return folder if (folder / "config.json").is_file() else None
