@@ -430,6 +430,35 @@ def test_delta_is_that_of_peft(feature: str, tmp_path: Path) -> None:
         torch.testing.assert_close(found.view(delta.shape), delta, rtol=1e-13, atol=1e-15)
 
 
+def test_the_command_writes_a_model_or_an_adapter(
+    adapters: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from stockpot.cli import main
+
+    def run(*more: str) -> str:
+        with pytest.raises(SystemExit) as leaving:
+            main(["merge", "linear", *map(str, adapters), "-o", str(tmp_path / "out"), *more])
+        heard = capsys.readouterr()
+        return heard.err if leaving.value.code else heard.out
+
+    assert "Writes an adapter to" in run("--as-adapter", "--dry-run")
+    assert "--rank is that of an adapter" in run("--rank", "2")
+    assert not (tmp_path / "out").exists()
+    said = run("--as-adapter", "--rank", "1")
+    assert "rank 1, " in said
+    assert "of its own norm away" in said
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "adapter_config.json", "adapter_model.safetensors", "stockpot_merge.yaml",
+    }  # fmt: skip
+    assert "exists already" in run()
+
+
+@pytest.mark.parametrize("pattern", ["(a*)*b", "(a|aa)+$", "x" * 1000])
+def test_patterns_that_could_take_for_ever_are_not_read(pattern: str, adapters: list[Path], tmp_path: Path) -> None:
+    hostile = changed(adapters[0], tmp_path / "hostile", rank_pattern={pattern: 4})
+    assert "repeats a group, or is too long" in refusal(lambda: merge("linear", [hostile]))
+
+
 def test_modules_saved_whole_stand_in_for_the_bases(base: Path) -> None:
     folder = adapter(base, "saved", 4, r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])
     trained = load_file(folder / "adapter_model.safetensors")["base_model.model.lm_head.weight"]

@@ -44,6 +44,10 @@ def merge(
         return _greedy(spec, target, options, score)
     if score:
         raise StockpotError("--score belongs to greedy_soup.")
+    if options.as_adapter:
+        return _adapter(spec, target, options, dry_run)
+    if options.adapter_rank is not None:
+        raise StockpotError("--rank is that of an adapter to be written: --as-adapter.")
     if dry_run:
         return _dry_run(spec, target, options)
     begun = time.perf_counter()
@@ -197,6 +201,28 @@ def _told(expected: Estimate, output: Path) -> list[str]:
         *(f"Note: {note}." for note in expected.notes),
         "Nothing was written." if expected.fits else "Nothing was written, and it would not fit on that disk.",
     ]
+
+
+def _adapter(spec: MergeSpec, output: Path, options: Options, dry_run: bool) -> None:
+    from stockpot.merging.adapter_output import merged_modules, write_adapter
+    from stockpot.merging.folder import refuse_output
+
+    with opened(spec, options) as work:
+        refuse_output(output, work.paths)
+        modules = merged_modules(work.plan, options.adapter_rank)
+        parameters = sum(module.rank * (module.like.rows + module.like.columns) for module in modules)
+    ranks = sorted({module.rank for module in modules})
+    rank = f"rank {ranks[0]}" + (f" to {ranks[-1]}" if len(ranks) > 1 else "")
+    what = f"{_count(len(modules), 'module')}, {rank}, {parameters:,} parameters"
+    if dry_run:
+        say(f"Writes an adapter to {output}: {what}.")
+        say("Nothing was written.")
+        return
+    lost = write_adapter(spec, output, options.adapter_rank, options)
+    say(f"Merged {_count(len(spec.models), 'adapter')} by {spec.rule} into an adapter: {what}.")
+    if lost:
+        say(f"Its ΔW is {lost:.3g} of its own norm away from the merge of full rank.")
+    say(f"Adapter: {output}")
 
 
 def _greedy(spec: MergeSpec, output: Path, options: Options, command: str | None) -> None:

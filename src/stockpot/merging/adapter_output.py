@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from stockpot.errors import StockpotError
-from stockpot.files import publishing, write_json
+from stockpot.files import publishing, write_json, write_text
 from stockpot.merging.adapters import CONFIG, PREFIX, AdapterSource, Factors
 from stockpot.merging.api import Options, State, opened
 from stockpot.merging.contract import Rule, Settings
@@ -18,7 +20,7 @@ from stockpot.merging.engine import first_nonfinite
 from stockpot.merging.folder import refuse_output
 from stockpot.merging.plan import Plan
 from stockpot.merging.sources import torch_dtype
-from stockpot.merging.spec import MergeSpec
+from stockpot.merging.spec import MergeSpec, as_yaml
 from stockpot.merging.work import PIECE
 from stockpot.merging.writer import ShardFile, Slot, verify_shard
 from stockpot.weights.layout import ITEM_SIZE
@@ -92,6 +94,8 @@ def write_adapter(
             lost = _write(folder / _WEIGHTS, modules, dtype, options)
             base = plan.spec.base if plan.spec.base in work.folders else None
             write_json(folder / CONFIG, _config(plan, modules, base))
+            recipe = yaml.safe_dump(as_yaml(plan.spec), sort_keys=False, allow_unicode=True)
+            write_text(folder / "stockpot_merge.yaml", recipe)
             if output.is_dir():
                 output.rmdir()  # empty, or it was refused
     return lost
