@@ -108,6 +108,24 @@ def test_a_dry_run_writes_nothing_and_needs_no_torch(run: Callable[..., str], mo
     assert done.returncode == 0, done.stderr
 
 
+def test_a_dry_run_names_all_that_does_not_fit(
+    run: Callable[..., str], models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = loaded(models / "b") | {"model.scale": torch.zeros(2), "new.weight": torch.zeros(1)}
+    del other["lm_head.weight"]
+    saved(models / "other", other)
+    said = run("merge linear a other -o out --dry-run")
+    assert said.startswith("exit 2: ")
+    with pytest.raises(SystemExit):
+        main(["merge", "linear", "a", "other", "-o", "out", "--dry-run"])
+    listed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Does not fit: ")]
+    assert sorted(listed) == [
+        "Does not fit: other alone holds 'new.weight' (1).",
+        "Does not fit: other has 'model.scale' as [2], not [].",
+        "Does not fit: other lacks 'lm_head.weight'.",
+    ]
+
+
 def test_mistakes_are_one_line_and_exit_code_2(run: Callable[..., str], models: Path) -> None:
     for command, answer in {
         "merge linnear a b": "Did you mean 'linear'?",

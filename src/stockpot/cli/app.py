@@ -111,7 +111,9 @@ def merge(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="a parameter: v for all, v,w for each, [v,w] over depth"),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="a parameter: v for all, v,w for each, a list in brackets over depth"
+        ),
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="of the output: bfloat16, float32…; default: the first's")] = None,
     trim: Annotated[str | None, typer.Option(help="count the largest over the whole `model`, or each `tensor`")] = None,

@@ -19,6 +19,8 @@ from stockpot.merging.estimate import Estimate, estimate
 from stockpot.merging.plan import check_rule
 from stockpot.merging.spec import MergeSpec, ModelSpec
 
+_FEW = 20  # of the tensors that do not fit are named
+
 
 def merge(
     what: str,
@@ -177,6 +179,8 @@ def _bar(total: int) -> Iterator[Callable[[int], None]]:
 def _dry_run(spec: MergeSpec, output: Path, options: Options) -> None:
     from rich.table import Table
 
+    if spec.on_missing == "error":
+        _say_what_does_not_fit(spec, options)
     with opened(spec, options) as work:
         expected = _with_notes(work, output, options)
         table = Table("input", "files", "tensors", "types", "bytes", title=f"{spec.rule}: what would be read")
@@ -189,6 +193,19 @@ def _dry_run(spec: MergeSpec, output: Path, options: Options) -> None:
     show(table)
     for line in _told(expected, output):
         say(line)
+
+
+def _say_what_does_not_fit(spec: MergeSpec, options: Options) -> None:
+    """All tensors that do not fit, where the merge itself stops at the first."""
+    try:
+        with opened(replace(spec, on_missing="skip"), options) as work:
+            notes = work.plan.notes
+    except StockpotError:
+        return  # something else is wrong, which will be said
+    for note in notes[:_FEW]:
+        say(f"Does not fit: {note.partition(': left out')[0]}.")
+    if len(notes) > _FEW:
+        say(f"Does not fit: {len(notes) - _FEW} more.")
 
 
 def _told(expected: Estimate, output: Path) -> list[str]:
