@@ -365,27 +365,31 @@ def test_della_keeps_the_large_ones_more_often() -> None:
     assert float((kept - expected).abs().max()) < 5 * math.sqrt(0.25 / 500)
 
 
-@given(start=st.integers(0, 300), count=st.integers(1, 200), density=st.floats(0.001, 1))
+@given(
+    start=st.integers(0, 300),
+    count=st.integers(1, 200),
+    density=st.floats(0.001, 1) | st.sampled_from([0.5, 0.25, 1.0]),
+)
 @settings(max_examples=50, deadline=None)
 def test_a_mask_is_the_same_in_whatever_pieces_it_is_drawn(start: int, count: int, density: float) -> None:
     whole = keep(42, 0, torch.empty(500), density)
     assert torch.equal(keep(42, start, torch.empty(count), density), whole[start : start + count])
 
 
-def test_masks_are_fair_and_differ_by_seed_model_and_name() -> None:
-    count = 200_000
-    drawn = [
-        keep(mask_key(*key), 0, torch.empty(count), 0.3) for key in ((0, 0, "w"), (1, 0, "w"), (0, 1, "w"), (0, 0, "v"))
-    ]
+@pytest.mark.parametrize("density", [0.3, 0.25])
+def test_masks_are_fair_and_differ_by_seed_model_and_name(density: float) -> None:
+    count, square = 200_000, density**2
+    keys = ((0, 0, "w"), (1, 0, "w"), (0, 1, "w"), (0, 0, "v"))
+    drawn = [keep(mask_key(*key), 0, torch.empty(count), density) for key in keys]
     for one in drawn:
-        assert abs(float(one.mean()) - 0.3) < 5 * math.sqrt(0.21 / count)
+        assert abs(float(one.mean()) - density) < 5 * math.sqrt(density * (1 - density) / count)
         # No element tells of its neighbours, nor of the one that shares its random word.
         for lag in (1, 2, 4, 16):
             together = float((one[:-lag] * one[lag:]).mean())
-            assert abs(together - 0.09) < 5 * math.sqrt(0.09 / count)
+            assert abs(together - square) < 5 * math.sqrt(square / count)
     for i in range(4):
         for j in range(i):
-            assert abs(float((drawn[i] * drawn[j]).mean()) - 0.09) < 5 * math.sqrt(0.09 / count)
+            assert abs(float((drawn[i] * drawn[j]).mean()) - square) < 5 * math.sqrt(square / count)
 
 
 # --- angles and certainty -----------------------------------------------------------------------------------------

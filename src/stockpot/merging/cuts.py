@@ -1,8 +1,8 @@
 """The exact k-th largest |τ| of a group of tensors, in one pass over them and without sorting them.
 
-A sample brackets it; one pass counts what lies above the bracket and histograms, on their bits, the magnitudes inside;
-a histogram bin that still holds several values, or a bracket that missed, takes one more pass. The magnitudes of
-floats are ordered as their bits are.
+A sample brackets it; one pass counts what lies above the bracket and keeps the magnitudes inside, or where they are
+many histograms their bits. A histogram bin that still holds several values, or a bracket that missed, takes one more
+pass. The magnitudes of floats are ordered as their bits are.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _SAMPLE = 1 << 20  # elements, of a group of 64 times as many or more; at least 1/32 of that
 _RUN = 1024  # elements that are sampled together
 _MARGIN = 8.0  # standard errors of the sample's quantile on either side: elements of a run are alike
+_GATHERED = 1 << 22  # magnitudes inside a bracket that are kept; where more are expected, a histogram counts them
 _BINS = 1 << 20
 _REMEMBERED = 16  # different magnitudes in a bracket that are remembered for each piece
 
@@ -58,6 +59,7 @@ class _Search:
     found: int | None = None
     equal: int = 0
     bins: Any = None
+    gathered: dict[int, Any] | None = None
     remembered: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
 
 
@@ -138,7 +140,7 @@ def _bracket(searches: Sequence[_Search], sizes: Sequence[int], load: Load, thre
                 margin = 0 if step == 1 else _MARGIN * math.sqrt(len(sample) * share * (1 - share))
                 search.low = int(sample[max(0, min(last, int(middle - margin) - 1))])
                 search.high = int(sample[max(0, min(last, int(middle + margin) + 1))])
-                _resolve(search)
+                _resolve(search, 2 * margin / len(sample) * total)
 
 
 def _runs_of(sizes: Sequence[int], run: int, every: int) -> Iterator[Stretch]:
@@ -152,13 +154,16 @@ def _runs_of(sizes: Sequence[int], run: int, every: int) -> Iterator[Stretch]:
         begin += size
 
 
-def _resolve(search: _Search) -> None:
+def _resolve(search: _Search, expected: float) -> None:
+    """Makes ready for a pass in which so many magnitudes are expected inside the bracket."""
     import numpy as np
 
+    search.above, search.remembered, search.bins = 0, {}, None
+    search.gathered = {} if expected <= _GATHERED and search.low < search.high else None
+    if search.gathered is not None:
+        return
     search.shift = max(0, (search.high - search.low).bit_length() - _BINS.bit_length() + 1)
     search.bins = np.zeros(((search.high - search.low) >> search.shift) + 1, dtype=np.int64)
-    search.above = 0
-    search.remembered = {}
 
 
 def _count(
@@ -185,7 +190,14 @@ def _count(
             else:
                 unsigned = np.uint64 if own.itemsize == 8 else np.uint32
                 inside = (own - own.dtype.type(search.low)).view(unsigned) <= unsigned(search.high - search.low)
-                values, counts = _runs(own[np.flatnonzero(inside)])
+                found = own[np.flatnonzero(inside)]
+                if search.gathered is not None:
+                    with lock:
+                        search.above += int(above)
+                        if len(found):
+                            search.gathered[number] = found
+                    continue
+                values, counts = _runs(found)
             places = (values - search.low) >> search.shift
             with lock:
                 search.above += int(above)
@@ -203,6 +215,12 @@ def _count(
     for_each(enumerate(stretches), act, threads)
 
 
+def _joined(parts: Mapping[int, NDArray[Any]]) -> NDArray[Any]:
+    import numpy as np
+
+    return np.concatenate(list(parts.values())) if parts else np.empty(0, np.int32)
+
+
 def _runs(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Each different value, ascending, and how often it occurs."""
     import numpy as np
@@ -217,13 +235,20 @@ def _narrow(search: _Search, wide: bool) -> None:
     """After a pass: the value itself, a narrower bracket, or the side on which the bracket missed."""
     import numpy as np
 
-    inside = int(search.bins.sum())
+    gathered = None if search.gathered is None else _joined(search.gathered)
+    inside = int(search.bins.sum()) if gathered is None else len(gathered)
     if search.k <= search.above:
         search.low, search.high = search.high + 1, (1 << (63 if wide else 31)) - 1
-        return _resolve(search)
+        return _resolve(search, math.inf)
     if search.k > search.above + inside:
         search.low, search.high = 0, search.low - 1
-        return _resolve(search)
+        return _resolve(search, math.inf)
+    if gathered is not None:
+        place = len(gathered) - (search.k - search.above)
+        search.found = int(np.partition(gathered, place)[place])
+        search.equal = int(np.count_nonzero(gathered == search.found))
+        search.above += int(np.count_nonzero(gathered > search.found))
+        return None
     from_top = search.above + np.cumsum(search.bins[::-1])
     place = len(search.bins) - 1 - int(np.searchsorted(from_top, search.k))
     held = int(search.bins[place])
@@ -234,7 +259,7 @@ def _narrow(search: _Search, wide: bool) -> None:
         search.bins = None
         return None
     search.low, search.high = low, min(search.high, low + (1 << search.shift) - 1)
-    return _resolve(search)
+    return _resolve(search, held)
 
 
 def _place(
@@ -268,6 +293,9 @@ def _place(
 def _equals(search: _Search, number: int, stretch: Stretch, load: Load) -> int:
     import numpy as np
 
+    if search.gathered is not None:
+        inside = search.gathered.get(number)
+        return 0 if inside is None else int(np.count_nonzero(inside == search.found))
     if number in search.remembered:
         values, counts = search.remembered[number]
         return counts[values.index(search.found)] if search.found in values else 0

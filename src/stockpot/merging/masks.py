@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Philox is counter-based: one step of its counter yields four words of 64 bits, sixteen lanes of 16 bits.
-_LANES = 16
 _LEVELS = 1 << 16
 
 
@@ -31,10 +29,16 @@ def keep(key: int, start: int, like: Tensor, density: float | Tensor) -> Tensor:
     import numpy as np
     import torch
 
-    count, skip = like.numel(), start % _LANES
-    words = -(-(skip + count) // _LANES) * 4
-    lanes = np.random.Philox(key=key, counter=start // _LANES).random_raw(words).view(np.int16)[skip : skip + count]
-    # As signed numbers lanes are uniform from −32768 on; in floats, comparing is fastest.
-    drawn = torch.empty_like(like).copy_(torch.from_numpy(lanes))
-    level = density * _LEVELS if not isinstance(density, float | int) else round(chance(density) * _LEVELS)
-    return torch.lt(drawn, level - _LEVELS // 2, out=drawn)
+    if isinstance(density, float | int):
+        level: float | Tensor = round(chance(density) * _LEVELS)
+        coarse = level % 256 == 0  # a half, a quarter: half of the random bits will do
+    else:
+        level, coarse = density * _LEVELS, False
+    # Philox is counter-based: one step of its counter yields four words of 64 bits, lanes of 16 bits, or of 8.
+    lanes, kind = (32, np.int8) if coarse else (16, np.int16)
+    count, skip = like.numel(), start % lanes
+    words = -(-(skip + count) // lanes) * 4
+    drawn = np.random.Philox(key=key, counter=start // lanes).random_raw(words).view(kind)[skip : skip + count]
+    # As signed numbers lanes are uniform from −32768, or −128, on; in floats, comparing is fastest.
+    mask = torch.empty_like(like).copy_(torch.from_numpy(drawn))
+    return torch.lt(mask, level / 256 - 128 if coarse else level - _LEVELS // 2, out=mask)
