@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from stockpot.errors import StockpotError
 from stockpot.merging.contract import Value
-from stockpot.merging.engine import Cuts, Engine, Seen
+from stockpot.merging.engine import Engine, Seen
 from stockpot.merging.estimate import require_room
 from stockpot.merging.folder import refuse_output, write_model
 from stockpot.merging.opening import Inputs
@@ -252,18 +252,9 @@ def merge_state(spec: MergeSpec, options: Options, states: Mapping[str, State] |
     with opened(spec, options, states) as work, one_thread_each():
         engine, plan = engine_of(work, options), work.plan
         sink = _Memory(plan)
-        engine.merge(plan.targets, sink, all_cuts(engine, plan))
+        cuts = engine.cuts if spec.trim == "model" else engine.own_cuts
+        engine.merge(plan.targets, sink, cuts(plan.targets))
         return sink.state
-
-
-def all_cuts(engine: Engine, plan: Plan) -> Cuts:
-    """The cuts of all targets, over the whole model or tensor by tensor."""
-    if plan.spec.trim == "model":
-        return engine.cuts(plan.targets)
-    found = Cuts()
-    for target in plan.targets:
-        found.update(engine.cuts([target]))
-    return found
 
 
 class _Memory:

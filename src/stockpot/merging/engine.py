@@ -46,7 +46,19 @@ class Engine:
         self.dtype = torch.float64 if self.plan.wide else torch.float32
         self._lock = threading.Lock()
 
-    def cuts(self, targets: Sequence[Target]) -> Cuts:
+    def own_cuts(self, targets: Sequence[Target]) -> Cuts:
+        """The cuts that the rule asks for, counted over each of `targets` by itself."""
+        found = Cuts()
+
+        def act(target: Target) -> None:
+            cuts = self.cuts([target], 1)
+            with self._lock:
+                found.update(cuts)
+
+        for_each(targets, act, self.threads)
+        return found
+
+    def cuts(self, targets: Sequence[Target], threads: int | None = None) -> Cuts:
         """The cuts that the rule asks for, counted over all of `targets` together."""
         rule, found = self.plan.rule, Cuts()
         merged = [target for target in targets if target.inputs and target.numel]
@@ -73,7 +85,7 @@ class Engine:
                 target = group[stretch.tensor]
                 self.seen((stretch.stop - stretch.start) * target.nbytes // target.numel)
 
-            cuts = find_cuts(sizes, counts, stretches, load, self.threads, self.plan.wide, seen)
+            cuts = find_cuts(sizes, counts, stretches, load, threads or self.threads, self.plan.wide, seen)
             found.update(zip((target.name for target in group), cuts, strict=True))
         return found
 

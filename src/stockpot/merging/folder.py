@@ -73,7 +73,7 @@ def write_model(
             slots = [Slot(target.name, target.dtype, target.shape, target.nbytes) for target in shard]
             file = ShardFile(partial / name, slots, {"format": "pt"}, verify)
             try:
-                engine.merge(shard, file, cuts if cuts is not None else _own_cuts(engine, shard))
+                engine.merge(shard, file, cuts if cuts is not None else engine.own_cuts(shard))
             finally:
                 file.close(durable)
             if verify:
@@ -194,13 +194,6 @@ def _global_cuts(
             target: [{name: (cut.value, cut.position) for name, cut in model.items()} for model in models]
             for target, models in cuts.items()
         }
-    return cuts
-
-
-def _own_cuts(engine: Engine, targets: Sequence[Target]) -> Cuts:
-    cuts: Cuts = {}
-    for target in targets:
-        cuts.update(engine.cuts([target]))
     return cuts
 
 
