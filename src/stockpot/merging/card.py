@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import yaml
 
 from stockpot import __version__
+from stockpot.markdown import code, fenced, plain, table
 from stockpot.merging.contract import Parameter, Value
 from stockpot.merging.donor import Beside
 from stockpot.merging.plan import Plan
@@ -29,11 +29,11 @@ def merge_card(plan: Plan, beside: Beside, paths: Mapping[str, Path], notes: Seq
     if hub:
         metadata["base_model"] = list(dict.fromkeys(hub))
     count = len({part.source for target in plan.targets for part in target.inputs}) or len(spec.paths)
-    over = f", over `{_code(names[spec.base])}`" if spec.base else ""
+    over = f", over `{code(names[spec.base])}`" if spec.base else ""
     parts = [
         f"---\n{yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)}---",
-        f"# {count} model{'s' * (count != 1)}, merged by {_plain(spec.rule)}",
-        f"Merged by `{_code(spec.rule)}`{over}, with Stockpot {__version__}. {_size(plan)}",
+        f"# {count} model{'s' * (count != 1)}, merged by {plain(spec.rule)}",
+        f"Merged by `{code(spec.rule)}`{over}, with Stockpot {__version__}. {_size(plan)}",
         "## The rule",
         plan.rule.doc,
         _shared(plan),
@@ -43,14 +43,14 @@ def merge_card(plan: Plan, beside: Beside, paths: Mapping[str, Path], notes: Seq
         _beside(beside, names),
     ]
     if notes:
-        listed = [f"- {_plain(_without_places(note, names))}" for note in notes[:_FEW]]
+        listed = [f"- {plain(_without_places(note, names))}" for note in notes[:_FEW]]
         more = [f"- {len(notes) - _FEW} more, in `stockpot_merge.json`"] if len(notes) > _FEW else []
         parts += ["## Notes", "\n".join(listed + more)]
     recipe = yaml.safe_dump(_shortened(as_yaml(spec), names), sort_keys=False, allow_unicode=True)
     again = "`stockpot merge stockpot_merge.yaml -o FOLDER` does it again; here folders have their last names only."
     if len(paths) < len(spec.paths):
         again = "Some models were given in memory: here they have the places in which they were given."
-    return "\n\n".join(part for part in [*parts, "## The recipe", again, _fenced(recipe, "yaml")] if part) + "\n"
+    return "\n\n".join(part for part in [*parts, "## The recipe", again, fenced(recipe, "yaml")] if part) + "\n"
 
 
 def is_hub(name: str) -> bool:
@@ -94,7 +94,7 @@ def _shared(plan: Plan) -> str:
         rows.append(["trim", spec.trim, "over what the largest elements are counted"])
     if plan.rule.random:
         rows.append(["seed", str(spec.seed), "of the random masks"])
-    return _table(["parameter", "value", "what it is"], rows) if rows else ""
+    return table(["parameter", "value", "what it is"], rows) if rows else ""
 
 
 def _models(plan: Plan, names: Mapping[str, str]) -> str:
@@ -105,7 +105,7 @@ def _models(plan: Plan, names: Mapping[str, str]) -> str:
     for model, described in zip(spec.models, as_yaml(spec)["models"], strict=True):
         own = shared | _shortened(described.get("parameters", {}), names)
         rows.append([names[model.path], *(_written(own.get(name, default)) for name, default in each.items())])
-    return _table(["model", *each], rows)
+    return table(["model", *each], rows)
 
 
 def _default(parameter: Parameter, spec: MergeSpec) -> Value:
@@ -120,15 +120,15 @@ def _sliced(spec: MergeSpec, names: Mapping[str, str]) -> str:
         made = ", ".join(f"{names[source.path]}: {source.first} to {source.last - 1}" for source in part.sources)
         rows.append([f"{done} to {done + length - 1}", made])
         done += length
-    return _table(["layers", "made of the layers of"], rows)
+    return table(["layers", "made of the layers of"], rows)
 
 
 def _beside(beside: Beside, names: Mapping[str, str]) -> str:
     if beside.config is None and not beside.copies and not beside.texts:
-        return f"`{_code(names[beside.donor])}` has no configuration: the weights stand alone."
+        return f"`{code(names[beside.donor])}` has no configuration: the weights stand alone."
     return (
-        f"Configuration: of `{_code(names[beside.donor])}`. Tokenizer, where there is one: of "
-        f"`{_code(names[beside.tokenizer])}`."
+        f"Configuration: of `{code(names[beside.donor])}`. Tokenizer, where there is one: of "
+        f"`{code(names[beside.tokenizer])}`."
     )
 
 
@@ -155,23 +155,3 @@ def _written(value: Any) -> str:
     if isinstance(value, str):
         return value
     return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000).split("\n")[0]
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown and HTML read as it stands, on one line."""
-    return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
-
-
-def _code(text: str) -> str:
-    return " ".join(text.replace("`", "'").split())
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *([_plain(cell) for cell in row] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _fenced(text: str, language: str) -> str:
-    """A block of code, in a fence longer than any in the text."""
-    fence = "`" * max(3, *(len(run) + 1 for run in re.findall(r"`+", text)), 3)
-    return f"{fence}{language}\n{text}{fence}"

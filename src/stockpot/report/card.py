@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import html
 import re
 from typing import Any
 
+from stockpot.markdown import code, plain, table
 from stockpot.report.formatting import MISSING, score, title
 from stockpot.report.sentences import run_summary
 from stockpot.report.tables import cost_rows, metric_rows
@@ -56,10 +56,10 @@ def _body(results: Results, built: bool) -> str:
     scores = results.scores[results.primary]
     K = len(scores.matrix)
     parts = [
-        f"# {_plain(title(results.label))}: {K} task{'s' * (K != 1)}, one after the other",
-        "\n".join(_plain(sentence) for sentence in run_summary(results)),
+        f"# {plain(title(results.label))}: {K} task{'s' * (K != 1)}, one after the other",
+        "\n".join(plain(sentence) for sentence in run_summary(results)),
         f"## Scores\n\n{results.primary} on each task, {scores.unit}; seed {results.seed}.",
-        _table(
+        table(
             ["task", "before the stream", "just learnt", "now"],
             [
                 [
@@ -69,13 +69,13 @@ def _body(results: Results, built: bool) -> str:
                 for j, row in enumerate(scores.matrix)
             ],
         ),
-        _table(["metric", "value", "what it is"], [list(row) for row in metric_rows(results)]),
+        table(["metric", "value", "what it is"], [list(row) for row in metric_rows(results)]),
         "## How it was trained",
-        f"Scenario `{_code(results.scenario)}`, method `{_code(results.method)}`.",
-        _table(["cost", "whole stream"], [[name, *values] for name, values in cost_rows([results.costs])]),
+        f"Scenario `{code(results.scenario)}`, method `{code(results.method)}`.",
+        table(["cost", "whole stream"], [[name, *values] for name, values in cost_rows([results.costs])]),
     ]
     if results.notes:
-        parts.append("\n".join(f"- {_plain(note)}" for note in results.notes))
+        parts.append("\n".join(f"- {plain(note)}" for note in results.notes))
     parts.append("## How to use it")
     if built:
         parts.append(
@@ -89,28 +89,14 @@ def _body(results: Results, built: bool) -> str:
     if results.head:
         rows = [[task, ", ".join(classes)] for task, classes in results.head.items()]
         if sum(map(len, results.head.values())) <= FEW_ROWS:
-            parts.append(_table(["task", "classes of its output rows, in row order"], rows))
+            parts.append(table(["task", "classes of its output rows, in row order"], rows))
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
-    parts.append(f"Made with {_plain(versions)}.")
+    parts.append(f"Made with {plain(versions)}.")
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _written(value: float | None, unit: str) -> str:
     return MISSING if value is None else score(value, unit)
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown and HTML read as it stands, on one line."""
-    return re.sub(r"([\\`*_\[\]|#])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
-
-
-def _code(value: object) -> str:
-    return " ".join(str(value).replace("`", "'").split())
-
-
-def _table(headings: list[str], rows: list[list[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *([_plain(cell) for cell in row] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _slug(name: str) -> str:
