@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from stockpot.merging.contract import Block, Parameter, Rule, Value
 from stockpot.merging.rules.linear import WEIGHT, normalised_to_nothing
-from stockpot.merging.rules.task_arithmetic import LAMBDA, on_base
+from stockpot.merging.rules.task_arithmetic import LAMBDA, added, on_base
 from stockpot.merging.rules.ties import elect, trim
 
 if TYPE_CHECKING:
@@ -23,13 +23,7 @@ def breadcrumbs(block: Block) -> Tensor:
     `θ = θ_base + λ Σ wᵢτ̂ᵢ`, ⌊density·n⌋ elements of n being kept; where density and γ ask for more than there are,
     fewer of the largest are dropped. n is the whole model's, or each tensor's (`trim: tensor`, the paper, mergekit).
     """
-    weights = block.settings.numbers("weight")
-    total, *rest = (vector.mul_(weight) for vector, weight in zip(_drop(block), weights, strict=True))
-    for vector in rest:
-        total.add_(vector)
-    if block.settings.switch("normalize"):
-        total.div_(sum(weights))
-    return on_base(block, total)
+    return on_base(block, added(block, _drop(block)))
 
 
 def breadcrumbs_ties(block: Block) -> Tensor:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from stockpot.merging.contract import Block, Parameter, Rule
 from stockpot.merging.masks import chance, keep
 from stockpot.merging.rules.linear import WEIGHT, normalised_to_nothing
-from stockpot.merging.rules.task_arithmetic import LAMBDA, on_base
+from stockpot.merging.rules.task_arithmetic import LAMBDA, added, on_base
 from stockpot.merging.rules.ties import elect
 
 if TYPE_CHECKING:
@@ -24,14 +24,7 @@ def dare_linear(block: Block) -> Tensor:
     by d is the paper's and PEFT's rescaling; mergekit's makes the sum of |τ̂| that of |τ| instead. d is taken to the
     nearest 1/65536, for the mask and for the division. The masks hang on seed, model and tensor alone.
     """
-    weights = block.settings.numbers("weight")
-    scales = [weight * factor for weight, factor in zip(weights, _factors(block), strict=True)]
-    total, *rest = (vector.mul_(scale) for vector, scale in zip(_drop(block), scales, strict=True))
-    for vector in rest:
-        total.add_(vector)
-    if block.settings.switch("normalize"):
-        total.div_(sum(weights))
-    return on_base(block, total)
+    return on_base(block, added(block, _drop(block), _factors(block)))
 
 
 def dare_ties(block: Block) -> Tensor:

@@ -8,7 +8,7 @@ from stockpot.merging.contract import Block, Parameter, Rule, Settings
 from stockpot.merging.masks import keep
 from stockpot.merging.rules.dare import DENSITY, RESCALE
 from stockpot.merging.rules.linear import WEIGHT, normalised_to_nothing
-from stockpot.merging.rules.task_arithmetic import LAMBDA, on_base
+from stockpot.merging.rules.task_arithmetic import LAMBDA, added, on_base
 from stockpot.merging.rules.ties import elect
 
 if TYPE_CHECKING:
@@ -29,13 +29,7 @@ def della(block: Block) -> Tensor:
 
 def della_linear(block: Block) -> Tensor:
     """DELLA's drop without the election: `θ = θ_base + λ Σ wᵢτ̂ᵢ` (arXiv 2406.11617)."""
-    weights = block.settings.numbers("weight")
-    total, *rest = (vector.mul_(weight) for vector, weight in zip(_drop(block), weights, strict=True))
-    for vector in rest:
-        total.add_(vector)
-    if block.settings.switch("normalize"):
-        total.div_(sum(weights))
-    return on_base(block, total)
+    return on_base(block, added(block, _drop(block)))
 
 
 def chances(vector: Tensor, density: float, epsilon: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from stockpot.merging.contract import Block, Parameter, Rule
@@ -19,13 +20,17 @@ def task_arithmetic(block: Block) -> Tensor:
     A negative weight takes away what a model has learnt. λ=0 is the base, bit for bit. λ is best chosen on held-out
     data; 0.3 to 0.5 is common for the sum of several. Agrees with mergekit's task_arithmetic.
     """
+    return on_base(block, added(block, block.models))
+
+
+def added(block: Block, vectors: Sequence[Tensor], factors: Sequence[float] | None = None) -> Tensor:
+    """`Σ wᵢvᵢ`, with factors `Σ wᵢfᵢvᵢ`; where the settings say `normalize`, over Σ wᵢ. In the place of the first."""
     weights = block.settings.numbers("weight")
-    total = block.models[0].mul_(weights[0])
-    for model, weight in zip(block.models[1:], weights[1:], strict=True):
-        total.add_(model, alpha=weight)
-    if block.settings.switch("normalize"):
-        total.div_(sum(weights))
-    return on_base(block, total)
+    scales = weights if factors is None else [w * f for w, f in zip(weights, factors, strict=True)]
+    total = vectors[0].mul_(scales[0])
+    for vector, scale in zip(vectors[1:], scales[1:], strict=True):
+        total.add_(vector, alpha=scale)
+    return total.div_(sum(weights)) if block.settings.switch("normalize") else total
 
 
 def on_base(block: Block, vector: Tensor) -> Tensor:
