@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _SAMPLE = 1 << 20  # elements, of a group of 64 times as many or more; at least 1/32 of that
-_RUN = 1024  # elements that are sampled together
-_MARGIN = 8.0  # standard errors of the sample's quantile on either side: elements of a run are alike
+_RUN = 2048  # elements that are sampled together; a quarter of it where the sample is as large as it gets
+_MARGIN = 6.0  # standard errors of the sample's quantile on either side: elements of a run are alike
 _GATHERED = 1 << 22  # magnitudes inside a bracket that are kept; where more are expected, a histogram counts them
 _BINS = 1 << 20
 _REMEMBERED = 16  # different magnitudes in a bracket that are remembered for each piece
@@ -116,7 +116,8 @@ def _bracket(searches: Sequence[_Search], sizes: Sequence[int], load: Load, thre
 
     total = sum(sizes)
     step = max(1, total // max(_SAMPLE // 32, min(_SAMPLE, total // 64), 1))
-    run = max(1, min(_RUN, total // len(sizes))) if step > 1 else PIECE
+    longest = _RUN if total < 64 * _SAMPLE else max(1, _RUN // 4)
+    run = max(1, min(longest, total // len(sizes))) if step > 1 else PIECE
     room = sum(part.stop - part.start for part in _runs_of(sizes, run, run * step))
     samples = {search.model: np.empty(room, np.int64 if wide else np.int32) for search in searches}
     lock, filled = threading.Lock(), 0
