@@ -187,7 +187,7 @@ def _write(file: Path, modules: Sequence[Module], dtype: str, options: Options) 
     finally:
         shard.close(options.sync)
     if options.verify:
-        verify_shard(file, shard.sums, slots, options.sync)
+        verify_shard(file, shard.sums, options.sync)
     return math.sqrt(lost / whole) if whole else 0.0
 
 

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from stockpot.merging.contract import Cut
@@ -79,18 +80,24 @@ def find_cuts(
     fp32; `seen` is told of every stretch that was read.
     """
     searches = [_Search(model, name, k) for model, cuts in enumerate(counts) for name, k in cuts.items() if k > 0]
-    nothing = Cut(math.inf, 0)
-    cuts = [[{name: nothing for name, k in each.items() if k == 0} for each in counts] for _ in sizes]
-    if not searches:
-        return cuts
-    _bracket(searches, sizes, load, threads, wide)
+    if searches:
+        _bracket(searches, sizes, load, threads, wide)
     while active := [search for search in searches if search.found is None]:
         _count(active, stretches, load, threads, seen)
         for search in active:
             _narrow(search, wide)
-    for search in searches:
-        _place(search, sizes, stretches, load, wide, cuts)
-    return cuts
+    ends = {(search.model, search.name): _end(search, len(sizes), stretches, load, wide) for search in searches}
+    keys = [(model, name) for model, each in enumerate(counts) for name in each]
+    nothing = (math.inf, 0, 0)
+
+    @cache  # most tensors lie wholly before all ends, or after them: 100,000 dicts would take 60 MB
+    def arranged(cuts: tuple[Cut, ...]) -> list[dict[str, Cut]]:
+        found: list[dict[str, Cut]] = [{} for _ in counts]
+        for (model, name), cut in zip(keys, cuts, strict=True):
+            found[model][name] = cut
+        return found
+
+    return [arranged(tuple(_cut(tensor, *ends.get(key, nothing)) for key in keys)) for tensor in range(len(sizes))]
 
 
 def magnitude_bits(vector: Tensor) -> NDArray[Any]:
@@ -263,32 +270,28 @@ def _narrow(search: _Search, wide: bool) -> None:
     return _resolve(search, held)
 
 
-def _place(
-    search: _Search,
-    sizes: Sequence[int],
-    stretches: Sequence[Stretch],
-    load: Load,
-    wide: bool,
-    cuts: list[list[dict[str, Cut]]],
-) -> None:
-    """Where among the equals the cut falls: everything before is kept, everything after is not."""
+def _end(
+    search: _Search, tensors: int, stretches: Sequence[Stretch], load: Load, wide: bool
+) -> tuple[float, int, int]:
+    """The last magnitude that is kept, and the tensor and place where those that have it are no longer kept."""
     import numpy as np
 
     assert search.found is not None
-    wanted, end = search.k - search.above, (len(sizes), 0)
+    value, wanted = _value(search.found, wide), search.k - search.above
     if wanted < search.equal:
         for number, stretch in enumerate(stretches):
             equal = _equals(search, number, stretch, load)
             if wanted <= equal:
                 bits = magnitude_bits(load(stretch)[search.model])
-                end = (stretch.tensor, stretch.start + int(np.flatnonzero(bits == search.found)[wanted - 1]) + 1)
-                break
+                last = int(np.flatnonzero(bits == search.found)[wanted - 1])
+                return value, stretch.tensor, stretch.start + last + 1
             wanted -= equal
-    value = _value(search.found, wide)
-    kept, dropped = Cut(value, sys.maxsize), Cut(value, 0)
-    for tensor in range(len(sizes)):
-        cut = Cut(value, end[1]) if tensor == end[0] else kept if tensor < end[0] else dropped
-        cuts[tensor][search.model][search.name] = cut
+    return value, tensors, 0
+
+
+def _cut(tensor: int, value: float, end: int, position: int) -> Cut:
+    """One tensor's cut, where everything before `position` of tensor number `end` is kept, nothing after."""
+    return Cut(value, position if tensor == end else sys.maxsize if tensor < end else 0)
 
 
 def _equals(search: _Search, number: int, stretch: Stretch, load: Load) -> int:

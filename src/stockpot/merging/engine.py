@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -91,8 +91,8 @@ class Engine:
 
     def merge(self, targets: Sequence[Target], sink: Sink, cuts: Cuts) -> None:
         """Merges every piece of the targets into the sink."""
-        pieces = [piece for target in targets for piece in self.plan.pieces(target)]
-        grams = self._grams([piece for piece in pieces if self.plan.gram(piece.target) in ("tensor", "columns")])
+        summed = [target for target in targets if self.plan.gram(target) in ("tensor", "columns")]
+        grams = self._grams(self._pieces(summed))
 
         def act(piece: Piece) -> None:
             target = piece.target
@@ -101,7 +101,10 @@ class Engine:
             sink.write(target.name, piece.start, merged)
             self.seen(merged.numel() * merged.element_size())
 
-        for_each(pieces, act, self.threads)
+        for_each(self._pieces(targets), act, self.threads)
+
+    def _pieces(self, targets: Sequence[Target]) -> Iterator[Piece]:
+        return (piece for target in targets for piece in self.plan.pieces(target))
 
     def models(self, target: Target, start: int, stop: int) -> tuple[list[Tensor], Tensor | None]:
         """Of the elements [start, stop) of a target every model's weights or task vector, and the base's weights."""
@@ -181,7 +184,7 @@ class Engine:
                 found.append(information)
         return found
 
-    def _grams(self, pieces: Sequence[Piece]) -> dict[str, Tensor]:
+    def _grams(self, pieces: Iterable[Piece]) -> dict[str, Tensor]:
         """Inner products of the models, summed over all pieces of a tensor in their order."""
         import torch
 

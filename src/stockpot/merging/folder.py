@@ -17,7 +17,7 @@ from stockpot.merging.contract import Cut
 from stockpot.merging.engine import Cuts, Engine
 from stockpot.merging.plan import Plan, Target
 from stockpot.merging.shards import file_names, split
-from stockpot.merging.writer import ShardFile, Slot, verify_shard
+from stockpot.merging.writer import ShardFile, verify_shard
 
 _JOURNAL = "merge.json"
 
@@ -70,19 +70,15 @@ def write_model(
                 engine.seen(sum(target.nbytes for target in shard))
                 continue
             (partial / name).unlink(missing_ok=True)
-            slots = [Slot(target.name, target.dtype, target.shape, target.nbytes) for target in shard]
-            file = ShardFile(partial / name, slots, {"format": "pt"}, verify)
+            file = ShardFile(partial / name, shard, {"format": "pt"}, verify)
             try:
                 engine.merge(shard, file, cuts if cuts is not None else engine.own_cuts(shard))
             finally:
                 file.close(durable)
             if verify:
-                verify_shard(partial / name, file.sums, slots, durable)
+                verify_shard(partial / name, file.sums, durable)
             if len(shards) > 1:
-                journal["shards"][name] = {
-                    "bytes": file.nbytes,
-                    "sums": {str(key): sums for key, sums in file.sums.items()},
-                }
+                journal["shards"][name] = {"bytes": file.nbytes, "sums": file.sums.tolist()}
                 _note(partial, journal, durable)
         if len(shards) > 1:
             _write_index(partial, plan, shards, names)
@@ -168,10 +164,7 @@ def _is_finished(file: Path, journal: dict[str, Any], name: str, verify: bool) -
     if verify and not facts["sums"]:
         return False
     if verify:
-        from stockpot.weights.layout import read_header
-
-        slots = [Slot(entry.name, entry.dtype, entry.shape, entry.nbytes) for entry in read_header(file)[0]]
-        verify_shard(file, {int(place): tuple(sums) for place, sums in facts["sums"].items()}, slots, False)
+        verify_shard(file, facts["sums"], False)
     return True
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from stockpot.errors import StockpotError
@@ -48,7 +48,7 @@ def layer_counts(names: Sequence[str] | Mapping[str, object]) -> dict[str, int]:
     return counts
 
 
-def places(spec: MergeSpec, sources: Sequence[Source]) -> list[Place]:
+def places(spec: MergeSpec, sources: Sequence[Source]) -> Iterable[Place]:
     """All tensors of the output, in the order in which the base, or else the first model, holds them."""
     index = {path: number for number, path in enumerate(spec.paths)}
     if spec.slices:
@@ -56,7 +56,7 @@ def places(spec: MergeSpec, sources: Sequence[Source]) -> list[Place]:
     base = index[spec.base] if spec.base else None
     reference = sources[base if base is not None else index[spec.models[0].path]].tensors
     counts = layer_counts(reference)
-    return [
+    return (
         Place(
             name,
             _depth(name, counts),
@@ -65,7 +65,7 @@ def places(spec: MergeSpec, sources: Sequence[Source]) -> list[Place]:
             (spec.parameters,),
         )
         for name in reference
-    ]
+    )
 
 
 def _depth(name: str, counts: Mapping[str, int]) -> float:

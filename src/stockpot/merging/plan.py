@@ -127,14 +127,17 @@ def make_plan(spec: MergeSpec, sources: Sequence[Source]) -> Plan:
     """
     rule = check_rule(spec)
     notes: list[str] = []
-    found = places(spec, sources)
-    deltas = rule.name == "linear" and all(
-        sources[part.source].adapter for place in found for part in place.parts
-    )  # the average of adapters is that of what they add
-    targets = [_Settling(spec, rule, sources, place, notes).target() for place in found]
+    targets: list[Target] = []
+    used: dict[int, None] = {}  # in the order of the models
+    for place in places(spec, sources):
+        used |= dict.fromkeys(part.source for part in place.parts)
+        targets.append(_Settling(spec, rule, sources, place, notes).target())
     if not targets:
         raise StockpotError(f"{sources[0].label}: nothing to merge: it holds no tensors.")
-    _extras(spec, sources, found, notes)
+    if not spec.slices:  # with slices, layers are left out on purpose
+        _extras(spec, [sources[number] for number in used], {target.name for target in targets}, notes)
+    # The average of adapters is that of what they add.
+    deltas = rule.name == "linear" and all(sources[number].adapter for number in used)
     return Plan(spec, rule, sources, targets, notes, rule.of == "vectors" or deltas)
 
 
@@ -263,19 +266,16 @@ def _refuse_scaled(source: Source, name: str, info: Info) -> None:
                 )
 
 
-def _extras(spec: MergeSpec, sources: Sequence[Source], found: Sequence[Place], notes: list[str]) -> None:
-    if spec.slices:
-        return  # layers are left out on purpose
-    known = {place.name for place in found}
-    for number in dict.fromkeys(part.source for part in found[0].parts):
-        extra = [name for name in sources[number].tensors if name not in known]
+def _extras(spec: MergeSpec, models: Sequence[Source], known: set[str], notes: list[str]) -> None:
+    for model in models:
+        extra = [name for name in model.tensors if name not in known]
         if not extra:
             continue
         shown = ", ".join(f"'{name}'" for name in extra[:3]) + (" …" if len(extra) > 3 else "")
         if spec.on_missing == "error":
             raise StockpotError(
-                f"{sources[number].label} holds {len(extra)} tensor{'s' * (len(extra) > 1)} that the "
+                f"{model.label} holds {len(extra)} tensor{'s' * (len(extra) > 1)} that the "
                 f"{'base' if spec.base else 'first model'} lacks: {shown}. Say what to do: --on-missing base or skip "
                 "leaves them out."
             )
-        notes.append(f"{sources[number].label} alone holds {shown} ({len(extra)}): left out")
+        notes.append(f"{model.label} alone holds {shown} ({len(extra)}): left out")

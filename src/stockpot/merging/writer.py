@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import struct
+import threading
 import zlib
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +20,8 @@ from stockpot.weights.layout import ITEM_SIZE, read_header
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from stockpot.merging.plan import Target
 
 _READ = 4 << 20
 
@@ -31,19 +36,18 @@ class Slot:
     nbytes: int
 
 
-def header_of(slots: Sequence[Slot], metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int]]:
-    """The file's first bytes, and where in it each tensor begins; the widest types first, so that all are aligned."""
-    described = [f'"__metadata__":{_json(dict(metadata))}']
+def header_of(slots: Sequence[Slot | Target], metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int]]:
+    """The file's first bytes, and how far behind them each tensor begins; the widest types first: all are aligned."""
+    text = bytearray(f'{{"__metadata__":{_json(dict(metadata))}'.encode())
     offsets, end = {}, 0
     for slot in sorted(slots, key=lambda slot: -ITEM_SIZE[slot.dtype]):
         facts = {"dtype": slot.dtype, "shape": list(slot.shape), "data_offsets": [end, end + slot.nbytes]}
-        described.append(f"{_json(slot.name)}:{_json(facts)}")
+        text += f",{_json(slot.name)}:{_json(facts)}".encode()
         offsets[slot.name] = end
         end += slot.nbytes
-    text = f"{{{','.join(described)}}}".encode()
+    text += b"}"
     text += b" " * (-len(text) % 8)
-    start = 8 + len(text)
-    return struct.pack("<Q", len(text)) + text, {name: start + offset for name, offset in offsets.items()}
+    return struct.pack("<Q", len(text)) + text, offsets
 
 
 def _json(value: object) -> str:
@@ -54,19 +58,19 @@ def _json(value: object) -> str:
 class ShardFile:
     """One output file: room for all of it is taken when it is opened, pieces are written wherever they belong.
 
-    `sums` are the CRC-32 of every piece, by place and length in bytes, where `checked`.
+    `sums` are place, length in bytes and CRC-32 of one piece after the other, where `checked`.
     """
 
     path: Path
-    slots: Sequence[Slot]
+    slots: Sequence[Slot | Target]
     metadata: Mapping[str, str]
     checked: bool
-    sums: dict[int, tuple[int, int]] = field(default_factory=dict)
+    sums: array[int] = field(default_factory=lambda: array("Q"))
 
     def __post_init__(self) -> None:
-        head, self._places = header_of(self.slots, self.metadata)
-        self.nbytes = len(head) + sum(slot.nbytes for slot in self.slots)
-        self._sizes = {slot.name: ITEM_SIZE[slot.dtype] for slot in self.slots}
+        head, self._offsets = header_of(self.slots, self.metadata)
+        self._start, self._lock = len(head), threading.Lock()
+        self.nbytes = self._start + sum(slot.nbytes for slot in self.slots)
         self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         try:
             take_room(self._handle, self.nbytes)  # a full disk is noticed here, before the work
@@ -79,11 +83,14 @@ class ShardFile:
         """Writes the elements from `start` on of a tensor; from any thread."""
         import torch
 
-        self._put(flat.view(torch.uint8).numpy().data, self._places[name] + start * self._sizes[name])
+        place = self._start + self._offsets[name] + start * flat.element_size()
+        self._put(flat.view(torch.uint8).numpy().data, place)
 
     def _put(self, data: memoryview, place: int) -> None:
         if self.checked:
-            self.sums[place] = (len(data), zlib.crc32(data))
+            crc = zlib.crc32(data)
+            with self._lock:
+                self.sums.extend((place, len(data), crc))
         done = 0
         while done < len(data):
             done += os.pwrite(self._handle, data[done:], place + done)
@@ -107,27 +114,29 @@ def take_room(handle: int, nbytes: int) -> None:
         os.ftruncate(handle, nbytes)
 
 
-def verify_shard(path: Path, sums: Mapping[int, tuple[int, int]], slots: Sequence[Slot], sync: bool) -> None:
-    """Reads a written file again; raises StockpotError where it is not what was written.
+def verify_shard(path: Path, sums: Sequence[int], sync: bool) -> None:
+    """Reads a written file again, its header too; raises StockpotError where it is not what was written.
 
     What was synced is read from the disk, not from the memory that it was written from.
     """
-    entries, _ = read_header(path)
-    found = {entry.name: entry for entry in entries}
-    if len(entries) != len(slots) or not all(
-        (entry := found.get(slot.name)) and (entry.dtype, entry.shape) == (slot.dtype, slot.shape) for slot in slots
-    ):
-        raise StockpotError(f"{path}: its header is not the one that was written.")
     with path.open("rb", buffering=0) as file:
         if sync and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         buffer = memoryview(bytearray(_READ))
-        for place, (length, expected) in sorted(sums.items()):
+        for place, length, expected in zip(*[iter(sums)] * 3, strict=True):
             file.seek(place)
             crc, left = 0, length
             while left and (count := file.readinto(buffer[: min(left, _READ)])):
                 crc = zlib.crc32(buffer[:count], crc)
                 left -= count
             if left or crc != expected:
-                names = [entry.name for entry in entries if entry.offset <= place < entry.offset + entry.nbytes]
-                raise StockpotError(f"{path}: {names[0] if names else 'header'} is not as written: is the disk sound?")
+                raise StockpotError(f"{path}: {_at(path, place)} is not as written: is the disk sound?")
+
+
+def _at(path: Path, place: int) -> str:
+    """What lies at a place of a file."""
+    with contextlib.suppress(StockpotError):
+        for entry in read_header(path)[0] if place else ():
+            if entry.offset <= place < entry.offset + entry.nbytes:
+                return f"tensor '{entry.name}'"
+    return "the header"

@@ -16,7 +16,7 @@ import struct
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -56,12 +56,16 @@ class Entry:
     shape: tuple[int, ...]
     file: Path
     offset: int
-    nbytes: int
 
     @property
     def numel(self) -> int:
         """Number of elements; 1 without dimensions."""
         return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor."""
+        return self.numel * ITEM_SIZE[self.dtype]
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,8 +251,13 @@ def _entry(file: Path, name: str, facts: Any, start: int) -> Entry:
     nbytes, held = math.prod(shape) * ITEM_SIZE[dtype], offsets[1] - offsets[0]
     if held != nbytes:
         raise ValueError(f"tensor '{name}' of {dtype} {shape} has {held:,} bytes, not {nbytes:,}")
-    # Models that are merged have the same names: kept once.
-    return Entry(sys.intern(name), sys.intern(dtype), tuple(shape), file, start + offsets[0], nbytes)
+    # Models that are merged have the same names, and tensors the same shapes: kept once.
+    return Entry(sys.intern(name), sys.intern(dtype), _kept_once(tuple(shape)), file, start + offsets[0])
+
+
+@lru_cache(maxsize=1024)
+def _kept_once(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape
 
 
 def _wholes(numbers: Any) -> bool:
