@@ -270,9 +270,7 @@ def _narrow(search: _Search, wide: bool) -> None:
     return _resolve(search, held)
 
 
-def _end(
-    search: _Search, tensors: int, stretches: Sequence[Stretch], load: Load, wide: bool
-) -> tuple[float, int, int]:
+def _end(search: _Search, tensors: int, stretches: Sequence[Stretch], load: Load, wide: bool) -> tuple[float, int, int]:
     """The last magnitude that is kept, and the tensor and place where those that have it are no longer kept."""
     import numpy as np
 
