@@ -112,6 +112,8 @@ def learn(
             checkpoint=lambda source, index=index: {"previous": place(index - 1), "pretrained": place(-1)}.get(
                 source, Path(source)
             ),
+            rows=[sorted(set(other.labels.tolist())) for other in tasks[: index + 1]],
+            owners=owners,
         )
         seed_everything(task.seed)
         data = active.training_data(task, own)

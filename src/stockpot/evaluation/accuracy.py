@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from stockpot.models.outputs import evaluation_mode, logits_of, moved_to
 from stockpot.streams.examples import Examples
 
 
@@ -14,20 +15,11 @@ def accuracy(model: nn.Module, examples: Examples, candidates: Tensor, batch_siz
 
     A label whose row the model does not have yet counts as missed. Every module's mode is restored.
     """
-    device = next(model.parameters()).device
-    barred = ~candidates.to(device)
-    modes = {module: module.training for module in model.modules()}  # each on its own: some may be frozen in eval
-    model.eval()
+    barred = ~candidates.to(next(model.parameters()).device)
     hits = 0
-    try:
+    with evaluation_mode(model):
         for start in range(0, len(examples), batch_size):
-            stop = min(start + batch_size, len(examples))
-            batch = examples.__getitems__(range(start, stop))
-            output = model(batch["pixel_values"].to(device))
-            logits = output if isinstance(output, Tensor) else output.logits
-            predicted = logits.masked_fill(barred, float("-inf")).argmax(dim=-1)
-            hits += int((predicted.cpu() == batch["labels"]).sum())
-    finally:
-        for module, training in modes.items():
-            module.training = training
+            batch = moved_to(model, examples.__getitems__(range(start, min(start + batch_size, len(examples)))))
+            predicted = logits_of(model, batch).masked_fill(barred, float("-inf")).argmax(dim=-1)
+            hits += int((predicted == batch["labels"]).sum())
     return hits / len(examples)

@@ -6,13 +6,15 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stockpot.models.outputs import logits_of, moved_to
 from stockpot.streams.examples import Batch, Examples, TrainingData
+from stockpot.streams.scenario import mask_rivals
 from stockpot.strict import Strict
 
 Tensors = dict[str, Tensor]
@@ -48,6 +50,13 @@ class Task:
     total_steps: int = 0  # T, optimizer steps; known from `task_start` on
     checkpoint: Callable[[str], Path] = Path  # "previous", "pretrained" or a path → where those weights are
     new: Sequence[str] = ()  # tensors that have more rows than in those weights
+    rows: Sequence[Sequence[int]] = ()  # the output rows of each task up to this one
+    owners: Tensor | None = None  # see scenario.Rows.owners
+
+    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        """A model's logits of a batch, on its device: −∞ at the rows that do not compete for an example."""
+        batch = moved_to(model, batch)
+        return mask_rivals(logits_of(model, batch), batch["labels"], self.owners)
 
 
 @dataclass
@@ -66,7 +75,7 @@ class Method:
     """Base of all methods: plain fine-tuning. In a task the hooks come in the order in which they stand here."""
 
     config: Any
-    starts_from: ClassVar[Literal["previous", "pretrained"]] = "previous"
+    starts_from: Literal["previous", "pretrained"] = "previous"
 
     def __init__(self, config: Any) -> None:
         self.config = config

@@ -13,6 +13,7 @@ from torch import nn
 from stockpot import files
 from stockpot.errors import StockpotError
 from stockpot.methods.base import BaseConfig
+from stockpot.models.outputs import logits_of
 from stockpot.models.store import load_model, start_model
 from stockpot.recipe.resolve import resolve, resolve_task
 from stockpot.recipe.schema import Recipe
@@ -25,7 +26,7 @@ from stockpot.runs.summary import write_results
 from stockpot.runs.versions import commit, versions
 from stockpot.streams.spec import TaskSpec
 from stockpot.streams.stream import Stream
-from stockpot.training.job import Stop, logits_of, training_arguments
+from stockpot.training.job import Stop, training_arguments
 
 
 def begin(recipe: Recipe, method: BaseConfig, seed: int, path: Path, opened: Opened | None = None) -> Opened:

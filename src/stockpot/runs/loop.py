@@ -56,6 +56,8 @@ def learn(session: Session, index: int) -> None:
         past=[lambda past=past: stream.train(past) for past in range(index)],  # type: ignore[misc]
         checkpoint=lambda source: session.checkpoint(source, index),
         new=grown,
+        rows=stream.rows.tasks[: index + 1],
+        owners=stream.rows.owners(session.rows(index)),
     )
     seed_everything(task.seed)
     examples = stream.train(index)
@@ -67,7 +69,7 @@ def learn(session: Session, index: int) -> None:
         settings={**recipe.train, **run.tasks[index].train},
         seed=task.seed,
         folder=run.checkpoints(index),
-        owners=stream.rows.owners(session.rows(index)),
+        owners=task.owners,
         optimizer_state=carried if recipe.boundary == "keep-optimizer" else None,
         stop=session.stop,
         on_step=session.progress.step,

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.methods.base import Method
+from stockpot.models.outputs import logits_of
 from stockpot.streams.examples import Batch, TrainingData
 from stockpot.streams.scenario import mask_rivals
 from stockpot.training.batches import EpochBatches
@@ -48,12 +49,6 @@ class Job:
     on_begin: Callable[[], None] = lambda: None  # set-up is over, the first step comes next
     on_step: Callable[[int, int], None] = lambda step, total: None
     on_checkpoint: Callable[[int, Path], None] = lambda step, folder: None
-
-
-def logits_of(model: nn.Module, batch: Batch) -> Tensor:
-    """The logits (B, rows) of a Transformers classifier or of a plain module."""
-    output = model(batch["pixel_values"])
-    return output if isinstance(output, Tensor) else output.logits
 
 
 def batch_loss(job: Job, model: nn.Module, batch: Batch, smoothing: float = 0.0) -> Tensor:
