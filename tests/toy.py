@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from stockpot import methods
 from stockpot.methods.base import Method, Task
 from stockpot.seeds import derive, seed_everything
-from stockpot.streams.examples import TensorExamples, TrainingData
+from stockpot.streams.examples import Batch, TensorExamples, TrainingData
 from stockpot.training import engine
 from stockpot.training.batches import EpochBatches
 from stockpot.training.job import Job, planned_steps
@@ -142,12 +142,13 @@ def by_hand(
     after: Callable[[int, Weights, torch.optim.Optimizer], torch.optim.Optimizer | None] | None = None,
     *,
     model: nn.Module | None = None,
+    extra: Callable[[nn.Module, Batch], Tensor] | None = None,
     epochs: int = 2,
     batch_size: int = 8,
     learning_rate: float = 0.05,
 ) -> Weights:
     """Ten lines of torch: AdamW over the same batches; `after(step, weights, optimizer)` may change the weights in
-    place, and may return another optimizer."""
+    place, and may return another optimizer; `extra(model, batch)` is added to the loss."""
     model = copy.deepcopy(model or network())
     model.load_state_dict(start)
     optimizer: torch.optim.Optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0)
@@ -157,6 +158,8 @@ def by_hand(
         for indices in batches:
             batch = data.examples.__getitems__(indices)
             loss = nn.functional.cross_entropy(model(batch["pixel_values"]), batch["labels"])
+            if extra is not None:
+                loss = loss + extra(model, batch)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from stockpot.cli.methods_page import sections
 from stockpot.methods import REGISTRY
 from stockpot.recipe.read import read_recipe
 
@@ -84,6 +85,19 @@ def test_methods_says_every_equation_and_every_parameter(stockpot: Command) -> N
                 assert " ".join((info.description or "?").split()) in own, field
     assert "beta = 0.25 weight of the anchor" in out
     assert "alpha = 0.5 weight of the fine-tuned weights" in out
+
+
+def test_the_page_of_methods_is_that_of_the_code(stockpot: Command) -> None:
+    page = stockpot("methods", "--markdown").out
+    assert page == (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
+    for name, (config, method) in REGISTRY.items():
+        told = sections(method.__doc__ or "")
+        assert {"", "Equation", "Cost", "Kept", "Use"} <= {tag for tag, text in told.items() if text}, name
+        assert ("Paper" in told) == (name not in ("sequential", "joint"))
+        section = page.split(f"## {name}\n")[1].split("\n## ")[0]
+        assert all(text in section for text in told.values())
+        fields = set(config.model_fields) - {"name", "label"}
+        assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == fields
 
 
 def test_schema_prints_json(stockpot: Command) -> None:

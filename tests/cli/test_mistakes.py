@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from stockpot.methods import REGISTRY
+
 VIT = "model_type: vit, image_size: 8, patch_size: 4, hidden_size: 8, num_attention_heads: 2, num_hidden_layers: 1"
 MISTAKES = {
     "a wrong key": (["methd.beta=1"], r"recipe\.yaml: methd: unknown key\. Did you mean 'method'\?"),
@@ -20,6 +22,12 @@ MISTAKES = {
     "beta beyond 1": (["method.beta=1.5"], r"method\.beta: should lie between 0 and 1, as the weight of the anchor"),
     "an empty task": (["tasks=[{name: a}, {name: b, data: {classes: []}}]"], r"tasks\.1\.data\.classes: an empty list"),
     "an empty stream": (["tasks=[]"], r"tasks: the stream is empty"),
+    "a negative penalty": (["method={name: ewc, strength: -1}"], r"method\.strength: .*0.* -1"),
+    "a memory smaller than the classes": (
+        ["method={name: replay, select: herding, budget: total, count: 3}"],
+        r"method 'replay': task 'part-1': a memory of 3 examples is smaller than the 5 classes",
+    ),
+    "a Fisher that is not there": (["method={name: ewc, start_fisher: /nowhere}"], r"/nowhere"),
     "an unknown method": (["method.name=replya"], r"unknown method 'replya'\. Did you mean 'replay'\?"),
     "nothing to average": (["tasks=[{name: only}]"], r"nothing would ever be averaged.*first_task: average"),
     "an override without a value": (["method.beta"], r"'method\.beta': an override reads key\.sub=value"),
@@ -167,7 +175,7 @@ def test_a_mistake_in_an_added_task_changes_nothing(
 
 def test_a_name_that_is_not_known_gives_those_that_are(stockpot: Callable[..., Any], tmp_path: Path) -> None:
     told = one_line(stockpot("methods", "sfaa"))
-    assert told == "there is no method 'sfaa'. Did you mean 'sfa'? Known: sequential, joint, sfa, wise_ft, replay."
+    assert told == f"there is no method 'sfaa'. Did you mean 'sfa'? Known: {', '.join(REGISTRY)}."
     told = one_line(stockpot("schema", "recip"))
     assert told == "there is no schema 'recip'. Did you mean 'recipe'? Known: recipe, task, results, comparison."
     assert "there is no such folder" in one_line(stockpot("init", tmp_path / "nowhere" / "recipe.yaml"))

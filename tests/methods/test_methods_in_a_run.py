@@ -22,6 +22,18 @@ METHODS: dict[str, dict[str, Any]] = {
     "sfa": {"beta": 0.5, "p": 1.0},
     "wise_ft": {"alpha": 0.5},
     "replay": {"fraction": 0.5},
+    "l2": {"strength": 0.5, "new_strength": 0.1},
+    "ewc": {"strength": 20.0},
+    "mas": {"strength": 2.0},
+    "si": {"strength": 5.0},
+    "lwf": {"strength": 2.0},
+    "agem": {"count": 10, "per_step": 6},
+    "task_arithmetic": {"scale": 0.3},
+    "ties": {"trim": "tensor"},
+    "dare": {"density": 0.7, "elect": True},
+    "soup": {"mode": "chain", "continue_from": "merged"},
+    "magmax": {},
+    "fisher_average": {},
 }
 Run = Callable[..., tuple[Results, list[Weights]]]
 

@@ -1,8 +1,9 @@
-"""Rehearsal: what the buffer holds, how much, and what is drawn from it."""
+"""Rehearsal: what the buffer holds, how much, what is drawn from it, and what DER++ adds to the loss."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,19 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
+from rehearsing import second_task
 from scipy.stats import chi2
-from toy import LOOPS, config, differ, examples, learn
+from torch import Tensor
+from toy import LOOPS, STEPS, Weights, assert_close, assert_same, config, copied, differ, examples, learn, network
+from toy import seed as seed_of
 
 from stockpot import methods
 from stockpot.errors import StockpotError
 from stockpot.methods.base import Task
-from stockpot.methods.replay import Reservoir
-from stockpot.seeds import derive
+from stockpot.methods.buffer import Reservoir
+from stockpot.methods.replay import distance
+from stockpot.seeds import derive, generator
 from stockpot.streams.examples import TensorExamples, TrainingData
 from stockpot.training.batches import EpochBatches
 from stockpot.training.method_state import read_state, write_state
@@ -173,3 +179,156 @@ def test_inputs_of_another_shape_cannot_be_rehearsed() -> None:
     other = TensorExamples(torch.zeros(3, 3, 4, 4), torch.zeros(3, dtype=torch.long))
     with pytest.raises(StockpotError, match=r"buffer holds inputs of shape \(1, 1, 1\), task 'b' has \(3, 4, 4\)"):
         method.training_data(Task(1, "b", 0, model=torch.nn.Linear(1, 1)), other)
+
+
+def der(**keys: Any) -> dict[str, Any]:
+    return {"loss": "der++", "count": 10, "per_batch": 6, **keys}
+
+
+def der_by_hand(
+    first: Weights, buffer: Mapping[str, Tensor], weights: tuple[float, float], owners: Tensor | None = None
+) -> Weights:
+    """The second task: AdamW on CE(new) + a·mean (z(x₁) − z₁)² + b·CE(x₂, y₂)."""
+    model, own = network(), examples(1)
+    model.load_state_dict(first)
+    stored = model(buffer["pixel_values"]).detach()  # the model at the end of the first task is this one
+
+    def cross_entropy(inputs: Tensor, labels: Tensor) -> Tensor:
+        logits = model(inputs)
+        if owners is not None:
+            logits = logits.masked_fill(owners[None] != owners[labels][:, None], float("-inf"))
+        return torch.nn.functional.cross_entropy(logits, labels)
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05, weight_decay=0.0)
+    batches, step = EpochBatches(TrainingData.of(own), 8, seed_of(1)), 0
+    for epoch in range(2):
+        batches.set_epoch(epoch)
+        for indices in batches:
+            draws = generator(seed_of(1), "der", step)
+            one, two = (torch.randperm(10, generator=draws)[:6] for _ in range(2))
+            loss = cross_entropy(own.pixel_values[indices], own.labels[indices])
+            loss = loss + weights[0] * (model(buffer["pixel_values"][one]) - stored[one]).square().mean()
+            loss = loss + weights[1] * cross_entropy(buffer["pixel_values"][two], buffer["labels"][two])
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            step += 1
+    return copied(model)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize(
+    ("keys", "weights"),
+    [
+        ({}, (0.2, 0.5)),
+        ({"logits_weight": 3.0, "labels_weight": 0.0}, (3.0, 0.0)),
+        ({"logits_weight": 0.0, "labels_weight": 2.0}, (0.0, 2.0)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("owners", [None, torch.tensor([0, 0, 1, 1])], ids=["all compete", "a task's own compete"])
+def test_dark_experience_replay_is_its_equation(
+    loop: str, keys: dict[str, Any], weights: tuple[float, float], owners: Tensor | None, tmp_path: Path
+) -> None:
+    learnt = learn(config("replay", **der(**keys)), loop, tmp_path, owners=owners)
+    plain = learn(config("sequential"), loop, tmp_path / "plain", owners=owners)
+    buffer = {key: tensor[:10] for key, tensor in learnt.methods[1].state()[0].items()}  # of the first task
+    assert_close(learnt.weights[2], der_by_hand(learnt.weights[1], buffer, weights, owners), 1e-11)
+    assert_same(learnt.weights[1], plain.weights[1])
+    moved = max(float((learnt.weights[2][key] - plain.weights[2][key]).abs().max()) for key in plain.weights[2])
+    assert moved > 1e-2
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize(
+    "keys", [{"logits_weight": 0.0, "labels_weight": 0.0}, {"count": 0}, {"select": "herding", "count": 0}]
+)
+def test_dark_experience_replay_without_weight_or_buffer_is_plain_fine_tuning(
+    loop: str, keys: dict[str, Any], tmp_path: Path
+) -> None:
+    model = network(dropout=0.3, norm=True)  # an extra forward pass would draw masks and move the statistics
+    learnt = learn(config("replay", **der(**keys)), loop, tmp_path / "der", model=model)
+    plain = learn(config("sequential"), loop, tmp_path / "plain", model=model)
+    for weights, without in zip(learnt.weights, plain.weights, strict=True):
+        assert_same(weights, without)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize(
+    "keys",
+    [der(), der(budget="reservoir", count=9), der(select="herding", budget="total"), {"select": "herding", "count": 6},
+     {"select": "balanced", "budget": "total", "count": 7, "mix": "batch", "per_batch": 3}],
+    ids=str,
+)  # fmt: skip
+def test_a_task_that_is_stopped_inside_goes_on_to_the_same_bits(
+    loop: str, keys: dict[str, Any], tmp_path: Path
+) -> None:
+    model = network(dropout=0.3, norm=True)
+    settings = {"gradient_accumulation_steps": 2, "num_train_epochs": 3}
+    whole, (tensors, values) = second_task(config("replay", **keys), loop, tmp_path / "whole", model=model, **settings)
+    for stop_at in (1, 3):
+        weights, (again, values_again) = second_task(
+            config("replay", **keys), loop, tmp_path / f"stopped-{stop_at}", stop_at, model=model, **settings
+        )
+        assert_same(weights, whole)
+        assert values_again == values
+        assert all(torch.equal(tensor, again[key]) for key, tensor in tensors.items())
+    assert values["drawn"] == (9 if keys.get("loss") else 0)  # ⌈22 / 8⌉ micro-batches, three times
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_both_loops_learn_dark_experience_replay_bitwise_alike(accumulation: int, tmp_path: Path) -> None:
+    one, other = (
+        learn(config("replay", **der(select="balanced")), loop, tmp_path / loop, model=network(dropout=0.3, norm=True),
+              gradient_accumulation_steps=accumulation)
+        for loop in LOOPS
+    )  # fmt: skip
+    for trainer, plain in zip(one.weights, other.weights, strict=True):
+        assert_same(trainer, plain)
+    tensors, again = one.methods[1].state()[0], other.methods[1].state()[0]
+    assert all(torch.equal(tensor, again[key]) for key, tensor in tensors.items())
+
+
+def test_the_draws_of_every_task_are_counted_from_its_start(tmp_path: Path) -> None:
+    learnt = learn(config("replay", **der()), "plain", tmp_path, tasks=[examples(0), examples(1), examples(2)])
+    assert [method.state()[1]["drawn"] for method in learnt.methods] == [0, STEPS, STEPS]
+
+
+def test_rows_that_did_not_exist_are_left_out_of_the_distance() -> None:
+    logits = torch.tensor([[1.0, 2.0, 7.0, 8.0], [1.0, 2.0, 3.0, 9.0]], dtype=torch.float64, requires_grad=True)
+    stored = torch.tensor([[0.0, 4.0, 0.0], [1.0, 2.0, 0.0]], dtype=torch.float64)
+    value = distance(logits, stored, torch.tensor([2, 3]))
+    assert value.item() == (1 + 4 + 0 + 0 + 9) / 5
+    value.backward()
+    assert logits.grad is not None
+    expected = torch.tensor([[2.0, -4.0, 0.0, 0.0], [0.0, 0.0, 6.0, 0.0]], dtype=torch.float64) / 5
+    torch.testing.assert_close(logits.grad, expected, rtol=1e-15, atol=0)
+
+
+def test_what_dark_experience_replay_keeps_is_counted(tmp_path: Path) -> None:
+    first, second = (method.costs for method in learn(config("replay", **der()), "plain", tmp_path).methods)
+    image, extra = 6 * 8 + 8, 4 * 8 + 8  # an input and its label; its logits and how many there are
+    assert (first.stored_data_bytes, first.stored_bytes) == (10 * image, 10 * (image + extra))
+    assert (second.stored_data_bytes, second.stored_bytes) == (20 * image, 20 * (image + extra))
+    assert second.extra_memory_bytes == first.stored_bytes
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"loss": "der++", "mix": "batch"}, "leave mix: batch out"),
+        ({"logits_weight": 0.5}, "belong to loss: der"),
+        ({"labels_weight": 0.5}, "belong to loss: der"),
+        ({"loss": "der++", "labels_weight": -0.5}, "greater than or equal to 0"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        config("replay", **keys)
+
+
+def test_a_buffer_that_was_kept_without_logits_is_no_buffer_of_dark_experience_replay(tmp_path: Path) -> None:
+    learnt = learn(config("replay", count=5), "plain", tmp_path, tasks=[examples(0)])
+    with pytest.raises(StockpotError, match=r"buffer is damaged: 5 examples .* logits: missing"):
+        methods.build(config("replay", **der())).load_state(*learnt.methods[0].state())

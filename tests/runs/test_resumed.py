@@ -19,6 +19,18 @@ METHODS: dict[str, dict[str, Any]] = {
     "sfa": {"beta": {"*classifier*": 0.5, "*": 0.1}, "every": 2, "optimizer_state": "reset"},
     "wise_ft": {"alpha": 0.5, "first_task": "average", "anchor": "pretrained"},
     "replay": {"fraction": 0.5},
+    "l2": {"strength": 0.5, "new_strength": 0.1, "form": "decoupled", "first_task": "average"},
+    "ewc": {"strength": 20.0, "fisher": "sample", "samples": 5},
+    "mas": {"strength": 2.0},
+    "si": {"strength": 5.0},
+    "lwf": {"strength": 2.0},
+    "agem": {"budget": "reservoir", "count": 7, "per_step": 3},
+    "task_arithmetic": {"scale": 0.3},
+    "ties": {"mode": "chain", "continue_from": "merged"},
+    "dare": {"density": 0.7},
+    "soup": {"mode": "chain"},
+    "magmax": {},
+    "fisher_average": {"fisher": "sample", "samples": 5},
 }
 
 

@@ -163,11 +163,15 @@ def rules(
 @app.command()
 def methods(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="one method; default: all of them")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="all of them as a page, docs/methods.md")] = False,
 ) -> None:
     """Say what methods there are: equation, parameters, defaults."""
-    from stockpot.cli.describe import describe_methods
+    from stockpot.cli.describe import describe_methods, print_methods_page
 
-    describe_methods(name)
+    if markdown:
+        print_methods_page()
+    else:
+        describe_methods(name)
 
 
 @app.command()

@@ -12,6 +12,13 @@ from stockpot.cli.console import say
 from stockpot.errors import StockpotError, did_you_mean
 
 
+def print_methods_page() -> None:
+    """All methods as a page of Markdown on stdout."""
+    from stockpot.cli.methods_page import page
+
+    say(page().removesuffix("\n"))
+
+
 def describe_methods(name: str | None) -> None:
     """Every method, or one: what it does, equation, paper, parameters with defaults and meaning."""
     from rich.console import Console

@@ -67,7 +67,7 @@ def prepare(recipe: Recipe, path: Path) -> Opened | None:
             )
     if all(_begun(folder) and RunFolder.open(folder).is_finished for folder in folders):
         return None
-    return check_start(resolved[0])
+    return check_start(resolved[0], [one.method for one in resolved if one.seeds == resolved[0].seeds])
 
 
 def _begun(folder: Path) -> bool:

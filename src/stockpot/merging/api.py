@@ -146,7 +146,8 @@ def merge(
     one value for all or a list with one for each; λ is `lambda_`. Raises StockpotError before any tensor is read for
     everything that can be known from names, shapes and types; for NaN or infinity in the result, unless
     `Options(allow_nonfinite=True)`. `stockpot rules` says what rules there are; `greedy_soup` takes `score=`, a
-    function of a state dict, or of a folder where there is an `output`; higher is better.
+    function of a state dict, or of a folder where there is an `output`; higher is better. `fisher` takes files, or the
+    Fishers themselves by the models' names; that those were estimated in one way is then for the caller to see to.
     """
     states: dict[str, State] = {}
 
@@ -156,6 +157,10 @@ def merge(
         states[label] = model
         return label
 
+    if isinstance(fishers := parameters.get("fisher"), list | tuple):
+        parameters["fisher"] = [
+            named(one, f"fisher[{number}]") if isinstance(one, Mapping) else one for number, one in enumerate(fishers)
+        ]
     paths = [named(model, f"models[{number}]") for number, model in enumerate(models)]
     root = None if base is None else named(base, "base")
     each, shared = divide_parameters(rule, {key.rstrip("_"): value for key, value in parameters.items()}, len(paths))
@@ -227,7 +232,7 @@ def opened(spec: MergeSpec, options: Options, states: Mapping[str, State] | None
         inputs = Inputs(spec, states or {}, options.allow_bin)
         closing.callback(inputs.close)
         plan = make_plan(inputs.spec, inputs.sources)
-        fishers = open_fishers(plan)
+        fishers = open_fishers(plan, states or {})
         for source in fishers.values():
             closing.callback(source.close)
         yield Opened(plan, inputs.places, fishers, inputs.folders)

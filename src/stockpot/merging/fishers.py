@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stockpot.errors import StockpotError
 from stockpot.merging.plan import Plan
-from stockpot.merging.sources import FileSource, Source
+from stockpot.merging.sources import FileSource, MemorySource, Source
 from stockpot.weights.layout import FLOATS, read_layout
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def open_fishers(plan: Plan) -> dict[str, Source]:
-    """Every Fisher that the plan's settings name, by its path.
+
+def open_fishers(plan: Plan, states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Source]:
+    """Every Fisher that the plan's settings name, by its path; those in memory by their label in `states`.
 
     Raises StockpotError where a file is missing or of another model, or where two were estimated in different ways.
     """
@@ -24,7 +28,9 @@ def open_fishers(plan: Plan) -> dict[str, Source]:
     for target in plan.targets:
         for part, settings in zip(target.inputs, target.settings.each, strict=True):
             path = str(settings["fisher"])
-            if path not in found:
+            if path not in found and path in states:
+                found[path] = MemorySource(states[path], path)
+            elif path not in found:
                 found[path] = FileSource(read_layout(path, "fisher"))
                 conventions[path] = _convention(Path(path))
                 _same(path, conventions)
@@ -53,7 +59,8 @@ def _convention(path: Path) -> dict[str, Any]:
 
 def _same(path: str, conventions: dict[str, dict[str, Any]]) -> None:
     first, *_ = conventions
-    for key in sorted({*conventions[first], *conventions[path]}):
+    # Means over different numbers of examples can be compared.
+    for key in sorted({*conventions[first], *conventions[path]} - {"examples"}):
         mine, theirs = conventions[first].get(key), conventions[path].get(key)
         if mine != theirs:
             raise StockpotError(

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -18,6 +18,14 @@ from stockpot.streams.scenario import mask_rivals
 from stockpot.strict import Strict
 
 Tensors = dict[str, Tensor]
+
+
+class Facts(NamedTuple):
+    """What is known of a task before a stream begins."""
+
+    name: str
+    classes: int
+    examples: int  # to train on
 
 
 class BaseConfig(Strict):
@@ -35,6 +43,10 @@ class BaseConfig(Strict):
 
     def problem_with(self, tasks: int) -> str | None:
         """Why the method would do nothing, or cannot work, in a stream of so many tasks."""
+        return None
+
+    def problem_in(self, model: nn.Module, tasks: Sequence[Facts]) -> str | None:
+        """Why the method cannot work with this start model or these tasks; also raises StockpotError."""
         return None
 
 

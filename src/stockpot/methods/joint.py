@@ -19,6 +19,9 @@ class Joint(Method):
     """Training on all tasks so far at once, from the start model: keeps all past data, forgets nothing by design.
 
     Equation: `θ_k = train(θ_start, tasks 1 … k)`, as many epochs as a task has
+    Cost: a task has more steps, one for each batch of all data so far
+    Kept: all examples of all tasks, and the start model
+    Use: to see what a model could keep at best; it is no continual learning
     """
 
     starts_from = "pretrained"

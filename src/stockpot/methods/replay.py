@@ -1,4 +1,4 @@
-"""Rehearsal: a buffer of past examples is mixed into the new task's."""
+"""Rehearsal: a buffer of past examples is mixed into the new task's, or drawn from in the loss (DER++)."""
 
 from __future__ import annotations
 
@@ -7,148 +7,120 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
-from stockpot.errors import StockpotError
-from stockpot.methods.base import BaseConfig, Method, Task, Tensors
+from stockpot.methods.base import Method, Task, Tensors
+from stockpot.methods.buffer import Buffer, BufferConfig
+from stockpot.models.outputs import logits_of, moved_to
 from stockpot.seeds import generator
-from stockpot.streams.examples import Examples, TensorExamples, TrainingData, concat
+from stockpot.streams.examples import Batch, Examples, TrainingData, concat
 
 
-class Config(BaseConfig):
-    """How much of the past is kept, which examples, and how they are mixed in."""
+class Config(BufferConfig):
+    """How much of the past is kept, which examples, and how they are trained on."""
 
     name: Literal["replay"]
-    fraction: float | None = Field(None, ge=0, le=1, description="kept of EACH past task; default 0.1")
-    count: int | None = Field(None, ge=0, description="kept of each past task (per_task), or in all (reservoir)")
-    budget: Literal["per_task", "reservoir"] = Field("per_task", description="a share of each task, or one reservoir")
     mix: Literal["union", "batch"] = Field("union", description="one shuffled data set, or so many of every batch")
-    per_batch: int = Field(32, ge=1, description="examples from the buffer in every batch, with mix: batch")
+    per_batch: int = Field(
+        32, ge=1, description="examples from the buffer in every batch, with mix: batch, or in each draw of der++"
+    )
+    loss: Literal["er", "der++"] = Field(
+        "er", description="er: past examples like new ones; der++: their stored logits and their labels"
+    )
+    logits_weight: float | None = Field(None, ge=0, description="der++: weight of the stored logits; default 0.2")
+    labels_weight: float | None = Field(None, ge=0, description="der++: weight of the labels; default 0.5")
 
     @model_validator(mode="after")
-    def _one_size(self) -> Config:
-        if self.fraction is not None and self.count is not None:
-            raise ValueError("give fraction or count, not both")
-        if self.budget == "reservoir" and self.count is None:
-            raise ValueError("a reservoir has one capacity: give count")
+    def _one_way(self) -> Config:
+        if self.loss == "der++" and self.mix == "batch":
+            raise ValueError("loss: der++ draws from the buffer itself: leave mix: batch out")
+        if self.loss == "er" and (self.logits_weight is not None or self.labels_weight is not None):
+            raise ValueError("logits_weight and labels_weight belong to loss: der++")
         return self
 
-
-class Reservoir:
-    """Keeps a uniform sample of M among all items offered so far (Vitter's algorithm R).
-
-    Item n (from 0) goes to slot n if n < M, else to j ~ U{0…n} if j < M.
-    """
-
-    def __init__(self, capacity: int, seen: int = 0) -> None:
-        self.capacity = capacity
-        self.seen = seen
-
-    def offer(self, many: int, draws: torch.Generator) -> dict[int, int]:
-        """Slot → number of the new item that ends up there, for the next `many` items."""
-        slots: dict[int, int] = {}
-        for item in range(many):
-            if self.seen < self.capacity:
-                slots[self.seen] = item
-            elif self.capacity:
-                slot = int(torch.randint(self.seen + 1, (), generator=draws))
-                if slot < self.capacity:
-                    slots[slot] = item
-            self.seen += 1
-        return slots
+    @property
+    def weights(self) -> tuple[float, float]:
+        """Of the logits and of the labels."""
+        return (
+            0.2 if self.logits_weight is None else self.logits_weight,
+            0.5 if self.labels_weight is None else self.labels_weight,
+        )
 
 
 class Replay(Method):
     """Examples of past tasks are kept in a buffer and trained on beside the new ones.
 
-    Equation: loss over `task k ∪ buffer`, where the buffer holds M of the examples of tasks 1 … k−1
-    Paper: experience replay, as in "On Tiny Episodic Memories in Continual Learning" (arXiv 1902.10486)
+    Equation: er: loss over `task k ∪ buffer`, where the buffer holds M of the examples of tasks 1 … k−1;
+    der++: `loss + a·mean (z(x₁) − z₁)² + b·CE(x₂, y₂)`, x₁ and x₂ two draws from the buffer, z₁ the stored logits
+    Paper: er: experience replay, as in "On Tiny Episodic Memories in Continual Learning" (arXiv 1902.10486); der++:
+    "Dark Experience for General Continual Learning" (arXiv 2004.07211), §3; herding: iCaRL (arXiv 1611.07725)
+    Cost: er: more steps, or larger batches; der++: two forward and backward passes of a draw, so about three steps
+    Kept: the buffer, which is past data; der++ with its logits
+    Use: when a little of the past data may be kept: one percent is hard to beat
+    Reading: der++ fills its buffer at the end of a task, where the paper fills a reservoir along the way: the stored
+    logits are those of the finished task's model in eval mode, and rows that it did not have are left out of the mean;
+    the logits of all other rows count, the labels compete as in training; draws are in training mode and count in
+    BatchNorm's statistics; a = 0.2 and b = 0.5 unless they are set; herding and balanced
+    treat a class that comes again in a later task as another class, so that no domain crowds out the others; herding
+    takes the plain mean of the normalised features
     """
 
     config: Config
+    _task: Task
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self._buffer: TensorExamples | None = None
-        self._seen = 0
+        self._buffer = Buffer(config, keep_logits=config.loss == "der++")
+        self._drawn = 0
 
     def training_data(self, task: Task, examples: Examples) -> TrainingData:
         """The task's examples and the buffer's, drawn before anything of this task is kept."""
-        buffer = self._buffer
-        if buffer is None or not len(buffer):
+        self._buffer.check(task, examples)
+        self.costs.extra_memory_bytes = self._buffer.nbytes
+        if not len(self._buffer) or self.config.loss == "der++":
             return TrainingData.of(examples)
-        shape = tuple(examples.__getitems__([0])["pixel_values"].shape[1:])
-        if tuple(buffer.pixel_values.shape[1:]) != shape:
-            raise StockpotError(
-                f"replay: the buffer holds inputs of shape {tuple(buffer.pixel_values.shape[1:])}, "
-                f"task {task.name!r} has {shape}."
-            )
-        self.costs.extra_memory_bytes = buffer.nbytes
-        both = concat([examples, buffer])
+        both = concat([examples, self._buffer.examples])
         if self.config.mix == "union":
             return TrainingData.of(both)
         return TrainingData(both, new=len(examples), rehearsed_per_batch=self.config.per_batch)
 
+    def task_start(self, task: Task) -> None:
+        """Counts the draws of this task from 0."""
+        self._task, self._drawn = task, 0
+
+    def loss(self, loss: Tensor, logits: Tensor, batch: Batch, model: nn.Module) -> Tensor:
+        """Adds the two terms of der++."""
+        if self.config.loss == "er" or not len(self._buffer):
+            return loss
+        draws = generator(self._task.seed, "der", self._drawn)
+        self._drawn += 1
+        one, two = (moved_to(model, self._buffer.draw(self.config.per_batch, draws)) for _ in range(2))
+        logits_weight, labels_weight = self.config.weights
+        if logits_weight:
+            loss = loss + logits_weight * distance(logits_of(model, one), one["logits"], one["known"])
+        if labels_weight:
+            loss = loss + labels_weight * functional.cross_entropy(self._task.logits(model, two), two["labels"])
+        return loss
+
     def task_end(self, task: Task, examples: Examples) -> None:
         """Fills the buffer from the finished task."""
-        draws = generator(task.seed, "replay")
-        if self.config.budget == "reservoir":
-            self._fill_reservoir(examples, draws)
-        else:
-            size = self._size(len(examples))
-            picked = torch.randperm(len(examples), generator=draws)[:size].sort().values
-            if size:
-                self._add(self._read(examples, picked))
-        if self._buffer is not None:
-            self.costs.stored_bytes = self.costs.stored_data_bytes = self._buffer.nbytes
-
-    def _size(self, available: int) -> int:
-        if self.config.count is not None:
-            return min(self.config.count, available)
-        fraction = 0.1 if self.config.fraction is None else self.config.fraction
-        return int(fraction * available + 0.5)
-
-    def _fill_reservoir(self, examples: Examples, draws: torch.Generator) -> None:
-        reservoir = Reservoir(self.config.count or 0, self._seen)
-        order = torch.randperm(len(examples), generator=draws)
-        slots = reservoir.offer(len(examples), draws)
-        self._seen = reservoir.seen
-        if not slots:
-            return
-        where = torch.tensor(list(slots))
-        fresh = self._read(examples, order[torch.tensor(list(slots.values()))])
-        old = self._buffer
-        size = max(int(where.max()) + 1, 0 if old is None else len(old))
-        pixel_values = fresh.pixel_values.new_empty((size, *fresh.pixel_values.shape[1:]))
-        labels = fresh.labels.new_empty(size)
-        if old is not None:
-            pixel_values[: len(old)], labels[: len(old)] = old.pixel_values, old.labels
-        pixel_values[where], labels[where] = fresh.pixel_values, fresh.labels
-        self._buffer = TensorExamples(pixel_values, labels)
-
-    @staticmethod
-    def _read(examples: Examples, picked: Tensor) -> TensorExamples:
-        batch = examples.__getitems__(picked.tolist())
-        return TensorExamples(batch["pixel_values"], batch["labels"])
-
-    def _add(self, fresh: TensorExamples) -> None:
-        old = self._buffer
-        self._buffer = (
-            fresh
-            if old is None
-            else TensorExamples(
-                torch.cat([old.pixel_values, fresh.pixel_values]), torch.cat([old.labels, fresh.labels])
-            )
-        )
+        self._buffer.fill(task, examples)
+        self.costs.stored_bytes = self._buffer.nbytes
+        self.costs.stored_data_bytes = self._buffer.examples.nbytes if len(self._buffer) else 0
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
-        """The buffer, and how many examples the reservoir has seen."""
-        if self._buffer is None:
-            return {}, {"seen": self._seen}
-        return {"pixel_values": self._buffer.pixel_values, "labels": self._buffer.labels}, {"seen": self._seen}
+        """The buffer, and how often it was drawn from in this task."""
+        tensors, values = self._buffer.state()
+        return tensors, {**values, "drawn": self._drawn}
 
     def load_state(self, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:
-        """Takes up a buffer."""
-        self._seen = int(values.get("seen", 0))
-        if "labels" in tensors:
-            self._buffer = TensorExamples(tensors["pixel_values"], tensors["labels"])
+        """Takes up a buffer. Raises StockpotError where it is damaged."""
+        self._buffer.load_state(tensors, values)
+        self._drawn = int(values.get("drawn", 0))
+
+
+def distance(logits: Tensor, stored: Tensor, known: Tensor) -> Tensor:
+    """The mean squared difference over the rows that example i had when its logits were stored, the first known[i]."""
+    old = torch.arange(stored.shape[1], device=stored.device) < known[:, None]
+    return (logits[:, : stored.shape[1]] - stored).masked_fill(~old, 0).square().sum() / old.sum()

@@ -17,4 +17,7 @@ class Sequential(Method):
     """Plain fine-tuning on task after task: the previous model is the start, nothing else.
 
     Equation: `θ_k = train(θ_{k−1}, task k)`
+    Cost: nothing more
+    Kept: nothing
+    Use: to see what would be forgotten without any method
     """

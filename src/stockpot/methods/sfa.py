@@ -13,29 +13,19 @@ from torch.optim import Optimizer
 from stockpot.averaging.anchor import Keep
 from stockpot.averaging.sfa import SFA
 from stockpot.files import folder_bytes
-from stockpot.methods.base import BaseConfig, Method, Task, Tensors
+from stockpot.methods.anchored import AnchorConfig
+from stockpot.methods.base import Method, Task, Tensors
 from stockpot.streams.examples import Examples
 
 
-class AnchoredConfig(BaseConfig):
-    """What every method with an anchor lets one choose."""
+class AnchoredConfig(AnchorConfig):
+    """What every method that averages with an anchor lets one choose."""
 
-    anchor: str = Field("previous", description="θ_o: previous | pretrained | a path to a checkpoint")
-    first_task: Literal["skip", "average"] = Field("skip", description="average protects the weights that were loaded")
     anchor_on: Literal["disk", "cpu", "device"] = Field("disk", description="where the anchor is held while training")
     buffers: Literal["average", "keep"] = Field("average", description="BatchNorm's running statistics")
     rounding: Literal["nearest", "stochastic"] | None = Field(
         None, description="how bf16 weights are rounded after an average; without it they are refused"
     )
-
-    def problem_with(self, tasks: int) -> str | None:
-        """A stream of one task, which is skipped, would never be averaged."""
-        if tasks == 1 and self.first_task == "skip":
-            return (
-                "nothing would ever be averaged: the stream has one task, and first_task is skip. "
-                "Set first_task: average to protect the start model, or name more tasks."
-            )
-        return None
 
 
 class Config(AnchoredConfig):
@@ -73,6 +63,11 @@ class SequentialFineTuningWithAveraging(Method):
 
     Equation: `θ ← (1−β)·θ + β·θ_o`
     Paper: "Soup to go" (arXiv 2501.05559); θ_o is the previous task's final model, frozen for the task
+    Cost: nothing but an average, about one pass over the weights, 1/p times a task; the anchor can stay on disk
+    Kept: nothing: the anchor is the previous model
+    Use: when no data may be kept and memory is short; raise `beta` to keep more, and lower it to learn more
+    Reading: the first task of a stream is not averaged unless first_task says so; rows of the head that the anchor
+    lacks are left as training made them
     """
 
     config: Any

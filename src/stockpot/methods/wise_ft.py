@@ -21,6 +21,10 @@ class WiseFT(SequentialFineTuningWithAveraging):
 
     Equation: `θ ← α·θ + (1−α)·θ_o`, which is SFA with p = 1 and β = 1−α
     Paper: "Robust fine-tuning of zero-shot models" (arXiv 2109.01903), there for one task
+    Cost: nothing but one average at the end of a task
+    Kept: nothing: the anchor is the previous model
+    Use: when training cannot be touched: it needs two checkpoints only, and any α can be tried afterwards
+    Reading: the next task goes on from the average
     """
 
     def cadence(self) -> dict[str, Any]:

@@ -44,19 +44,27 @@ def resolve(recipe: Recipe, method: BaseConfig, seed: int) -> Recipe:
         "tasks": resolved,
         "controls": [resolve_task(task, recipe.data) for task in recipe.controls],
         "data": _located(recipe.data),
-        "method": method,
         "compare": [],
         "seeds": [seed],
     }
     if recipe.model.name is not None:
         changes["model"] = recipe.model.model_copy(update={"name": absolute(recipe.model.name)})
-    anchor = getattr(method, "anchor", None)
-    if anchor not in (None, "previous", "pretrained"):
-        if not Path(anchor).expanduser().exists():
-            hint = did_you_mean(anchor, ("previous", "pretrained"))
-            raise StockpotError(f"method {method.title!r}: anchor: {anchor}: there is no such file or folder.{hint}")
-        changes["method"] = method.model_copy(update={"anchor": absolute(anchor)})
+    changes["method"] = method.model_copy(update=_paths(method))
     return recipe.model_copy(update=changes)
+
+
+def _paths(method: BaseConfig) -> dict[str, str]:
+    """The method's keys that name files, with absolute paths. Raises StockpotError where there is no such file."""
+    found = {}
+    for key, words in (("anchor", ("previous", "pretrained")), ("start_fisher", ())):
+        path = getattr(method, key, None)
+        if path is None or path in words:
+            continue
+        if not Path(path).expanduser().exists():
+            hint = did_you_mean(path, words)
+            raise StockpotError(f"method {method.title!r}: {key}: {path}: there is no such file or folder.{hint}")
+        found[key] = absolute(path)
+    return found
 
 
 def to_values(recipe: Recipe) -> dict[str, Any]:

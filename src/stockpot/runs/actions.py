@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from stockpot import files
 from stockpot.errors import StockpotError
-from stockpot.methods.base import BaseConfig
+from stockpot.methods.base import BaseConfig, Facts
 from stockpot.models.outputs import logits_of
 from stockpot.models.store import load_model, start_model
 from stockpot.recipe.resolve import resolve, resolve_task
@@ -45,14 +45,23 @@ def begin(recipe: Recipe, method: BaseConfig, seed: int, path: Path, opened: Ope
     return opened
 
 
-def check_start(resolved: Recipe) -> Opened:
-    """Opens the stream; raises StockpotError where it, the training settings or the model would fail later."""
+def check_start(resolved: Recipe, methods: Sequence[BaseConfig] = ()) -> Opened:
+    """Opens the stream; raises StockpotError where it, the training settings, the model or a method would fail later.
+
+    `methods` are those that the stream is opened for; the recipe's alone by default.
+    """
     assert isinstance(resolved.tasks, list), "a resolved recipe lists its tasks"
     stream, processor = open_stream(resolved)
     for task in resolved.tasks:
         training_arguments({**resolved.train, **task.train}, Path("runs"), resolved.seeds[0])
     rows = _start_rows(resolved, stream)
-    _check_model(start_model(resolved.model, rows, resolved.seeds[0]), stream, rows)
+    model = start_model(resolved.model, rows, resolved.seeds[0])
+    _check_model(model, stream, rows)
+    facts = stream.facts()
+    tasks = [Facts(task.name, len(task.classes), facts[task.name]["train"]) for task in stream.tasks]
+    for method in methods or [resolved.method]:
+        if problem := method.problem_in(model, tasks):
+            raise StockpotError(f"method {method.title!r}: {problem}")
     return stream, processor
 
 

@@ -1,0 +1,1 @@
+"""How much each weight matters: the diagonal Fisher, and the sensitivity of the outputs."""

@@ -1,0 +1,164 @@
+"""The diagonal of the Fisher information, in four conventions, and its form on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from stockpot.errors import StockpotError, did_you_mean
+from stockpot.files import write_json
+from stockpot.importance.per_example import Directions, Logits, Sums, batches, per_example_sums, zeros
+from stockpot.models.outputs import evaluation_mode
+from stockpot.streams.examples import Batch, Examples
+from stockpot.weights.checkpoint import open_checkpoint, save_checkpoint
+
+Kind = Literal["exact", "sample", "empirical", "batched"]
+
+
+def default_kind(rows: int) -> Kind:
+    """`exact` up to 100 classes, else `sample`: the exact Fisher takes one backward pass a class."""
+    return "exact" if rows <= 100 else "sample"
+
+
+def fisher(
+    model: nn.Module,
+    examples: Examples,
+    kind: Kind,
+    *,
+    logits: Logits,
+    batch_size: int = 64,
+    samples: int | None = None,
+    draws: torch.Generator | None = None,
+    seen: Callable[[int], None] | None = None,
+) -> Sums:
+    """F by parameter name, the mean over examples, in eval mode and in the parameters' types; p = softmax(logits).
+
+    `exact`: `mean_b Σ_c p_bc (∂ log p_bc / ∂θ)²`, over the classes that compete (logits above −∞).
+    `sample`: `mean_b (∂ log p_by / ∂θ)²` with one `y ~ p_b` from `draws`: unbiased, noisy.
+    `empirical`: the same with the true y: not the Fisher, and 0 where the fit is perfect.
+    `batched`: `Σ_B |B|/N · (mean_{b∈B} ∂ log p_by / ∂θ)²` with the true y: the wrong object, which shrinks towards
+    1/|B| of `empirical` and is kept to reproduce others. A smaller last batch counts by its size, so that |B|=1 is
+    `empirical`.
+    With `samples`, that many examples, chosen by `draws` without replacement; all where there are no more.
+    Raises StockpotError for an unknown kind, no examples, and where `draws` is missing.
+    Paper: Kirkpatrick et al. (arXiv 1612.00796), section 2; Kunstner et al. (arXiv 1905.12558) on the empirical one.
+    """
+    if kind not in get_args(Kind):
+        raise StockpotError(
+            f"fisher: {kind!r} is none of {', '.join(get_args(Kind))}.{did_you_mean(kind, get_args(Kind))}"
+        )
+    indices = chosen(len(examples), samples, draws, batch_size)
+    if kind == "batched":
+        total = _batched(model, examples, logits, indices, batch_size, seen)
+    else:
+        rule = _directions(kind, draws)
+        total = per_example_sums(model, examples, logits, rule, 2, indices, batch_size, seen)
+    return averaged(total, model, len(indices))
+
+
+def chosen(many: int, samples: int | None, draws: torch.Generator | None, batch_size: int) -> Sequence[int]:
+    """Indices of `samples` of so many examples, without replacement and in order; all of them without `samples`."""
+    for key, value in (("examples", many), ("samples", samples), ("batch_size", batch_size)):
+        if value is not None and value < 1:
+            raise StockpotError(f"{key}: {value} is too few to say what matters; at least 1 is needed.")
+    if samples is None or samples >= many:
+        return range(many)
+    if draws is None:
+        raise StockpotError("samples: choosing examples takes `draws`, a torch.Generator.")
+    picked: list[int] = torch.randperm(many, generator=draws)[:samples].sort().values.tolist()
+    return picked
+
+
+def averaged(total: Sums, model: nn.Module, many: int) -> Sums:
+    """Sums over so many examples → means, in the parameters' types."""
+    parameters = dict(model.named_parameters())
+    return {name: (tensor / many).to(parameters[name].dtype) for name, tensor in total.items()}
+
+
+def _directions(kind: Kind, draws: torch.Generator | None) -> Directions:
+    """∂ log p_y / ∂ logits = e_y − p; for `exact` √p_c (e_c − p) for each class c, so that squares weigh p_c."""
+    if kind == "sample" and draws is None:
+        raise StockpotError("fisher: 'sample' draws labels and takes `draws`, a torch.Generator.")
+
+    def directions(logits: Tensor, batch: Batch) -> Tensor:
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        p = logits.to(wide).softmax(1)
+        if kind == "exact":
+            found = p.sqrt()[..., None] * (torch.eye(p.shape[1]).to(p) - p[:, None])  # (B, classes, rows)
+            return found.transpose(0, 1).to(logits.dtype)
+        y = torch.multinomial(p.cpu(), 1, generator=draws) if kind == "sample" else batch["labels"][:, None]
+        return (torch.zeros_like(p).scatter_(1, y.to(p.device), 1.0) - p)[None].to(logits.dtype)
+
+    return directions
+
+
+def _batched(
+    model: nn.Module,
+    examples: Examples,
+    logits: Logits,
+    indices: Sequence[int],
+    batch_size: int,
+    seen: Callable[[int], None] | None,
+) -> Sums:
+    """Σ_B |B| (mean gradient)²: each batch is taken for one example."""
+    parameters = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
+    total, rule = zeros(parameters), _directions("empirical", None)
+    with evaluation_mode(model), torch.enable_grad():
+        for batch in batches(examples, indices, batch_size, seen):
+            z = logits(model, batch)
+            v = rule(z.detach(), batch)[0] / len(z)
+            gradients = torch.autograd.grad(z, list(parameters.values()), v, allow_unused=True)
+            for into, gradient in zip(total.values(), gradients, strict=True):
+                if gradient is not None:
+                    into.add_(gradient.to_dense().to(into.dtype).square(), alpha=len(z))
+    return total
+
+
+def convention(kind: Kind, examples: int, batch_size: int) -> dict[str, Any]:
+    """How a Fisher was estimated: without all of this, a strength means nothing."""
+    return {
+        "variant": kind,
+        "examples": examples,
+        "reduction": "mean",
+        "squares": "per batch" if kind == "batched" else "per example",
+        "batch_size": batch_size if kind == "batched" else None,
+        "mode": "eval",
+    }
+
+
+def save_fisher(tensors: Mapping[str, Tensor], convention: Mapping[str, Any], folder: Path) -> None:
+    """Writes `fisher.safetensors` and, beside it, `fisher.json`, which says how it was estimated."""
+    save_checkpoint(tensors, folder / "fisher.safetensors")
+    write_json(folder / "fisher.json", dict(convention))
+
+
+def load_fisher(path: Path, model: nn.Module | None = None) -> tuple[Sums, dict[str, Any]]:
+    """What `save_fisher` wrote to a folder, or a `.safetensors` file with its `.json` beside it.
+
+    Raises StockpotError where a file is missing or damaged, where a value is negative or not finite, and, with
+    `model`, where the tensors are not those of its parameters.
+    """
+    file = path / "fisher.safetensors" if path.is_dir() else path
+    tensors = dict(open_checkpoint(file))
+    said = file.with_suffix(".json")
+    try:
+        values = json.loads(said.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise StockpotError(f"{said} does not say how {file.name} was estimated: {error}.") from error
+    if not isinstance(values, dict):
+        raise StockpotError(f"{said} does not say how {file.name} was estimated: it is no JSON object.")
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not bool((tensor.isfinite() & (tensor >= 0)).all()):
+            raise StockpotError(f"{file}: '{name}' is not of finite numbers ≥ 0: it is no Fisher.")
+    for name, parameter in model.named_parameters() if model is not None else ():
+        if parameter.requires_grad and (name not in tensors or tensors[name].shape != parameter.shape):
+            held = f"is {list(tensors[name].shape)}" if name in tensors else "is missing"
+            raise StockpotError(
+                f"{file}: '{name}' {held}, and {list(parameter.shape)} in the model: it is the Fisher of another model."
+            )
+    return tensors, values

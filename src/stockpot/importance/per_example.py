@@ -1,0 +1,241 @@
+"""Sums over examples of a power of each example's gradient, for every trainable parameter, without a loop over them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from stockpot.errors import StockpotError
+from stockpot.importance.layers import Use, powered, uses
+from stockpot.models.outputs import evaluation_mode
+from stockpot.streams.examples import Batch, Examples
+
+Logits = Callable[[nn.Module, Batch], Tensor]  # → (B, rows)
+Directions = Callable[[Tensor, Batch], Tensor]  # logits, batch → (K, B, rows)
+Call = tuple[nn.Module, Tensor, GradientEdge]
+Sums = dict[str, Tensor]
+
+_BOUND = 64 << 20  # bytes of per-example gradients that are held at once
+
+
+def per_example_sums(
+    model: nn.Module,
+    examples: Examples,
+    logits: Logits,
+    directions: Directions,
+    power: int,
+    indices: Sequence[int],
+    batch_size: int,
+    seen: Callable[[int], None] | None,
+) -> Sums:
+    """Σ_b Σ_k |J_bᵀ v_bk|^power by parameter name, in at least fp32; eval mode, and nothing of the model changes.
+
+    J_b is the Jacobian of example b's logits, v_bk the given directions: the gradient of a loss of the logits, say.
+    All uses of a parameter are summed for each example before the power is taken. How a parameter is treated is
+    found on three of the examples, against their gradients one at a time: from the inputs and output gradients of
+    known layers; else by `torch.func.vmap`; else one example at a time. In every batch the uses that the layers
+    reported are counted against those in the autograd graph; a parameter with others goes one example at a time.
+    Raises StockpotError where the logits are not (B, rows).
+    """
+    with evaluation_mode(model), torch.enable_grad():
+        walk = _Walk(model, logits, power)
+        walk.choose(examples.__getitems__(sorted({indices[0], indices[len(indices) // 2], indices[-1]})))
+        for batch in batches(examples, indices, batch_size, seen):
+            walk.add(batch, directions)
+    return walk.total
+
+
+def batches(
+    examples: Examples, indices: Sequence[int], batch_size: int, seen: Callable[[int], None] | None
+) -> Iterator[Batch]:
+    """The chosen examples in batches; `seen` is told how many were done when the next is asked for."""
+    for start in range(0, len(indices), batch_size):
+        batch = examples.__getitems__(indices[start : start + batch_size])
+        yield batch
+        if seen is not None:
+            seen(start + len(batch["labels"]))
+
+
+def zeros(parameters: Mapping[str, Tensor]) -> Sums:
+    """Where to sum up, in at least fp32."""
+    return {
+        name: torch.zeros_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32), requires_grad=False)
+        for name, tensor in parameters.items()
+    }
+
+
+class _Walk:
+    """The sums so far, and how each parameter is treated."""
+
+    def __init__(self, model: nn.Module, logits: Logits, power: int) -> None:
+        self.model, self.logits, self.power = model, logits, power
+        self.parameters = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
+        self.names = {id(tensor): name for name, tensor in self.parameters.items()}
+        self.total = zeros(self.parameters)
+        self.layered: set[str] = set()
+        self.mapped: set[str] = set()
+
+    def choose(self, batch: Batch) -> None:
+        """Compares each way with the gradients of single examples, along a random direction of the logits."""
+        z, calls = self._forward(batch)
+        draws = torch.Generator().manual_seed(0)
+        v = torch.randn(1, *z.shape, generator=draws).to(z)
+        counts = self._counts(z)
+        truth = self._singly(batch, v, set(counts))
+        self.layered = self._agreeing(self._from_layers(z, calls, counts, v, set(counts)), truth)
+        with contextlib.suppress(Exception):  # whatever vmap, or the model inside of it, says: there is another way
+            self.mapped = self._agreeing(self._by_vmap(batch, v, set(counts) - self.layered), truth)
+
+    def add(self, batch: Batch, directions: Directions) -> None:
+        """Adds a batch to the sums."""
+        z, calls = self._forward(batch)
+        v = directions(z.detach(), batch)
+        v = v[v.flatten(1).any(1)]
+        counts = self._counts(z)
+        found = self._from_layers(z, calls, counts, v, self.layered)
+        del z, calls
+        with contextlib.suppress(Exception):  # as above
+            found |= self._by_vmap(batch, v, counts.keys() & self.mapped)
+        found |= self._singly(batch, v, counts.keys() - found.keys())
+        for name, sums in found.items():
+            self.total[name] += sums
+
+    def _forward(self, batch: Batch) -> tuple[Tensor, list[Call]]:
+        calls: list[Call] = []
+
+        def keep(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+            x = next((value for value in (*inputs, *named.values()) if isinstance(value, Tensor)), None)
+            if x is not None and isinstance(output, Tensor) and output.requires_grad:
+                # The edge stays right where the output is changed in place later, as by ReLU(inplace=True).
+                calls.append((module, x.detach(), get_gradient_edge(output)))
+
+        with contextlib.ExitStack() as stack:
+            for module in self.model.modules():
+                if any(id(tensor) in self.names for tensor in module.parameters(recurse=False)):
+                    # First of its hooks: the others may replace the output.
+                    handle = module.register_forward_hook(keep, prepend=True, with_kwargs=True)
+                    stack.callback(handle.remove)
+            z = self.logits(self.model, batch)
+        if z.ndim != 2 or len(z) != len(batch["labels"]):
+            raise StockpotError(f"the logits of {len(batch['labels'])} examples are {list(z.shape)}, not (B, rows).")
+        return z, calls
+
+    def _counts(self, z: Tensor) -> Counter[str]:
+        """How often the autograd graph of the logits uses each parameter; those that it does not use are left out."""
+        counts: Counter[str] = Counter()
+        waiting: list[Any] = [z.grad_fn]
+        visited = set(waiting)  # keeps the nodes' Python objects, and so their identity, alive
+        while waiting:
+            node = waiting.pop()
+            for child, _ in node.next_functions if node is not None else ():
+                name = self.names.get(id(getattr(child, "variable", None)))
+                if name is not None:
+                    counts[name] += 1
+                elif child not in visited:
+                    visited.add(child)
+                    waiting.append(child)
+        return counts
+
+    def _from_layers(self, z: Tensor, calls: list[Call], counts: Counter[str], v: Tensor, wanted: set[str]) -> Sums:
+        """The sums of those parameters all of whose uses are calls of known layers."""
+        total = self._zeros(name for name in wanted if name in counts)
+        for k in range(len(v) if total and calls else 0):
+            edges = [edge for _, _, edge in calls]
+            grads = torch.autograd.grad(z, edges, v[k], retain_graph=k + 1 < len(v), allow_unused=True)
+            found: dict[str, list[Use]] = {name: [] for name in total}
+            for (module, x, _), g in zip(calls, grads, strict=True):
+                for key, use in uses(module, x, g, len(z)).items() if g is not None else ():
+                    name = self.names.get(id(module._parameters.get(key)), "")
+                    if name in found:
+                        found[name].append(use)
+            for name, every in found.items():
+                if len(every) == counts[name]:
+                    total[name] += self._summed(every, len(z)).view_as(total[name])
+                else:
+                    del total[name]
+        return total if calls else {}
+
+    def _summed(self, every: list[Use], examples: int) -> Tensor:
+        if len(every) == 1 and every[0].sums is not None:
+            return every[0].sums(self.power)
+        chunk = _room(sum(use.elements for use in every), torch.float64)
+        parts = []
+        for first in range(0, examples, chunk):
+            each = [use.gradients(first, min(first + chunk, examples)).flatten(1) for use in every]
+            parts.append(powered(sum(each[1:], each[0]), self.power).sum(0))
+        return torch.stack(parts).sum(0)
+
+    def _by_vmap(self, batch: Batch, v: Tensor, names: set[str]) -> Sums:
+        total = self._zeros(names)
+        if not names:
+            return total
+        whole = _Call(self.model, self.logits)
+        weights = {f"model.{name}": self.parameters[name].detach() for name in names}
+
+        def gradients(example: Batch, rows: Tensor) -> Sums:
+            one = {key: value[None] for key, value in example.items()}
+            with_pull: Any = torch.func.vjp(lambda given: torch.func.functional_call(whole, given, (one,))[0], weights)
+            pulled: Sums = torch.func.vmap(lambda row: with_pull[1](row)[0])(rows)
+            return pulled
+
+        room = min(_room(sum(tensor.numel() for tensor in weights.values()), v.dtype), v.shape[1])
+        at_once = min(len(v), room)
+        for examples in torch.arange(v.shape[1]).split(max(1, room // max(1, at_once))):
+            part = {key: value[examples] for key, value in batch.items()}
+            for rows in v[:, examples].split(max(1, at_once)):
+                # Of the kernels of attention, the one that vmap knows; no graph of the parameters that are not given.
+                with sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+                    every = torch.func.vmap(gradients, in_dims=(0, 1))(part, rows)
+                for name, found in every.items():
+                    into = total[name.removeprefix("model.")]
+                    into += powered(found.to(into.dtype), self.power).sum((0, 1))
+        return total
+
+    def _singly(self, batch: Batch, v: Tensor, names: set[str]) -> Sums:
+        total = self._zeros(names)
+        weights = [self.parameters[name] for name in total]
+        for example in range(v.shape[1] if weights else 0):
+            z = self.logits(self.model, {key: value[example : example + 1] for key, value in batch.items()})
+            for row in v[:, example : example + 1]:
+                found = torch.autograd.grad(z, weights, row, retain_graph=True, allow_unused=True)
+                for into, gradient in zip(total.values(), found, strict=True):
+                    if gradient is not None:
+                        into.add_(powered(gradient.to_dense().to(into.dtype), self.power))
+        return total
+
+    def _agreeing(self, found: Sums, truth: Sums) -> set[str]:
+        """Names whose sums are the true ones but for rounding, which is seen against the largest gradient of all."""
+        roots = {name: tensor.pow(1 / self.power) for name, tensor in truth.items()}
+        largest = max((float(tensor.max()) for tensor in roots.values() if tensor.numel()), default=0.0)
+        names = set()
+        for name, tensor in found.items():
+            step = torch.finfo(self.parameters[name].dtype).eps
+            floor = 100 * step * largest * tensor.numel() ** 0.5
+            if (tensor.pow(1 / self.power) - roots[name]).norm() <= step**0.4 * roots[name].norm() + floor:
+                names.add(name)
+        return names
+
+    def _zeros(self, names: Iterable[str]) -> Sums:
+        return zeros({name: self.parameters[name] for name in names})
+
+
+class _Call(nn.Module):
+    """`logits(model, batch)` as a module, which is what functional_call takes."""
+
+    def __init__(self, model: nn.Module, logits: Logits) -> None:
+        super().__init__()
+        self.model, self.logits = model, logits
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.logits(self.model, batch)
+
+
+def _room(elements: int, dtype: torch.dtype) -> int:
+    return max(1, _BOUND // max(1, elements * dtype.itemsize))

@@ -1,0 +1,38 @@
+"""How far the outputs move when a weight does: the importance of Memory Aware Synapses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from stockpot.importance.fisher import averaged, chosen
+from stockpot.importance.per_example import Logits, Sums, per_example_sums
+from stockpot.streams.examples import Batch, Examples
+
+
+def sensitivity(
+    model: nn.Module,
+    examples: Examples,
+    *,
+    logits: Logits,
+    batch_size: int = 64,
+    samples: int | None = None,
+    draws: torch.Generator | None = None,
+    seen: Callable[[int], None] | None = None,
+) -> Sums:
+    """`Ω = mean_b |∂‖f(x_b)‖² / ∂θ|` by parameter name, f the logits that compete; no label is used.
+
+    In eval mode and in the parameters' types. With `samples`, that many examples, chosen by `draws`.
+    Raises StockpotError where there are no examples, and where `draws` is missing.
+    Paper: Aljundi et al. (arXiv 1711.09601), section 4.1, equations 2 and 3 with the squared norm.
+    """
+    indices = chosen(len(examples), samples, draws, batch_size)
+    total = per_example_sums(model, examples, logits, _outward, 1, indices, batch_size, seen)
+    return averaged(total, model, len(indices))
+
+
+def _outward(logits: Tensor, batch: Batch) -> Tensor:
+    """∂‖f‖² / ∂f = 2f, and 0 at the rows that do not compete."""
+    return (2 * logits.masked_fill(logits == float("-inf"), 0.0))[None]

@@ -1,0 +1,287 @@
+"""The buffer of rehearsal: which examples of past tasks are kept, and how many of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from stockpot.errors import StockpotError
+from stockpot.methods.base import BaseConfig, Facts, Task, Tensors
+from stockpot.models.head import find_head
+from stockpot.models.outputs import evaluation_mode, logits_of, moved_to
+from stockpot.seeds import generator
+from stockpot.streams.examples import Batch, Examples, TensorExamples
+
+BATCH = 256  # examples in a forward pass without gradients
+
+
+class BufferConfig(BaseConfig):
+    """How much of the past is kept, and which examples."""
+
+    fraction: float | None = Field(None, ge=0, le=1, description="kept of EACH past task; default 0.1")
+    count: int | None = Field(
+        None, ge=0, description="kept of each past task (per_task), or in all (reservoir and total)"
+    )
+    budget: Literal["per_task", "reservoir", "total"] = Field(
+        "per_task", description="a share of each task, one reservoir, or one memory that all classes share equally"
+    )
+    select: Literal["random", "balanced", "herding"] = Field(
+        "random", description="any examples; as many of every class; or those of every class nearest to its mean"
+    )
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        if self.fraction is not None and self.count is not None:
+            raise ValueError("give fraction or count, not both")
+        if self.budget == "reservoir" and self.count is None:
+            raise ValueError("a reservoir has one capacity: give count")
+        if self.budget == "reservoir" and self.select != "random":
+            raise ValueError(f"a reservoir keeps a random sample: for select: {self.select} set budget: total")
+        if self.budget == "total" and self.count is None:
+            raise ValueError("budget: total is one memory of so many examples: give count")
+        if self.budget == "total" and self.select == "random":
+            raise ValueError(
+                "budget: total is shared by the classes: set select: balanced or herding, "
+                "or budget: reservoir for a random sample of everything"
+            )
+        return self
+
+    def size(self, available: int) -> int:
+        """How many examples a task of `available` examples fills; with budget: total, the whole memory."""
+        if self.count is not None:
+            return self.count if self.budget == "total" else min(self.count, available)
+        fraction = 0.1 if self.fraction is None else self.fraction
+        return int(fraction * available + 0.5)
+
+    def problem_in(self, model: nn.Module, tasks: Sequence[Facts]) -> str | None:
+        """A memory in which the classes do not all have a place."""
+        before = 0
+        for task in tasks:
+            if problem := self.too_small(task, before):
+                return problem
+            before += task.classes
+        return None
+
+    def too_small(self, task: Facts, before: int) -> str | None:
+        """Why the classes of a task, with so many before it, do not all have a place."""
+        classes = task.classes + (before if self.budget == "total" else 0)
+        size = self.size(task.examples)
+        if self.select == "random" or 0 in (self.count, self.fraction) or size >= classes:
+            return None
+        return (
+            f"task {task.name!r}: a memory of {size} examples is smaller than the {classes} classes that "
+            f"select: {self.select} keeps examples of; raise {'fraction' if self.count is None else 'count'}."
+        )
+
+
+class Reservoir:
+    """Keeps a uniform sample of M among all items offered so far (Vitter's algorithm R).
+
+    Item n (from 0) goes to slot n if n < M, else to j ~ U{0…n} if j < M.
+    """
+
+    def __init__(self, capacity: int, seen: int = 0) -> None:
+        self.capacity = capacity
+        self.seen = seen
+
+    def offer(self, many: int, draws: torch.Generator) -> dict[int, int]:
+        """Slot → number of the new item that ends up there, for the next `many` items."""
+        slots: dict[int, int] = {}
+        for item in range(many):
+            if self.seen < self.capacity:
+                slots[self.seen] = item
+            elif self.capacity:
+                slot = int(torch.randint(self.seen + 1, (), generator=draws))
+                if slot < self.capacity:
+                    slots[slot] = item
+            self.seen += 1
+        return slots
+
+
+def equal_shares(available: Sequence[int], total: int) -> list[int]:
+    """Shares out `total` examples among classes that have so many: what one lacks, and the rest, go to the others.
+
+    Shares of classes that have enough differ by at most one; the first in order get the larger ones.
+    """
+    shares, left = [0] * len(available), total
+    while wanting := [number for number, share in enumerate(shares) if share < available[number]]:
+        each = max(1, left // len(wanting))
+        for number in wanting:
+            given = min(each, left, available[number] - shares[number])
+            shares[number] += given
+            left -= given
+        if not left:
+            break
+    return shares
+
+
+def herding(features: Tensor, many: int) -> list[int]:
+    """The first `many` examples in the order in which their mean stays nearest to the mean of all: features (N, D).
+
+    Equation: `p_k = argmin_x ‖μ − (φ(x) + Σ_{j<k} φ(p_j)) / k‖`, φ of length 1, each example at most once
+    Paper: iCaRL (arXiv 1611.07725), algorithm 4
+    """
+    features = functional.normalize(features.double())
+    squares, mean, picked_sum = features.square().sum(1), features.mean(0), torch.zeros_like(features[0])
+    picked: list[int] = []
+    for k in range(1, min(many, len(features)) + 1):
+        distances = squares - 2 * features @ (k * mean - picked_sum)  # k²‖…‖², less what is the same for every x
+        distances[picked] = torch.inf
+        picked.append(int(distances.argmin()))
+        picked_sum = picked_sum + features[picked[-1]]
+    return picked
+
+
+@torch.no_grad()
+def logits_over(model: nn.Module, examples: Examples, picked: Tensor) -> Tensor:
+    """The logits (N, rows) of the picked examples in eval mode, on the CPU."""
+    with evaluation_mode(model):
+        batches = (examples.__getitems__(part.tolist()) for part in picked.split(BATCH))
+        return torch.cat([logits_of(model, moved_to(model, batch)).cpu() for batch in batches])
+
+
+def features_over(model: nn.Module, examples: Examples, picked: Tensor) -> Tensor:
+    """The inputs (N, D) of the output layer in eval mode, on the CPU; the logits where no such layer is found."""
+    try:
+        layer = model.get_submodule(find_head(model, logits_over(model, examples, picked[:1]).shape[1]))
+    except StockpotError:
+        return logits_over(model, examples, picked)
+    kept: list[Tensor] = []
+    watch = layer.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0].detach().flatten(1).cpu()))
+    try:
+        logits = logits_over(model, examples, picked)
+    finally:
+        watch.remove()
+    features = torch.cat(kept) if kept else logits
+    return features if len(features) == len(picked) else logits  # a layer that is not called once for each example
+
+
+class Buffer:
+    """Examples of past tasks, chosen as a configuration says; on request with the logits that they had then."""
+
+    def __init__(self, config: BufferConfig, keep_logits: bool = False) -> None:
+        self.config = config
+        self.keep_logits = keep_logits
+        self.tensors: Tensors = {}  # pixel_values, labels; logits, and `known`: how many rows they had
+        self.seen = 0  # by the reservoir
+        self.shares: list[int] = []  # balanced and herding: held of each task's each class, in the order they lie in
+
+    def __len__(self) -> int:
+        return len(self.tensors["labels"]) if self.tensors else 0
+
+    @property
+    def examples(self) -> TensorExamples:
+        """What is held, as examples; there must be some."""
+        return TensorExamples(self.tensors["pixel_values"], self.tensors["labels"])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of everything that is held."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    def check(self, task: Task, examples: Examples) -> None:
+        """Raises StockpotError where a task does not fit: inputs of another shape, or more classes than places."""
+        name, config = self.config.name, self.config
+        if len(self):
+            held = tuple(self.tensors["pixel_values"].shape[1:])
+            shape = tuple(examples.__getitems__([0])["pixel_values"].shape[1:])
+            if held != shape:
+                raise StockpotError(f"{name}: the buffer holds inputs of shape {held}, task {task.name!r} has {shape}.")
+        facts = Facts(task.name, len(examples.labels.unique()), len(examples))
+        if problem := config.too_small(facts, len(self.shares)):
+            raise StockpotError(f"{name}: {problem}")
+
+    def draw(self, many: int, draws: torch.Generator) -> Batch:
+        """A batch of so many, or of all where fewer are held, without repeats."""
+        picked = torch.randperm(len(self), generator=draws)[:many]
+        return {key: tensor[picked] for key, tensor in self.tensors.items()}
+
+    def fill(self, task: Task, examples: Examples) -> None:
+        """Takes in examples of a finished task; the same ones in every method that rehearses."""
+        draws = generator(task.seed, "replay")
+        if self.config.budget == "reservoir":
+            self._fill_reservoir(task, examples, draws)
+        elif self.config.select == "random":
+            size = self.config.size(len(examples))
+            self._append(task, examples, torch.randperm(len(examples), generator=draws)[:size].sort().values)
+        else:
+            self._fill_by_class(task, examples, draws)
+
+    def _fill_by_class(self, task: Task, examples: Examples, draws: torch.Generator) -> None:
+        classes = [(examples.labels == row).nonzero().flatten() for row in examples.labels.unique()]
+        own, size = [len(members) for members in classes], self.config.size(len(examples))
+        if self.config.budget == "total":
+            shares = equal_shares(self.shares + own, size)
+            self._shrink(shares[: len(self.shares)])
+        else:
+            shares = self.shares + equal_shares(own, size)
+        fresh = shares[len(self.shares) :]
+        for members, share in zip(classes, fresh, strict=True):
+            if not share:
+                continue
+            if self.config.select == "herding":
+                order = torch.tensor(herding(features_over(task.model, examples, members), share))
+            else:
+                order = torch.randperm(len(members), generator=draws)[:share]
+            self._append(task, examples, members[order])
+        self.shares = shares
+
+    def _shrink(self, shares: list[int]) -> None:
+        """Keeps the first of every class, as many as `shares` says."""
+        places = torch.arange(len(self)).split(self.shares)
+        kept = [place[:share] for place, share in zip(places, shares, strict=True)]
+        self.tensors = {key: tensor[torch.cat(kept)] for key, tensor in self.tensors.items()}
+        self.shares = shares
+
+    def _fill_reservoir(self, task: Task, examples: Examples, draws: torch.Generator) -> None:
+        reservoir = Reservoir(self.config.count or 0, self.seen)
+        order = torch.randperm(len(examples), generator=draws)
+        slots = reservoir.offer(len(examples), draws)
+        self.seen, before = reservoir.seen, len(self)
+        if slots:
+            self._append(task, examples, order[torch.tensor(list(slots.values()))])
+            # New items lie behind the old ones: item `before + i` of what was appended moves to its slot.
+            places = torch.arange(max(before, 1 + max(slots)))
+            places[torch.tensor(list(slots))] = before + torch.arange(len(slots))
+            self.tensors = {key: tensor[places] for key, tensor in self.tensors.items()}
+
+    def _append(self, task: Task, examples: Examples, picked: Tensor) -> None:
+        if not len(picked):
+            return
+        fresh = examples.__getitems__(picked.tolist())
+        if self.keep_logits:
+            everything = torch.arange(len(picked))
+            logits = logits_over(task.model, TensorExamples(fresh["pixel_values"], fresh["labels"]), everything)
+            fresh |= {"logits": logits, "known": torch.full((len(picked),), logits.shape[1])}
+        if self.tensors and self.keep_logits:
+            missing = fresh["logits"].shape[1] - self.tensors["logits"].shape[1]
+            self.tensors["logits"] = functional.pad(self.tensors["logits"], (0, missing))
+        self.tensors = {
+            key: torch.cat([self.tensors[key], tensor]) if self.tensors else tensor for key, tensor in fresh.items()
+        }
+
+    def state(self) -> tuple[Tensors, dict[str, Any]]:
+        """What is held, and how it came to be."""
+        return self.tensors, {"seen": self.seen, "shares": self.shares, "held": len(self)}
+
+    def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Takes up what `state` gave. Raises StockpotError where the tensors are empty, missing or do not agree."""
+        keys = ["pixel_values", "labels", *(["logits", "known"] if self.keep_logits else [])]
+        held = int(values.get("held", len(tensors.get("labels", ()))))
+        shares = [int(share) for share in values.get("shares", [])]
+        present = [key for key in keys if key in tensors]
+        if held or present:
+            found = ", ".join(f"{key}: {len(tensors[key]) if key in tensors else 'missing'}" for key in keys)
+            wrong = [key for key in keys if key not in tensors or not len(tensors[key]) or len(tensors[key]) != held]
+            if wrong or (shares and sum(shares) != held):
+                raise StockpotError(
+                    f"{self.config.name}: the saved buffer is damaged: {held} examples were kept, it holds {found}; "
+                    "use an undamaged copy of the run, or begin it again."
+                )
+        self.tensors = {key: tensors[key] for key in present}
+        self.seen, self.shares = int(values.get("seen", 0)), shares

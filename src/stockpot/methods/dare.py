@@ -1,0 +1,44 @@
+"""DARE: of each task vector elements are dropped at random, and the rest is scaled up."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from stockpot.methods.base import Task
+from stockpot.methods.merged import Merged, MergedConfig
+from stockpot.seeds import derive
+
+
+class Config(MergedConfig):
+    """`density` is the chance of an element to be KEPT, 1 − p of the paper; `scale` is λ."""
+
+    name: Literal["dare"]
+    density: float = Field(0.5, gt=0, le=1, description="chance of an element to be kept")
+    elect: bool = Field(False, description="elect a sign and average what has it, as TIES does, instead of the sum")
+    scale: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="λ; default 0.4 of a sum, and with elect 1, of an average"
+    )
+
+
+class Dare(Merged):
+    """After each task the model is the start weights and λ times the sum of all task vectors, thinned out at random.
+
+    Equation: `θ = θ_0 + λ Σ m_t∘τ_t/d`, `m_t ~ Bernoulli(d)`, d the density; with `elect` TIES' election of the same
+    Paper: "Language Models are Super Mario" (arXiv 2311.03099), there of models that were trained from the same weights
+    Cost: nothing; a merge after the task
+    Kept: the start model, and a model for each task
+    Use: like task_arithmetic, for task vectors that are small and redundant, as those of large models are
+    Reading: parallel as in the paper. The masks are drawn anew at each merge, those of older tasks, too, from the seed
+    of the task. Rows of the output layer that a task never trained are merged like all others
+    """
+
+    config: Config
+
+    def rule(self, task: Task) -> tuple[str, dict[str, Any]]:
+        """`dare_linear` or `dare_ties`."""
+        config = self.config
+        scale = config.scale if config.scale is not None else 1.0 if config.elect else 0.4
+        rule = "dare_ties" if config.elect else "dare_linear"
+        return rule, {"density": config.density, "lambda_": scale, "seed": derive(task.seed, "dare")}

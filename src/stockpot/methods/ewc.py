@@ -1,0 +1,146 @@
+"""EWC: Elastic Weight Consolidation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from stockpot.errors import StockpotError
+from stockpot.importance.fisher import Kind, convention, default_kind, fisher, load_fisher
+from stockpot.methods.base import BaseConfig, Facts, Task, Tensors
+from stockpot.methods.importances import ImportanceMethod
+from stockpot.methods.penalty import gradient, trainable
+from stockpot.seeds import generator
+from stockpot.streams.examples import Examples
+
+_SLOPE = "slope/"
+
+
+class Config(BaseConfig):
+    """λ means nothing without the Fisher's variant: both are written into the results."""
+
+    name: Literal["ewc"]
+    strength: float = Field(100.0, ge=0, description="λ: weight of the penalty, which has the ½ of the paper")
+    mode: Literal["separate", "online", "summed"] = Field(
+        "separate",
+        description="one Fisher and anchor a task; or all Fishers at the newest anchor, faded by gamma or not",
+    )
+    gamma: float = Field(0.9, ge=0, le=1, description="γ, with mode: online: what is left of the older Fishers")
+    fisher: Kind | None = Field(
+        None, description="exact | sample | empirical | batched; default exact up to 100 classes, else sample"
+    )
+    samples: int | None = Field(None, ge=1, description="examples that the Fisher is the mean over; default all")
+    batch_size: int = Field(64, ge=1, description="examples at a time; changes the values of `batched` alone")
+    start_fisher: str | None = Field(
+        None, description="folder with the Fisher of the start model, which is then protected, too"
+    )
+
+    def problem_in(self, model: nn.Module, tasks: Sequence[Facts]) -> str | None:
+        """Raises StockpotError for a start Fisher that is missing, damaged, or of another model."""
+        if self.start_fisher is not None:
+            load_fisher(Path(self.start_fisher), model)
+        return None
+
+
+class ElasticWeightConsolidation(ImportanceMethod):
+    """Each weight is held where a task left it, as strongly as the task's Fisher information says.
+
+    Equation: `loss + (λ/2)·Σ_tasks Σ F_t (θ−θ*_t)²`; online `F ← γF + F_t` and summed (γ = 1) hold all at the newest θ*
+    Paper: "Overcoming catastrophic forgetting in neural networks" (PNAS 2017, arXiv 1612.00796); online:
+    "Progress & Compress" (arXiv 1805.06370)
+    Cost: one pass over weights, anchor and F, two with separate anchors; after a task a pass over its examples, for the
+    exact Fisher with one backward a class
+    Kept: F, and with separate anchors G: one or two tensors of the model's size
+    Use: when some weights matter more than others, and the tasks are few; expect to search λ over decades
+    Reading: F is the mean over examples at θ*, in eval mode. Separate anchors need no copies: the sum of their pulls is
+    `S(θ−θ*_k) + G` with `S = Σ F_t` and `G = Σ F_t (θ*_k−θ*_t)`, two tensors a weight for any number of tasks
+    """
+
+    config: Config
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self._slope: Tensors = {}  # G
+        self._fitted_slope: Tensors = {}
+
+    def task_start(self, task: Task) -> None:
+        """Opens the anchor; before the first task, the Fisher of the start model."""
+        if task.index == 0 and self.config.start_fisher is not None:
+            self._open_start(task, self.config.start_fisher)
+        super().task_start(task)
+        self._fitted_slope = self.fit(self._slope, trainable(task.model), "the pulls to earlier anchors")
+        self.costs.extra_memory_bytes += sum(tensor.nbytes for tensor in self._fitted_slope.values())
+
+    def _open_start(self, task: Task, path: str) -> None:
+        importance, how = load_fisher(Path(path), task.model)
+        kind, theirs = self._kind(task), how.get("variant")
+        if theirs != kind or how.get("reduction") != "mean":
+            raise StockpotError(
+                f"ewc: {path} holds a Fisher that is {theirs}, {how.get('reduction')} over examples; this run's are "
+                f"{kind}, mean, and one λ weighs both: set fisher to the same, or estimate it again."
+            )
+        self.importance = importance
+
+    def _kind(self, task: Task) -> Kind:
+        return self.config.fisher or default_kind(1 + max(max(rows) for rows in task.rows))
+
+    @torch.no_grad()
+    def gradients(self, model: nn.Module, step: int) -> None:
+        """Adds the penalty's gradient."""
+        super().gradients(model, step)
+        for pair in self._pairs:
+            if (slope := self._fitted_slope.get(pair.name)) is not None:
+                gradient(pair.tensor).add_(slope, alpha=self.factor)
+
+    def task_end(self, task: Task, examples: Examples) -> None:
+        """Adds the task's Fisher."""
+        config, kind = self.config, self._kind(task)
+        if config.mode == "separate":
+            self._slope = self._moved_slope()
+        found = fisher(
+            task.model,
+            examples,
+            kind,
+            logits=task.logits,
+            batch_size=config.batch_size,
+            samples=config.samples,
+            draws=generator(task.seed, "fisher"),
+        )
+        self.add(found, config.gamma if config.mode == "online" else 1.0)
+        self.costs.stored_bytes += sum(tensor.nbytes for tensor in self._slope.values())
+        many = min(config.samples or len(examples), len(examples))
+        how = convention(kind, many, config.batch_size)
+        told = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in how.items() if value is not None)
+        self.notes.append(
+            f"ewc: penalty (λ/2)·ΣF(θ−θ*)², λ = {config.strength:g}, {config.mode}; F of task {task.name!r}: {told}; "
+            f"where there is no ½, λ is {config.strength / 2:g}, with sums over the examples {config.strength / many:g}"
+        )
+
+    @torch.no_grad()
+    def _moved_slope(self) -> Tensors:
+        """G ← G + S·(θ*_new − θ*_old): the older anchors stay where they were when the newest moves."""
+        moved = dict(self._fitted_slope)
+        for pair in self._pairs:
+            if (importance := self._fitted.get(pair.name)) is None:
+                continue
+            theta, anchor = pair.views
+            added = torch.zeros_like(importance)
+            rows = slice(None) if pair.rows is None else slice(0, pair.rows)
+            added[rows] = importance[rows] * (theta - anchor)
+            moved[pair.name] = moved[pair.name] + added if pair.name in moved else added
+        return moved
+
+    def state(self) -> tuple[Tensors, dict[str, Any]]:
+        """The Fishers, and with separate anchors the pulls to the earlier ones."""
+        tensors, values = super().state()
+        return {**tensors, **{_SLOPE + name: tensor for name, tensor in self._slope.items()}}, values
+
+    def load_state(self, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:
+        """Takes up Fishers and pulls."""
+        super().load_state(tensors, values)
+        self._slope = {name.removeprefix(_SLOPE): tensor for name, tensor in tensors.items() if name.startswith(_SLOPE)}

@@ -1,0 +1,63 @@
+"""Fisher averaging: the mean of the models of all tasks, weighted by how sure each is of a weight."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from stockpot.importance.fisher import Kind, default_kind, fisher
+from stockpot.methods.base import Task
+from stockpot.methods.merged import Merged, MergedConfig, filled, floating
+from stockpot.seeds import generator
+from stockpot.streams.examples import Examples
+
+
+class Config(MergedConfig):
+    """Which Fisher, and from how many examples."""
+
+    of_models: ClassVar[bool] = True
+
+    name: Literal["fisher_average"]
+    fisher: Kind | None = Field(
+        None, description="exact | sample | empirical | batched; default exact up to 100 classes, else sample"
+    )
+    samples: int | None = Field(500, ge=1, description="examples that it is estimated from; null: all")
+
+
+class FisherAverage(Merged):
+    """After each task the model is the mean of the models of all tasks so far, weighted by their Fisher information.
+
+    Equation: `θ = Σ F_i∘θ_i / Σ F_i`, F_i the diagonal of task i's Fisher at its own model θ_i, mean over examples
+    Paper: "Merging models with Fisher-weighted averaging" (arXiv 2111.09832), there of models of the same start weights
+    Cost: nothing; after the task a pass over some of its examples, and a merge
+    Kept: the start model, and for each task a model and a Fisher
+    Use: like soup, where each task needs other weights
+    Reading: parallel as in the paper. 1e-12 is added to every F, which makes it the plain mean where no task has any:
+    of weights that nothing hangs on, and of buffers such as BatchNorm's running statistics. Rows that a model lacked
+    when it was trained have F = 0 for it; rows of the output layer that a task never trained are merged like all others
+    """
+
+    config: Config
+
+    def task_end(self, task: Task, examples: Examples) -> None:
+        """Estimates the Fisher at what training left, and merges."""
+        config = self.config
+        information = fisher(
+            task.model,
+            examples,
+            config.fisher or default_kind(1 + max(max(rows) for rows in task.rows)),
+            logits=task.logits,
+            samples=config.samples,
+            draws=generator(task.seed, "fisher"),
+        )
+        self.kept.setdefault("fishers", []).append({name: one.cpu() for name, one in information.items()})
+        super().task_end(task, examples)
+
+    def rule(self, task: Task) -> tuple[str, dict[str, Any]]:
+        """`fisher`; the mean of one model is that model."""
+        if len(self.kept["fishers"]) == 1:
+            return "linear", {}
+        unknown = {name: torch.zeros(tensor.shape) for name, tensor in floating(task.model).items()}
+        return "fisher", {"fisher": [filled(one, unknown) for one in self.kept["fishers"]]}

@@ -1,0 +1,72 @@
+"""What EWC, SI and MAS share: importances of the weights, and the penalty that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stockpot.averaging.live import Live
+from stockpot.averaging.match import Pair
+from stockpot.methods.base import Method, Task, Tensors
+from stockpot.methods.penalty import anchored, fitted, grown, pull, trainable
+
+_PREFIX = "importance/"
+
+
+class ImportanceMethod(Method):
+    """Pulls each weight to where the last task left it, as strongly as it mattered to the tasks so far.
+
+    Equation: `g ← g + factor·Ω·(θ − θ*)`
+    """
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.importance: Tensors = {}  # Ω by name, as of the task that it was computed in
+        self._pairs: list[Pair] = []
+        self._fitted: Tensors = {}
+
+    @property
+    def factor(self) -> float:
+        """What Ω·(θ−θ*) is multiplied by: λ, or 2λ where the method's penalty has no ½."""
+        return float(self.config.strength)
+
+    def task_start(self, task: Task) -> None:
+        """Opens the anchor θ*, the model before the task, where anything is important."""
+        self._pairs, self._fitted = [], {}
+        if self.importance and self.factor:
+            self._pairs = anchored(task.model, task.checkpoint("previous"), task.new)
+            self._fitted = self.fit(self.importance, trainable(task.model), "the importances")
+            self.costs.extra_memory_bytes = sum(
+                pair.anchor.nbytes + self._fitted[pair.name].nbytes for pair in self._pairs if pair.name in self._fitted
+            )
+
+    def fit(self, values: Mapping[str, Tensor], live: list[Live], label: str) -> Tensors:
+        """The values in the shapes of the model; see `fitted`."""
+        return fitted(values, live, f"{self.config.name}: {label}")
+
+    @torch.no_grad()
+    def gradients(self, model: nn.Module, step: int) -> None:
+        """Adds the penalty's gradient."""
+        for pair in self._pairs:
+            if (importance := self._fitted.get(pair.name)) is not None:
+                pull(pair, self.factor, importance if pair.rows is None else importance.narrow(0, 0, pair.rows))
+
+    def add(self, importance: Mapping[str, Tensor], decay: float = 1.0) -> None:
+        """Ω ← decay·Ω + importance."""
+        for name, fresh in importance.items():
+            old = self.importance.get(name)
+            self.importance[name] = fresh if old is None else fresh + decay * grown(old.to(fresh), fresh.shape)
+        self.costs.stored_bytes = sum(tensor.nbytes for tensor in self.importance.values())
+
+    def state(self) -> tuple[Tensors, dict[str, Any]]:
+        """The importances; their anchor is a model of the run, and not repeated here."""
+        return {_PREFIX + name: tensor for name, tensor in self.importance.items()}, {}
+
+    def load_state(self, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:
+        """Takes up the importances of the task before; inside a task they are what they were at its start."""
+        self.importance = {
+            name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(_PREFIX)
+        }

@@ -1,0 +1,107 @@
+"""L2: a pull towards the anchor in every step."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from stockpot.averaging.live import local
+from stockpot.averaging.match import Pair
+from stockpot.files import folder_bytes
+from stockpot.methods.anchored import AnchorConfig
+from stockpot.methods.base import Method, Task
+from stockpot.methods.penalty import anchored, gradient, pull, trainable
+from stockpot.streams.examples import Batch
+
+
+class Config(AnchorConfig):
+    """`strength` is the a of L2-SP, `new_strength` its b."""
+
+    acts: ClassVar[str] = "penalised"
+
+    name: Literal["l2"]
+    strength: float = Field(0.01, ge=0, description="a: how strongly weights are pulled to the anchor")
+    new_strength: float = Field(0.0, ge=0, description="b: how strongly weights that the anchor lacks are pulled to 0")
+    form: Literal["gradient", "loss", "decoupled"] = Field(
+        "gradient", description="added to the gradient, to the loss (the same), or apart from it as a proximal step"
+    )
+
+
+class L2(Method):
+    """In every step the weights are pulled towards the anchor; rows and layers that it lacks towards zero.
+
+    Equation: `loss + (a/2)·‖θ−θ_o‖² + (b/2)·‖θ_new‖²`; decoupled: after the step `θ ← (θ + ηa·θ_o)/(1+ηa)`
+    Paper: "Explicit inductive bias for transfer learning" (L2-SP, arXiv 1802.01483)
+    Cost: one pass over the weights; a copy of the anchor in memory
+    Kept: nothing: the anchor is the previous model
+    Use: the simplest penalty, where all weights are thought to matter alike
+    Reading: with Adam the explicit penalty is divided by √v like every gradient, so the same a pulls weights unequally;
+    `decoupled` does not, as AdamW's weight decay does not, and is one SFA average with β = ηa/(1+ηa) after each step
+    """
+
+    config: Config
+    _pairs: list[Pair]
+    _new: list[tuple[Tensor, int]]  # tensors with the number of rows that the anchor has
+
+    def task_start(self, task: Task) -> None:
+        """Takes a copy of the anchor."""
+        self._pairs, self._new = [], []
+        if task.index == 0 and self.config.first_task == "skip":
+            self.notes.append(f"task {task.name!r} is the first and was not penalised (first_task: skip)")
+            return
+        anchor = task.checkpoint(self.config.anchor)
+        self._pairs = anchored(task.model, anchor, task.new)
+        held = {pair.name: pair.rows for pair in self._pairs}
+        for one in trainable(task.model):
+            if one.name not in held:
+                self._new.append((one.tensor, 0))
+            elif (rows := held[one.name]) is not None:
+                self._new.append((one.tensor, rows))
+        self.costs.extra_memory_bytes = sum(pair.anchor.nbytes for pair in self._pairs)
+        if self.config.anchor != "previous":  # the previous model is there anyway
+            self.costs.stored_bytes = folder_bytes(anchor) if anchor.is_dir() else anchor.stat().st_size
+
+    def loss(self, loss: Tensor, logits: Tensor, batch: Batch, model: nn.Module) -> Tensor:
+        """Adds the penalty to the loss, in that form; micro-batches share a step's out as they share its loss."""
+        if self.config.form != "loss":
+            return loss
+        a, b = self.config.strength, self.config.new_strength
+        if a:
+            for pair in self._pairs:
+                theta = pair.tensor if pair.rows is None else pair.tensor.narrow(0, 0, pair.rows)
+                loss = loss + (a / 2) * (theta - pair.anchor).square().sum()
+        if b:
+            for tensor, rows in self._new:
+                loss = loss + (b / 2) * tensor.narrow(0, rows, len(tensor) - rows).square().sum()
+        return loss
+
+    @torch.no_grad()
+    def gradients(self, model: nn.Module, step: int) -> None:
+        """Adds the penalty's gradient, in that form."""
+        if self.config.form != "gradient":
+            return
+        if self.config.strength:
+            for pair in self._pairs:
+                pull(pair, self.config.strength)
+        if self.config.new_strength:
+            for tensor, rows in self._new:
+                gradient(tensor)[rows:].add_(local(tensor)[rows:], alpha=self.config.new_strength)
+
+    @torch.no_grad()
+    def after_step(self, model: nn.Module, optimizer: Optimizer, step: int) -> None:
+        """Takes the proximal step, in that form, at the step's own learning rate."""
+        if self.config.form != "decoupled":
+            return
+        rates = {id(tensor): group["lr"] for group in optimizer.param_groups for tensor in group["params"]}
+        if self.config.strength:
+            for pair in self._pairs:
+                theta, anchor = pair.views
+                scaled = rates[id(pair.tensor)] * self.config.strength
+                theta.lerp_(anchor, scaled / (1 + scaled))
+        if self.config.new_strength:
+            for tensor, rows in self._new:
+                local(tensor)[rows:].div_(1 + rates[id(tensor)] * self.config.new_strength)

@@ -1,0 +1,77 @@
+"""LwF: the model before the task teaches the model in it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from stockpot.methods.base import BaseConfig, Method, Task
+from stockpot.models.outputs import evaluation_mode, logits_of
+from stockpot.streams.examples import Batch
+
+
+class Config(BaseConfig):
+    """How strongly the old answers count, and how soft they are."""
+
+    name: Literal["lwf"]
+    strength: float = Field(1.0, ge=0, description="λ: weight of the distillation")
+    temperature: float = Field(2.0, gt=0, description="T: divides the logits of teacher and student")
+
+
+class LearningWithoutForgetting(Method):
+    """The model that the task started from answers the task's own examples, and its answers in the old rows are kept.
+
+    Equation: `loss + λ·T²·KL(softmax(z_old/T) ‖ softmax(z/T))`, over the output rows of the tasks before
+    Paper: "Learning without forgetting" (arXiv 1606.09282)
+    Cost: a forward pass of the old model, held in memory
+    Kept: nothing: the teacher is the previous model
+    Use: when no data may be kept and the new task's inputs look like the old ones'
+    Reading: T² keeps the size of the gradients whatever T is (Hinton, arXiv 1503.02531, §2); with a head for each task
+    every old head is distilled by itself; the teacher answers in eval mode, the same images as the student's
+    """
+
+    config: Config
+    _teacher: nn.Module | None = None
+    _groups: list[list[int]]
+
+    def task_start(self, task: Task) -> None:
+        """Keeps a frozen copy of the model as the task finds it."""
+        self._teacher, self._groups = None, []
+        if task.index == 0 or not self.config.strength:
+            return
+        past = task.rows[:-1]
+        if task.owners is None:
+            self._groups = [sorted({row for rows in past for row in rows})]
+        else:
+            self._groups = [list(rows) for rows in past]
+        if not any(set(rows) & set(task.rows[-1]) for rows in past):
+            self.notes.append(
+                f"task {task.name!r} shares no class with earlier tasks: for their rows there are only the old model's "
+                "answers, no example"
+            )
+        teacher = copy.deepcopy(task.model).requires_grad_(False)
+        teacher.zero_grad(set_to_none=True)
+        self._teacher = teacher
+        self.costs.extra_memory_bytes = sum(tensor.nbytes for tensor in teacher.state_dict().values())
+
+    def loss(self, loss: Tensor, logits: Tensor, batch: Batch, model: nn.Module) -> Tensor:
+        """Adds the distillation."""
+        if self._teacher is None:
+            return loss
+        with torch.no_grad(), evaluation_mode(self._teacher):
+            old = logits_of(self._teacher, batch)
+        for rows in self._groups:
+            loss = loss + self.config.strength * distillation(logits[:, rows], old[:, rows], self.config.temperature)
+        return loss
+
+
+def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """`T²·KL(softmax(teacher/T) ‖ softmax(student/T))`, the mean over examples of logits (B, rows)."""
+    target = (teacher / temperature).log_softmax(-1)
+    answer = (student / temperature).log_softmax(-1)
+    divergence = nn.functional.kl_div(answer, target, log_target=True, reduction="batchmean")
+    return temperature**2 * divergence

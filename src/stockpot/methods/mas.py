@@ -1,0 +1,56 @@
+"""MAS: Memory Aware Synapses."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from stockpot.importance.sensitivity import sensitivity
+from stockpot.methods.base import BaseConfig, Task
+from stockpot.methods.importances import ImportanceMethod
+from stockpot.seeds import generator
+from stockpot.streams.examples import Examples
+
+
+class Config(BaseConfig):
+    """How strongly weights are held, and on how many examples their importance is measured."""
+
+    name: Literal["mas"]
+    strength: float = Field(1.0, ge=0, description="λ: weight of the penalty")
+    samples: int | None = Field(None, ge=1, description="examples that the importance is the mean over; default all")
+    batch_size: int = Field(64, ge=1, description="examples at a time")
+
+
+class MemoryAwareSynapses(ImportanceMethod):
+    """Each weight is held where the last task left it, as strongly as the model's answers hang on it. Needs no labels.
+
+    Equation: `loss + λ·Σ Ω (θ−θ*)²`, `Ω ← Ω + mean_x |∂‖f(x)‖²/∂θ|`
+    Paper: "Memory aware synapses" (arXiv 1711.09601)
+    Cost: one pass over weights, anchor and Ω; after a task a pass over its examples
+    Kept: Ω, a tensor of the model's size
+    Use: like EWC, where there are no labels to take a Fisher with
+    Reading: f are the logits of the rows that compete; importances of the tasks are added up, and held at the newest θ*
+    """
+
+    config: Config
+
+    @property
+    def factor(self) -> float:
+        """The paper's penalty has no ½."""
+        return 2 * self.config.strength
+
+    def task_end(self, task: Task, examples: Examples) -> None:
+        """Adds the task's importances."""
+        config = self.config
+        draws = generator(task.seed, "mas")
+        self.add(
+            sensitivity(
+                task.model,
+                examples,
+                logits=task.logits,
+                batch_size=config.batch_size,
+                samples=config.samples,
+                draws=draws,
+            )
+        )

@@ -1,0 +1,237 @@
+"""What methods share that merge: after each task the model becomes a merge of all that was learnt so far."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from stockpot.errors import StockpotError
+from stockpot.files import folder_bytes
+from stockpot.merging.api import Options, merge
+from stockpot.methods.base import BaseConfig, Method, Task, Tensors
+from stockpot.models.names import under_own_names
+from stockpot.streams.examples import Examples
+from stockpot.weights.checkpoint import open_checkpoint
+
+
+class MergedConfig(BaseConfig):
+    """Where each task starts from, and from where its task vector is taken."""
+
+    default_vectors: ClassVar[str] = "consecutive"  # of a chain
+    of_models: ClassVar[bool] = False  # whether whole models are averaged, which consecutive vectors do not make
+
+    mode: Literal["parallel", "chain"] = Field(
+        "parallel", description="each task is trained from the start weights, or one after the other"
+    )
+    continue_from: Literal["raw", "merged"] | None = Field(
+        None, description="in a chain, what the next task starts from: what training left (default), or the merge"
+    )
+    vectors: Literal["consecutive", "start"] | None = Field(
+        None, description="in a chain, τ is taken from what the task itself started from, or from the start weights"
+    )
+    first_task: Literal["skip", "average"] = Field("skip", description="average merges after the first task, too")
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> MergedConfig:
+        if self.mode == "parallel" and self.continue_from is not None:
+            raise ValueError("continue_from is for mode: chain; in parallel every task starts from the start weights")
+        if self.mode == "parallel" and self.vectors == "consecutive":
+            raise ValueError("vectors: consecutive is for mode: chain; in parallel all tasks have the same start")
+        if self.of_models and self.vectors == "consecutive":
+            raise ValueError("vectors: consecutive makes no models, and it is models that this method averages")
+        return self
+
+    @property
+    def raw(self) -> bool:
+        """Whether a task goes on from what training left, not from the merge."""
+        return self.mode == "chain" and self.continue_from != "merged"
+
+    @property
+    def consecutive(self) -> bool:
+        """Whether τ is taken from what the task itself started from."""
+        default = "start" if self.of_models else self.default_vectors
+        return self.mode == "chain" and (self.vectors or default) == "consecutive"
+
+    def problem_with(self, tasks: int) -> str | None:
+        """A stream of one task, which is skipped, would never be merged."""
+        if tasks == 1 and self.first_task == "skip":
+            return (
+                "nothing would ever be merged: the stream has one task, and first_task is skip. "
+                "Set first_task: average to merge it with the start model, or name more tasks."
+            )
+        return None
+
+
+class Merged(Method):
+    """After task t the model becomes `rule(θ_0 + τ_1, …, θ_0 + τ_t)` over the base θ_0, the start weights.
+
+    τ_t is θ_t minus θ_0, or minus what the task itself started from. All floating tensors take part, tied ones once;
+    integer buffers stay as the newest model has them. Rows that θ_0 lacks have as base the values they were drawn
+    with, which are those of older models, too. Subclasses say the rule.
+    """
+
+    config: Any
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        if config.mode == "parallel":
+            self.starts_from = "pretrained"
+        # points: θ_0 + τ of each task; raw: what training left, where that is no point; rows: those that θ_0 lacks.
+        self.kept: dict[str, list[Tensors]] = {}
+        self._training = False
+
+    def rule(self, task: Task) -> tuple[str, dict[str, Any]]:
+        """The merge rule, and what `stockpot.merge` is given with it."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def task_start(self, task: Task) -> None:
+        """Keeps new rows as they were drawn; with `continue_from: raw` puts the raw weights into the model."""
+        self._training = True
+        live, rows = floating(task.model), self.kept.setdefault("rows", [{}])[0]
+        for name, origin in self._base(task).items():
+            if len(new := _more_rows(name, live[name], origin)):
+                rows[name] = torch.cat([rows[name], new]) if name in rows else new
+        if self.config.raw and "points" in self.kept:
+            for name, tensor in self._raw().items():
+                target = live[name]
+                (target if target.shape == tensor.shape else target[: len(tensor)]).copy_(tensor)
+        self.costs.extra_memory_bytes = _bytes(self.kept)
+
+    @torch.no_grad()
+    def task_end(self, task: Task, examples: Examples) -> None:
+        """Keeps what was learnt, and merges."""
+        base = self._base(task)
+        point = self._point(task, base)
+        self.kept.setdefault("points", []).append(point)
+        self._training = False
+        self.costs.stored_bytes = _bytes(self.kept) + folder_bytes(task.checkpoint("pretrained"))
+        if len(self.kept["points"]) == 1 and self.config.first_task == "skip":
+            self.notes.append(f"task {task.name!r} is the first and was not merged (first_task: skip)")
+            return
+        wall, cpu = time.perf_counter(), time.process_time()
+        self._merge(task, base)
+        self.costs.averages = 1
+        self.costs.averaging_seconds = time.perf_counter() - wall
+        self.costs.averaging_cpu_seconds = time.process_time() - cpu
+
+    def _point(self, task: Task, base: Tensors) -> Tensors:
+        trained = {name: tensor.cpu().clone() for name, tensor in floating(task.model).items()}
+        if not self.config.consecutive:
+            return trained
+        if "points" not in self.kept:
+            point = {name: tensor.clone() for name, tensor in trained.items()}
+        else:
+            start = filled(self._raw() if self.config.raw else self._saved(task, "previous"), base)
+            point = {name: _wide(base[name]) + (_wide(tensor) - _wide(start[name])) for name, tensor in trained.items()}
+        if self.config.raw:
+            self.kept["raw"] = [trained]
+        return point
+
+    def _merge(self, task: Task, base: Tensors) -> None:
+        rule, parameters = self.rule(task)
+        points = [filled(point, base) for point in self.kept["points"]]
+        # What is not finite is told after the task, with what to do about it.
+        merged = merge(rule, points, base, options=Options(allow_nonfinite=True), **parameters)
+        for name, tensor in floating(task.model).items():
+            tensor.copy_(merged[name])
+        self.notes.append(self._told(rule, parameters, len(points)))
+
+    def _told(self, rule: str, parameters: Mapping[str, Any], tasks: int) -> str:
+        config = self.config
+        given = {"λ" if key == "lambda_" else key: value for key, value in parameters.items() if key != "seed"}
+        told = [f"{key}={value}" for key, value in given.items() if isinstance(value, float | str)]
+        how = "parallel" if config.mode == "parallel" else f"chain of {'raw' if config.raw else 'merged'} models"
+        since = "consecutive" if config.consecutive else "from the start"
+        many = f"{tasks} task{'s' * (tasks > 1)}"
+        return f"merged {many} by {' '.join([rule, *told])} (mode: {how}, vectors: {since})"
+
+    def _raw(self) -> Tensors:
+        return (self.kept.get("raw") or self.kept["points"])[-1]
+
+    def _base(self, task: Task) -> Tensors:
+        rows = self.kept.get("rows", [{}])[0]
+        return {
+            name: torch.cat([tensor, rows[name].to(tensor)]) if name in rows else tensor
+            for name, tensor in self._saved(task, "pretrained").items()
+        }
+
+    @staticmethod
+    def _saved(task: Task, which: str) -> Tensors:
+        """A saved model's floating tensors by the first of the model's own names for each."""
+        checkpoint = open_checkpoint(task.checkpoint(which))
+        held, _ = under_own_names(checkpoint, task.model)
+        found = {}
+        for names, _ in _tied(task.model):
+            name = next((name for name in names if name in held), None)
+            if name is None:
+                raise StockpotError(f"{checkpoint.path} has no tensor {names[0]!r}: it is another model's.")
+            found[names[0]] = held[name]
+        return found
+
+    def state(self) -> tuple[Tensors, dict[str, Any]]:
+        """What is merged next time. It does not change within a task, and is not repeated in a task's checkpoints."""
+        if self._training:
+            return {}, {}
+        return {
+            f"{kind}/{number}/{name}": tensor
+            for kind, many in self.kept.items()
+            for number, tensors in enumerate(many)
+            for name, tensor in tensors.items()
+        }, {}
+
+    def load_state(self, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:
+        """Takes up what was kept between tasks."""
+        found: dict[str, dict[int, Tensors]] = {}
+        for key, tensor in tensors.items():
+            kind, number, name = key.split("/", 2)
+            found.setdefault(kind, {}).setdefault(int(number), {})[name] = tensor
+        if found:
+            self.kept = {kind: [many[number] for number in sorted(many)] for kind, many in found.items()}
+
+
+def floating(model: nn.Module) -> Tensors:
+    """The floating tensors of a model's state dict, not copied; tied ones once, by the first of their names."""
+    return {names[0]: tensor for names, tensor in _tied(model)}
+
+
+def _tied(model: nn.Module) -> list[tuple[list[str], Tensor]]:
+    found: dict[object, tuple[list[str], Tensor]] = {}
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel():
+            memory = tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride()
+            found.setdefault(memory, ([], tensor))[0].append(name)
+    return list(found.values())
+
+
+def _more_rows(name: str, tensor: Tensor, origin: Tensor) -> Tensor:
+    """A copy of the rows that the tensor has beyond those of the start weights."""
+    if tensor.shape == origin.shape:
+        return tensor.new_empty(0)
+    if tensor.dim() == 0 or tensor.shape[1:] != origin.shape[1:] or len(tensor) < len(origin):
+        raise StockpotError(
+            f"'{name}' has the shape {tuple(tensor.shape)} and in the start weights {tuple(origin.shape)}: "
+            "only models of one shape, but for rows that are added, can be merged."
+        )
+    return tensor[len(origin) :].cpu().clone()
+
+
+def filled(tensors: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> Tensors:
+    """The tensors with the base's rows where they have fewer."""
+    return {
+        name: tensor if tensor.shape == base[name].shape else torch.cat([tensor, base[name][len(tensor) :].to(tensor)])
+        for name, tensor in tensors.items()
+    }
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def _bytes(kept: Mapping[str, Sequence[Mapping[str, Tensor]]]) -> int:
+    return sum(tensor.nbytes for many in kept.values() for tensors in many for tensor in tensors.values())

@@ -1,0 +1,103 @@
+"""SI: weights that lowered the loss on their way are held in place."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from stockpot.averaging.live import Live, local
+from stockpot.methods.base import BaseConfig, Task, Tensors
+from stockpot.methods.importances import ImportanceMethod
+from stockpot.methods.penalty import gradient, trainable
+from stockpot.streams.examples import Examples
+
+
+class Config(BaseConfig):
+    """`strength` is the c of the paper."""
+
+    name: Literal["si"]
+    strength: float = Field(0.1, ge=0, description="c: weight of the penalty")
+    damping: float = Field(0.1, gt=0, description="ξ: keeps weights that hardly moved from seeming important")
+
+
+class SynapticIntelligence(ImportanceMethod):
+    """While a task is learnt, each weight's share in the fall of the loss is summed up; later it is held accordingly.
+
+    Equation: `loss + c·Σ Ω (θ−θ*)²`, `Ω ← Ω + max(0, ω)/((θ_end−θ_start)² + ξ)`, `ω = −Σ_steps g·Δθ`
+    Paper: "Continual learning through synaptic intelligence" (arXiv 1703.04200)
+    Cost: a few passes over the weights, and four copies of them in memory
+    Kept: Ω, a tensor of the model's size
+    Use: like EWC, without a pass over the data at the end of a task
+    Reading: g is the gradient of the task's own loss, before the penalty and before clipping; Δθ is the step that the
+    optimizer took; a weight whose ω is negative counts as unimportant, since a penalty must not push
+    """
+
+    config: Config
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self._path: Tensors = {}
+        self._start: Tensors = {}
+        self._step: dict[str, tuple[Tensor, Tensor]] = {}
+        self._live: list[Live] = []
+
+    @property
+    def factor(self) -> float:
+        """The paper's penalty has no ½."""
+        return 2 * self.config.strength
+
+    def task_start(self, task: Task) -> None:
+        """Notes where the weights start."""
+        super().task_start(task)
+        self._live = trainable(task.model)
+        self._start = {one.name: local(one.tensor.detach()).clone() for one in self._live}
+        self._path = {name: torch.zeros_like(tensor) for name, tensor in self._start.items()}
+        held = sum(tensor.nbytes for tensor in self._start.values())
+        self.costs.extra_memory_bytes += 4 * held  # the start, ω, and in a step the weights and gradients before it
+
+    @torch.no_grad()
+    def gradients(self, model: nn.Module, step: int) -> None:
+        """Notes gradients and weights before the step; then adds the penalty's gradient."""
+        self._step = {
+            one.name: (local(one.tensor.detach()).clone(), gradient(one.tensor).clone())
+            for one in self._live
+            if one.tensor.grad is not None
+        }
+        super().gradients(model, step)
+
+    @torch.no_grad()
+    def after_step(self, model: nn.Module, optimizer: Optimizer, step: int) -> None:
+        """ω ← ω − g·Δθ."""
+        for one in self._live:
+            if one.name in self._step:
+                before, slope = self._step[one.name]
+                self._path[one.name].addcmul_(slope, before.sub_(local(one.tensor)))
+        self._step = {}
+
+    @torch.no_grad()
+    def task_end(self, task: Task, examples: Examples) -> None:
+        """Turns the task's path into importances."""
+        end = {one.name: local(one.tensor.detach()) for one in self._live}
+        self.add(
+            {
+                name: path.clamp(min=0) / ((end[name] - self._start[name]).square() + self.config.damping)
+                for name, path in self._path.items()
+            }
+        )
+        self._path, self._start = {}, {}
+
+    def state(self) -> tuple[Tensors, dict[str, Any]]:
+        """The importances, and inside a task ω so far."""
+        tensors, values = super().state()
+        return {**tensors, **{f"path/{name}": tensor for name, tensor in self._path.items()}}, values
+
+    def load_state(self, tensors: Any, values: dict[str, Any]) -> None:
+        """Takes up importances and ω."""
+        super().load_state(tensors, values)
+        for name in self._path:
+            if (saved := tensors.get(f"path/{name}")) is not None:
+                self._path[name] = saved.to(self._path[name])

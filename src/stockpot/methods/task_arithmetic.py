@@ -1,0 +1,37 @@
+"""Task Arithmetic: task vectors are added up."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from stockpot.methods.base import Task
+from stockpot.methods.merged import Merged, MergedConfig
+
+
+class Config(MergedConfig):
+    """`scale` is λ."""
+
+    name: Literal["task_arithmetic"]
+    scale: float = Field(0.4, ge=0, allow_inf_nan=False, description="λ, what the sum of the vectors is multiplied by")
+
+
+class TaskArithmetic(Merged):
+    """After each task the model is the start weights and λ times the sum of all task vectors so far.
+
+    Equation: `θ = θ_0 + λ Σ τ_t`, `τ_t = θ_t − θ_0` where each task is trained from θ_0
+    Paper: "Editing models with task arithmetic" (arXiv 2212.04089)
+    Cost: nothing; a merge after the task
+    Kept: the start model, and a model for each task
+    Use: to combine tasks that were trained apart; λ can be tried afterwards, at no training cost
+    Reading: the paper chooses λ on held-out data; a stream has none of tasks to come, so λ is fixed, between the 0.3
+    and 0.5 that are common. Parallel is the paper's; in a chain of raw models with consecutive vectors λ = 1 is the
+    last model, plain fine-tuning. Rows of the output layer that a task never trained are merged like all others
+    """
+
+    config: Config
+
+    def rule(self, task: Task) -> tuple[str, dict[str, Any]]:
+        """`task_arithmetic`."""
+        return "task_arithmetic", {"lambda_": self.config.scale}
