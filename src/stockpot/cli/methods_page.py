@@ -26,8 +26,8 @@ INTRODUCTION = """\
 
 Made by `stockpot methods --markdown > docs/methods.md` from the code; `stockpot methods NAME` prints one. θ are the
 weights, θ_o the anchor, θ_0 the start model, τ a task vector, T the optimizer steps of a task. `beta` weighs the
-anchor; the λ of a penalty is called `strength`, that of task vectors `scale`. Every method resumes exactly, and works in the
-Trainer and in the plain loop.
+anchor; the λ of a penalty is called `strength`, that of task vectors `scale`. Every method resumes exactly, and
+works in the Trainer and in the plain loop.
 """
 
 
