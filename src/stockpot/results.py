@@ -42,6 +42,7 @@ class Metrics(_Strict):
     backward_transfer: float | None
     forward_transfer: float | None
     plasticity: float | None
+    past_accuracy: float | None = None
     newest_accuracy: float | None
 
 
@@ -112,6 +113,7 @@ class Cell(_Strict):
     """One finished run of a comparison."""
 
     seed: int
+    order: int = Field(0, description="index into the comparison's `orders`")
     run: str = Field(description="the run folder, relative to comparison.json")
 
 
@@ -126,6 +128,7 @@ class MethodSummary(_Strict):
     backward_transfer: Estimate
     forward_transfer: Estimate
     plasticity: Estimate
+    past_accuracy: Estimate
     newest_accuracy: Estimate
     kept: Estimate = Field(description="1 − F/F_sequential, per seed; null where sequential's forgetting touches 0")
     training_seconds: Estimate
@@ -145,6 +148,42 @@ class MethodSummary(_Strict):
     )
 
 
+class Trial(_Strict):
+    """One set of parameters that was tried."""
+
+    keys: dict[str, Any] = Field(description="the parameters that were searched, with the values tried")
+    score: float | None = Field(description="the objective, on the tuning split; null where training diverged")
+    run: str = Field(description="the run folder, relative to comparison.json")
+
+
+class Tuning(_Strict):
+    """How parameters were chosen before the reported runs: by as many trials for every method that has any."""
+
+    search: Literal["grid", "random", "optuna"]
+    trials: int = Field(description="for each method")
+    seeds: list[int] = Field(description="of the trials, apart from the reported ones")
+    objective: str = "average_accuracy"
+    split: str = Field(description="what the objective is measured on")
+    methods: dict[str, list[Trial]] = Field(description="label → its trials; methods without parameters have none")
+    chosen: dict[str, dict[str, Any]] = Field(description="label → the parameters that the reported runs have")
+
+
+class FrontPoint(_Strict):
+    """A method at one strength: a point of the past-versus-new front."""
+
+    method: str = Field(description="the method's label")
+    key: str = Field(description="the parameter that is its strength")
+    value: float
+    cells: list[Cell]
+    past_accuracy: Estimate
+    newest_accuracy: Estimate
+    average_accuracy: Estimate
+    training_seconds: Estimate
+    extra_memory_bytes: Estimate
+    stored_bytes: Estimate
+    stored_data_bytes: Estimate
+
+
 class Comparison(_Strict):
     """`comparison.json`: every method of one comparison, keyed by label."""
 
@@ -157,7 +196,10 @@ class Comparison(_Strict):
     unit: str = Field("fraction", description="of the primary score")
     higher_is_better: bool = True
     confidence: float = 0.95
+    orders: list[list[str]] = Field(default_factory=list, description="the tasks in each order that was run")
     methods: dict[str, MethodSummary]
+    tuning: Tuning | None = Field(None, description="null: the parameters are those of the recipe")
+    front: list[FrontPoint] = Field(default_factory=list, description="every method over its strength")
     sentences: list[str] = Field(default_factory=list, description="findings, only where an interval supports them")
     versions: dict[str, str]
     commit: str | None

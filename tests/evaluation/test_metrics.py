@@ -27,6 +27,8 @@ def test_closed_forms() -> None:
     assert metrics.forward_transfer(R, INITIAL) == pytest.approx(((0.1 - 0.15) + (0.3 - 0.1)) / 2)
     assert metrics.plasticity(R) == pytest.approx((0.9 + 0.8 + 0.7) / 3)
     assert metrics.newest_accuracy(R) == 0.7
+    assert metrics.past_accuracy(R) == pytest.approx(sum(R[-1][:-1]) / (len(R) - 1))
+    assert metrics.past_accuracy(R[:1]) is None
     assert metrics.kept(0.1, 0.4) == pytest.approx(0.75)
 
 

@@ -77,6 +77,12 @@ def plasticity(matrix: Matrix) -> float | None:
     return _mean(row[j] for j, row in enumerate(matrix))
 
 
+def past_accuracy(matrix: Matrix) -> float | None:
+    """Mean score on the tasks before the newest, after it: `mean_{j<K} R[K][j]`. None for a single task."""
+    K = len(matrix)
+    return _mean(matrix[-1][: K - 1]) if K > 1 else None
+
+
 def newest_accuracy(matrix: Matrix) -> float | None:
     """Score on the newest task, just learnt: `R[K][K]`."""
     K = len(matrix)
@@ -107,5 +113,6 @@ def summarise(scores: Scores, chained: bool = True) -> Metrics:
         backward_transfer=backward_transfer(R, higher) if chained else None,
         forward_transfer=forward_transfer(R, scores.initial, higher),
         plasticity=plasticity(R),
+        past_accuracy=past_accuracy(R),
         newest_accuracy=newest_accuracy(R),
     )

@@ -23,7 +23,7 @@ COUNTED = frozenset({"extra_memory_bytes", "stored_bytes", "stored_data_bytes", 
 # Steps and averages are how a method works; fewer is neither better nor worse.
 COMPARED = METRICS + tuple(name for name in COSTS if name not in {"steps", "averages"})
 # These carry the direction of the score itself; the other metrics are changes, and fixed in sign.
-SCORE_LEVELS = frozenset({"average_accuracy", "average_over_time", "plasticity", "newest_accuracy"})
+SCORE_LEVELS = frozenset({"average_accuracy", "average_over_time", "plasticity", "past_accuracy", "newest_accuracy"})
 
 Verdict = Literal["better", "worse", "no difference shown"]
 Run = tuple[int, str, Results]

@@ -17,6 +17,16 @@ TITLES = {
     "replay": "rehearsal",
     "l2": "L2",
     "ewc": "EWC",
+    "mas": "MAS",
+    "si": "SI",
+    "lwf": "LwF",
+    "agem": "A-GEM",
+    "task_arithmetic": "Task Arithmetic",
+    "ties": "TIES",
+    "dare": "DARE",
+    "soup": "the uniform soup",
+    "magmax": "MagMax",
+    "fisher_average": "Fisher averaging",
 }
 
 # metric → (title, one line that explains it)
@@ -33,6 +43,7 @@ METRICS = {
         "what earlier tasks taught of one not yet learnt, against the untrained start",
     ),
     "plasticity": ("plasticity", "mean score on each task when it was just learnt"),
+    "past_accuracy": ("accuracy on earlier tasks", "mean score on all tasks but the last, after the last one"),
     "newest_accuracy": ("accuracy on the newest task", "score on the last task, just learnt"),
 }
 
