@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from stockpot.evaluation.statistics import correct, paired
 from stockpot.results import Comparison, MethodSummary, read_comparison
 
 SCENARIOS = ("class-incremental", "domain-incremental", "task-incremental")
@@ -41,12 +42,12 @@ class Contender:
 
 
 CONTENDERS = {
-    "sfa": Contender({"name": "sfa", "p": 0.25}, "beta", (0.05, 0.1, 0.25, 0.5)),
-    "wise_ft": Contender({"name": "wise_ft"}, "alpha", (0.3, 0.5, 0.7, 0.85)),
+    "sfa": Contender({"name": "sfa", "p": 0.25}, "beta", (0.1, 0.25, 0.5, 0.7)),
+    "wise_ft": Contender({"name": "wise_ft"}, "alpha", (0.2, 0.35, 0.5, 0.7)),
     "l2": Contender({"name": "l2"}, "strength", (1e-3, 1e-2, 1e-1, 1.0)),
-    "ewc": Contender({"name": "ewc"}, "strength", (10.0, 100.0, 1e3, 1e4)),
-    "ewc-online": Contender({"name": "ewc", "mode": "online"}, "strength", (10.0, 100.0, 1e3, 1e4)),
-    "si": Contender({"name": "si"}, "strength", (0.1, 1.0, 10.0, 100.0)),
+    "ewc": Contender({"name": "ewc"}, "strength", (100.0, 1e3, 1e4, 1e5)),
+    "ewc-online": Contender({"name": "ewc", "mode": "online"}, "strength", (100.0, 1e3, 1e4, 1e5)),
+    "si": Contender({"name": "si"}, "strength", (1.0, 10.0, 100.0, 1e3)),
     "mas": Contender({"name": "mas"}, "strength", (0.01, 0.1, 1.0, 10.0)),
     "lwf": Contender({"name": "lwf"}, "strength", (0.3, 1.0, 3.0, 10.0)),
     "replay-1%": Contender({"name": "replay", "fraction": 0.01}),
@@ -55,15 +56,15 @@ CONTENDERS = {
     "replay-200-herding": Contender({"name": "replay", "budget": "total", "count": 200, "select": "herding"}),
     "der++-10%": Contender({"name": "replay", "loss": "der++", "fraction": 0.1}, "logits_weight", (0.1, 0.3, 1.0, 3.0)),
     "agem-10%": Contender({"name": "agem", "fraction": 0.1}),
-    "task_arithmetic": Contender({"name": "task_arithmetic"}, "scale", (0.2, 0.4, 0.7, 1.0)),
-    "ties": Contender({"name": "ties"}, "scale", (0.5, 1.0, 1.5, 2.0)),
-    "dare": Contender({"name": "dare"}, "scale", (0.2, 0.4, 0.7, 1.0)),
+    "task_arithmetic": Contender({"name": "task_arithmetic"}, "scale", (0.1, 0.2, 0.4, 0.7)),
+    "ties": Contender({"name": "ties"}, "scale", (0.25, 0.5, 1.0, 1.5)),
+    "dare": Contender({"name": "dare"}, "scale", (0.1, 0.2, 0.4, 0.7)),
     "soup": Contender({"name": "soup"}),
-    "magmax": Contender({"name": "magmax"}, "scale", (0.3, 0.5, 0.7, 1.0)),
+    "magmax": Contender({"name": "magmax"}, "scale", (0.2, 0.35, 0.6, 1.0)),
     "fisher_average": Contender({"name": "fisher_average"}),
 }
 
-Claim = Callable[[dict[str, MethodSummary]], bool | None]
+Claim = Callable[[dict[str, MethodSummary]], str]
 
 
 def accuracy(of: MethodSummary) -> float:
@@ -73,24 +74,33 @@ def accuracy(of: MethodSummary) -> float:
 
 
 def better(label: str, metric: str = "average_accuracy") -> Claim:
-    """Whether the corrected interval says so; None where it spans zero."""
+    """Whether a method is better than plain fine-tuning: the corrected verdict, and at how many seeds it is so."""
 
-    def holds(methods: dict[str, MethodSummary]) -> bool | None:
-        verdict = methods[label].versus_sequential[metric].verdict
-        return {"better": True, "worse": False}.get(verdict)
+    def told(methods: dict[str, MethodSummary]) -> str:
+        shown = methods[label].versus_sequential[metric].verdict
+        return _told_of(shown, methods[label], methods["sequential"], metric)
 
-    return holds
+    return told
 
 
 def above(one: str, other: str) -> Claim:
-    """Whether one mean lies above the other by more than both half intervals together; None where neither does."""
+    """Whether one method is more accurate than another: a paired t test of this one question, and the seeds."""
 
-    def holds(methods: dict[str, MethodSummary]) -> bool | None:
-        a, b = methods[one].average_accuracy, methods[other].average_accuracy
-        assert a.low is not None and a.high is not None and b.low is not None and b.high is not None
-        return True if a.low > b.high else False if a.high < b.low else None
+    def told(methods: dict[str, MethodSummary]) -> str:
+        values = [methods[label].average_accuracy.values for label in (one, other)]
+        shown = correct({"it": paired(*values)}, lower_is_better=False)["it"].verdict
+        return _told_of(shown, methods[one], methods[other], "average_accuracy")
 
-    return holds
+    return told
+
+
+def _told_of(shown: str, one: MethodSummary, other: MethodSummary, metric: str) -> str:
+    sign = -1 if metric == "forgetting" else 1
+    pairs = zip(getattr(one, metric).values, getattr(other, metric).values, strict=True)
+    gains = [sign * (a - b) for a, b in pairs]
+    counted = f"at {sum(gain > 0 for gain in gains)} of {len(gains)} seeds"
+    words = {"better": f"shown, {counted}", "worse": f"**the opposite is shown**, {counted}"}
+    return f"{words.get(shown, f'not shown; {counted}')}, by {sum(gains) / len(gains):+.3f}"
 
 
 # What the methods' papers, and the field's comparisons of them, lead one to expect here.
@@ -189,12 +199,16 @@ def page(found: dict[str, tuple[Comparison, dict[str, float]]], command: str) ->
             cells = (_told(one.average_accuracy), _told(one.forgetting), _told(one.newest_accuracy), verdict)
             lines.append(f"| {label} | {strength} | {' | '.join(cells)} |")
         lines.append("")
-    lines += ["## What the papers lead one to expect", "", "| scenario | claim | here |", "|---|---|---|"]
-    for scenario, claim, holds in CLAIMS:
+    lines += [
+        "## What the papers lead one to expect", "",
+        "Shown: the interval excludes zero; of questions about plain fine-tuning, after Holm's correction over all",
+        "methods of the table, which three seeds rarely survive. So the seeds at which it is so, and by how much, stand",
+        "beside.",
+        "", "| scenario | claim | here |", "|---|---|---|",
+    ]  # fmt: skip
+    for scenario, claim, told in CLAIMS:
         if scenario in found:
-            held = holds(dict(found[scenario][0].methods))
-            told = {True: "holds", False: "**does not hold: the opposite**", None: "no difference shown"}[held]
-            lines.append(f"| {scenario} | {claim} | {told} |")
+            lines.append(f"| {scenario} | {claim} | {told(dict(found[scenario][0].methods))} |")
     return "\n".join(lines) + "\n"
 
 
