@@ -18,7 +18,7 @@ from stockpot.cli.methods_page import sections
 from stockpot.methods import REGISTRY
 from stockpot.recipe.read import read_recipe
 
-COMMANDS = ["run", "add", "resume", "compare", "report", "methods", "init", "schema"]
+COMMANDS = ["run", "add", "resume", "compare", "report", "methods", "init", "schema", "whatif"]
 HEAVY = ("torch", "transformers", "matplotlib", "datasets", "numpy")
 Command = Callable[..., Any]
 
@@ -103,7 +103,7 @@ def test_the_page_of_methods_is_that_of_the_code(stockpot: Command) -> None:
 def test_schema_prints_json(stockpot: Command) -> None:
     from stockpot.cli.describe import schema_of
 
-    for name in ("recipe", "task", "results", "comparison"):
+    for name in ("recipe", "task", "results", "comparison", "whatif"):
         assert json.loads(stockpot("schema", name).out) == schema_of(name)
     assert json.loads(stockpot("schema").out) == schema_of("recipe")
 

@@ -177,7 +177,9 @@ def test_a_name_that_is_not_known_gives_those_that_are(stockpot: Callable[..., A
     told = one_line(stockpot("methods", "sfaa"))
     assert told == f"there is no method 'sfaa'. Did you mean 'sfa'? Known: {', '.join(REGISTRY)}."
     told = one_line(stockpot("schema", "recip"))
-    assert told == "there is no schema 'recip'. Did you mean 'recipe'? Known: recipe, task, results, comparison."
+    assert (
+        told == "there is no schema 'recip'. Did you mean 'recipe'? Known: recipe, task, results, comparison, whatif."
+    )
     assert "there is no such folder" in one_line(stockpot("init", tmp_path / "nowhere" / "recipe.yaml"))
 
 

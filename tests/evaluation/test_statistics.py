@@ -11,6 +11,7 @@ from stockpot.errors import StockpotError
 from stockpot.evaluation.metrics import summarise
 from stockpot.evaluation.statistics import (
     Paired,
+    Run,
     compare,
     correct,
     estimate,
@@ -201,15 +202,20 @@ def test_directions() -> None:
         assert not lower_is_better(metric, True) and not lower_is_better(metric, False)
 
 
+def placed(values: list[float | None]) -> dict[tuple[int, int], float | None]:
+    """One order, a seed for each value."""
+    return {(0, seed): value for seed, value in enumerate(values)}
+
+
 def test_kept_by_hand() -> None:
-    found = kept_estimate([0.1, 0.2, 0.05], [0.8, 0.8, 0.5])
+    found = kept_estimate(placed([0.1, 0.2, 0.05]), placed([0.8, 0.8, 0.5]))
     assert found.values == pytest.approx([1 - 0.1 / 0.8, 1 - 0.2 / 0.8, 1 - 0.05 / 0.5])
     assert found.mean == pytest.approx((0.875 + 0.75 + 0.9) / 3)
 
 
 @pytest.mark.parametrize("sequential", [[0.1, -0.1, 0.05], [0.5], [0.0, 0.0, 0.0], [0.9, 0.9, 0.9, -0.01] * 6])
 def test_kept_is_null_where_sequential_is_not_shown_to_forget(sequential: list[float | None]) -> None:
-    found = kept_estimate([0.01] * len(sequential), sequential)
+    found = kept_estimate(placed([0.01] * len(sequential)), placed(sequential))
     assert found.mean is None and set(found.values) == {None}
 
 
@@ -268,3 +274,39 @@ def test_compare_refuses_what_it_cannot_pair() -> None:
         compare({"sfa": cells("sfa", {0: 0.5}) * 2})
     with pytest.raises(StockpotError, match="different scores"):
         compare({"a": cells("a", {0: 0.5}), "b": [(0, "", run(0, 0.5, "b", higher=False))]})
+
+
+def test_seeds_are_averaged_within_each_order_and_the_test_is_over_orders() -> None:
+    """Three orders with gains .1, .2, .3 on average; within an order the seeds differ by ± .05."""
+    base, better = [], []
+    for order, gain in enumerate((0.1, 0.2, 0.3)):
+        for seed, shift in ((0, -0.05), (1, 0.05)):
+            base.append(Run(seed, "", run(seed, 0.4, last=0.5), order))
+            better.append(Run(seed, "", run(seed, 0.4 + 2 * (gain + shift), "sfa", last=0.5), order))
+    found = compare({"sequential": base, "sfa": better})["sfa"]
+    difference = found.versus_sequential["average_accuracy"]
+    assert difference.n == found.average_accuracy.n == 3
+    assert difference.mean == pytest.approx(0.2)
+    half = T_975_2 * 0.1 / 3**0.5
+    assert difference.low == pytest.approx(0.2 - half) and difference.high == pytest.approx(0.2 + half)
+    assert difference.verdict == "no difference shown"  # pooled, the six gains would be called better
+    assert paired([gain + shift for gain in (0.1, 0.2, 0.3) for shift in (-0.05, 0.05)], [0.0] * 6).p_value < 0.01
+    assert len(found.average_accuracy.values) == 6
+    assert found.average_accuracy.mean == pytest.approx(0.45 + 0.2)
+    assert [(cell.order, cell.seed) for cell in found.cells] == [(o, s) for o in range(3) for s in range(2)]
+
+
+def test_orders_are_paired_order_by_order_and_seed_by_seed() -> None:
+    base = [Run(seed, "", run(seed, 0.1 * (order + 1)), order) for order in range(2) for seed in range(2)]
+    sfa = [Run(seed, "", run(seed, 0.1 * (order + 1) + 0.2, "sfa"), order) for order in range(2) for seed in range(2)]
+    found = compare({"sequential": base, "sfa": [*reversed(sfa)]})["sfa"].versus_sequential["average_accuracy"]
+    assert (found.n, found.mean) == (2, pytest.approx(0.1))
+    fewer = compare({"sequential": base, "sfa": sfa[:2]})["sfa"].versus_sequential["average_accuracy"]
+    assert (fewer.n, fewer.mean) == (2, pytest.approx(0.1))  # one order in common: over its seeds
+
+
+def test_a_seed_that_comes_twice_in_one_order_is_an_error() -> None:
+    twice = [Run(0, "", run(0, 0.5), 1), Run(0, "", run(0, 0.5), 1)]
+    with pytest.raises(StockpotError, match="comes twice"):
+        compare({"sequential": twice})
+    compare({"sequential": [Run(0, "", run(0, 0.5), 0), Run(0, "", run(0, 0.5), 1)]})

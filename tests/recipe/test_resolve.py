@@ -86,7 +86,7 @@ def test_an_anchor_that_does_not_exist_is_an_error(digits_recipe: dict[str, Any]
         resolve(recipe, recipe.method, 0)
 
 
-@pytest.mark.parametrize("name", ["recipe", "task", "results", "comparison"])
+@pytest.mark.parametrize("name", ["recipe", "task", "results", "comparison", "whatif"])
 def test_the_exported_schemas_are_those_of_the_code(name: str) -> None:
     assert json.loads((SCHEMAS / f"{name}.schema.json").read_text()) == schema_of(name)
 

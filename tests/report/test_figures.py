@@ -10,7 +10,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from stockpot.report import figures
+from stockpot.report import figures, stream_figures
 
 Factory = Callable[..., Any]
 
@@ -43,7 +43,7 @@ def test_every_method_keeps_one_look(comparison_of: Factory) -> None:
 
 def test_files_are_png_and_svg_and_the_same_twice(run_of: Factory, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        figures.save(figures.matrix(run_of(K=3)), tmp_path / name)
+        figures.save(stream_figures.matrix(run_of(K=3)), tmp_path / name)
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     ElementTree.parse(tmp_path / "a.svg")
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
@@ -52,12 +52,12 @@ def test_files_are_png_and_svg_and_the_same_twice(run_of: Factory, tmp_path: Pat
 def test_the_heat_map_writes_measured_cells_and_leaves_the_others_blank(run_of: Factory) -> None:
     run = run_of(K=2)
     run.scores["accuracy"].matrix = [[0.25, None], [0.5, 0.75]]
-    axes = figures.matrix(run).axes[0]
+    axes = stream_figures.matrix(run).axes[0]
     assert sorted(text.get_text() for text in axes.texts) == ["0.25", "0.50", "0.75"]
 
 
 def test_lines_are_tasks_and_controls_are_dashed(run_of: Factory) -> None:
-    axes = figures.over_time(run_of(K=3)).axes[0]
+    axes = stream_figures.over_time(run_of(K=3)).axes[0]
     lines = {line.get_label(): line for line in axes.lines if not str(line.get_label()).startswith("_")}
     assert set(lines) == {"task0", "task1", "task2", "noise (control)"}
     assert lines["noise (control)"].is_dashed() and not lines["task0"].is_dashed()
@@ -96,7 +96,7 @@ def test_a_method_without_forgetting_has_no_place_on_the_front(comparison_of: Fa
 
 def test_panels_share_their_axes_and_show_the_mean(comparison_of: Factory) -> None:
     comparison, cells = comparison_of(3)
-    panels = [axes for axes in figures.tasks_over_time(comparison, cells).axes if axes.get_visible()]
+    panels = [axes for axes in stream_figures.tasks_over_time(comparison, cells).axes if axes.get_visible()]
     assert [axes.get_title(loc="left") for axes in panels] == [
         f"{label} (n = 3)" for label in ("joint", "replay", "sfa", "wise_ft", "sequential")
     ]
@@ -119,12 +119,12 @@ def test_every_figure_can_be_drawn_for_losses_and_for_one_and_many_tasks(
     comparison = comparison.model_copy(update={"unit": unit, "higher_is_better": unit == "fraction"})
     run = cells[hostile][0]
     drawn = [
-        figures.matrix(run),
-        figures.over_time(run),
+        stream_figures.matrix(run),
+        stream_figures.over_time(run),
         figures.methods(comparison),
         figures.stability_plasticity(comparison),
-        figures.tasks_over_time(comparison, cells),
-        figures.mean_matrices(comparison, cells),
+        stream_figures.tasks_over_time(comparison, cells),
+        stream_figures.mean_matrices(comparison, cells),
     ]
     for index, figure in enumerate(drawn):
         figures.save(figure, tmp_path / str(index))
@@ -133,7 +133,7 @@ def test_every_figure_can_be_drawn_for_losses_and_for_one_and_many_tasks(
 
 def test_names_are_never_read_as_mathematics_or_break_the_svg(run_of: Factory, hostile: str, tmp_path: Path) -> None:
     run = run_of(K=3, tasks=[hostile, "a\x00b\nc", "$\\frac{$"])
-    _, svg = figures.save(figures.matrix(run), tmp_path / "hostile")
+    _, svg = figures.save(stream_figures.matrix(run), tmp_path / "hostile")
     ElementTree.parse(svg)
     text = svg.read_text(encoding="utf-8")
     assert "<script" not in text and "$\\frac{$" in text and "a b c" in text

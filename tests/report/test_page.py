@@ -123,6 +123,37 @@ def test_comparison_page(comparison_of: Factory, tmp_path: Path) -> None:
     assert text.count('class="w better"') >= 4 and 'class="w worse"' in text
 
 
+@pytest.mark.parametrize(("count", "orders", "whole"), [(3, 1, False), (8, 3, False), (22, 3, True)])
+def test_comparison_pages_of_every_size(
+    comparison_of: Factory, many_methods: dict[str, Any], tmp_path: Path, count: int, orders: int, whole: bool
+) -> None:
+    methods = dict(list(many_methods.items())[:count])
+    comparison, cells = comparison_of(3, methods, K=3, orders=orders, tuned=whole, front=whole)
+    assert len(comparison.methods) == count
+    text, read = check(page.write_comparison_report(comparison, cells, tmp_path))
+    several, many = orders > 1, count > 8
+    pictures = 6 + 2 * whole + several + many
+    assert len(read.svgs) == len(stems(tmp_path, "png")) == pictures
+    assert {"front", "tuning"} <= stems(tmp_path, "png") if whole else not {"front", "tuning"} & stems(tmp_path, "png")
+    assert ("orders" in stems(tmp_path, "svg")) == several
+    assert ("mean-matrices-of-the-others" in stems(tmp_path, "svg")) == many
+    assert f"3\u00a0seeds\u00a0×\u00a0{orders}\u00a0order" in text
+    headings = re.findall(r"<h2[^>]*>(.*?)</h2>", text)
+    assert [h for h in headings if h.endswith("?")][:4] == headings[:4]
+    assert ("How the parameters were chosen" in headings) == whole
+    assert ("In the first order of the tasks only" in text) == several
+    assert ("which was the only one run" in text) != several
+    small = re.search(r"<tbody>(.*?)</tbody>", text, re.DOTALL)
+    assert small is not None and small[1].count("<tr>") == min(count, 6 if many else 8)
+
+
+def test_only_the_first_order_is_drawn_task_by_task(comparison_of: Factory) -> None:
+    comparison, cells = comparison_of(2, orders=3)
+    kept = page._first_order(comparison, cells)
+    assert set(kept) == set(cells)
+    assert all(len(runs) == 2 and all(run.tasks == comparison.orders[0] for run in runs) for runs in kept.values())
+
+
 def test_findings_written_into_the_comparison_are_the_ones_shown(comparison_of: Factory, tmp_path: Path) -> None:
     comparison, cells = comparison_of(2)
     comparison = comparison.model_copy(update={"sentences": ["Exactly this."]})

@@ -24,7 +24,7 @@ def test_the_sentence_that_a_person_wants(comparison_of: Factory) -> None:
     assert "SFA kept 9" in sentence and " % (" in sentence and "of what sequential training lost" in sentence
     assert "for 0.4 % more training time and no stored data" in sentence
     assert "points higher on average" in sentence and "points lower on the newest task" in sentence
-    assert sentence.endswith("(3 seeds).")
+    assert sentence.endswith("(3 seeds × 1 order).")
 
 
 def test_stored_data_is_said(comparison_of: Factory) -> None:
@@ -34,7 +34,7 @@ def test_stored_data_is_said(comparison_of: Factory) -> None:
 
 def test_no_difference_is_not_called_equal(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(3, SEQUENTIAL | {"sfa": {"keep": 0.0}})
-    assert "No difference shown between SFA and sequential fine-tuning (3 seeds)." in findings(comparison)
+    assert "No difference shown between SFA and sequential fine-tuning (3 seeds × 1 order)." in findings(comparison)
     assert not any("kept" in sentence for sentence in findings(comparison))
 
 
@@ -130,7 +130,7 @@ def test_labels_of_users_are_left_as_they_are(comparison_of: Factory) -> None:
 def test_joint_comes_after_the_methods(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(3)
     sentences = findings(comparison)
-    assert sentences[-2].startswith("Joint training against sequential fine-tuning: ")
+    assert sentences[-3].startswith("Joint training against sequential fine-tuning: ")
 
 
 @pytest.mark.parametrize(("K", "words"), [(1, "After 1 task,"), (3, "After 3 tasks,")])

@@ -81,11 +81,35 @@ def resume(folder: Run, allow_code: AllowCode = False) -> None:
 
 
 @app.command()
-def compare(recipe: RecipeFile, overrides: Overrides = None, output: Output = None) -> None:
+def compare(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    output: Output = None,
+    methods: Annotated[
+        str | None, typer.Option(metavar="A,B,…", help="labels of the recipe's `compare`, or names of methods")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="so many, the recipe's first")] = None,
+    orders: Annotated[int | None, typer.Option(min=1, help="so many orders of the tasks, as written first")] = None,
+    tune: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="TRIALS", help="choose parameters first, by so many trials for each"),
+    ] = None,
+    search: Annotated[str | None, typer.Option(metavar="grid|random|optuna", help="how trials are chosen")] = None,
+    budget: Annotated[
+        str | None, typer.Option(metavar="TIME", help="90s, 30m, 2h: no new round of trials begins later")
+    ] = None,
+    pareto: Annotated[
+        int | None, typer.Option(min=2, metavar="POINTS", help="every method at so many strengths: past against new")
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="so many runs at a time")] = 1,
+    engine: Annotated[str | None, typer.Option(metavar="processes|ray", help="where runs run")] = None,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="this share of the runs only")] = None,
+) -> None:
     """Run the methods of `compare` beside plain fine-tuning and joint training, over all seeds; goes on if stopped."""
-    from stockpot.cli import work
+    from stockpot.cli import compare as work
 
-    work.compare(recipe, overrides or [], output)
+    asked = work.Asked(methods, seeds, orders, tune, search, budget, pareto, jobs, engine, shard)
+    work.compare(recipe, overrides or [], output, asked)
 
 
 @app.command()
@@ -97,6 +121,23 @@ def report(
     from stockpot.cli import work
 
     work.report(folders, output)
+
+
+@app.command()
+def whatif(
+    folder: Run,
+    methods: Annotated[
+        str | None, typer.Option("--methods", metavar="A,B", help="default: wise_ft,task_arithmetic,ties,soup,magmax")
+    ] = None,
+    points: Annotated[int, typer.Option("--points", min=2, max=1001, help="values of each method's strength")] = 11,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="default: RUN/whatif")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="default: one a core")] = None,
+    allow_code: AllowCode = False,
+) -> None:
+    """Say what merging would have made of a finished run of `sequential`, at every strength; trains nothing."""
+    from stockpot.cli import whatif as work
+
+    work.whatif(folder, methods, points, output, threads, allow_code)
 
 
 @app.command()
@@ -186,7 +227,7 @@ def init(
 
 @app.command()
 def schema(
-    what: Annotated[str, typer.Argument(metavar="[recipe|task|results|comparison]")] = "recipe",
+    what: Annotated[str, typer.Argument(metavar="[recipe|task|results|comparison|whatif]")] = "recipe",
 ) -> None:
     """Print a JSON schema: of recipes and tasks for editors, of results for programs."""
     from stockpot.cli.describe import print_schema

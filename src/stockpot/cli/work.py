@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import signal
 import sys
@@ -16,28 +15,16 @@ from typing import TYPE_CHECKING
 from stockpot.cli.console import say, show
 from stockpot.errors import StockpotError
 from stockpot.files import explained
+from stockpot.quiet import quiet
 
 if TYPE_CHECKING:
-    from stockpot.compare.cells import CellPlan
     from stockpot.results import Results
     from stockpot.runs.session import Opened
     from stockpot.training.job import Stop
 
 
-def _quiet() -> None:
-    """The libraries' own bars and advice would drown ours."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    import datasets
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    if not sys.stderr.isatty():
-        datasets.disable_progress_bars()
-
-
 @contextmanager
-def _stopping(go_on: str) -> Iterator[Stop]:
+def stopping(go_on: str) -> Iterator[Stop]:
     """A first SIGTERM or Ctrl-C stops at the next step with a checkpoint; a second one stops at once."""
     from stockpot.training.job import Interrupted, Stop
 
@@ -90,19 +77,19 @@ def _last(path: Path) -> str:
     return run.place(len(run.finished) - 1)
 
 
-def _default_output(recipe_name: str | None) -> Path:
+def default_output(recipe_name: str | None) -> Path:
     return Path("runs") / (recipe_name or "run")
 
 
 def run(recipe_file: Path, overrides: Sequence[str], output: Path | None) -> None:
     """`stockpot run`."""
-    _quiet()
+    quiet()
     from stockpot.recipe.read import read_recipe
     from stockpot.runs.actions import begin
 
     recipe = read_recipe(recipe_file, overrides)
-    path = output or _default_output(recipe.name)
-    with _stopping(f"stockpot resume {path}") as stop:
+    path = output or default_output(recipe.name)
+    with stopping(f"stockpot resume {path}") as stop:
         opened = begin(recipe, recipe.method, recipe.seeds[0], path)
         if len(recipe.seeds) > 1:
             say(f"The recipe has {len(recipe.seeds)} seeds; `run` takes the first, {recipe.seeds[0]}.")
@@ -111,13 +98,13 @@ def run(recipe_file: Path, overrides: Sequence[str], output: Path | None) -> Non
 
 def add(folder: Path, task_file: Path, overrides: Sequence[str], output: Path | None, allow_code: bool) -> None:
     """`stockpot add`."""
-    _quiet()
+    quiet()
     from stockpot.recipe.read import read_task
     from stockpot.runs.actions import add_task, branch
 
     task = read_task(task_file, overrides)
     target = output or folder
-    with _stopping(f"stockpot resume {target}") as stop:
+    with stopping(f"stockpot resume {target}") as stop:
         if output is not None:
             branch(folder, output)
         try:
@@ -131,48 +118,15 @@ def add(folder: Path, task_file: Path, overrides: Sequence[str], output: Path | 
 
 def resume(folder: Path, allow_code: bool) -> None:
     """`stockpot resume`."""
-    _quiet()
+    quiet()
     from stockpot.runs.folder import RunFolder
 
     if (folder / "recipe.yaml").is_file() and (folder / "cells").is_dir():
         raise StockpotError(f"{folder}: this is a comparison; run its `stockpot compare` again, it goes on by itself.")
     if RunFolder.open(folder).is_finished:
         say("Every task is learnt already; writing the report again.")
-    with _stopping(f"stockpot resume {folder}") as stop:
+    with stopping(f"stockpot resume {folder}") as stop:
         _finish(folder, stop, allow_code)
-
-
-def compare(recipe_file: Path, overrides: Sequence[str], output: Path | None) -> None:
-    """`stockpot compare`."""
-    _quiet()
-    from stockpot.compare.cells import plan, prepare, run_cells
-    from stockpot.compare.summary import summarise, write_comparison
-    from stockpot.recipe.read import read_recipe
-    from stockpot.report.page import write_comparison_report
-    from stockpot.report.tables import comparison_table
-    from stockpot.runs.progress import shown
-
-    recipe = read_recipe(recipe_file, overrides)
-    path = output or _default_output(recipe.name)
-    opened = prepare(recipe, path)
-    again = shlex.join(["stockpot", "compare", str(recipe_file), *overrides, "-o", str(path)])
-    done: list[tuple[CellPlan, Results]] = []
-    with _stopping(again) as stop, closing(shown(len(plan(recipe)))) as progress:
-        for cell, results in run_cells(recipe, path, opened, stop=stop, progress=progress):
-            done.append((cell, results))
-            progress.cell(f"{cell.method.title} seed {cell.seed}", results.metrics.average_accuracy)
-    comparison = summarise(recipe, done)
-    write_comparison(comparison, path)
-    by_label: dict[str, list[Results]] = {}
-    for cell, results in done:
-        by_label.setdefault(cell.method.title, []).append(results)
-    with explained(path):
-        page = write_comparison_report(comparison, by_label, path)
-    show(comparison_table(comparison))
-    for sentence in comparison.sentences:
-        say(sentence)
-    say(f"Numbers: {path / 'comparison.json'}")
-    say(f"Report:  {page}")
 
 
 def report(folders: Sequence[Path], output: Path | None) -> None:

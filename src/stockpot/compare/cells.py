@@ -1,23 +1,24 @@
-"""A comparison: every method and every seed is a cell, and every cell is a run folder."""
+"""A comparison: every method, order of the tasks and seed is a cell, and every cell is a run folder."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stockpot import files
+import torch
+
 from stockpot.errors import StockpotError
 from stockpot.methods import joint, sequential
 from stockpot.methods.base import BaseConfig
-from stockpot.recipe.resolve import resolve, to_values, to_yaml
+from stockpot.recipe.resolve import listed, resolve, to_values
 from stockpot.recipe.schema import Recipe
-from stockpot.results import Results
-from stockpot.runs.actions import begin, check_start, go_on
+from stockpot.runs.actions import check_start
 from stockpot.runs.folder import RunFolder
-from stockpot.runs.progress import Progress
 from stockpot.runs.session import Opened
-from stockpot.training.job import Stop
+from stockpot.seeds import generator
+from stockpot.streams.spec import TaskSpec
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,15 @@ class CellPlan:
     method: BaseConfig
     seed: int
     path: Path  # relative to the comparison's folder
+    order: int = 0  # index into `orders_of`
+    tuning: bool = False  # on the tuning split, to choose parameters
+    keys: str = ""  # what a trial or a point of the front changes
+
+    @property
+    def told(self) -> str:
+        """What progress calls it."""
+        words = [self.method.title, self.keys, f"order {self.order}" if self.order else "", f"seed {self.seed}"]
+        return " ".join(word for word in (*words, "(tuning)" if self.tuning else "") if word)
 
 
 def contenders(recipe: Recipe) -> list[BaseConfig]:
@@ -40,50 +50,82 @@ def contenders(recipe: Recipe) -> list[BaseConfig]:
     return chosen
 
 
-def plan(recipe: Recipe) -> list[CellPlan]:
-    """All cells, seed by seed, so that an interrupted comparison is balanced."""
+def orders_of(recipe: Recipe) -> list[list[TaskSpec]]:
+    """The tasks as written, and so many other orders as the recipe asks for, drawn by fixed seeds.
+
+    Raises StockpotError where the tasks have fewer orders.
+    """
+    tasks = listed(recipe)
+    if recipe.orders > math.factorial(len(tasks)):
+        raise StockpotError(
+            f"orders: {len(tasks)} tasks have {math.factorial(len(tasks))} orders, not {recipe.orders}; ask for fewer."
+        )
+    found, number = [list(range(len(tasks)))], 0
+    while len(found) < recipe.orders:
+        drawn: list[int] = torch.randperm(len(tasks), generator=generator(0, "order", number)).tolist()
+        if drawn not in found:
+            found.append(drawn)
+        number += 1
+    return [[tasks[index] for index in order] for order in found]
+
+
+def plan(recipe: Recipe, methods: Sequence[BaseConfig] | None = None) -> list[CellPlan]:
+    """All reported cells, seed by seed and order by order, so that an interrupted comparison is balanced."""
     return [
-        CellPlan(method, seed, Path("cells") / method.title / f"seed-{seed}")
+        CellPlan(method, seed, Path("cells") / method.title / _place(order, seed), order)
+        for order in range(recipe.orders)
         for seed in recipe.seeds
-        for method in contenders(recipe)
+        for method in (contenders(recipe) if methods is None else methods)
     ]
 
 
+def _place(order: int, seed: int) -> Path:
+    """The first order has no folder of its own: a comparison that had one can be given more."""
+    return Path(f"order-{order}", f"seed-{seed}") if order else Path(f"seed-{seed}")
+
+
+def recipe_of(recipe: Recipe, cell: CellPlan) -> Recipe:
+    """The recipe with the cell's order and split; `resolve` makes the cell's own of it."""
+    on = recipe.evaluation.model_copy(update={"on": "tuning"}) if cell.tuning else recipe.evaluation
+    return recipe.model_copy(update={"tasks": orders_of(recipe)[cell.order], "evaluation": on})
+
+
 def prepare(recipe: Recipe, path: Path) -> Opened | None:
-    """Opens the stream that all cells share; None where every cell is finished.
+    """Opens the stream that the reported cells share; None where every cell is finished.
 
     Raises StockpotError for every mistake that can be known before the first cell runs.
     """
     if (path / "journal.jsonl").is_file():
         raise StockpotError(f"{path}: this is the folder of one run; choose another for the comparison with -o.")
-    if path.is_dir() and any(path.iterdir()) and not (path / "cells").is_dir():
+    if path.is_dir() and any(path.iterdir()) and not {"cells", "tuning"} & {entry.name for entry in path.iterdir()}:
         raise StockpotError(f"{path}: the folder is not empty, and holds no comparison; choose another with -o.")
-    resolved = [resolve(recipe, cell.method, cell.seed) for cell in plan(recipe)]
-    folders = [path / cell.path for cell in plan(recipe)]
-    for folder, wanted in zip(folders, resolved, strict=True):
-        if _begun(folder) and RunFolder.open(folder).created["recipe"] != to_values(wanted):
-            raise StockpotError(
-                f"{folder}: this cell was run from another recipe; choose another folder with -o, or delete the cell."
-            )
-    if all(_begun(folder) and RunFolder.open(folder).is_finished for folder in folders):
-        return None
-    return check_start(resolved[0], [one.method for one in resolved if one.seeds == resolved[0].seeds])
+    cells = plan(recipe)
+    resolved = [resolve(recipe_of(recipe, cell), cell.method, cell.seed) for cell in cells]
+    if recipe.tune is None:  # else the parameters are not known yet
+        check_cells(recipe, path, cells)
+        if all(is_finished(path / cell.path) for cell in cells):
+            return None
+    return check_start(resolved[0], contenders(recipe))
 
 
-def _begun(folder: Path) -> bool:
+def check_cells(recipe: Recipe, path: Path, cells: Sequence[CellPlan]) -> None:
+    """Raises StockpotError where one of the cells was run already, from another recipe."""
+    for cell in cells:
+        folder = path / cell.path
+        if is_begun(folder):
+            wanted = resolve(recipe_of(recipe, cell), cell.method, cell.seed)
+            if RunFolder.open(folder).created["recipe"] != to_values(wanted):
+                raise StockpotError(
+                    f"{folder}: this cell was run from another recipe; choose another folder with -o, or delete the "
+                    "cell."
+                )
+
+
+def is_begun(folder: Path) -> bool:
+    """Whether there is a run."""
     return (folder / "journal.jsonl").is_file() and bool(RunFolder(folder).journal.events)
 
 
-def run_cells(
-    recipe: Recipe, path: Path, opened: Opened | None, *, stop: Stop, progress: Progress
-) -> Iterator[tuple[CellPlan, Results]]:
-    """Runs what is not finished yet, and yields every cell with its results. A finished cell is only read."""
-    with files.explained(path):
-        path.mkdir(parents=True, exist_ok=True)
-    files.write_text(path / "recipe.yaml", to_yaml(to_values(recipe)))
-    for cell in plan(recipe):
-        folder = path / cell.path
-        if not _begun(folder):
-            begin(recipe, cell.method, cell.seed, folder, opened)
-        # The recipe that the user typed names the code to build the model: running it is what was asked for.
-        yield cell, go_on(folder, allow_code=True, stop=stop, progress=progress, opened=opened)
+def is_finished(folder: Path) -> bool:
+    """Whether there is a run, and it has learnt every task."""
+    return is_begun(folder) and RunFolder.open(folder).is_finished

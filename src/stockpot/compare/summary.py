@@ -6,24 +6,32 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stockpot import files
-from stockpot.compare.cells import CellPlan
-from stockpot.evaluation.statistics import compare
+from stockpot.compare.cells import CellPlan, orders_of
+from stockpot.evaluation.statistics import Run, compare
 from stockpot.recipe.schema import Recipe
 from stockpot.report.sentences import findings
-from stockpot.results import Comparison, Results
+from stockpot.results import Comparison, FrontPoint, Results, Tuning
 
 
-def summarise(recipe: Recipe, cells: Sequence[tuple[CellPlan, Results]]) -> Comparison:
+def summarise(
+    recipe: Recipe,
+    cells: Sequence[tuple[CellPlan, Results]],
+    tuning: Tuning | None = None,
+    front: Sequence[FrontPoint] = (),
+) -> Comparison:
     """The comparison that the cells make."""
-    by_label: dict[str, list[tuple[int, str, Results]]] = {}
+    by_label: dict[str, list[Run]] = {}
     for cell, results in cells:
-        by_label.setdefault(cell.method.title, []).append((cell.seed, cell.path.as_posix(), results))
+        by_label.setdefault(cell.method.title, []).append(Run(cell.seed, cell.path.as_posix(), results, cell.order))
     first = cells[0][1]
     comparison = Comparison(
         name=recipe.name or "comparison",
         scenario=first.scenario,
         tasks=first.tasks,
         seeds=recipe.seeds,
+        orders=[[task.name for task in order] for order in orders_of(recipe)],
+        tuning=tuning,
+        front=list(front),
         primary=first.primary,
         unit=first.scores[first.primary].unit,
         higher_is_better=first.scores[first.primary].higher_is_better,

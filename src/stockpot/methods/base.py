@@ -6,12 +6,13 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stockpot.methods.space import Space
 from stockpot.models.outputs import logits_of, moved_to
 from stockpot.streams.examples import Batch, Examples, TrainingData
 from stockpot.streams.scenario import mask_rivals
@@ -31,6 +32,9 @@ class Facts(NamedTuple):
 class BaseConfig(Strict):
     """Keys that every method has."""
 
+    space: ClassVar[Space] = {}  # the values that a search or a front may take
+    strength_key: ClassVar[str | None] = None  # the key that trades the new for the past
+
     name: str
     label: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+=%-]*$", max_length=60)] | None = Field(
         None, description="what it is called in a comparison; default: its name"
@@ -40,6 +44,10 @@ class BaseConfig(Strict):
     def title(self) -> str:
         """The label, or the method's name."""
         return self.label or self.name
+
+    def searched(self, *without: str) -> Space:
+        """What a search may choose: the space, save keys that the user has set, and those that mean nothing here."""
+        return {key: one for key, one in self.space.items() if key not in {*self.model_fields_set, *without}}
 
     def problem_with(self, tasks: int) -> str | None:
         """Why the method would do nothing, or cannot work, in a stream of so many tasks."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from stockpot.errors import StockpotError
 from stockpot.methods.base import BaseConfig, Facts, Task, Tensors
+from stockpot.methods.space import Range, Space
 from stockpot.models.head import find_head
 from stockpot.models.outputs import evaluation_mode, logits_of, moved_to
 from stockpot.seeds import generator
@@ -22,6 +23,9 @@ BATCH = 256  # examples in a forward pass without gradients
 
 class BufferConfig(BaseConfig):
     """How much of the past is kept, and which examples."""
+
+    space: ClassVar[Space] = {"fraction": Range(0.01, 0.5, log=True)}
+    strength_key: ClassVar[str | None] = "fraction"
 
     fraction: float | None = Field(None, ge=0, le=1, description="kept of EACH past task; default 0.1")
     count: int | None = Field(
@@ -50,6 +54,10 @@ class BufferConfig(BaseConfig):
                 "or budget: reservoir for a random sample of everything"
             )
         return self
+
+    def searched(self, *without: str) -> Space:
+        """No fraction: past data is a price, which the user sets; of two buffers a search would take the larger."""
+        return super().searched(*without, "fraction")
 
     def size(self, available: int) -> int:
         """How many examples a task of `available` examples fills; with budget: total, the whole memory."""

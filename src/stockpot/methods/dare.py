@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from stockpot.methods.base import Task
 from stockpot.methods.merged import Merged, MergedConfig
+from stockpot.methods.space import Range, Space
 from stockpot.seeds import derive
 
 
 class Config(MergedConfig):
     """`density` is the chance of an element to be KEPT, 1 − p of the paper; `scale` is λ."""
+
+    space: ClassVar[Space] = {"scale": Range(0.1, 1.5), "density": Range(0.1, 0.9)}
+    strength_key: ClassVar[str | None] = "scale"
 
     name: Literal["dare"]
     density: float = Field(0.5, gt=0, le=1, description="chance of an element to be kept")

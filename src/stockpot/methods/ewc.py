@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -15,6 +15,7 @@ from stockpot.importance.fisher import Kind, convention, default_kind, fisher, l
 from stockpot.methods.base import BaseConfig, Facts, Task, Tensors
 from stockpot.methods.importances import ImportanceMethod
 from stockpot.methods.penalty import gradient, trainable
+from stockpot.methods.space import Range, Space
 from stockpot.seeds import generator
 from stockpot.streams.examples import Examples
 
@@ -23,6 +24,9 @@ _SLOPE = "slope/"
 
 class Config(BaseConfig):
     """λ means nothing without the Fisher's variant: both are written into the results."""
+
+    space: ClassVar[Space] = {"strength": Range(1.0, 1e5, log=True), "gamma": Range(0.5, 1.0)}
+    strength_key: ClassVar[str | None] = "strength"
 
     name: Literal["ewc"]
     strength: float = Field(100.0, ge=0, description="λ: weight of the penalty, which has the ½ of the paper")
@@ -39,6 +43,10 @@ class Config(BaseConfig):
     start_fisher: str | None = Field(
         None, description="folder with the Fisher of the start model, which is then protected, too"
     )
+
+    def searched(self, *without: str) -> Space:
+        """γ only with mode: online."""
+        return super().searched(*without, *(["gamma"] if self.mode != "online" else []))
 
     def problem_in(self, model: nn.Module, tasks: Sequence[Facts]) -> str | None:
         """Raises StockpotError for a start Fisher that is missing, damaged, or of another model."""

@@ -15,6 +15,7 @@ from stockpot.files import folder_bytes
 from stockpot.methods.anchored import AnchorConfig
 from stockpot.methods.base import Method, Task
 from stockpot.methods.penalty import anchored, gradient, pull, trainable
+from stockpot.methods.space import Range, Space
 from stockpot.streams.examples import Batch
 
 
@@ -22,6 +23,8 @@ class Config(AnchorConfig):
     """`strength` is the a of L2-SP, `new_strength` its b."""
 
     acts: ClassVar[str] = "penalised"
+    space: ClassVar[Space] = {"strength": Range(1e-3, 10.0, log=True)}
+    strength_key: ClassVar[str | None] = "strength"
 
     name: Literal["l2"]
     strength: float = Field(0.01, ge=0, description="a: how strongly weights are pulled to the anchor")

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from stockpot.methods.base import BaseConfig, Method, Task
+from stockpot.methods.space import Choices, Range, Space
 from stockpot.models.outputs import evaluation_mode, logits_of
 from stockpot.streams.examples import Batch
 
 
 class Config(BaseConfig):
     """How strongly the old answers count, and how soft they are."""
+
+    space: ClassVar[Space] = {"strength": Range(0.1, 10.0, log=True), "temperature": Choices((1.0, 2.0, 4.0))}
+    strength_key: ClassVar[str | None] = "strength"
 
     name: Literal["lwf"]
     strength: float = Field(1.0, ge=0, description="λ: weight of the distillation")

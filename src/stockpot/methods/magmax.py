@@ -8,12 +8,15 @@ from pydantic import Field
 
 from stockpot.methods.base import Task
 from stockpot.methods.merged import Merged, MergedConfig
+from stockpot.methods.space import Range, Space
 
 
 class Config(MergedConfig):
     """`scale` is λ."""
 
     default_vectors: ClassVar[str] = "start"
+    space: ClassVar[Space] = {"scale": Range(0.1, 1.5)}
+    strength_key: ClassVar[str | None] = "scale"
 
     name: Literal["magmax"]
     mode: Literal["parallel", "chain"] = Field(

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from stockpot.importance.sensitivity import sensitivity
 from stockpot.methods.base import BaseConfig, Task
 from stockpot.methods.importances import ImportanceMethod
+from stockpot.methods.space import Range, Space
 from stockpot.seeds import generator
 from stockpot.streams.examples import Examples
 
 
 class Config(BaseConfig):
     """How strongly weights are held, and on how many examples their importance is measured."""
+
+    space: ClassVar[Space] = {"strength": Range(0.01, 100.0, log=True)}
+    strength_key: ClassVar[str | None] = "strength"
 
     name: Literal["mas"]
     strength: float = Field(1.0, ge=0, description="λ: weight of the penalty")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from stockpot.methods.base import Method, Task, Tensors
 from stockpot.methods.buffer import Buffer, BufferConfig
+from stockpot.methods.space import Choices, Range, Space
 from stockpot.models.outputs import logits_of, moved_to
 from stockpot.seeds import generator
 from stockpot.streams.examples import Batch, Examples, TrainingData, concat
@@ -19,6 +20,13 @@ from stockpot.streams.examples import Batch, Examples, TrainingData, concat
 
 class Config(BufferConfig):
     """How much of the past is kept, which examples, and how they are trained on."""
+
+    space: ClassVar[Space] = {
+        **BufferConfig.space,
+        "logits_weight": Range(0.05, 2.0, log=True),
+        "labels_weight": Range(0.05, 2.0, log=True),
+        "per_batch": Choices((8, 16, 32, 64)),
+    }
 
     name: Literal["replay"]
     mix: Literal["union", "batch"] = Field("union", description="one shuffled data set, or so many of every batch")
@@ -38,6 +46,12 @@ class Config(BufferConfig):
         if self.loss == "er" and (self.logits_weight is not None or self.labels_weight is not None):
             raise ValueError("logits_weight and labels_weight belong to loss: der++")
         return self
+
+    def searched(self, *without: str) -> Space:
+        """The weights only with loss: der++, per_batch only where the buffer is drawn from."""
+        if self.loss == "er":
+            without += ("logits_weight", "labels_weight", *(["per_batch"] if self.mix == "union" else []))
+        return super().searched(*without)
 
     @property
     def weights(self) -> tuple[float, float]:

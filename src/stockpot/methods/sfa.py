@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from stockpot.averaging.sfa import SFA
 from stockpot.files import folder_bytes
 from stockpot.methods.anchored import AnchorConfig
 from stockpot.methods.base import Method, Task, Tensors
+from stockpot.methods.space import Range, Space
 from stockpot.streams.examples import Examples
 
 
@@ -30,6 +31,9 @@ class AnchoredConfig(AnchorConfig):
 
 class Config(AnchoredConfig):
     """`beta` weighs the anchor; averages come every `p` of the task's steps, or every `every` steps, and at its end."""
+
+    space: ClassVar[Space] = {"beta": Range(0.05, 0.95), "p": Range(0.05, 1.0, log=True)}
+    strength_key: ClassVar[str | None] = "beta"
 
     name: Literal["sfa"]
     beta: float | dict[str, float] = Field(
@@ -56,6 +60,10 @@ class Config(AnchoredConfig):
         if self.p is not None and self.every is not None:
             raise ValueError("give p (a fraction of the steps) or every (a number of steps), not both")
         return self
+
+    def searched(self, *without: str) -> Space:
+        """p only where `every` does not say when to average."""
+        return super().searched(*without, *(["p"] if self.every is not None else []))
 
 
 class SequentialFineTuningWithAveraging(Method):

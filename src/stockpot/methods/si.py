@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -13,11 +13,15 @@ from stockpot.averaging.live import Live, local
 from stockpot.methods.base import BaseConfig, Task, Tensors
 from stockpot.methods.importances import ImportanceMethod
 from stockpot.methods.penalty import gradient, trainable
+from stockpot.methods.space import Range, Space
 from stockpot.streams.examples import Examples
 
 
 class Config(BaseConfig):
     """`strength` is the c of the paper."""
+
+    space: ClassVar[Space] = {"strength": Range(0.01, 1e3, log=True)}
+    strength_key: ClassVar[str | None] = "strength"
 
     name: Literal["si"]
     strength: float = Field(0.1, ge=0, description="c: weight of the penalty")

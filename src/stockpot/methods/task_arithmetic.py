@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from stockpot.methods.base import Task
 from stockpot.methods.merged import Merged, MergedConfig
+from stockpot.methods.space import Range, Space
 
 
 class Config(MergedConfig):
     """`scale` is λ."""
+
+    space: ClassVar[Space] = {"scale": Range(0.1, 1.0)}
+    strength_key: ClassVar[str | None] = "scale"
 
     name: Literal["task_arithmetic"]
     scale: float = Field(0.4, ge=0, allow_inf_nan=False, description="λ, what the sum of the vectors is multiplied by")

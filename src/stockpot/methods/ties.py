@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from stockpot.methods.base import Task
 from stockpot.methods.merged import Merged, MergedConfig
+from stockpot.methods.space import Range, Space
 
 
 class Config(MergedConfig):
     """`density` is the share of each task vector that is kept, `scale` is λ."""
+
+    space: ClassVar[Space] = {"scale": Range(0.2, 2.0), "density": Range(0.05, 1.0, log=True)}
+    strength_key: ClassVar[str | None] = "scale"
 
     name: Literal["ties"]
     density: float = Field(0.2, gt=0, le=1, description="share of the elements that is kept, the largest ones")

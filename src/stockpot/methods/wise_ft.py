@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from stockpot.methods.sfa import AnchoredConfig, SequentialFineTuningWithAveraging
+from stockpot.methods.space import Range, Space
 
 
 class Config(AnchoredConfig):
     """`alpha` weighs the NEW weights, as in the paper: the opposite of SFA's beta."""
+
+    space: ClassVar[Space] = {"alpha": Range(0.05, 0.95)}
+    strength_key: ClassVar[str | None] = "alpha"
 
     name: Literal["wise_ft"]
     alpha: float = Field(0.5, ge=0, le=1, description="weight of the fine-tuned weights, 0…1; SFA's beta is 1 − alpha")

@@ -31,12 +31,16 @@ def resolve_task(task: TaskSpec, default: DataSpec) -> TaskSpec:
     return task.model_copy(update={"data": _located(inherit(default, task.data))})
 
 
+def listed(recipe: Recipe) -> list[TaskSpec]:
+    """The tasks, where the recipe says how to cut them as well."""
+    if isinstance(recipe.tasks, Split):
+        return split_classes(recipe.data, recipe.tasks.split, recipe.tasks.shuffle)
+    return recipe.tasks
+
+
 def resolve(recipe: Recipe, method: BaseConfig, seed: int) -> Recipe:
     """The recipe of one run: one method, one seed, a list of tasks. Raises StockpotError where nothing would happen."""
-    tasks = recipe.tasks
-    if isinstance(tasks, Split):
-        tasks = split_classes(recipe.data, tasks.split, tasks.shuffle)
-    resolved = [resolve_task(task, recipe.data) for task in tasks]
+    resolved = [resolve_task(task, recipe.data) for task in listed(recipe)]
     problem = method.problem_with(len(resolved))
     if problem:
         raise StockpotError(f"method {method.title!r}: {problem}")
@@ -46,6 +50,9 @@ def resolve(recipe: Recipe, method: BaseConfig, seed: int) -> Recipe:
         "data": _located(recipe.data),
         "compare": [],
         "seeds": [seed],
+        "orders": 1,
+        "tune": None,
+        "front": None,
     }
     if recipe.model.name is not None:
         changes["model"] = recipe.model.model_copy(update={"name": absolute(recipe.model.name)})

@@ -23,6 +23,22 @@ class Evaluation(Strict):
     """How the accuracy matrix is filled."""
 
     batch_size: int = Field(256, ge=1)
+    on: Literal["test", "tuning"] = Field(
+        "test", description="tuning: a fifth of the training examples is held out, and the test part never touched"
+    )
+
+
+class Tune(Strict):
+    """How `stockpot compare` chooses parameters before the reported runs: as many trials for every method."""
+
+    trials: int = Field(ge=1, description="for each method with parameters that the recipe does not set")
+    search: Literal["grid", "random", "optuna"] = "grid"
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+        default_factory=lambda: [1000], min_length=1, description="of the trials; none of the reported ones"
+    )
+    minutes: float | None = Field(
+        None, gt=0, description="no new round of trials begins later; every method has then had as many"
+    )
 
 
 class Recipe(Strict):
@@ -46,6 +62,11 @@ class Recipe(Strict):
     )
     evaluation: Evaluation = Field(default_factory=Evaluation)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0], min_length=1)
+    orders: int = Field(1, ge=1, description="of the tasks, in `stockpot compare`: as written, then others at random")
+    tune: Tune | None = Field(None, description="in `stockpot compare`; default: parameters as the recipe has them")
+    front: int | None = Field(
+        None, ge=2, description="in `stockpot compare`: every method at so many strengths, past against new"
+    )
     keep: Literal["all", "needed"] = Field("all", description="models kept in the run folder")
 
     @field_validator("method", mode="before")
@@ -57,6 +78,8 @@ class Recipe(Strict):
     def _consistent(self) -> Recipe:
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: a seed is named twice in {self.seeds}")
+        if self.tune and (shared := set(self.tune.seeds) & set(self.seeds)):
+            raise ValueError(f"tune.seeds: {min(shared)} is one of `seeds`, which must not have been tuned on")
         if isinstance(self.tasks, list):
             if not self.tasks:
                 raise ValueError("tasks: the stream is empty; name at least one task")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from stockpot.results import Comparison, Estimate, MethodSummary
+from stockpot.results import Cell, Comparison, Estimate, MethodSummary
 
 MISSING = "—"
 
@@ -138,6 +138,51 @@ def seeds(n: int) -> str:
     return f"{n} seed" + ("" if n == 1 else "s")
 
 
+def runs(cells: Iterable[Cell]) -> str:
+    """What the numbers of these runs are over: `"3 seeds × 2 orders"`, `"2 to 3 seeds × 2 orders"`."""
+    by_order: dict[int, set[int]] = {}
+    for cell in cells:
+        by_order.setdefault(cell.order, set()).add(cell.seed)
+    counts = {len(found) for found in by_order.values()} or {0}
+    return _design(counts, {len(by_order)})
+
+
+def all_runs(comparison: Comparison) -> str:
+    """The same for a whole comparison: ranges where its methods differ."""
+    counts, orders = set(), set()
+    for summary in comparison.methods.values():
+        found = [cell.order for cell in summary.cells]
+        orders.add(len(set(found)))
+        counts |= {found.count(order) for order in found}
+    return _design(counts or {0}, orders or {0})
+
+
+def _design(counts: set[int], orders: set[int]) -> str:
+    least = f"{min(counts)} to " if len(counts) > 1 else ""
+    fewest = f"{min(orders)} to " if len(orders) > 1 else ""
+    return f"{least}{seeds(max(counts))} × {fewest}{max(orders)} order" + ("" if max(orders) == 1 else "s")
+
+
+def listing(names: Sequence[str], most: int = 3) -> str:
+    """`"a"`, `"a and b"`, `"a, b, c and 4 more"`."""
+    if len(names) > most + 1:
+        names = [*names[:most], f"{len(names) - most} more"]
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else "none"
+
+
+def times(ratio: float | None) -> str:
+    """A ratio: `"1.10 ×"`, from ten on `"12 ×"`."""
+    if ratio is None:
+        return MISSING
+    return f"{ratio:.2f} ×" if ratio < 9.995 else f"{ratio:.0f} ×"
+
+
+def relative_time(summary: MethodSummary, base: MethodSummary | None) -> float | None:
+    """Mean training seconds over those of plain fine-tuning."""
+    own, plain = summary.training_seconds.mean, base.training_seconds.mean if base else None
+    return own / plain if own is not None and plain else None
+
+
 def reference(comparison: Comparison) -> str | None:
     """The label of plain sequential fine-tuning, with which the others are compared."""
     labels = [label for label, summary in comparison.methods.items() if role(summary.method) == "floor"]
@@ -151,11 +196,23 @@ def role(method: dict[str, Any]) -> str:
 
 def ranked(comparison: Comparison) -> list[tuple[str, MethodSummary]]:
     """The methods by their mean average accuracy, best first, those without one last."""
+    return ranked_by(comparison, "average_accuracy", lower=not comparison.higher_is_better)
+
+
+def leading(comparison: Comparison, most: int) -> list[str]:
+    """The labels of the best `most` methods by mean average accuracy, floor and ceiling beside them, best first."""
+    order = [(label, bool(role(summary.method))) for label, summary in ranked(comparison)]
+    best = [label for label, is_reference in order if not is_reference][:most]
+    return [label for label, is_reference in order if is_reference or label in best]
+
+
+def ranked_by(comparison: Comparison, metric: str, lower: bool) -> list[tuple[str, MethodSummary]]:
+    """The methods by their mean in one metric, best first, those without one last."""
 
     def key(item: tuple[str, MethodSummary]) -> tuple[bool, float]:
-        mean = item[1].average_accuracy.mean
+        mean = getattr(item[1], metric).mean
         if mean is None:
             return (True, 0.0)
-        return (False, -mean if comparison.higher_is_better else mean)
+        return (False, mean if lower else -mean)
 
     return sorted(comparison.methods.items(), key=key)

@@ -13,13 +13,15 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from stockpot.files import write_text
-from stockpot.report import figures, sentences, tables
-from stockpot.report.formatting import METRICS, begin, ranked, score, seconds, seeds
+from stockpot.report import figures, front, orders, sentences, stream_figures, tables, tuning
+from stockpot.report.answers import answers
+from stockpot.report.formatting import METRICS, all_runs, begin, leading, score, seconds, seeds
 from stockpot.report.svg import inline
 from stockpot.results import Comparison, Results
 
 FEW_ROWS = 40
-TESTED = ("average_accuracy", "forgetting", "newest_accuracy")
+FEW_METHODS = 8  # beyond which tables and matrices show the best, and fold the rest away
+BEST = 4
 
 
 class _Gallery:
@@ -58,54 +60,53 @@ def write_comparison_report(comparison: Comparison, cells: dict[str, list[Result
             f"methods-{metric.replace('_', '-')}",
             f"{begin(METRICS[metric][0])} of every method with its {percent} interval; "
             "the numbers are in the table of methods.",
-            f"{begin(METRICS[metric][0])}. Large mark: mean over n seeds; bar: its {percent} interval; "
-            "small dots: single seeds.",
+            f"{begin(METRICS[metric][0])}. Large mark: mean; n: seeds, or orders where there are several; bar: its "
+            f"{percent} interval, cut at the frame; "
+            "small dots: single runs.",
         )
-        for metric in TESTED
+        for metric in sentences.TESTED
     ]
     versus.append(
         gallery.add(
             figures.stability_plasticity(comparison),
             "stability-plasticity",
             "Stability against plasticity, one mark a method; the numbers are in the tables.",
-            f"Stability against plasticity; up and right is better. Bars: {percent} intervals over "
-            f"{_counts(comparison)}. Methods whose forgetting is not defined (joint training) are left out.",
+            "Stability against plasticity; up and right is better. "
+            + ("" if len(comparison.methods) > figures.MANY else f"Bars: {percent} intervals. ")
+            + f"Means over {all_runs(comparison)}. "
+            "Methods whose forgetting is not defined (joint training) are left out.",
         )
     )
-    stream = [
-        gallery.add(
-            figures.tasks_over_time(comparison, cells),
-            "tasks-over-time",
-            "Each task's score after every task, one panel a method.",
-            "Each task's score over the stream: means over n seeds. The large mark is where the task was just learnt.",
-        ),
-        gallery.add(
-            figures.mean_matrices(comparison, cells),
-            "mean-matrices",
-            "The mean score matrix of every method as heat maps.",
-            "The mean matrix over n seeds: rows after learning a task, columns the task scored. Brighter is better; "
-            "blank was not measured.",
-        ),
-    ]
+    few = leading(comparison, BEST if len(comparison.methods) > FEW_METHODS else FEW_METHODS)
+    first_order = _first_order(comparison, cells)
+    shown = {label: runs for label, runs in first_order.items() if label in few}
+    folded = {label: runs for label, runs in first_order.items() if label not in few}
     notes: dict[str, list[str]] = defaultdict(list)
     for label, runs in cells.items():
         for note in dict.fromkeys(note for run in runs for note in run.notes):
             notes[note].append(label)
+    rows = tables.comparison_rows(comparison)
     first = next((run for runs in cells.values() for run in runs), None)
     return _write(
         "comparison.html.j2",
         folder,
         title=comparison.name,
         comparison=comparison,
-        findings=comparison.sentences or sentences.findings(comparison),
-        seeds=_counts(comparison),
+        answers=answers(comparison),
+        runs=all_runs(comparison),
         percent=percent,
-        rows=tables.comparison_rows(comparison),
-        differences=[(begin(METRICS[m][0]), rows) for m in TESTED if (rows := tables.difference_rows(comparison, m))],
-        labels=[label for label, _ in ranked(comparison)],
-        cost_rows=tables.method_cost_rows(comparison),
+        rows=rows,
+        few_rows=[row for row in rows if row.label in few],
+        differences=[
+            (begin(METRICS[m][0]), found) for m in sentences.TESTED if (found := tables.difference_rows(comparison, m))
+        ],
+        costs=tables.method_costs(comparison),
+        tuning=_tuning(comparison, gallery),
+        front=_front(comparison, gallery),
+        orders=_orders(comparison, gallery),
         versus=versus,
-        stream=stream,
+        stream=_stream(comparison, shown, gallery),
+        more_matrices=[_matrices(comparison, folded, gallery, "-of-the-others")] if folded else [],
         notes=notes,
         explanations=list(METRICS.values()),
         methods=_yaml({label: summary.method for label, summary in comparison.methods.items()}),
@@ -113,10 +114,88 @@ def write_comparison_report(comparison: Comparison, cells: dict[str, list[Result
     )
 
 
-def _counts(comparison: Comparison) -> str:
-    """`"3 seeds"`, or `"2 to 3 seeds"` where some method has fewer."""
-    counts = sorted({len(summary.cells) for summary in comparison.methods.values()})
-    return seeds(counts[0]) if len(counts) == 1 else f"{counts[0]} to {seeds(counts[-1])}"
+def _first_order(comparison: Comparison, cells: dict[str, list[Results]]) -> dict[str, list[Results]]:
+    """The runs of the first order alone, for elsewhere the tasks stand in other places."""
+    if len(comparison.orders) < 2:
+        return cells
+    found = {label: [run for run in runs if run.tasks == comparison.orders[0]] for label, runs in cells.items()}
+    return {label: runs for label, runs in found.items() if runs}
+
+
+def _where(comparison: Comparison) -> str:
+    return ", in the first order of the tasks only" if len(comparison.orders) > 1 else ""
+
+
+def _stream(comparison: Comparison, cells: dict[str, list[Results]], gallery: _Gallery) -> list[dict[str, Any]]:
+    """Trajectories and matrices of the methods in `cells`."""
+    if not cells:
+        return []
+    lines = gallery.add(
+        stream_figures.tasks_over_time(comparison, cells),
+        "tasks-over-time",
+        "Each task's score after every task, one panel a method.",
+        f"Each task's score over the stream: means over n seeds{_where(comparison)}. "
+        "The large mark is where the task was just learnt.",
+    )
+    return [lines, _matrices(comparison, cells, gallery)]
+
+
+def _matrices(
+    comparison: Comparison, cells: dict[str, list[Results]], gallery: _Gallery, ending: str = ""
+) -> dict[str, Any]:
+    return gallery.add(
+        stream_figures.mean_matrices(comparison, cells),
+        f"mean-matrices{ending}",
+        "The mean score matrices as heat maps, one a method.",
+        f"The mean matrix over n seeds{_where(comparison)}: rows after learning a task, columns the task scored. "
+        "Brighter is better; blank was not measured.",
+    )
+
+
+def _tuning(comparison: Comparison, gallery: _Gallery) -> dict[str, Any] | None:
+    if comparison.tuning is None:
+        return None
+    pictures = []
+    if tuning.tuned(comparison):
+        caption = "Each trial's score over the parameter searched, or by its number; the large mark was chosen. "
+        caption += f"Means over {seeds(len(comparison.tuning.seeds))}."
+        alt = "The score of every trial, one panel a method; the best are in the table."
+        pictures = [gallery.add(tuning.figure(comparison), "tuning", alt, caption)]
+    return {"sentences": tuning.sentences(comparison), "rows": tuning.rows(comparison), "figures": pictures}
+
+
+def _front(comparison: Comparison, gallery: _Gallery) -> dict[str, Any] | None:
+    if not front.curves(comparison):
+        return None
+    caption = (
+        "Up and right is better. A line runs through a method's strengths in order of value, of which the ends are "
+        "written; filled marks, tied by dashes, are on the Pareto front. The area of a mark is its training time, "
+        "relative to plain fine-tuning's. "
+        "Beside it, from least to most over the strengths: hollow, the extra memory while training; filled, "
+        f"what is stored between tasks; grey, the part of it that is examples of past tasks. "
+        f"Means over {all_runs(comparison)}."
+    )
+    alt = "Accuracy on earlier tasks against the newest, one line a method through its strengths."
+    return {
+        "sentences": front.sentences(comparison),
+        "figures": [gallery.add(front.figure(comparison), "front", alt, caption)],
+    }
+
+
+def _orders(comparison: Comparison, gallery: _Gallery) -> dict[str, Any] | None:
+    if len(comparison.orders) < 2:
+        return None
+    caption = (
+        f"Average accuracy in each order, by its number: means over the seeds of the order ({all_runs(comparison)})."
+    )
+    alt = "Average accuracy of every method in every order; the numbers are in the table."
+    return {
+        "sentences": orders.sentences(comparison),
+        "figures": [gallery.add(orders.figure(comparison), "orders", alt, caption)],
+        "headings": [f"order {number + 1}" for number in range(len(comparison.orders))],
+        "rows": orders.rows(comparison),
+        "tasks": comparison.orders,
+    }
 
 
 def _run(name: str, run: Results, gallery: _Gallery, stem: str) -> dict[str, Any]:
@@ -129,13 +208,13 @@ def _run(name: str, run: Results, gallery: _Gallery, stem: str) -> dict[str, Any
     if scores.matrix:
         pictures = [
             gallery.add(
-                figures.matrix(run),
+                stream_figures.matrix(run),
                 f"{stem}matrix",
                 f"The matrix of {run.primary} as a heat map; the numbers are in the table below.",
                 "Rows: after learning a task; columns: the task scored. Brighter is better; blank was not measured.",
             ),
             gallery.add(
-                figures.over_time(run),
+                stream_figures.over_time(run),
                 f"{stem}tasks-over-time",
                 f"Each task's {run.primary} over the stream; the numbers are in the table below.",
                 "Each task's score over the stream. The large mark is where the task was just learnt"
@@ -174,7 +253,8 @@ def _yaml(value: object) -> str:
 
 def _bound(text: str) -> str:
     """The same sentence, its numbers never parted from their units at the end of a line."""
-    return re.sub(r"(?<=\d) (?=%|seed|points|[kMGT]?B\b)", "\u00a0", text)
+    units = r"(?<=\d) (?=%|seed|order|points|[kMGT]?B\b)"
+    return re.sub(rf"{units}| (?=[×±])|(?<=[×±]) (?=\d)", "\u00a0", text)
 
 
 def _slug(name: str) -> str:

@@ -28,8 +28,9 @@ def place_labels(
 ) -> None:
     """Writes each name near its point: of places on growing circles, the cheapest by overlap, then by distance.
 
-    A label that had to go far is tied to its point by a thin line in the point's colour. `lines` are upright or level,
-    and kept clear as the points are. Freezes the figure's layout and the axes' limits.
+    A point whose name is empty is only kept clear. A label that had to go far is tied to its point by a thin line in
+    the point's colour. `lines` are upright or level, and kept clear as the points are. Freezes the figure's layout and
+    the axes' limits.
     """
     figure = axes.figure
     assert isinstance(figure, Figure)
@@ -47,6 +48,8 @@ def place_labels(
     frame = axes.get_window_extent(renderer)
     to_points = 72 / figure.dpi
     for point, (x, y), name, color in zip(points, centres, names, colors, strict=True):
+        if not name:
+            continue
         text = axes.annotate(name, point, (0, 0), textcoords="offset points", fontsize=8, ha="center", va="center")
         size = text.get_window_extent(renderer)
         width, height = size.width + 2 * GAP, size.height + 2 * GAP
@@ -79,5 +82,11 @@ def _centred(x: float, y: float, width: float, height: float) -> Bbox:
 
 def _shared(box: Bbox, others: Iterable[Bbox]) -> float:
     """The area that a box shares with others, in square pixels."""
-    common = (Bbox.intersection(box, other) for other in others)
-    return sum(both.width * both.height for both in common if both is not None)
+    left, bottom, right, top = map(float, box.extents)
+    area = 0.0
+    for other in others:
+        x0, y0, x1, y1 = map(float, other.extents)
+        across, up = min(right, x1) - max(left, x0), min(top, y1) - max(bottom, y0)
+        if across > 0 and up > 0:
+            area += across * up
+    return area

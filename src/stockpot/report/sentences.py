@@ -6,30 +6,96 @@ they do not exclude zero the sentence says that no difference was shown, which i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from stockpot.evaluation.statistics import estimate
-from stockpot.report.formatting import amount, opening, percent, ranked, reference, role, score, seeds, size, title
+from stockpot.report.formatting import (
+    METRICS,
+    all_runs,
+    amount,
+    begin,
+    listing,
+    opening,
+    percent,
+    ranked,
+    reference,
+    role,
+    runs,
+    score,
+    size,
+    title,
+)
+from stockpot.report.pairs import differences
 from stockpot.results import Comparison, Difference, MethodSummary, Results
 
 NONE_SHOWN = "no difference shown"
+TESTED = ("average_accuracy", "forgetting", "newest_accuracy")
+FEW = 5  # methods of which each has a sentence of its own
+NAMED = 4  # of more methods
 
 
 def findings(comparison: Comparison) -> list[str]:
-    """One sentence a method, best first, joint training after them, and last what sequential fine-tuning lost."""
+    """What is real: a sentence for each of the best few methods, counts for the rest, and what plain training lost.
+
+    Joint training comes after the methods. Of more than `FEW` methods only the best `NAMED` have a sentence.
+    """
     base = reference(comparison)
     if base is None:
         return ["There is no plain sequential fine-tuning among the methods, so there is nothing to compare them with."]
     others = [(label, summary) for label, summary in ranked(comparison) if label != base]
     tested = [(label, summary) for label, summary in others if _pairs(summary) >= 2]
     tested.sort(key=lambda item: role(item[1].method) == "ceiling")
-    sentences = [_method(label, summary, comparison.methods[base], comparison) for label, summary in tested]
+    named = tested if len(tested) <= FEW else [row for row in tested if _differs(row[1])][:NAMED]
+    sentences = [_method(label, summary, comparison.methods[base], comparison) for label, summary in named]
+    if len(tested) > FEW:
+        sentences += [_verdicts(tested, metric, comparison) for metric in TESTED]
     untested = [title(label) for label, summary in others if _pairs(summary) < 2]
     if untested:
-        whom = f" of {' and '.join(untested)}" if tested else ""
+        whom = f" of {listing(untested)}" if tested else ""
         sentences.append(
             f"One seed shows no spread, so no claim is made{whom}: "
             "an interval needs at least two seeds in common with sequential fine-tuning."
         )
-    return sentences + _sequential(comparison.methods[base], comparison)
+    return sentences + _alike(comparison) + _sequential(comparison.methods[base], comparison)
+
+
+def _verdicts(tested: list[tuple[str, MethodSummary]], metric: str, comparison: Comparison) -> str:
+    """How many are better and worse than plain fine-tuning in one metric, the best few by name."""
+    found: dict[str, list[str]] = {"better": [], "worse": [], NONE_SHOWN: []}
+    for label, summary in tested:
+        found[summary.versus_sequential[metric].verdict].append(title(label))
+    parts = [
+        f"{len(labels)} {verdict} ({listing(labels)})" if labels else f"none {verdict}"
+        for verdict, labels in found.items()
+        if verdict != NONE_SHOWN
+    ]
+    return (
+        f"{begin(METRICS[metric][0])} against sequential fine-tuning, of {len(tested)} methods: {', '.join(parts)}, "
+        f"no difference shown for {len(found[NONE_SHOWN])} ({all_runs(comparison)})."
+    )
+
+
+def _alike(comparison: Comparison) -> list[str]:
+    """Which pairs of methods cannot be told apart by their average accuracy."""
+    found = {pair: d for pair, d in differences(comparison, "average_accuracy").items() if d.n >= 2}
+    alike = [f"{title(a)} and {title(b)}" for (a, b), d in found.items() if d.verdict == NONE_SHOWN]
+    if not found:
+        return []
+    pairs = f"{len(found)} pair{'s' if len(found) != 1 else ''} of methods"
+    over = f"by average accuracy ({all_runs(comparison)}, corrected for every pair)"
+    if not alike:
+        return [
+            f"All {pairs} can be told apart {over}." if len(found) > 1 else f"{_only(found)} can be told apart {over}."
+        ]
+    if len(found) == 1:
+        return [f"{_only(found)} cannot be told apart {over}."]
+    which = f": {'; '.join(alike)}" if len(alike) <= NAMED else ""
+    return [f"{len(alike)} of the {pairs} cannot be told apart {over}{which}."]
+
+
+def _only(found: Mapping[tuple[str, str], Difference]) -> str:
+    [(first, second)] = found
+    return f"{opening(first)} and {title(second)}"
 
 
 def run_summary(results: Results) -> list[str]:
@@ -53,10 +119,16 @@ def _pairs(summary: MethodSummary) -> int:
     return max((found.n for found in summary.versus_sequential.values()), default=0)
 
 
+def _differs(summary: MethodSummary) -> bool:
+    return any(summary.versus_sequential[metric].verdict != NONE_SHOWN for metric in TESTED)
+
+
 def _method(label: str, summary: MethodSummary, base: MethodSummary, comparison: Comparison) -> str:
-    name, versus, count = title(label), summary.versus_sequential, seeds(_pairs(summary))
+    shared = {(cell.order, cell.seed) for cell in base.cells}
+    count = runs(cell for cell in summary.cells if (cell.order, cell.seed) in shared)
+    name, versus = title(label), summary.versus_sequential
     forgetting = versus["forgetting"]
-    if all(versus[m].verdict == NONE_SHOWN for m in ("forgetting", "average_accuracy", "newest_accuracy")):
+    if not _differs(summary):
         return f"No difference shown between {name} and sequential fine-tuning ({count})."
 
     kept = summary.kept
@@ -135,9 +207,9 @@ def _sequential(base: MethodSummary, comparison: Comparison) -> list[str]:
         limits = f"{amount(low, unit).partition(' ')[0]} to {amount(high, unit)}"
         return [
             f"Sequential fine-tuning itself lost {amount(lost.mean, unit)} on earlier tasks "
-            f"({interval} {limits}, {seeds(lost.n)})."
+            f"({interval} {limits}, {runs(base.cells)})."
         ]
     return [
-        f"Sequential fine-tuning was not shown to forget ({seeds(lost.n)}), "
+        f"Sequential fine-tuning was not shown to forget ({runs(base.cells)}), "
         "so there is nothing of which a method could be said to have kept a share."
     ]

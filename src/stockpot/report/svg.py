@@ -29,6 +29,9 @@ def inline(figure: Figure, prefix: str, alt: str) -> Markup:
     svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
     svg = re.sub(r"url\(#", f"url(#{prefix}-", svg)
     svg = re.sub(r'href="#', f'href="#{prefix}-', svg)
+    # A hundredth of a point is finer than any screen, and a page of many figures stays small.
+    places = re.compile(r' (?:d|x|y|transform)="[^"]*"')
+    svg = places.sub(lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), svg)
     svg = svg.replace(f": {INK}", ": currentColor")
     width = figure.get_figwidth() * 96
     head = (

@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING, NamedTuple
 from stockpot.report.formatting import (
     METRICS,
     MISSING,
+    all_runs,
     fit,
     percent,
     ranked,
+    reference,
+    relative_time,
     role,
+    runs,
     score,
     seconds,
-    seeds,
     signed,
     size,
     spread,
+    times,
 )
 from stockpot.results import Comparison, Costs, Results
 
@@ -50,11 +54,15 @@ class MethodRow(NamedTuple):
     average_accuracy: str
     forgetting: str
     newest_accuracy: str
+    plasticity: str
     kept: str
     seconds: str
+    time: str
     extra_memory: str
+    stored: str
     stored_data: str
-    seeds: str
+    verdict: str
+    runs: str
 
 
 class DifferenceRow(NamedTuple):
@@ -65,11 +73,13 @@ class DifferenceRow(NamedTuple):
     interval: str
     p: str
     verdict: str
-    seeds: str
+    n: str
 
 
 def comparison_rows(comparison: Comparison) -> list[MethodRow]:
-    """The methods, best average first: means ± half the interval."""
+    """The methods, best average first: means ± half the interval; the verdict is on the average accuracy."""
+    base = reference(comparison)
+    plain = comparison.methods[base] if base is not None else None
 
     def of_score(value: float | None) -> str:
         return score(value, comparison.unit)
@@ -81,11 +91,15 @@ def comparison_rows(comparison: Comparison) -> list[MethodRow]:
             average_accuracy=spread(s.average_accuracy, of_score),
             forgetting=spread(s.forgetting, of_score),
             newest_accuracy=spread(s.newest_accuracy, of_score),
+            plasticity=spread(s.plasticity, of_score),
             kept=MISSING if s.kept.mean is None else spread(s.kept, lambda x: MISSING if x is None else percent(x)),
             seconds=seconds(s.training_seconds.mean),
+            time=times(relative_time(s, plain)),
             extra_memory=size(s.extra_memory_bytes.mean),
+            stored=size(s.stored_bytes.mean),
             stored_data=size(s.stored_data_bytes.mean),
-            seeds=str(len(s.cells)),
+            verdict=s.versus_sequential["average_accuracy"].verdict if s.versus_sequential else "",
+            runs=runs(s.cells),
         )
         for label, s in ranked(comparison)
     ]
@@ -106,7 +120,7 @@ def difference_rows(comparison: Comparison, metric: str) -> list[DifferenceRow]:
                 interval=MISSING if found.low is None else f"{low} to {high}",
                 p=MISSING if found.p_holm is None else ("< 0.001" if found.p_holm < 0.001 else f"{found.p_holm:.3f}"),
                 verdict=found.verdict,
-                seeds=str(found.n),
+                n=str(found.n),
             )
         )
     return rows
@@ -122,14 +136,15 @@ def cost_rows(costs: list[Costs]) -> list[tuple[str, list[str]]]:
     return rows
 
 
-def method_cost_rows(comparison: Comparison) -> list[tuple[str, list[str]]]:
-    """Mean costs ± half the interval, one column a method, best average first; rows that are zero are left out."""
-    rows = []
-    for field, (name, write) in COSTS.items():
-        estimates = [getattr(summary, field) for _, summary in ranked(comparison)]
-        if any(estimate.mean for estimate in estimates):
-            rows.append((name, [spread(estimate, write) for estimate in estimates]))
-    return rows
+def method_costs(comparison: Comparison) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Headings, and a row a method, best average first: mean costs ± half the interval.
+
+    Costs that are zero for every method are left out.
+    """
+    rows = ranked(comparison)
+    fields = [field for field in COSTS if any(getattr(summary, field).mean for _, summary in rows)]
+    written = [(label, [spread(getattr(summary, f), COSTS[f][1]) for f in fields]) for label, summary in rows]
+    return [COSTS[field][0] for field in fields], written
 
 
 def metric_rows(results: Results) -> list[tuple[str, str, str]]:
@@ -145,16 +160,15 @@ def comparison_table(comparison: Comparison) -> Table:
     from rich.text import Text
 
     rows = comparison_rows(comparison)
-    counts = sorted({row.seeds for row in rows})
-    interval = f"± half the {100 * comparison.confidence:g} % interval"
-    caption = f"mean {interval} over {seeds(int(counts[0]))}" if len(counts) == 1 else f"mean {interval} over the seeds"
+    counts = {row.runs for row in rows}
+    caption = f"mean ± half the {100 * comparison.confidence:g} % interval over {all_runs(comparison)}"
     headings = ["average\naccuracy", "\nforgetting", "newest\ntask", "training\ntime", "extra\nmemory", "stored\ndata"]
     lines = [
         [r.average_accuracy, r.forgetting, r.newest_accuracy, r.seconds, r.extra_memory, r.stored_data] for r in rows
     ]
     if len(counts) > 1:
-        headings.append("\nseeds")
-        lines = [[*line, row.seeds] for line, row in zip(lines, rows, strict=True)]
+        headings.append("\nruns")
+        lines = [[*line, str(len(comparison.methods[row.label].cells))] for line, row in zip(lines, rows, strict=True)]
     widths = [
         max(map(len, [*heading.split("\n"), *cells]))
         for heading, cells in zip(headings, zip(*lines, strict=True), strict=True)

@@ -120,5 +120,6 @@ def open_stream(recipe: Recipe) -> Opened:
     """The stream of a resolved recipe, and the processor that feeds it to the model."""
     assert isinstance(recipe.tasks, list), "a resolved recipe lists its tasks"
     processor = open_processor(recipe.model, model_config(recipe.model))
-    stream = Stream.open(recipe.scenario, recipe.data, recipe.tasks, recipe.controls, processor)
+    tuning = recipe.evaluation.on == "tuning"
+    stream = Stream.open(recipe.scenario, recipe.data, recipe.tasks, recipe.controls, processor, tuning)
     return stream, processor

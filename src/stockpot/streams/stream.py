@@ -21,6 +21,7 @@ from stockpot.streams.transforms import permute, rotate
 
 Processor = Callable[[list[Any]], Tensor]  # PIL images → (B, C, H, W)
 CHUNK = 512  # images processed at once
+TUNING_SHARE = 5  # one in so many training examples of each class is held out to tune on
 MEMORY_SHARE = 0.25  # of the free memory: what one split's tensors may take before they are read lazily
 
 
@@ -84,6 +85,7 @@ class StreamTask:
     data: DataSpec
     source: Source
     labels: list[int]  # the class numbers, in order
+    tuning: bool = False  # both parts are cut from the training examples; the test part is not touched
     rows: tuple[int, ...] = ()  # the output row of each
 
     @property
@@ -110,13 +112,17 @@ class Stream:
         tasks: Sequence[TaskSpec],
         controls: Sequence[TaskSpec],
         processor: Processor,
+        tuning: bool = False,
     ) -> Stream:
-        """Opens every data set of the stream, and assigns the output rows."""
-        opened = [_open_task(default, task) for task in tasks]
+        """Opens every data set of the stream, and assigns the output rows.
+
+        With `tuning`, a fifth of each class's training examples is held out and stands for the test part.
+        """
+        opened = [_open_task(default, task, tuning) for task in tasks]
         rows = Rows.of(scenario, [(task.name, task.classes) for task in opened])
         for task, own in zip(opened, rows.tasks, strict=True):
             task.rows = own
-        stream = cls(scenario, opened, [_open_task(default, task) for task in controls], processor)
+        stream = cls(scenario, opened, [_open_task(default, task, tuning) for task in controls], processor)
         for control in stream.controls:
             control.rows = stream._control_rows(control)
         return stream
@@ -168,11 +174,11 @@ class Stream:
         return self._cache[key]
 
 
-def _open_task(default: DataSpec, spec: TaskSpec) -> StreamTask:
+def _open_task(default: DataSpec, spec: TaskSpec, tuning: bool) -> StreamTask:
     data = inherit(default, spec.data)
     where = f"task {spec.name!r}"
     source = _open(data, where)
-    task = StreamTask(spec.name, data, source, chosen_classes(data, source, where))
+    task = StreamTask(spec.name, data, source, chosen_classes(data, source, where), tuning)
     for part in ("train", "test"):
         if not len(_rows(task, part)):
             raise StockpotError(
@@ -183,6 +189,21 @@ def _open_task(default: DataSpec, spec: TaskSpec) -> StreamTask:
 
 
 def _rows(task: StreamTask, part: str) -> Labels:
+    """The rows of a part of the data set that belong to the task, in order."""
+    if not task.tuning:
+        return _of_classes(task, part)
+    rows = _of_classes(task, "train")
+    labels = task.source.train.labels[rows]
+    held = [
+        np.random.default_rng(label).permutation(own)[: max(len(own) // TUNING_SHARE, min(1, len(own) - 1))]
+        for label in task.labels
+        for own in (rows[labels == label],)
+    ]
+    out = np.sort(np.concatenate(held))
+    return out if part == "test" else np.setdiff1d(rows, out)
+
+
+def _of_classes(task: StreamTask, part: str) -> Labels:
     labels = (task.source.train if part == "train" else task.source.test).labels
     rows = np.flatnonzero(np.isin(labels, task.labels))
     if task.data.limit is None:
@@ -199,7 +220,7 @@ def _process(images: list[Any], data: DataSpec, processor: Processor) -> Tensor:
 
 
 def _read(task: StreamTask, part: str, processor: Processor) -> Examples:
-    source: Part = task.source.train if part == "train" else task.source.test
+    source: Part = task.source.train if part == "train" or task.tuning else task.source.test
     rows = _rows(task, part)
     to_row = dict(zip(task.labels, task.rows, strict=True))
     labels = torch.tensor([to_row[int(label)] for label in source.labels[rows]])

@@ -21,6 +21,10 @@ from stockpot.streams.scenario import mask_rivals
 from stockpot.training.batches import EpochBatches
 
 
+class Diverged(StockpotError):  # noqa: N818 - what happened, as Interrupted is
+    """Training left a NaN or an infinity."""
+
+
 class Interrupted(Exception):  # noqa: N818 - a request of the user's, not an error
     """Training stopped between two steps because it was asked to; a checkpoint is on disk."""
 
@@ -109,9 +113,9 @@ def _refusal(settings: dict[str, Any], message: str) -> str:
 
 
 def check_finite(model: nn.Module, task: str) -> None:
-    """Raises StockpotError, naming the tensor, where training left a NaN or an infinity."""
+    """Raises Diverged, naming the tensor, where training left a NaN or an infinity."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise StockpotError(
+            raise Diverged(
                 f"task {task!r}: training diverged: {name} holds values that are not finite; lower train.learning_rate."
             )

@@ -1,0 +1,67 @@
+"""Every method over its strength: what it keeps of the past against what it learns of the new, and at what cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stockpot.compare.cells import CellPlan
+from stockpot.compare.running import Running
+from stockpot.compare.search import with_keys
+from stockpot.errors import StockpotError
+from stockpot.evaluation.statistics import METRICS, estimate
+from stockpot.methods.base import BaseConfig
+from stockpot.results import Cell, Estimate, FrontPoint
+
+FOLDER = Path("front")
+SHOWN = ("past_accuracy", "newest_accuracy", "average_accuracy", "training_seconds", "extra_memory_bytes",
+         "stored_bytes", "stored_data_bytes")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Point:
+    label: str
+    key: str
+    value: float
+    cells: list[CellPlan]
+
+
+def front(running: Running, methods: Sequence[BaseConfig], points: int) -> list[FrontPoint]:
+    """Each method at so many strengths over its range, its other parameters as they are; the tasks as written.
+
+    Methods without a strength have no points.
+    """
+    planned = [point for method in methods for point in _points(method, points, running.recipe.seeds)]
+    done = iter(running.run([cell for point in planned for cell in point.cells]))
+    found = []
+    for point in planned:
+        results = [next(done)[1] for _ in point.cells]
+        values: dict[str, Estimate] = {
+            name: estimate(
+                [
+                    None if one is None else getattr(one.metrics if name in METRICS else one.costs, name)
+                    for one in results
+                ]
+            )
+            for name in SHOWN
+        }
+        cells = [Cell(seed=cell.seed, run=cell.path.as_posix()) for cell in point.cells]
+        found.append(FrontPoint(method=point.label, key=point.key, value=point.value, cells=cells, **values))
+    return found
+
+
+def _points(method: BaseConfig, points: int, seeds: Sequence[int]) -> list[_Point]:
+    key = method.strength_key
+    if key is None:
+        return []
+    found = []
+    for value in method.space[key].grid(points):
+        try:
+            changed = with_keys(method, {key: value})
+        except StockpotError:  # the size of a buffer is given by another key, for example
+            return []
+        folder = FOLDER / method.title / f"{key}={value:g}"
+        cells = [CellPlan(changed, seed, folder / f"seed-{seed}", keys=f"{key}={value:g}") for seed in seeds]
+        found.append(_Point(method.title, key, float(value), cells))
+    return found

@@ -1,0 +1,256 @@
+"""What other methods would have made of a finished sequential run: its checkpoints merged and evaluated, not trained.
+
+Each method is the one of `stockpot.methods`, driven through its own hooks as a run drives it, with the run's models in
+the place of training. So nothing of a method is written twice, and what is exact is exact bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from stockpot import files
+from stockpot.compare.knee import best, knee
+from stockpot.compare.whatif_results import WhatIf, WhatIfMethod, WhatIfPoint
+from stockpot.errors import StockpotError, did_you_mean
+from stockpot.evaluation.metrics import summarise
+from stockpot.methods import REGISTRY, build
+from stockpot.methods.base import BaseConfig, Method, Task
+from stockpot.models.store import load_model
+from stockpot.results import Results, Scores
+from stockpot.runs.folder import RunFolder
+from stockpot.runs.loop import evaluate
+from stockpot.runs.session import Session
+from stockpot.runs.summary import results_of
+from stockpot.runs.versions import commit, versions
+from stockpot.seeds import derive
+from stockpot.streams.examples import TensorExamples
+
+FILE = "whatif.json"
+DECIMALS = 4  # of a strength: what is shown is what was tried
+
+OPTIMISTIC = (
+    "The best values and the knees were chosen on the test data that they are scored on, so these scores are "
+    "optimistic: choose on other data, or on another run, before you claim them."
+)
+ONE_SEED = "This is one run with one seed: it shows no spread, and so not which method is better."
+RAW = (
+    "The merges of all tasks so far are exact: a run of the method with mode: chain, continue_from: raw, this value "
+    "and this seed gives these scores."
+)
+AVERAGED = "WiSE-FT is exact up to the second task: a run with this α and this seed gives these scores."
+POST_HOC = (
+    "WiSE-FT from the third task on is post-hoc: a real run would have gone on from the average, and later tasks would "
+    "have started from other weights. Only α = 1, which is plain fine-tuning, is exact throughout."
+)
+
+
+class Swept(NamedTuple):
+    """A method that checkpoints alone can tell of: its strength, that one's largest value, and what else is set."""
+
+    key: str | None
+    top: float
+    settings: dict[str, Any]
+    averages: bool = False  # the newest model with the one before it: a real run goes on from that average
+
+
+_RAW = {"mode": "chain", "continue_from": "raw"}
+SWEPT = {
+    "wise_ft": Swept("alpha", 1.0, {}, averages=True),
+    "task_arithmetic": Swept("scale", 1.0, _RAW),
+    "ties": Swept("scale", 2.0, _RAW),  # it averages vectors: λ = 1 is short of the sum
+    "soup": Swept(None, 1.0, _RAW),
+    "magmax": Swept("scale", 1.0, _RAW),
+}
+Seen = Callable[[str], None]
+
+
+class _ReadOnly(RunFolder):
+    """A run that nobody writes while it is read: each of its models is verified once."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._verified: set[int] = set()
+
+    def verify_model(self, index: int) -> None:
+        if index not in self._verified:
+            super().verify_model(index)
+            self._verified.add(index)
+
+
+def known_methods(names: Sequence[str]) -> list[str]:
+    """The methods as asked for, each once; raises StockpotError for one that checkpoints alone cannot tell of."""
+    for name in names:
+        if name not in SWEPT:
+            raise StockpotError(f"--methods: {name!r} is none of them.{did_you_mean(name, SWEPT)} {_choice()}")
+    if not names:
+        raise StockpotError(f"--methods: no method is named. {_choice()}")
+    return list(dict.fromkeys(names))
+
+
+def _choice() -> str:
+    return f"Without training there are: {', '.join(SWEPT)}."
+
+
+def strengths(name: str, points: int) -> list[float | None]:
+    """The values of a method's strength: `points` of them, evenly from 0 to its largest; soup has none."""
+    key, top, *_ = SWEPT[name]
+    return [None] if key is None else [round(top * i / (points - 1), DECIMALS) for i in range(points)]
+
+
+def evaluations(names: Sequence[str], points: int, tasks: int) -> int:
+    """How many merged models a sweep evaluates: of each point one for each task but the first."""
+    return sum(len(strengths(name, points)) for name in names) * (tasks - 1)
+
+
+@contextmanager
+def reading(path: Path, *, allow_code: bool = False) -> Iterator[Session]:
+    """The session of a finished sequential run that is only read; others may read it, and none may write it meanwhile.
+
+    Raises StockpotError where the run's checkpoints cannot tell what other methods would have done.
+    """
+    run = _ReadOnly.open(path)
+    files.refuse_links(path)
+    run.journal.lock(shared=True)
+    try:
+        _check(run)
+        yield Session.open(run, allow_code=allow_code)
+    finally:
+        run.journal.close()
+
+
+def _check(run: RunFolder) -> None:
+    recipe, path = run.recipe, run.path
+    if recipe.method.name != "sequential":
+        raise StockpotError(
+            f"{path}: this is a run of {recipe.method.name!r}, whose checkpoints carry that method's mark already "
+            "(its averages, merges or penalties); only those of a run of 'sequential' tell what others would have done."
+        )
+    if not run.is_finished:
+        raise StockpotError(f"{path}: the run is not finished; go on with `stockpot resume {path}` first.")
+    if len(run.tasks) < 2:
+        raise StockpotError(
+            f"{path}: the run has one task, and a first task is never merged; learn another one with `stockpot add`."
+        )
+    if recipe.keep != "all":
+        raise StockpotError(
+            f"{path}: the models of its earlier tasks are gone (keep: {recipe.keep}); run the recipe again with "
+            "keep=all."
+        )
+
+
+def sweep(session: Session, names: Sequence[str], points: int, seen: Seen = lambda name: None) -> WhatIf:
+    """Every method at every strength after every task; `seen` is told the method's name after each evaluation."""
+    plain = results_of(session.run)
+    methods = {name: _method(session, plain, name, points, seen) for name in names}
+    scores = plain.scores[plain.primary]
+    return WhatIf(
+        run=session.run.path.resolve().name,
+        scenario=plain.scenario,
+        tasks=plain.tasks,
+        seed=plain.seed,
+        primary=plain.primary,
+        unit=scores.unit,
+        plain=scores,
+        plain_metrics=plain.metrics,
+        start=_start(session),
+        methods=methods,
+        notes=_notes(names, len(plain.tasks)),
+        versions=versions(),
+        commit=commit(),
+    )
+
+
+def _notes(names: Sequence[str], tasks: int) -> list[str]:
+    averages = any(SWEPT[name].averages for name in names)
+    merges = any(not SWEPT[name].averages for name in names)
+    told = {OPTIMISTIC: True, ONE_SEED: True, RAW: merges, AVERAGED: averages, POST_HOC: averages and tasks > 2}
+    return [note for note, holds in told.items() if holds]
+
+
+def _method(session: Session, plain: Results, name: str, points: int, seen: Seen) -> WhatIfMethod:
+    key = SWEPT[name].key
+    found = [_point(session, plain, name, value, seen) for value in strengths(name, points)]
+    return WhatIfMethod(
+        method=_config(name, None).model_dump(mode="json", exclude_none=True, exclude={key} if key else set()),
+        key=key,
+        points=found,
+        best=best([_measured(point.metrics.average_accuracy) for point in found]),
+        knee=knee([(_measured(p.metrics.newest_accuracy), _measured(p.metrics.past_accuracy)) for p in found]),
+    )
+
+
+def _measured(score: float | None) -> float:
+    assert score is not None, "every task so far was evaluated"
+    return score
+
+
+def _config(name: str, value: float | None) -> BaseConfig:
+    key, _, settings, _ = SWEPT[name]
+    given = {} if key is None or value is None else {key: value}
+    return REGISTRY[name].config.model_validate({"name": name, **settings, **given})
+
+
+def _point(session: Session, plain: Results, name: str, value: float | None, seen: Seen) -> WhatIfPoint:
+    recorded = plain.scores[plain.primary]
+    count = len(plain.tasks)
+    method = build(_config(name, value))
+    rows: list[list[float | None]] = []
+    controls = {control: values[:2] for control, values in recorded.controls.items()}
+    for index in range(count):
+        model = _merged(session, method, index)
+        if index == 0:  # not merged: the run's own model, which was evaluated then
+            rows.append([recorded.matrix[0][0], *[None] * (count - 1)])
+            continue
+        scores = evaluate(_of_seen(session, index + 1), model, learnt=index + 1)
+        rows.append([*scores["scores"], *[None] * (count - index - 1)])
+        for control, score in scores["controls"].items():
+            controls[control].append(score)
+        seen(name)
+    made = Scores(**{**recorded.model_dump(), "matrix": rows, "controls": controls})
+    everywhere = not SWEPT[name].averages or value == 1
+    exact = [everywhere or index < 2 for index in range(count)]
+    return WhatIfPoint(value=value, scores=made, metrics=summarise(made), exact=exact)
+
+
+def _merged(session: Session, method: Method, index: int) -> nn.Module:
+    """The model after task `index`: a run's loop over one task, the run's own model in the place of training."""
+    run = session.run
+    model, grown = session.starting_model(method, index)
+    task = Task(
+        index=index,
+        name=run.tasks[index].name,
+        seed=derive(run.seed, "task", index),
+        model=model,
+        total_steps=1,
+        checkpoint=lambda source: session.checkpoint(source, index),
+        new=grown,
+    )
+    method.task_start(task)
+    run.verify_model(index)
+    trained = load_model(run.model(index), session.allow_code, session.recipe.model.trust_remote_code)
+    model.load_state_dict(trained.state_dict())
+    method.after_step(model, torch.optim.SGD(model.parameters()), 1)
+    method.task_end(task, TensorExamples(torch.empty(0), torch.empty(0)))
+    return model
+
+
+def _of_seen(session: Session, learnt: int) -> Session:
+    """The session as it would be if the tasks to come were not known: evaluation then leaves them out."""
+    stream = session.stream
+    return replace(session, stream=replace(stream, tasks=stream.tasks[:learnt]))
+
+
+def _start(session: Session) -> list[float]:
+    """The start model's scores on every task as they would be taken after the last one."""
+    count = len(session.stream.tasks)
+    parallel = REGISTRY["task_arithmetic"].config.model_validate({"name": "task_arithmetic", "mode": "parallel"})
+    model, _ = session.starting_model(build(parallel), count - 1)
+    scores: list[float] = evaluate(session, model, learnt=count)["scores"]
+    return scores

@@ -1,0 +1,91 @@
+"""Whether the order of the tasks matters: every method's average accuracy in every order, seeds averaged within."""
+
+from __future__ import annotations
+
+from math import fsum
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from stockpot.report.figures import FLOOR, MANY, WIDTH, looks, short, styled
+from stockpot.report.formatting import all_runs, amount, leading, listing, ranked, score, title
+from stockpot.results import Comparison, MethodSummary
+
+
+def per_order(comparison: Comparison) -> dict[str, list[float | None]]:
+    """Label → its average accuracy in each order: the mean over its seeds, None where none was measured."""
+    return {label: _means(summary, len(comparison.orders)) for label, summary in ranked(comparison)}
+
+
+def _means(summary: MethodSummary, orders: int) -> list[float | None]:
+    found: list[list[float]] = [[] for _ in range(orders)]
+    for cell, value in zip(summary.cells, summary.average_accuracy.values, strict=True):
+        if value is not None:
+            found[cell.order].append(value)
+    return [fsum(values) / len(values) if values else None for values in found]
+
+
+def sentences(comparison: Comparison) -> list[str]:
+    """How far the order moves each method, and whether the same one comes first; described, not tested."""
+    means = per_order(comparison)
+    whole = {label: [v for v in row if v is not None] for label, row in means.items() if None not in row}
+    over = f"({all_runs(comparison)})"
+    if not whole:
+        return []
+    moved = sorted(((max(row) - min(row), label) for label, row in whole.items()), reverse=True)
+    (most, mover), (least, steady) = moved[0], moved[-1]
+    text = f"From order to order the average accuracy of {title(mover)} moves by {amount(most, comparison.unit)}"
+    found = [f"{text}, the most, and that of {title(steady)} by {amount(least, comparison.unit)}, the least {over}."]
+    plain = leading(comparison, 0)
+    contenders = {label: row for label, row in whole.items() if label not in plain}
+    if len(contenders) > 1:
+        best = max if comparison.higher_is_better else min
+        firsts = [best(contenders, key=lambda label: contenders[label][k]) for k in range(len(comparison.orders))]
+        names = [title(label) for label in dict.fromkeys(firsts)]
+        found.append(
+            f"{names[0]} has the first rank in every order {over}."
+            if len(names) == 1
+            else f"The first rank goes with the order: to {listing(names)} {over}."
+        )
+    return found
+
+
+def rows(comparison: Comparison) -> list[tuple[str, list[str]]]:
+    """The same numbers as text, a row a method and a column an order."""
+    return [(label, [score(v, comparison.unit) for v in values]) for label, values in per_order(comparison).items()]
+
+
+@styled
+def figure(comparison: Comparison) -> Figure:
+    """A row a method: the number of each order at its average accuracy, tied by a line from least to most."""
+    means = {label: row for label, row in per_order(comparison).items() if any(value is not None for value in row)}
+    given = looks(comparison)
+    height = 0.36 if len(means) <= MANY else 0.28
+    drawing = Figure(figsize=(2 * WIDTH, 0.9 + height * len(means)), layout="constrained")
+    axes = drawing.add_subplot()
+    for y, (label, row) in enumerate(means.items()):
+        measured = [value for value in row if value is not None]
+        axes.plot([min(measured), max(measured)], [y, y], color=given[label].color, linewidth=1.2, alpha=0.6)
+        for number, value in enumerate(row):
+            if value is not None:
+                color, near = given[label].color, _near(row, number)
+                axes.plot(value, y, marker=".", color=color, markersize=5)
+                axes.annotate(
+                    str(number + 1), (value, y), (0, 5.5 * near), textcoords="offset points", color=color,
+                    ha="center", va="center", fontsize=7, fontweight="bold",
+                )  # fmt: skip
+    axes.set_yticks(range(len(means)), [short(label, 22) for label in means])
+    axes.set_ylim(len(means) - 0.4, -0.7)
+    axes.xaxis.set_major_locator(MaxNLocator(8))
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x", color=FLOOR, alpha=0.25, linewidth=0.6)
+    axes.set_xlabel("average accuracy in each order of the tasks, by its number")
+    return drawing
+
+
+def _near(row: list[float | None], number: int) -> int:
+    """Numbers above and below the line by turns along it, for neighbours would overlap."""
+    place = sorted((value, k) for k, value in enumerate(row) if value is not None)
+    rank = [k for _, k in place].index(number)
+    return 1 if rank % 2 == 0 else -1

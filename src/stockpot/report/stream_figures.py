@@ -1,0 +1,195 @@
+"""A stream task by task: heat maps and trajectories of one run, and of the methods of a comparison side by side."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from stockpot.report.figures import FLOOR, MARKERS, PALETTE, WIDTH, short, styled
+from stockpot.report.formatting import ranked, score
+from stockpot.results import Comparison, Results, Scores
+
+
+def _array(rows: Sequence[Sequence[float | None]]) -> NDArray[np.float64]:
+    return np.array([[np.nan if value is None else value for value in row] for row in rows], dtype=np.float64, ndmin=2)
+
+
+def _limits(values: NDArray[np.float64], unit: str) -> tuple[float, float]:
+    """0 to 1 for fractions, else the range of what was measured."""
+    measured = values[np.isfinite(values)]
+    if unit == "fraction" or not measured.size:
+        return 0.0, 1.0
+    low, high = float(measured.min()), float(measured.max())
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _heat(axes: Axes, R: NDArray[np.float64], limits: tuple[float, float], scores: Scores, values: bool) -> Any:
+    """Draws one matrix, brighter is better; unmeasured cells stay blank."""
+    K, columns = R.shape
+    colormap = mpl.colormaps["viridis" if scores.higher_is_better else "viridis_r"]
+    mesh = axes.pcolormesh(np.ma.masked_invalid(R), cmap=colormap, vmin=limits[0], vmax=limits[1], linewidth=0)
+    axes.set(xlim=(0, columns), ylim=(K, 0), aspect="equal")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    fontsize = 8.0 if columns <= 8 else 6.5
+    for i, j in np.argwhere(np.isfinite(R)) if values else ():
+        red, green, blue, _ = colormap((R[i, j] - limits[0]) / (limits[1] - limits[0]))
+        color = "#ffffff" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else "#111111"
+        text = score(float(R[i, j]), scores.unit)
+        if scores.unit == "fraction":
+            text = f"{R[i, j]:.2f}"
+        axes.text(j + 0.5, i + 0.5, text, ha="center", va="center", color=color, fontsize=fontsize)
+    return mesh
+
+
+def _task_ticks(axes: Axes, tasks: Sequence[str], rows: int, after: bool = True) -> None:
+    """Names while there is room for them, else numbers."""
+    named = len(tasks) <= 10
+    columns = [short(task, 12) if named else str(j + 1) for j, task in enumerate(tasks)]
+    slanted = named and sum(map(len, columns)) > 36
+    axes.set_xticks(
+        np.arange(len(tasks)) + 0.5, columns, rotation=35 if slanted else 0, ha="right" if slanted else "center"
+    )
+    if slanted:
+        for label in axes.get_xticklabels():
+            label.set_rotation_mode("anchor")
+    axes.set_yticks(np.arange(rows) + 0.5, [short(task, 14) for task in tasks[:rows]])
+    axes.set(xlabel="score on", ylabel="after learning" if after else "")
+
+
+@styled
+def matrix(results: Results) -> Figure:
+    """The matrix of the primary score as a heat map: rows after learning a task, columns the task scored."""
+    scores = results.scores[results.primary]
+    R = _array(scores.matrix)
+    K, columns = R.shape
+    width = max(WIDTH, 1.6 + 0.34 * columns)
+    cell = min(0.62, (width - 2.2) / columns)
+    figure = Figure(figsize=(width, 0.95 + cell * K), layout="constrained")
+    axes = figure.add_subplot()
+    mesh = _heat(axes, R, _limits(R, scores.unit), scores, values=True)
+    _task_ticks(axes, results.tasks[:columns], K)
+    bar = figure.colorbar(mesh, ax=axes, shrink=0.8, pad=0.02)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=2)
+    bar.set_label(results.primary)
+    return figure
+
+
+def _trajectory(
+    axes: Axes, scores: Scores, R: NDArray[np.float64], initial: Sequence[float], tasks: Sequence[str]
+) -> None:
+    """One line a task over the stages, a dot where the task has just been learnt."""
+    K, columns = R.shape
+    named = columns <= len(PALETTE)
+    shades = mpl.colormaps["cividis"](np.linspace(0.35, 0.74, columns))
+    for j in range(columns):
+        color = PALETTE[j] if named else shades[j]
+        line = [initial[j], *R[:, j]]
+        axes.plot(range(K + 1), line, color=color, linewidth=1.4, marker=".", markersize=3, label=short(tasks[j]))
+        if j < K:
+            axes.plot(j + 1, R[j, j], marker=MARKERS[j % len(MARKERS)] if named else "o", color=color, markersize=6)
+    axes.set_xlim(-0.15, K + 0.15)
+    axes.set_xticks(range(0, K + 1, 1 if K <= 10 else 5))
+    if scores.unit == "fraction":
+        axes.set_ylim(-0.03, 1.03)
+    axes.grid(axis="y", color=FLOOR, alpha=0.25, linewidth=0.6)
+
+
+def _legend(figure: Figure, axes: Axes, tasks: int) -> None:
+    """Below the panels, in even rows; of many tasks only the first and the last, between which the shades run."""
+    handles, labels = axes.get_legend_handles_labels()
+    if tasks > len(PALETTE):
+        keep = [0, tasks - 1, *range(tasks, len(handles))]
+        handles, labels = [handles[k] for k in keep], [labels[k] for k in keep]
+    most = min(4, max(1, 48 // (3 + max(map(len, labels)))))
+    rows = -(-len(labels) // most)
+    figure.legend(handles, labels, loc="outside lower center", ncols=-(-len(labels) // rows))
+
+
+@styled
+def over_time(results: Results) -> Figure:
+    """Each task's score over the stream, from before the first task on; controls dashed."""
+    scores = results.scores[results.primary]
+    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
+    axes = figure.add_subplot()
+    R = _array(scores.matrix)
+    _trajectory(axes, scores, R, _array([scores.initial])[0].tolist(), results.tasks)
+    styles = ((0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+    for index, (name, values) in enumerate(scores.controls.items()):
+        line = _array([values])[0]
+        axes.plot(range(len(line)), line, color=FLOOR, linestyle=styles[index % 3], label=f"{short(name)} (control)")
+    axes.set(xlabel="tasks learnt", ylabel=results.primary)
+    _legend(figure, axes, R.shape[1])
+    return figure
+
+
+def _mean_matrix(runs: Sequence[Results]) -> tuple[Scores, NDArray[np.float64], list[float]]:
+    """The mean over seeds, cell by cell; a cell that no seed measured stays blank."""
+    scores = [results.scores[results.primary] for results in runs]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Mean of empty slice")
+        R = np.nanmean(np.stack([_array(s.matrix) for s in scores]), axis=0)
+        initial = np.nanmean(np.stack([_array([s.initial])[0] for s in scores]), axis=0)
+    return scores[0], R, initial.tolist()
+
+
+def _grid(count: int, height: float) -> tuple[Figure, list[Axes]]:
+    """Panels two to a row on shared axes, the last row's empty place left out."""
+    rows = (count + 1) // 2
+    figure = Figure(figsize=(WIDTH, 0.7 + height * rows), layout="constrained")
+    axes = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False).ravel().tolist()
+    for unused in axes[count:]:
+        unused.set_visible(False)
+    for last in axes[max(0, count - 2) : count]:
+        last.tick_params(labelbottom=True)
+    return figure, axes[:count]
+
+
+def _panels(comparison: Comparison, cells: dict[str, list[Results]]) -> list[tuple[str, list[Results]]]:
+    return [(label, cells[label]) for label, _ in ranked(comparison) if cells.get(label)]
+
+
+@styled
+def tasks_over_time(comparison: Comparison, cells: dict[str, list[Results]]) -> Figure:
+    """Each task's score over the stream, one panel a method, means over its seeds, axes shared."""
+    panels = _panels(comparison, cells)
+    figure, grid = _grid(len(panels), 1.5)
+    for axes, (label, runs) in zip(grid, panels, strict=True):
+        scores, R, initial = _mean_matrix(runs)
+        _trajectory(axes, scores, R, initial, comparison.tasks)
+        axes.set_title(f"{short(label, 20)} (n = {len(runs)})", loc="left")
+    for axes in grid[-2:]:
+        axes.set_xlabel("tasks learnt")
+    figure.supylabel(comparison.primary, fontsize=9)
+    _legend(figure, grid[0], len(comparison.tasks))
+    return figure
+
+
+@styled
+def mean_matrices(comparison: Comparison, cells: dict[str, list[Results]]) -> Figure:
+    """The mean matrix of every method over its seeds, on one colour scale."""
+    panels = [(label, len(runs), *_mean_matrix(runs)) for label, runs in _panels(comparison, cells)]
+    limits = _limits(np.concatenate([R.ravel() for *_, R, _ in panels]), comparison.unit)
+    figure, grid = _grid(len(panels), 2.0)
+    for axes, (label, n, scores, R, _) in zip(grid, panels, strict=True):
+        _heat(axes, R, limits, scores, values=R.shape[1] <= 6)
+        axes.set_title(f"{short(label, 17)} (n = {n})", loc="left")
+        every = 1 if R.shape[1] <= 10 else 5
+        ticks = np.arange(0, R.shape[1], every)
+        axes.set_xticks(ticks + 0.5, [str(j + 1) for j in ticks])
+        axes.set_yticks(ticks + 0.5, [str(j + 1) for j in ticks])
+    bar = figure.colorbar(grid[0].collections[0], ax=grid, location="bottom", shrink=0.6, aspect=40)
+    bar.outline.set_visible(False)
+    bar.set_label(comparison.primary)
+    for axes in grid[-2:]:
+        axes.set_xlabel("score on task")
+    figure.supylabel("after learning task", fontsize=9)
+    return figure

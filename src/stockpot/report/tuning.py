@@ -1,0 +1,149 @@
+"""How the parameters were chosen: the same number of trials for every method that has any."""
+
+from __future__ import annotations
+
+from math import log10
+from typing import Any, NamedTuple
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from stockpot.evaluation.statistics import lower_is_better
+from stockpot.report.figures import FLOOR, WIDTH, looks, short, styled
+from stockpot.report.formatting import METRICS, MISSING, listing, ranked, score, seeds, title
+from stockpot.results import Comparison, Trial, Tuning
+
+
+class TunedRow(NamedTuple):
+    """One method's choice, in words."""
+
+    label: str
+    chosen: str
+    score: str
+    trials: str
+
+
+def tuned(comparison: Comparison) -> list[str]:
+    """The labels with trials, by rank in the reported runs; then those that the comparison does not have."""
+    tuning = comparison.tuning
+    assert tuning is not None
+    order = [label for label, _ in ranked(comparison)] + list(tuning.methods)
+    return [label for label in dict.fromkeys(order) if tuning.methods.get(label)]
+
+
+def sentences(comparison: Comparison) -> list[str]:
+    """How the search was made, what had nothing to tune, and whose choice lies at the end of what was tried."""
+    tuning = comparison.tuning
+    assert tuning is not None
+    searches = {"grid": "a grid", "random": "random search", "optuna": "Optuna"}
+    objective = METRICS.get(tuning.objective, (tuning.objective,))[0]
+    whole = "trial" if tuning.trials == 1 else "trials"
+    found = [
+        f"Before the reported runs, parameters were chosen by {searches[tuning.search]}: {tuning.trials} {whole} for "
+        f"each method, {seeds(len(tuning.seeds))} ({', '.join(map(str, tuning.seeds))}), by {objective} "
+        f"on {tuning.split}."
+    ]
+    nothing = [title(label) for label in comparison.methods if not tuning.methods.get(label)]
+    if nothing:
+        found.append(f"Nothing to tune, for want of parameters: {listing(nothing, 6)}.")
+    edge = [title(label) for label in tuned(comparison) if _at_an_end(tuning.methods[label], tuning.chosen.get(label))]
+    if edge:
+        found.append(f"Chosen at the end of what was tried, so that a better value may lie beyond: {listing(edge, 6)}.")
+    lost = {title(label): sum(t.score is None for t in tuning.methods[label]) for label in tuned(comparison)}
+    if any(lost.values()):
+        which = [f"{name} ({count})" for name, count in lost.items() if count]
+        found.append(f"Trials without a score, for training diverged: {listing(which, 6)}.")
+    return found
+
+
+def rows(comparison: Comparison) -> list[TunedRow]:
+    """Label, chosen values, the best trial's score, how many trials."""
+    tuning = comparison.tuning
+    assert tuning is not None
+    found = []
+    for label in tuned(comparison):
+        trials = tuning.methods[label]
+        best = _best(trials, lower_is_better(tuning.objective, comparison.higher_is_better))
+        keys = {key for trial in trials for key in trial.keys}
+        chosen = {key: value for key, value in tuning.chosen.get(label, {}).items() if key in keys or not keys}
+        found.append(TunedRow(label, _values(chosen), score(best, comparison.unit), str(len(trials))))
+    return found
+
+
+def _best(trials: list[Trial], lower: bool) -> float | None:
+    scores = [trial.score for trial in trials if trial.score is not None]
+    return (min if lower else max)(scores, default=None)
+
+
+def _values(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key} = {number(value)}" for key, value in values.items()) or MISSING
+
+
+def number(value: Any) -> str:
+    """A parameter as short as it can be told."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def strength(trials: list[Trial]) -> str | None:
+    """The one number that was searched; None where there are several parameters, or others than numbers."""
+    keys = {key for trial in trials for key in trial.keys}
+    if len(keys) != 1:
+        return None
+    [key] = keys
+    values = [trial.keys.get(key) for trial in trials]
+    return key if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values) else None
+
+
+def _at_an_end(trials: list[Trial], chosen: dict[str, Any] | None) -> bool:
+    key = strength(trials)
+    if key is None or chosen is None or key not in chosen:
+        return False
+    values = [trial.keys[key] for trial in trials]
+    return len(set(values)) > 1 and chosen[key] in (min(values), max(values))
+
+
+def _is_chosen(trial: Trial, tuning: Tuning, label: str) -> bool:
+    chosen = tuning.chosen.get(label)
+    return (
+        chosen is not None
+        and bool(chosen)
+        and all(chosen.get(key, value) == value for key, value in trial.keys.items())
+    )
+
+
+@styled
+def figure(comparison: Comparison) -> Figure:
+    """Small multiples, one a method: each trial's score over its strength, or its number; the chosen one large."""
+    tuning = comparison.tuning
+    assert tuning is not None
+    labels, given = tuned(comparison), looks(comparison)
+    columns = min(4, len(labels))
+    lines = -(-len(labels) // columns)
+    drawing = Figure(figsize=(max(WIDTH, 2.3 * columns), 0.5 + 1.5 * lines), layout="constrained")
+    grid = drawing.subplots(lines, columns, sharey=True, squeeze=False).ravel().tolist()
+    for unused in grid[len(labels) :]:
+        unused.set_visible(False)
+    for axes, label in zip(grid, labels, strict=False):
+        trials = tuning.methods[label]
+        key = strength(trials)
+        color = given[label].color if label in given else FLOOR
+        points = [
+            (float(trial.keys[key]) if key else index + 1.0, trial.score, _is_chosen(trial, tuning, label))
+            for index, trial in enumerate(trials)
+        ]
+        scored = sorted((x, y) for x, y, _ in points if y is not None)
+        xs = [x for x, _, _ in points]
+        axes.plot([x for x, _ in scored], [y for _, y in scored], ".-" if key else ".", color=color, linewidth=1)
+        for x, y, chosen in points:
+            if chosen and y is not None:
+                axes.plot(x, y, "o", color=color, markersize=8)
+        if key and min(xs) > 0 and log10(max(xs) / min(xs)) >= 1.5:
+            axes.set_xscale("log")
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(4, integer=not key))
+        axes.margins(0.12)
+        axes.set_title(short(label, 24), loc="left")
+        axes.set_xlabel(key or "trial", fontsize=8, labelpad=1)
+        axes.grid(axis="y", color=FLOOR, alpha=0.25, linewidth=0.6)
+    drawing.supylabel(METRICS.get(tuning.objective, (tuning.objective,))[0], fontsize=9)
+    return drawing

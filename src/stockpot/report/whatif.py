@@ -1,0 +1,179 @@
+"""The page of a sweep over a run's checkpoints: what each method keeps against what it learns, over its strength."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from stockpot.compare.whatif_results import WhatIf
+from stockpot.evaluation.metrics import newest_accuracy, past_accuracy
+from stockpot.report.figures import CEILING, FLOOR, INK, MARKERS, PALETTE, WIDTH, Look, styled
+from stockpot.report.formatting import METRICS, opening
+from stockpot.report.page import _Gallery, _write, _yaml
+from stockpot.report.placement import Place, Segment, place_labels
+from stockpot.report.whatif_words import PLAIN, START, SYMBOLS, by_rank, findings, is_exact, point_rows, rows, valued
+
+POST_HOC = (0, (4, 2))  # dashed
+
+
+def write_whatif_report(whatif: WhatIf, folder: Path) -> Path:
+    """`folder/report.html` and its figures; returns the page's path."""
+    gallery = _Gallery(folder / "figures")
+    last = whatif.tasks[-1]
+    pictures = [
+        gallery.add(
+            tradeoff(whatif),
+            "past-against-newest",
+            "Accuracy on earlier tasks against the newest one, one curve a method; the numbers are in the tables.",
+            f"After the last task: mean {whatif.primary} on earlier tasks against {whatif.primary} on the newest, "
+            f"{last}. Up and right is better. Points go along the strength; ring: the knee; star: the best average; "
+            "dashed: post-hoc, no real run gives these scores.",
+        ),
+        gallery.add(
+            averages(whatif),
+            "average-over-strength",
+            "Average accuracy over the strength, one curve a method; the numbers are in the tables.",
+            f"Average {whatif.primary} after the last task over the strength. Star: the best value; ring: the knee; "
+            "grey: plain fine-tuning; dotted: a method without a strength.",
+        ),
+    ]
+    points = [
+        (opening(name), SYMBOLS.get(method.key or "", ""), point_rows(method, whatif.unit), _yaml(method.method))
+        for name, method in by_rank(whatif)
+    ]
+    return _write(
+        "whatif.html.j2",
+        folder,
+        title=f"What if: {whatif.run}",
+        whatif=whatif,
+        findings=[sentence.replace(" = ", "\u00a0=\u00a0") for sentence in findings(whatif)],
+        pictures=pictures,
+        rows=rows(whatif),
+        points=points,
+        explanations=[METRICS[key] for key in ("average_accuracy", "past_accuracy", "newest_accuracy", "forgetting")],
+    )
+
+
+def looks(whatif: WhatIf) -> dict[str, Look]:
+    """The colour and marker of each method, by its place in the file."""
+    return {name: Look(PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(whatif.methods)}
+
+
+@styled
+def tradeoff(whatif: WhatIf) -> Figure:
+    """Accuracy on earlier tasks against the newest, after the last task: one curve a method along its strength."""
+    figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
+    axes = figure.add_subplot()
+    named: list[tuple[Place, str, str]] = []
+    curves: list[list[Place]] = []
+    for name, look in looks(whatif).items():
+        method = whatif.methods[name]
+        curve = [_place(point.metrics.newest_accuracy, point.metrics.past_accuracy) for point in method.points]
+        dashed = not all(map(is_exact, method.points))
+        xs, ys = zip(*curve, strict=True)
+        axes.plot(
+            xs,
+            ys,
+            color=look.color,
+            marker=look.marker,
+            markersize=3.5 if len(curve) > 1 else 6.5,
+            linewidth=1.3,
+            linestyle=POST_HOC if dashed else "-",
+            label=f"{opening(name)}, post-hoc" if dashed else opening(name),
+        )
+        curves.append(curve)
+        _star(axes, curve[method.best], look.color)
+        if method.knee is not None:
+            _ring(axes, curve[method.knee], look.color)
+            label = f"{opening(name)}, {valued(method, method.points[method.knee])}"
+            named.append((curve[method.knee], label, look.color))
+    plain = _place(whatif.plain_metrics.newest_accuracy, whatif.plain_metrics.past_accuracy)
+    rows_of_start = [whatif.start] * len(whatif.start)
+    start = _place(newest_accuracy(rows_of_start), past_accuracy(rows_of_start))
+    for place, name, color, marker in ((plain, PLAIN, FLOOR, "s"), (start, START, CEILING, "d")):
+        axes.plot(*place, marker=marker, color=color, markersize=7, linestyle="none", zorder=4)
+        named.append((place, name, color))
+    axes.set(
+        xlabel=f"{whatif.primary} on the newest task",
+        ylabel=f"mean {whatif.primary} on earlier tasks",
+    )
+    axes.grid(color=FLOOR, alpha=0.25, linewidth=0.6)
+    axes.margins(0.12)
+    _legend(figure, axes)
+    places, names, colors = zip(*named, strict=True)
+    place_labels(axes, places, names, colors, _along(curves))
+    return figure
+
+
+@styled
+def averages(whatif: WhatIf) -> Figure:
+    """Average accuracy after the last task over the strength, one curve a method."""
+    figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
+    axes = figure.add_subplot()
+    if whatif.plain_metrics.average_accuracy is not None:
+        axes.axhline(whatif.plain_metrics.average_accuracy, color=FLOOR, linewidth=1.2, label=PLAIN)
+    for name, look in looks(whatif).items():
+        method = whatif.methods[name]
+        curve = [_place(point.value or 0.0, point.metrics.average_accuracy) for point in method.points]
+        if method.key is None:
+            axes.axhline(curve[0][1], color=look.color, linewidth=1.3, linestyle=":", label=opening(name))
+            continue
+        dashed = not all(map(is_exact, method.points))
+        axes.plot(
+            *zip(*curve, strict=True),
+            color=look.color,
+            marker=look.marker,
+            markersize=3.5,
+            linewidth=1.3,
+            linestyle=POST_HOC if dashed else "-",
+            label=f"{opening(name)} ({SYMBOLS[method.key]}){', post-hoc' if dashed else ''}",
+        )
+        _star(axes, curve[method.best], look.color)
+        if method.knee is not None:
+            _ring(axes, curve[method.knee], look.color)
+    axes.set(xlabel="strength", ylabel=f"average {whatif.primary}")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.grid(color=FLOOR, alpha=0.25, linewidth=0.6)
+    _legend(figure, axes)
+    return figure
+
+
+def _place(x: float | None, y: float | None) -> Place:
+    assert x is not None and y is not None, "every task was evaluated"
+    return x, y
+
+
+def _along(curves: Sequence[Sequence[Place]]) -> list[Segment]:
+    """Places all along the curves, close enough that no label fits between two of them."""
+    corners = np.array([place for curve in curves for place in curve])
+    span = np.maximum(corners.max(axis=0) - corners.min(axis=0), 1e-9)
+    found: list[Segment] = []
+    for curve in curves:
+        for one, other in pairwise(np.array(curve)):
+            between = np.linspace(one, other, 1 + int(np.ceil(50 * np.abs((other - one) / span).max())))
+            found += [((x, y), (x, y)) for x, y in between.tolist()]
+    return found
+
+
+def _star(axes: Axes, place: Place, color: str) -> None:
+    axes.plot(
+        *place, marker="*", color=color, markersize=11, markeredgecolor=INK, markeredgewidth=0.6, linestyle="none",
+        zorder=5,
+    )  # fmt: skip
+
+
+def _ring(axes: Axes, place: Place, color: str) -> None:
+    axes.plot(
+        *place, marker="o", color="none", markersize=14, markeredgecolor=color, markeredgewidth=1.4, linestyle="none",
+        zorder=3,
+    )  # fmt: skip
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)

@@ -1,0 +1,105 @@
+"""`stockpot compare`: what its options mean, and one line for each that makes no sense."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stockpot.cli.compare import Asked, with_asked
+from stockpot.errors import StockpotError
+from stockpot.recipe.read import check
+from stockpot.recipe.schema import Recipe
+
+Command = Callable[..., Any]
+
+
+@pytest.fixture
+def recipe(digits_recipe: dict[str, Any]) -> Recipe:
+    compare = [{"name": "sfa", "beta": 0.4}, {"label": "half", "name": "wise_ft"}]
+    return check(Recipe, {**digits_recipe, "compare": compare, "seeds": [3, 1]}, "here")
+
+
+def test_methods_are_the_recipes_by_label_and_others_by_name(recipe: Recipe) -> None:
+    found = with_asked(recipe, Asked(methods="half, ewc,sfa")).compare
+    assert [(method.title, method.name) for method in found] == [("half", "wise_ft"), ("ewc", "ewc"), ("sfa", "sfa")]
+    assert found[2].beta == 0.4  # type: ignore[attr-defined]
+    assert "strength" in found[1].searched()
+    assert "beta" not in found[2].searched()  # the recipe sets it
+
+
+def test_seeds_are_the_recipes_first_and_then_others(recipe: Recipe) -> None:
+    assert with_asked(recipe, Asked(seeds=1)).seeds == [3]
+    assert with_asked(recipe, Asked(seeds=4)).seeds == [3, 1, 0, 2]
+
+
+def test_the_other_options_are_keys_of_the_recipe(recipe: Recipe) -> None:
+    found = with_asked(recipe, Asked(orders=2, tune=7, search="random", budget="90s", pareto=5))
+    assert (found.orders, found.front) == (2, 5)
+    assert found.tune is not None
+    assert (found.tune.trials, found.tune.search, found.tune.minutes) == (7, "random", 1.5)
+    assert with_asked(recipe, Asked()) == recipe
+    assert set(with_asked(recipe, Asked(tune=3)).compare[1].searched()) == {"alpha"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (Asked(methods="sfa,ewk"), r"--methods: there is no 'ewk'\. Did you mean 'ewc'\?"),
+        (Asked(search="random"), r"--search is for tuning: say --tune TRIALS too"),
+        (Asked(budget="1h"), r"--budget is for tuning"),
+        (Asked(tune=2, budget="soon"), r"--budget: 'soon' is no time; write 90s, 30m or 2h"),
+        (Asked(tune=2, search="gird"), r"tune\.search: .*'grid'"),
+    ],
+)
+def test_what_makes_no_sense_is_one_line(asked: Asked, said: str, recipe: Recipe) -> None:
+    with pytest.raises(StockpotError, match=said):
+        with_asked(recipe, asked)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--shard", "5/4"), "--shard: '5/4' is no share"),
+        (("--engine", "slurm"), "--engine: 'slurm' is none of processes, ray"),
+        (("--orders", "3"), "2 tasks have 2 orders, not 3"),
+        (("--tune", "2", "--search", "optuna", "--shard", "1/2"), "cannot be sharded"),
+    ],
+)
+def test_mistakes_on_the_command_line_have_exit_code_2(
+    flags: tuple[str, ...],
+    said: str,
+    stockpot: Command,
+    write_yaml: Callable[..., Path],
+    digits_recipe: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    done = stockpot("compare", write_yaml(digits_recipe), *flags, "-o", tmp_path / "out")
+    assert done.code == 2
+    assert said in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_one_command_tunes_runs_orders_and_draws_the_front(
+    stockpot: Command,
+    write_yaml: Callable[..., Path],
+    digits_recipe: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    file = write_yaml({**digits_recipe, "loop": "plain"})
+    flags = ("--methods", "wise_ft", "--seeds", "2", "--orders", "2", "--tune", "2", "--pareto", "2")
+    done = stockpot("compare", file, *flags, "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "2 seeds × 2 orders" in done.out
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert {label: len(summary["cells"]) for label, summary in found["methods"].items()} == {
+        "sequential": 4, "wise_ft": 4, "joint": 4,
+    }  # fmt: skip
+    assert len(found["tuning"]["methods"]["wise_ft"]) == 2
+    assert [point["method"] for point in found["front"]] == ["wise_ft"] * 2
+    chosen = found["tuning"]["chosen"]["wise_ft"]["alpha"]
+    assert found["methods"]["wise_ft"]["method"]["alpha"] == chosen
+    assert "front" in (tmp_path / "out" / "report.html").read_text()

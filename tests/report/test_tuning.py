@@ -1,0 +1,78 @@
+"""How parameters were chosen is said whole: search, trials, seeds, split, and what had nothing to tune."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from stockpot.report import tuning
+from stockpot.results import Trial
+
+Factory = Callable[..., Any]
+
+
+def test_the_search_is_described(comparison_of: Factory) -> None:
+    comparison, _ = comparison_of(3, tuned=True)
+    first, nothing, *_ = tuning.sentences(comparison)
+    for words in (
+        "by a grid: 4 trials for each method",
+        "2 seeds (100, 101)",
+        "average accuracy",
+        "a tenth of each task's",
+    ):
+        assert words in first
+    assert nothing == "Nothing to tune, for want of parameters: sequential fine-tuning and joint training."
+
+
+def test_rows_are_the_choices_and_the_best_trials(comparison_of: Factory) -> None:
+    comparison, _ = comparison_of(3, tuned=True)
+    rows = {row.label: row for row in tuning.rows(comparison)}
+    assert list(rows) == ["replay", "sfa", "wise_ft"]  # best average of the reported runs first
+    for label, row in rows.items():
+        best = max(trial.score for trial in comparison.tuning.methods[label])
+        assert row.score == f"{best:.3f}" and row.trials == "4"
+        assert row.chosen == f"beta = {comparison.tuning.chosen[label]['beta']:g}"
+
+
+def test_a_choice_at_the_end_of_the_range_is_said(comparison_of: Factory) -> None:
+    comparison, _ = comparison_of(3, tuned=True)
+    assert comparison.tuning.chosen["sfa"] == {"beta": 0.05} and comparison.tuning.chosen["wise_ft"] == {"beta": 0.1}
+    [edge] = [sentence for sentence in tuning.sentences(comparison) if sentence.startswith("Chosen at the end")]
+    assert "SFA" in edge and "WiSE-FT" not in edge
+
+
+def test_diverged_trials_are_counted_and_not_drawn(comparison_of: Factory) -> None:
+    comparison, _ = comparison_of(3, tuned=True)
+    trials = comparison.tuning.methods["sfa"]
+    trials[3] = trials[3].model_copy(update={"score": None})
+    assert any("diverged: SFA (1)." in sentence for sentence in tuning.sentences(comparison))
+    panel = next(axes for axes in tuning.figure(comparison).axes if axes.get_title(loc="left") == "sfa")
+    assert list(panel.lines[0].get_xdata()) == [0.05, 0.1, 0.25]
+
+
+def test_the_picture_shows_every_trial_and_the_chosen_one(comparison_of: Factory) -> None:
+    comparison, _ = comparison_of(3, tuned=True)
+    for axes in tuning.figure(comparison).axes:
+        label = axes.get_title(loc="left")
+        trials = comparison.tuning.methods[label]
+        line, chosen = axes.lines
+        assert [tuple(xy) for xy in line.get_xydata()] == [(trial.keys["beta"], trial.score) for trial in trials]
+        assert chosen.get_xdata()[0] == comparison.tuning.chosen[label]["beta"] and axes.get_xlabel() == "beta"
+
+
+def test_several_parameters_are_drawn_by_the_number_of_the_trial(comparison_of: Factory) -> None:
+    comparison, _ = comparison_of(3, tuned=True)
+    trials = [Trial(keys={"beta": 0.1 * k, "p": 1}, score=0.5 + 0.1 * k, run="") for k in range(3)]
+    comparison.tuning.methods["sfa"] = trials
+    assert tuning.strength(trials) is None
+    panel = next(axes for axes in tuning.figure(comparison).axes if axes.get_title(loc="left") == "sfa")
+    assert list(panel.lines[0].get_xdata()) == [1, 2, 3] and panel.get_xlabel() == "trial"
+
+
+@pytest.mark.parametrize(("values", "scale"), [([0.1, 1.0, 10.0], "log"), ([0.1, 0.2, 0.5], "linear"), ([0, 1, 100], "linear")])  # fmt: skip  # noqa: E501
+def test_strengths_over_decades_are_drawn_by_their_logarithm(
+    comparison_of: Factory, values: list[float], scale: str
+) -> None:
+    comparison, _ = comparison_of(3, {"sequential": {}, "ewc": {"keep": 0.5}}, tuned=True)
+    comparison.tuning.methods["ewc"] = [Trial(keys={"strength": v}, score=0.5, run="") for v in values]
+    assert tuning.figure(comparison).axes[0].get_xscale() == scale
