@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from stockpot.evaluation.statistics import correct, paired
-from stockpot.results import Comparison, MethodSummary, read_comparison
+from stockpot.results import Comparison, Difference, MethodSummary, read_comparison
 
 SCENARIOS = ("class-incremental", "domain-incremental", "task-incremental")
 # One key of each method is left to be searched, its strength; the others are the papers' or the usual ones.
@@ -157,6 +157,11 @@ def page(found: dict[str, Comparison], command: str) -> str:
             verdict = one.versus_sequential["average_accuracy"].verdict if one.versus_sequential else ""
             cells = (_told(one.average_accuracy), _told(one.forgetting), _told(one.newest_accuracy), verdict)
             lines.append(f"| {label} | {keys} | {' | '.join(cells)} |")
+        lines += ["", "SFA less each of the others, in average accuracy, corrected for all of them:", ""]
+        lines += ["| SFA − | difference | interval | |", "|---|---|---|---|"]
+        for label, gap in sfa_against_all(comparison).items():
+            interval = f"{gap.low:+.3f} to {gap.high:+.3f}" if gap.low is not None else "—"
+            lines.append(f"| {label} | {gap.mean:+.3f} | {interval} | {gap.verdict} |")
         lines.append("")
     lines += [
         "## What the papers lead one to expect", "",
@@ -168,6 +173,15 @@ def page(found: dict[str, Comparison], command: str) -> str:
         if scenario in found:
             lines.append(f"| {scenario} | {claim} | {told(dict(found[scenario].methods))} |")
     return "\n".join(lines) + "\n"
+
+
+def sfa_against_all(comparison: Comparison) -> dict[str, Difference]:
+    """Paired t over seeds, Holm's correction over all other methods."""
+    own = comparison.methods["sfa"].average_accuracy.values
+    tests = {
+        label: paired(own, one.average_accuracy.values) for label, one in comparison.methods.items() if label != "sfa"
+    }
+    return correct(tests, lower_is_better=False)
 
 
 def _setting(comparison: Comparison) -> str:
