@@ -644,3 +644,16 @@ def test_fishers_in_memory_are_those_of_files(tmp_path: Path) -> None:
         stockpot.merge("fisher", models, fisher=[held[0], {"a": torch.ones(1, 2)}])
     with pytest.raises(StockpotError, match=r"fisher\[1\] holds none of the model's tensors"):
         stockpot.merge("fisher", models, fisher=[held[0], {"c": torch.ones(1, 2)}])
+
+
+@pytest.mark.parametrize("mode", ["parallel", "chain"])
+def test_running_statistics_are_the_mean_of_what_the_tasks_left_whatever_the_rule(mode: str, tmp_path: Path) -> None:
+    """Added up like weights they would leave a variance below zero: λ Σ (v_t − 1) for v_t near 0."""
+    method = settings("task_arithmetic", mode=mode, scale=1.0)
+    learnt = learn(method, "plain", tmp_path, tasks=TASKS, model=network(norm=True), build=built)
+    kept = learnt.methods[-1].state()[0]
+    for name in ("2.running_mean", "2.running_var"):
+        left = [kept[f"points/{number}/{name}"] for number in range(len(TASKS))]
+        assert differ({"it": left[0]}, {"it": left[-1]})
+        torch.testing.assert_close(learnt.weights[-1][name], torch.stack(left).mean(0))
+    assert (learnt.weights[-1]["2.running_var"] > 0).all()

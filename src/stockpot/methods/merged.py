@@ -70,7 +70,8 @@ class MergedConfig(BaseConfig):
 class Merged(Method):
     """After task t the model becomes `rule(θ_0 + τ_1, …, θ_0 + τ_t)` over the base θ_0, the start weights.
 
-    τ_t is θ_t minus θ_0, or minus what the task itself started from. All floating tensors take part, tied ones once;
+    τ_t is θ_t minus θ_0, or minus what the task itself started from. All floating weights take part, tied ones once;
+    floating buffers, BatchNorm's running statistics, are the mean of those that the tasks left, whatever the rule;
     integer buffers stay as the newest model has them. Rows that θ_0 lacks have as base the values they were drawn
     with, which are those of older models, too. Subclasses say the rule.
     """
@@ -128,7 +129,11 @@ class Merged(Method):
             point = {name: tensor.clone() for name, tensor in trained.items()}
         else:
             start = filled(self._raw() if self.config.raw else self._saved(task, "previous"), base)
-            point = {name: _wide(base[name]) + (_wide(tensor) - _wide(start[name])) for name, tensor in trained.items()}
+            statistics = set(dict(task.model.named_buffers()))
+            point = {
+                name: tensor.clone() if name in statistics else _wide(base[name]) + (_wide(tensor) - _wide(start[name]))
+                for name, tensor in trained.items()
+            }
         if self.config.raw:
             self.kept["raw"] = [trained]
         return point
@@ -137,7 +142,12 @@ class Merged(Method):
         rule, parameters = self.rule(task)
         points = [filled(point, base) for point in self.kept["points"]]
         # What is not finite is told after the task, with what to do about it.
-        merged = merge(rule, points, base, options=Options(allow_nonfinite=True), **parameters)
+        options = Options(allow_nonfinite=True)
+        statistics = set(dict(task.model.named_buffers())) & set(base)
+        weights = [_without(statistics, point) for point in points]
+        merged = merge(rule, weights, _without(statistics, base), options=options, **parameters)
+        if statistics:  # sums of their changes are no statistics of anything: a variance can even fall below zero
+            merged |= merge("linear", [{name: point[name] for name in statistics} for point in points], options=options)
         for name, tensor in floating(task.model).items():
             tensor.copy_(merged[name])
         self.notes.append(self._told(rule, parameters, len(points)))
@@ -227,6 +237,10 @@ def filled(tensors: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> Tensors
         name: tensor if tensor.shape == base[name].shape else torch.cat([tensor, base[name][len(tensor) :].to(tensor)])
         for name, tensor in tensors.items()
     }
+
+
+def _without(names: set[str], tensors: Mapping[str, Tensor]) -> Tensors:
+    return {name: tensor for name, tensor in tensors.items() if name not in names}
 
 
 def _wide(tensor: Tensor) -> Tensor:
