@@ -100,6 +100,8 @@ def test_one_command_tunes_runs_orders_and_draws_the_front(
     }  # fmt: skip
     assert len(found["tuning"]["methods"]["wise_ft"]) == 2
     assert [point["method"] for point in found["front"]] == ["wise_ft"] * 2
+    assert [len(point["cells"]) for point in found["front"]] == [4, 4]  # every seed and order, as the reported runs
+    assert [point["past_accuracy"]["n"] for point in found["front"]] == [2, 2]
     chosen = found["tuning"]["chosen"]["wise_ft"]["alpha"]
     assert found["methods"]["wise_ft"]["method"]["alpha"] == chosen
     assert "front" in (tmp_path / "out" / "report.html").read_text()

@@ -166,10 +166,10 @@ def _many(recipe: Recipe, methods: Sequence[BaseConfig], shard: tuple[int, int])
     """How many runs there are, at most: a grid may have fewer points than trials, a time end the tuning."""
     tuned = sum(bool(method.searched()) for method in methods) if recipe.tune else 0
     trials = tuned * recipe.tune.trials * len(recipe.tune.seeds) if recipe.tune else 0
-    points = sum(method.strength_key is not None for method in methods) * len(recipe.seeds) * (recipe.front or 0)
+    points = sum(method.strength_key is not None for method in methods) * _each(recipe) * (recipe.front or 0)
     number, count = shard
-    return sum(len(range(number - 1, stage, count)) for stage in (trials, _reported(recipe, methods), points))
+    return sum(len(range(number - 1, stage, count)) for stage in (trials, len(methods) * _each(recipe), points))
 
 
-def _reported(recipe: Recipe, methods: Sequence[BaseConfig]) -> int:
-    return len(methods) * len(recipe.seeds) * recipe.orders
+def _each(recipe: Recipe) -> int:
+    return len(recipe.seeds) * recipe.orders

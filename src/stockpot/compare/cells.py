@@ -72,14 +72,14 @@ def orders_of(recipe: Recipe) -> list[list[TaskSpec]]:
 def plan(recipe: Recipe, methods: Sequence[BaseConfig] | None = None) -> list[CellPlan]:
     """All reported cells, seed by seed and order by order, so that an interrupted comparison is balanced."""
     return [
-        CellPlan(method, seed, Path("cells") / method.title / _place(order, seed), order)
+        CellPlan(method, seed, Path("cells") / method.title / place(order, seed), order)
         for order in range(recipe.orders)
         for seed in recipe.seeds
         for method in (contenders(recipe) if methods is None else methods)
     ]
 
 
-def _place(order: int, seed: int) -> Path:
+def place(order: int, seed: int) -> Path:
     """The first order has no folder of its own: a comparison that had one can be given more."""
     return Path(f"order-{order}", f"seed-{seed}") if order else Path(f"seed-{seed}")
 

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stockpot.compare.cells import CellPlan
+from stockpot.compare.cells import CellPlan, place
 from stockpot.compare.running import Running
 from stockpot.compare.search import with_keys
 from stockpot.errors import StockpotError
-from stockpot.evaluation.statistics import METRICS, estimate
+from stockpot.evaluation.statistics import METRICS, estimate_runs
 from stockpot.methods.base import BaseConfig
-from stockpot.results import Cell, Estimate, FrontPoint
+from stockpot.recipe.schema import Recipe
+from stockpot.results import Cell, FrontPoint
 
 FOLDER = Path("front")
 SHOWN = ("past_accuracy", "newest_accuracy", "average_accuracy", "training_seconds", "extra_memory_bytes",
@@ -28,30 +29,31 @@ class _Point:
 
 
 def front(running: Running, methods: Sequence[BaseConfig], points: int) -> list[FrontPoint]:
-    """Each method at so many strengths over its range, its other parameters as they are; the tasks as written.
+    """Each method at so many strengths over its range, its other parameters as they are, in every order and with every
+    seed, as the methods that are reported.
 
     Methods without a strength have no points.
     """
-    planned = [point for method in methods for point in _points(method, points, running.recipe.seeds)]
+    planned = [point for method in methods for point in _points(method, points, running.recipe)]
     done = iter(running.run([cell for point in planned for cell in point.cells]))
     found = []
     for point in planned:
-        results = [next(done)[1] for _ in point.cells]
-        values: dict[str, Estimate] = {
-            name: estimate(
-                [
-                    None if one is None else getattr(one.metrics if name in METRICS else one.costs, name)
-                    for one in results
-                ]
+        results = {(cell.order, cell.seed): next(done)[1] for cell in point.cells}
+        values = {
+            name: estimate_runs(
+                {
+                    place: None if one is None else getattr(one.metrics if name in METRICS else one.costs, name)
+                    for place, one in results.items()
+                }
             )
             for name in SHOWN
         }
-        cells = [Cell(seed=cell.seed, run=cell.path.as_posix()) for cell in point.cells]
+        cells = [Cell(seed=cell.seed, order=cell.order, run=cell.path.as_posix()) for cell in point.cells]
         found.append(FrontPoint(method=point.label, key=point.key, value=point.value, cells=cells, **values))
     return found
 
 
-def _points(method: BaseConfig, points: int, seeds: Sequence[int]) -> list[_Point]:
+def _points(method: BaseConfig, points: int, recipe: Recipe) -> list[_Point]:
     key = method.strength_key
     if key is None:
         return []
@@ -62,6 +64,10 @@ def _points(method: BaseConfig, points: int, seeds: Sequence[int]) -> list[_Poin
         except StockpotError:  # the size of a buffer is given by another key, for example
             return []
         folder = FOLDER / method.title / f"{key}={value:g}"
-        cells = [CellPlan(changed, seed, folder / f"seed-{seed}", keys=f"{key}={value:g}") for seed in seeds]
+        cells = [
+            CellPlan(changed, seed, folder / place(order, seed), order, keys=f"{key}={value:g}")
+            for order in range(recipe.orders)
+            for seed in recipe.seeds
+        ]
         found.append(_Point(method.title, key, float(value), cells))
     return found

@@ -183,10 +183,12 @@ def kept_estimate(
     lost = {place: sequential.get(place) for place in forgetting}
     loss = estimate(over_orders(lost), confidence)
     shown = loss.low is not None and loss.low > 0 and all(value is None or value > 0 for value in lost.values())
-    return _estimate({place: kept(f, lost[place]) if shown else None for place, f in forgetting.items()}, confidence)
+    return estimate_runs(
+        {place: kept(f, lost[place]) if shown else None for place, f in forgetting.items()}, confidence
+    )
 
 
-def _estimate(values: Mapping[Place, float | None], confidence: float) -> Estimate:
+def estimate_runs(values: Mapping[Place, float | None], confidence: float = 0.95) -> Estimate:
     """The estimate over orders or seeds; its `values` are those of all runs."""
     found = estimate(over_orders(values), confidence)
     return found.model_copy(update={"values": list(values.values())})
@@ -259,7 +261,7 @@ def compare(
     lost = _by_place(cells[base], "forgetting") if base is not None else {}
     summaries = {}
     for label, runs in cells.items():
-        estimates = {metric: _estimate(_by_place(runs, metric), confidence) for metric in METRICS + COSTS}
+        estimates = {metric: estimate_runs(_by_place(runs, metric), confidence) for metric in METRICS + COSTS}
         estimates["kept"] = kept_estimate(_by_place(runs, "forgetting"), lost, confidence)
         summaries[label] = MethodSummary(
             method=runs[0].results.method,
