@@ -170,6 +170,20 @@ def by_hand(
     return copied(model)
 
 
+def held(*terms: tuple[float, Weights | None, Weights]) -> Callable[[nn.Module, Batch], Tensor]:
+    """Σ factor·Σ F (θ−θ*)² over (factor, F, θ*), for `by_hand`'s extra; F is 1 where it is None."""
+
+    def extra(model: nn.Module, batch: Batch) -> Tensor:
+        total = torch.zeros(())
+        for factor, importance, anchor in terms:
+            for name, tensor in model.named_parameters():
+                gap = (tensor - anchor[name]).square()
+                total = total + factor * (gap if importance is None else importance[name] * gap).sum()
+        return total
+
+    return extra
+
+
 def seed(index: int) -> int:
     """Of the task, in a run of seed 0."""
     return derive(0, "task", index)

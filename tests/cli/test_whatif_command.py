@@ -13,11 +13,11 @@ from xml.etree import ElementTree
 import pytest
 
 from stockpot.compare.whatif import OPTIMISTIC, SWEPT
-from stockpot.compare.whatif_results import WhatIf
 from stockpot.recipe.read import check
 from stockpot.recipe.schema import Recipe
 from stockpot.report.formatting import opening
 from stockpot.report.whatif_words import valued
+from stockpot.results import WhatIf
 from stockpot.runs.actions import begin, go_on
 from stockpot.runs.folder import RunFolder
 

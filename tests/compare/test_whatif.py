@@ -13,10 +13,9 @@ from torch import Tensor
 
 from stockpot.compare import whatif
 from stockpot.compare.knee import best, knee, trade_off
-from stockpot.compare.whatif_results import WhatIf
 from stockpot.recipe.read import check
 from stockpot.recipe.schema import Recipe
-from stockpot.results import Results
+from stockpot.results import Results, WhatIf
 from stockpot.runs.actions import add_task, begin, go_on
 from stockpot.streams.spec import TaskSpec
 

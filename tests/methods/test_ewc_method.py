@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,6 +19,7 @@ from toy import (
     copied,
     differ,
     examples,
+    held,
     learn,
     network,
     seed,
@@ -32,22 +31,7 @@ from stockpot.importance.sensitivity import sensitivity
 from stockpot.methods import build
 from stockpot.methods.base import Task
 from stockpot.models.outputs import logits_of
-from stockpot.streams.examples import Batch, TensorExamples, TrainingData
-
-Term = tuple[float, Weights, Weights]  # a factor, importances, and an anchor
-
-
-def held(terms: Sequence[Term]) -> Any:
-    """Σ factor·Σ F (θ−θ*)², for `by_hand`."""
-
-    def extra(model: nn.Module, batch: Batch) -> Tensor:
-        total = torch.zeros(())
-        for factor, importance, anchor in terms:
-            for name, tensor in model.named_parameters():
-                total = total + factor * (importance[name] * (tensor - anchor[name]).square()).sum()
-        return total
-
-    return extra
+from stockpot.streams.examples import TensorExamples, TrainingData
 
 
 def standing_at(weights: Weights) -> nn.Module:
@@ -68,10 +52,10 @@ def test_each_mode_is_what_its_equation_says(loop: str, mode: str, tmp_path: Pat
     learnt = learn(config("ewc", strength=strength, mode=mode, gamma=gamma), loop, tmp_path, tasks=tasks)
     one, two = learnt.weights[1], learnt.weights[2]
     first, second = exact(one, tasks[0]), exact(two, tasks[1])
-    assert_close(two, by_hand(one, TrainingData.of(tasks[1]), seed(1), extra=held([(strength / 2, first, one)])), 1e-10)
+    assert_close(two, by_hand(one, TrainingData.of(tasks[1]), seed(1), extra=held((strength / 2, first, one))), 1e-10)
     share = {"separate": 1.0, "online": gamma, "summed": 1.0}[mode]
     terms = [(share * strength / 2, first, one if mode == "separate" else two), (strength / 2, second, two)]
-    assert_close(learnt.weights[3], by_hand(two, TrainingData.of(tasks[2]), seed(2), extra=held(terms)), 1e-10)
+    assert_close(learnt.weights[3], by_hand(two, TrainingData.of(tasks[2]), seed(2), extra=held(*terms)), 1e-10)
     plain = by_hand(two, TrainingData.of(tasks[2]), seed(2))
     assert max(float((learnt.weights[3][name] - plain[name]).abs().max()) for name in plain) > 1e-2
 
@@ -85,10 +69,10 @@ def test_mas_holds_weights_as_its_equation_says(loop: str, tmp_path: Path) -> No
         sensitivity(standing_at(weights), task, logits=logits_of)
         for weights, task in ((one, tasks[0]), (two, tasks[1]))
     )
-    assert_close(two, by_hand(one, TrainingData.of(tasks[1]), seed(1), extra=held([(2.0, first, one)])), 1e-10)
+    assert_close(two, by_hand(one, TrainingData.of(tasks[1]), seed(1), extra=held((2.0, first, one))), 1e-10)
     both = {name: first[name] + second[name] for name in first}
     assert_close(
-        learnt.weights[3], by_hand(two, TrainingData.of(tasks[2]), seed(2), extra=held([(2.0, both, two)])), 1e-10
+        learnt.weights[3], by_hand(two, TrainingData.of(tasks[2]), seed(2), extra=held((2.0, both, two))), 1e-10
     )
 
 

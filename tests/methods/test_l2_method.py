@@ -20,6 +20,7 @@ from toy import (
     copied,
     differ,
     examples,
+    held,
     learn,
     network,
     seed,
@@ -28,19 +29,7 @@ from toy import (
 from stockpot.errors import StockpotError
 from stockpot.methods import build
 from stockpot.methods.base import Method, Task
-from stockpot.streams.examples import Batch, TrainingData
-
-
-def pulled(anchor: Weights, strength: float) -> Any:
-    """(a/2)‖θ−θ_o‖², for `by_hand`."""
-
-    def extra(model: nn.Module, batch: Batch) -> Tensor:
-        return sum(
-            ((strength / 2) * (tensor - anchor[name]).square().sum() for name, tensor in model.named_parameters()),
-            torch.zeros(()),
-        )
-
-    return extra
+from stockpot.streams.examples import TrainingData
 
 
 @pytest.mark.parametrize("form", ["gradient", "loss"])
@@ -48,7 +37,7 @@ def pulled(anchor: Weights, strength: float) -> Any:
 def test_the_penalty_is_added_to_the_loss(loop: str, form: str, tmp_path: Path) -> None:
     learnt = learn(config("l2", strength=0.5, form=form), loop, tmp_path)
     first = by_hand(learnt.weights[0], TrainingData.of(examples(0)), seed(0))
-    by_formula = by_hand(first, TrainingData.of(examples(1)), seed(1), extra=pulled(first, 0.5))
+    by_formula = by_hand(first, TrainingData.of(examples(1)), seed(1), extra=held((0.25, None, first)))
     assert_close(learnt.weights[2], by_formula)
 
 
@@ -167,7 +156,7 @@ def test_a_path_and_the_pretrained_model_can_be_anchors(tmp_path: Path) -> None:
     for anchor, weights in (("pretrained", start.weights[0]), (str(path), start.weights[1])):
         learnt = learn(config("l2", strength=0.5, anchor=anchor), "plain", tmp_path / "l2")
         first = by_hand(learnt.weights[0], TrainingData.of(examples(0)), seed(0))
-        by_formula = by_hand(first, TrainingData.of(examples(1)), seed(1), extra=pulled(weights, 0.5))
+        by_formula = by_hand(first, TrainingData.of(examples(1)), seed(1), extra=held((0.25, None, weights)))
         assert_close(learnt.weights[2], by_formula)
         assert learnt.methods[1].costs.stored_bytes >= sum(tensor.nbytes for tensor in weights.values())
 
@@ -175,7 +164,9 @@ def test_a_path_and_the_pretrained_model_can_be_anchors(tmp_path: Path) -> None:
 def test_the_first_task_is_held_where_that_is_asked_for(tmp_path: Path) -> None:
     learnt = learn(config("l2", strength=0.5, first_task="average"), "plain", tmp_path, tasks=[examples(0)])
     start = learnt.weights[0]
-    assert_close(learnt.weights[1], by_hand(start, TrainingData.of(examples(0)), seed(0), extra=pulled(start, 0.5)))
+    assert_close(
+        learnt.weights[1], by_hand(start, TrainingData.of(examples(0)), seed(0), extra=held((0.25, None, start)))
+    )
 
 
 @pytest.mark.parametrize("key", ["strength", "new_strength"])

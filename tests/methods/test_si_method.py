@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from toy import LOOPS, Weights, assert_close, by_hand, config, examples, learn, network, seed
+from torch import nn
+from toy import LOOPS, assert_close, by_hand, config, examples, held, learn, network, seed
 
 from stockpot.methods import build
 from stockpot.methods.base import Task
-from stockpot.streams.examples import Batch, TrainingData
-
-
-def held(anchor: Weights, importance: Weights, factor: float) -> Any:
-    """factor·Σ Ω (θ−θ*)², for `by_hand`."""
-
-    def extra(model: nn.Module, batch: Batch) -> Tensor:
-        return sum(
-            (
-                factor * (importance[name] * (tensor - anchor[name]).square()).sum()
-                for name, tensor in model.named_parameters()
-            ),
-            torch.zeros(()),
-        )
-
-    return extra
+from stockpot.streams.examples import TrainingData
 
 
 class Two(nn.Module):
@@ -85,7 +69,7 @@ def test_the_second_task_is_trained_with_the_penalty(loop: str, tmp_path: Path) 
     assert max(float(tensor.max()) for tensor in importance.values()) > 0.1
     assert_close(
         learnt.weights[2],
-        by_hand(first, TrainingData.of(examples(1)), seed(1), extra=held(first, importance, 2.0)),
+        by_hand(first, TrainingData.of(examples(1)), seed(1), extra=held((2.0, importance, first))),
         1e-10,
     )
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from stockpot.cli.console import say, show
 from stockpot.cli.work import default_output, stopping
 from stockpot.errors import StockpotError, did_you_mean
-from stockpot.files import explained
+from stockpot.files import explained, write_text
 from stockpot.quiet import quiet
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def compare(recipe_file: Path, overrides: Sequence[str], output: Path | None, as
     methods, tuning = contenders(recipe), None
     with explained(path):
         path.mkdir(parents=True, exist_ok=True)
-        (path / "recipe.yaml").write_text(to_yaml(to_values(recipe)), encoding="utf-8")
+    write_text(path / "recipe.yaml", to_yaml(to_values(recipe)))
     bars = shown(_many(recipe, methods, shard))
     with stopping(_again(recipe_file, overrides, path, asked)) as stop, closing(bars) as progress:
         running = Running(recipe, path, stop, progress, engine, shard)

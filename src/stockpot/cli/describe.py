@@ -61,13 +61,12 @@ def print_schema(what: str) -> None:
 
 def schema_of(what: str) -> dict[str, Any]:
     """The JSON schema of recipes, tasks, results or comparisons."""
-    from stockpot.compare.whatif_results import WhatIf
     from stockpot.recipe.schema import Recipe
-    from stockpot.results import Comparison, Results
+    from stockpot.results import Comparison, Results, WhatIf
     from stockpot.streams.spec import TaskSpec
 
-    models: dict[str, Any] = {"recipe": Recipe, "task": TaskSpec, "results": Results, "comparison": Comparison}
-    models["whatif"] = WhatIf
+    models: dict[str, Any] = {"recipe": Recipe, "task": TaskSpec, "results": Results, "comparison": Comparison,
+                              "whatif": WhatIf}  # fmt: skip
     if what not in models:
         raise StockpotError(f"there is no schema {what!r}.{did_you_mean(what, models)} Known: {', '.join(models)}.")
     schema: dict[str, Any] = models[what].model_json_schema()

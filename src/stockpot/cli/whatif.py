@@ -12,7 +12,7 @@ from stockpot.files import explained, make_folder, write_json
 from stockpot.quiet import quiet
 
 if TYPE_CHECKING:
-    from stockpot.compare.whatif_results import WhatIf
+    from stockpot.results import WhatIf
     from stockpot.runs.session import Session
 
 _OTHERS = ("journal.jsonl", "comparison.json")

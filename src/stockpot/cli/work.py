@@ -78,6 +78,7 @@ def _last(path: Path) -> str:
 
 
 def default_output(recipe_name: str | None) -> Path:
+    """Where runs and comparisons go that are given no folder."""
     return Path("runs") / (recipe_name or "run")
 
 

@@ -60,7 +60,6 @@ def _answers(
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
     """What the workers say of each folder; on `stop` they are told, and finish their step."""
     answers: queue.Queue[tuple[Path, dict[str, Any]]] = queue.Queue()
-    busy = 0
 
     def give(worker: subprocess.Popen[str]) -> bool:
         folder = None if stop.requested else next(folders, None)

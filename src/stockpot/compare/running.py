@@ -48,8 +48,13 @@ class Running:
             self.path.mkdir(parents=True, exist_ok=True)
         number, count = self.shard
         own = cells[number - 1 :: count]
-        waiting = [cell for cell in own if not self._is_done(cell)]
-        finished = ((cell, self._read(cell)) for cell in own if cell not in waiting)
+        waiting: list[CellPlan] = []
+        finished: list[Done] = []
+        for cell in own:
+            if self._is_done(cell):
+                finished.append((cell, self._read(cell)))
+            else:
+                waiting.append(cell)
         for cell, results in chain(finished, self._done(waiting)):
             self.progress.cell(cell.told, None if results is None else results.metrics.average_accuracy)
         missing = [cell for cell in cells if not self._is_done(cell)]
@@ -105,7 +110,8 @@ class Running:
         if is_finished(folder):
             return results_of(RunFolder.open(folder))
         if not cell.tuning:
-            raise StockpotError(f"{folder}: {(folder / DIVERGED).read_text(encoding='utf-8')}")
+            with files.explained(folder):
+                raise StockpotError(f"{folder}: {(folder / DIVERGED).read_text(encoding='utf-8')}")
         return None
 
 

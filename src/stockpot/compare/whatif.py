@@ -17,13 +17,12 @@ from torch import nn
 
 from stockpot import files
 from stockpot.compare.knee import best, knee
-from stockpot.compare.whatif_results import WhatIf, WhatIfMethod, WhatIfPoint
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.evaluation.metrics import summarise
 from stockpot.methods import REGISTRY, build
 from stockpot.methods.base import BaseConfig, Method, Task
 from stockpot.models.store import load_model
-from stockpot.results import Results, Scores
+from stockpot.results import Results, Scores, WhatIf, WhatIfMethod, WhatIfPoint
 from stockpot.runs.folder import RunFolder
 from stockpot.runs.loop import evaluate
 from stockpot.runs.session import Session

@@ -194,7 +194,7 @@ def estimate_runs(values: Mapping[Place, float | None], confidence: float = 0.95
     return found.model_copy(update={"values": list(values.values())})
 
 
-def _difference(own: Mapping[Place, float | None], other: Mapping[Place, float | None]) -> Paired:
+def paired_runs(own: Mapping[Place, float | None], other: Mapping[Place, float | None]) -> Paired:
     """The paired test on common runs; with several orders, of each order's mean difference."""
     gaps: dict[Place, float | None] = {}
     for place, value in own.items():
@@ -253,7 +253,7 @@ def compare(
         others = [label for label in cells if label != base]
         for metric in COMPARED:
             sequential = _by_place(cells[base], metric)
-            tests = {label: _difference(_by_place(cells[label], metric), sequential) for label in others}
+            tests = {label: paired_runs(_by_place(cells[label], metric), sequential) for label in others}
             direction = lower_is_better(metric, higher_scores)
             for label, found in correct(tests, direction, confidence, counted=metric in COUNTED).items():
                 versus[label][metric] = found

@@ -32,7 +32,7 @@ class AveragedGradientEpisodicMemory(Method):
     Paper: "Efficient Lifelong Learning with A-GEM" (arXiv 1812.00420), §4
     Cost: a forward and backward pass of the draw, and two inner products of the gradients: two steps and more
     Kept: the buffer, which is past data
-    Use: when past data may be kept but not trained on; rehearsal with the same buffer usually keeps more
+    Use: when past data may be kept but not trained on; rehearsal with the same buffer kept more on Split MNIST
     Reading: the optimizer may be any, the projection acts on its gradients, once a step and before clipping; past
     examples are never trained on; the reference pass is in training mode, with dropout's masks drawn for the step, and
     leaves BatchNorm's statistics and the global generators as they were

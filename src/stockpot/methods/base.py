@@ -73,6 +73,11 @@ class Task:
     rows: Sequence[Sequence[int]] = ()  # the output rows of each task up to this one
     owners: Tensor | None = None  # see scenario.Rows.owners
 
+    @property
+    def row_count(self) -> int:
+        """Output rows that the tasks up to this one need."""
+        return 1 + max(max(rows) for rows in self.rows)
+
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """A model's logits of a batch, on its device: −∞ at the rows that do not compete for an example."""
         batch = moved_to(model, batch)

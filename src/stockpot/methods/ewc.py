@@ -95,7 +95,7 @@ class ElasticWeightConsolidation(ImportanceMethod):
         self.importance = importance
 
     def _kind(self, task: Task) -> Kind:
-        return self.config.fisher or default_kind(1 + max(max(rows) for rows in task.rows))
+        return self.config.fisher or default_kind(task.row_count)
 
     @torch.no_grad()
     def gradients(self, model: nn.Module, step: int) -> None:

@@ -35,8 +35,8 @@ class FisherAverage(Merged):
     Kept: the start model, and for each task a model and a Fisher
     Use: like soup, where each task needs other weights
     Reading: parallel as in the paper. 1e-12 is added to every F, which makes it the plain mean where no task has any:
-    of weights that nothing hangs on, and of buffers such as BatchNorm's running statistics. Rows that a model lacked
-    when it was trained have F = 0 for it; rows of the output layer that a task never trained are merged like all others
+    of weights that nothing hangs on. Rows that a model lacked when it was trained have F = 0 for it; rows of the output
+    layer that a task never trained are merged like all others
     """
 
     config: Config
@@ -47,7 +47,7 @@ class FisherAverage(Merged):
         information = fisher(
             task.model,
             examples,
-            config.fisher or default_kind(1 + max(max(rows) for rows in task.rows)),
+            config.fisher or default_kind(task.row_count),
             logits=task.logits,
             samples=config.samples,
             draws=generator(task.seed, "fisher"),

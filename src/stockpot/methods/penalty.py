@@ -1,4 +1,4 @@
-"""Quadratic penalties as gradients: no autograd graph, no activations, and shards stay apart."""
+"""Quadratic penalties as gradients: no autograd graph, no activations."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class Replay(Method):
     "Dark Experience for General Continual Learning" (arXiv 2004.07211), §3; herding: iCaRL (arXiv 1611.07725)
     Cost: er: more steps, or larger batches; der++: two forward and backward passes of a draw, so about three steps
     Kept: the buffer, which is past data; der++ with its logits
-    Use: when a little of the past data may be kept: one percent is hard to beat
+    Use: when some of the past data may be kept
     Reading: der++ fills its buffer at the end of a task, where the paper fills a reservoir along the way: the stored
     logits are those of the finished task's model in eval mode, and rows that it did not have are left out of the mean;
     the logits of all other rows count, the labels compete as in training; draws are in training mode and count in

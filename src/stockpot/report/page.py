@@ -24,7 +24,7 @@ FEW_METHODS = 8  # beyond which tables and matrices show the best, and fold the 
 BEST = 4
 
 
-class _Gallery:
+class Gallery:
     """Saves figures under a folder and hands them to the page, each under ids of its own."""
 
     def __init__(self, folder: Path) -> None:
@@ -41,18 +41,18 @@ class _Gallery:
 
 def write_run_report(results: list[tuple[str, Results]], folder: Path) -> Path:
     """The report of one or several runs, given as (name, results): `folder/report.html`, whose path is returned."""
-    gallery = _Gallery(folder / "figures")
+    gallery = Gallery(folder / "figures")
     runs = []
     for index, (name, run) in enumerate(results):
         stem = "" if len(results) == 1 else f"{index + 1:02d}-{_slug(name)}-"
         runs.append(_run(name, run, gallery, stem))
     heading = results[0][0] if len(results) == 1 else f"{len(results)} runs"
-    return _write("run.html.j2", folder, title=heading, runs=runs, overview=_overview(results))
+    return write_page("run.html.j2", folder, title=heading, runs=runs, overview=_overview(results))
 
 
 def write_comparison_report(comparison: Comparison, cells: dict[str, list[Results]], folder: Path) -> Path:
     """The report of a comparison, whose finished runs `cells` are given by label: `folder/report.html`."""
-    gallery = _Gallery(folder / "figures")
+    gallery = Gallery(folder / "figures")
     percent = f"{100 * comparison.confidence:g} %"
     versus = [
         gallery.add(
@@ -87,7 +87,7 @@ def write_comparison_report(comparison: Comparison, cells: dict[str, list[Result
             notes[note].append(label)
     rows = tables.comparison_rows(comparison)
     first = next((run for runs in cells.values() for run in runs), None)
-    return _write(
+    return write_page(
         "comparison.html.j2",
         folder,
         title=comparison.name,
@@ -109,8 +109,8 @@ def write_comparison_report(comparison: Comparison, cells: dict[str, list[Result
         more_matrices=[_matrices(comparison, folded, gallery, "-of-the-others")] if folded else [],
         notes=notes,
         explanations=list(METRICS.values()),
-        methods=_yaml({label: summary.method for label, summary in comparison.methods.items()}),
-        recipe=_yaml(first.recipe) if first else "",
+        methods=as_yaml({label: summary.method for label, summary in comparison.methods.items()}),
+        recipe=as_yaml(first.recipe) if first else "",
     )
 
 
@@ -126,7 +126,7 @@ def _where(comparison: Comparison) -> str:
     return ", in the first order of the tasks only" if len(comparison.orders) > 1 else ""
 
 
-def _stream(comparison: Comparison, cells: dict[str, list[Results]], gallery: _Gallery) -> list[dict[str, Any]]:
+def _stream(comparison: Comparison, cells: dict[str, list[Results]], gallery: Gallery) -> list[dict[str, Any]]:
     """Trajectories and matrices of the methods in `cells`."""
     if not cells:
         return []
@@ -141,7 +141,7 @@ def _stream(comparison: Comparison, cells: dict[str, list[Results]], gallery: _G
 
 
 def _matrices(
-    comparison: Comparison, cells: dict[str, list[Results]], gallery: _Gallery, ending: str = ""
+    comparison: Comparison, cells: dict[str, list[Results]], gallery: Gallery, ending: str = ""
 ) -> dict[str, Any]:
     return gallery.add(
         stream_figures.mean_matrices(comparison, cells),
@@ -152,7 +152,7 @@ def _matrices(
     )
 
 
-def _tuning(comparison: Comparison, gallery: _Gallery) -> dict[str, Any] | None:
+def _tuning(comparison: Comparison, gallery: Gallery) -> dict[str, Any] | None:
     if comparison.tuning is None:
         return None
     pictures = []
@@ -164,7 +164,7 @@ def _tuning(comparison: Comparison, gallery: _Gallery) -> dict[str, Any] | None:
     return {"sentences": tuning.sentences(comparison), "rows": tuning.rows(comparison), "figures": pictures}
 
 
-def _front(comparison: Comparison, gallery: _Gallery) -> dict[str, Any] | None:
+def _front(comparison: Comparison, gallery: Gallery) -> dict[str, Any] | None:
     if not front.curves(comparison):
         return None
     caption = (
@@ -182,7 +182,7 @@ def _front(comparison: Comparison, gallery: _Gallery) -> dict[str, Any] | None:
     }
 
 
-def _orders(comparison: Comparison, gallery: _Gallery) -> dict[str, Any] | None:
+def _orders(comparison: Comparison, gallery: Gallery) -> dict[str, Any] | None:
     if len(comparison.orders) < 2:
         return None
     caption = (
@@ -198,7 +198,7 @@ def _orders(comparison: Comparison, gallery: _Gallery) -> dict[str, Any] | None:
     }
 
 
-def _run(name: str, run: Results, gallery: _Gallery, stem: str) -> dict[str, Any]:
+def _run(name: str, run: Results, gallery: Gallery, stem: str) -> dict[str, Any]:
     scores = run.scores[run.primary]
 
     def written(values: list[float | None]) -> list[str]:
@@ -233,7 +233,7 @@ def _run(name: str, run: Results, gallery: _Gallery, stem: str) -> dict[str, Any
         "controls": [(control, written(values)) for control, values in scores.controls.items()],
         "stages": ["start", *run.tasks[: len(scores.matrix)]],
         "head": run.head if 0 < sum(map(len, run.head.values())) <= FEW_ROWS else {},
-        "recipe": _yaml(run.recipe),
+        "recipe": as_yaml(run.recipe),
     }
 
 
@@ -247,7 +247,7 @@ def _overview(results: list[tuple[str, Results]]) -> list[tuple[str, ...]]:
     return rows
 
 
-def _yaml(value: object) -> str:
+def as_yaml(value: object) -> str:
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
 
 
@@ -261,7 +261,7 @@ def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", Path(name).name.lower()).strip("-")[:40] or "run"
 
 
-def _write(template: str, folder: Path, **values: Any) -> Path:
+def write_page(template: str, folder: Path, **values: Any) -> Path:
     """Renders with every value escaped, and publishes whole or not at all."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),

@@ -11,20 +11,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from stockpot.compare.whatif_results import WhatIf
 from stockpot.evaluation.metrics import newest_accuracy, past_accuracy
 from stockpot.report.figures import CEILING, FLOOR, INK, MARKERS, PALETTE, WIDTH, Look, styled
 from stockpot.report.formatting import METRICS, opening
-from stockpot.report.page import _Gallery, _write, _yaml
+from stockpot.report.page import Gallery, as_yaml, write_page
 from stockpot.report.placement import Place, Segment, place_labels
 from stockpot.report.whatif_words import PLAIN, START, SYMBOLS, by_rank, findings, is_exact, point_rows, rows, valued
+from stockpot.results import WhatIf
 
 POST_HOC = (0, (4, 2))  # dashed
 
 
 def write_whatif_report(whatif: WhatIf, folder: Path) -> Path:
     """`folder/report.html` and its figures; returns the page's path."""
-    gallery = _Gallery(folder / "figures")
+    gallery = Gallery(folder / "figures")
     last = whatif.tasks[-1]
     pictures = [
         gallery.add(
@@ -44,10 +44,10 @@ def write_whatif_report(whatif: WhatIf, folder: Path) -> Path:
         ),
     ]
     points = [
-        (opening(name), SYMBOLS.get(method.key or "", ""), point_rows(method, whatif.unit), _yaml(method.method))
+        (opening(name), SYMBOLS.get(method.key or "", ""), point_rows(method, whatif.unit), as_yaml(method.method))
         for name, method in by_rank(whatif)
     ]
-    return _write(
+    return write_page(
         "whatif.html.j2",
         folder,
         title=f"What if: {whatif.run}",

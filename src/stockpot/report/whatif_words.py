@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from stockpot.compare.whatif_results import WhatIf, WhatIfMethod, WhatIfPoint
 from stockpot.evaluation.metrics import average_accuracy, newest_accuracy, past_accuracy
 from stockpot.report.formatting import MISSING, opening, score
+from stockpot.results import WhatIf, WhatIfMethod, WhatIfPoint
 
 if TYPE_CHECKING:
     from rich.table import Table
