@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from stockpot import methods
 from stockpot.methods.base import Method, Task
+from stockpot.methods.held import is_language
 from stockpot.seeds import derive, seed_everything
 from stockpot.streams.examples import Batch, TensorExamples, TrainingData
 from stockpot.training import engine
@@ -114,6 +115,7 @@ def learn(
             ),
             rows=[sorted(set(other.labels.tolist())) for other in tasks[: index + 1]],
             owners=owners,
+            language=is_language(own),
         )
         seed_everything(task.seed)
         data = active.training_data(task, own)

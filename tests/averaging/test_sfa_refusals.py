@@ -35,16 +35,6 @@ def test_stochastic_rounding_of_fp16() -> None:
     assert "rounding='nearest'" in refusal(nn.Linear(2, 2).half(), rounding="stochastic")
 
 
-def test_lora_factors() -> None:
-    peft = pytest.importorskip("peft")
-    model = peft.get_peft_model(
-        nn.Sequential(nn.Linear(4, 4)), peft.LoraConfig(target_modules=["0"], r=2), adapter_name="task"
-    )
-    message = refusal(model)
-    assert "lora_A.task.weight' is a LoRA factor" in message
-    assert "merge_and_unload" in message
-
-
 def test_deepspeed_parameters() -> None:
     model = nn.Linear(2, 2)
     model.weight.ds_id = 0

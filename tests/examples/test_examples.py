@@ -14,10 +14,21 @@ import pytest
 FOLDER = Path(__file__).parents[2] / "examples" / "by_feature"
 
 
-@pytest.mark.parametrize("name", ["plain_loop", "trainer", "trl_sft"])
+NEEDS = {
+    "plain_loop": [],
+    "trainer": [],
+    "trl_sft": ["trl"],
+    "trl_dpo": ["trl"],
+    "peft_lora": ["trl", "peft"],
+    "lightning_callback": ["lightning"],
+}
+
+
+@pytest.mark.parametrize("name", NEEDS)
 def test_sfa_keeps_more_than_plain_fine_tuning(name: str, tmp_path: Path) -> None:
-    if name == "trl_sft" and importlib.util.find_spec("trl") is None:
-        pytest.skip("TRL is not installed")
+    for package in NEEDS[name]:
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
     source = Path(__file__).parents[2] / "src"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "PYTHONPATH": str(source)}
     done = subprocess.run(
@@ -55,4 +66,4 @@ def test_merged_models_know_what_each_of_them_has_forgotten(tmp_path: Path) -> N
 
 
 def test_every_example_is_tested() -> None:
-    assert {file.stem for file in FOLDER.glob("*.py")} == {"merge", "plain_loop", "trainer", "trl_sft"}
+    assert {file.stem for file in FOLDER.glob("*.py")} == {"merge", *NEEDS}

@@ -88,7 +88,7 @@ class Faults:
         import safetensors.torch
         from torch.optim.optimizer import register_optimizer_step_post_hook
 
-        from stockpot.runs import loop
+        from stockpot.runs import evaluating
 
         self._syncs_and_writes()
         for name in ("rename", "replace", "unlink", "rmdir", "mkdir"):
@@ -116,14 +116,14 @@ class Faults:
 
             return self.event("open", str(path), act) if "w" in mode and isinstance(path, str | Path) else act()
 
-        def accuracy(*rest: Any, _real: Any = loop.accuracy, **more: Any) -> Any:
+        def accuracy(*rest: Any, _real: Any = evaluating.accuracy, **more: Any) -> Any:
             return self.event("evaluate", self.root, lambda: _real(*rest, **more))
 
         setattr(pathlib.Path, "write_text", write_text)  # noqa: B010
         safetensors.torch.serialize_file = serialize
         torch.save = save
         builtins.open = opened  # type: ignore[assignment]
-        loop.accuracy = accuracy
+        evaluating.accuracy = accuracy
         register_optimizer_step_post_hook(lambda *_: self.event("step", self.root, lambda: None))
 
     def _syncs_and_writes(self) -> None:

@@ -62,7 +62,7 @@ def kept(anchor: Anchor, pairs: list[Pair], model: nn.Module, keep: Keep, folder
     On "disk", a file is opened where it is; tensors are written to a new file of `folder`, or of a temporary folder
     that goes when the anchor does.
     """
-    if keep == "disk":
+    if keep == "disk" and pairs:
         return anchor if anchor.path else _written(anchor, pairs, folder)
     shared = storages(model)
     tensors = {}

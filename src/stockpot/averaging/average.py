@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from stockpot.averaging.lora import squared_norms
 from stockpot.averaging.match import Pair
 
 _PIECE = 1 << 22  # elements: temporaries of the slow path stay within 16 MiB of fp32
@@ -18,9 +19,10 @@ def average(pairs: Sequence[Pair], *, stochastic: bool = False, generator: torch
     """θ ← θ + β(θ_o − θ) for every pair, in place, computed in fp32 (float64 in float64).
 
     β = 0 writes nothing and β = 1 copies the anchor. bf16 is rounded to nearest, or without bias where `stochastic`.
-    A buffer's element that equals its anchor is not touched, so that masks of −inf survive.
+    A factor of LoRA has θ_o = 0 and is scaled by 1−β. A buffer's element that equals its anchor is not touched, so
+    that masks of −inf survive.
     """
-    alike: dict[tuple[float, torch.dtype, torch.device], tuple[list[Tensor], list[Tensor]]] = {}
+    alike: dict[tuple[float, torch.dtype, torch.device, bool], tuple[list[Tensor], list[Tensor]]] = {}
     for pair in pairs:
         tensor, anchor = pair.views
         beta = pair.beta
@@ -30,7 +32,8 @@ def average(pairs: Sequence[Pair], *, stochastic: bool = False, generator: torch
             anchor = anchor.to(tensor.device)
             tensor.copy_(torch.where(tensor == anchor, tensor, _mean(tensor, anchor, beta)))
         elif tensor.dtype == anchor.dtype == _working(tensor.dtype) and tensor.device == anchor.device:
-            tensors, anchors = alike.setdefault((beta, tensor.dtype, tensor.device), ([], []))
+            to_zero = pair.factor is not None
+            tensors, anchors = alike.setdefault((beta, tensor.dtype, tensor.device, to_zero), ([], []))
             tensors.append(tensor)
             anchors.append(anchor)
         else:
@@ -39,19 +42,21 @@ def average(pairs: Sequence[Pair], *, stochastic: bool = False, generator: torch
                 if stochastic and part.dtype == torch.bfloat16 and mean.dtype == torch.float32:
                     mean = round_stochastically(mean, generator)
                 part.copy_(mean)
-    for (beta, _, _), (tensors, anchors) in alike.items():
+    for (beta, _, _, to_zero), (tensors, anchors) in alike.items():
         if beta == 1:
             torch._foreach_copy_(tensors, anchors)
+        elif to_zero:
+            torch._foreach_mul_(tensors, 1 - beta)
         else:
             torch._foreach_lerp_(tensors, anchors, beta)
 
 
 @torch.no_grad()
 def distance(pairs: Sequence[Pair]) -> float:
-    """‖θ − θ_o‖₂ over the parameters of the pairs, in the unit of the weights."""
-    squares = []
+    """‖θ − θ_o‖₂ over the parameters of the pairs, in the unit of the weights; ‖ΔW‖ for factors of LoRA."""
+    squares = list(squared_norms(pair.factor for pair in pairs if pair.factor is not None))
     for pair in pairs:
-        if not pair.is_buffer:
+        if not pair.is_buffer and pair.factor is None:
             for part, origin in _pieces(*pair.views):
                 working = _working(part.dtype)
                 gap = part.to(working) - origin.to(part.device, working)

@@ -16,6 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from stockpot.averaging.anchor import Keep, Source
 from stockpot.averaging.live import is_sharded
+from stockpot.averaging.lora import BESIDE
 from stockpot.averaging.match import check_beta
 from stockpot.averaging.schedule import Schedule
 from stockpot.averaging.sfa import SFA, Buffers, Rounding
@@ -42,8 +43,8 @@ class SFACallback(TrainerCallback):
 
     Resuming: `sfa_state.json` in each checkpoint holds the settings, and `sfa-anchor/` in `output_dir` the anchor,
     unless that is a path. A resumed run checks the one and reads the other; it never takes mid-task weights for the
-    anchor. A training that stops early is averaged at its end, which no checkpoint on disk holds then; with
-    `load_best_model_at_end` it is left as loaded. Both are logged.
+    anchor; with LoRA alone there is none to save. A training that stops early is averaged at its end, which no
+    checkpoint on disk holds then; with `load_best_model_at_end` it is left as loaded. Both are logged.
 
     Raises StockpotError as `SFA` does, with DeepSpeed, and on resume when settings differ or the anchor is gone.
     `sfa` is the running SFA, with its counts and seconds.
@@ -94,12 +95,19 @@ class SFACallback(TrainerCallback):
         self._anchor_id = None
         saved = self._saved(args, state) if state.global_step else {}
         anchor, keep = self._anchor, self._keep
-        if state.global_step and not self._is_path():
+        needs_none = "anchor" in saved and saved["anchor"] is None
+        if state.global_step and not self._is_path() and not needs_none:
             anchor, keep = self._saved_anchor(args, saved), self._keep or "device"
             self._anchor_id = saved.get("anchor_id")
         self.sfa = SFA(
             model, anchor=anchor, keep=keep, total_steps=state.max_steps, optimizer=optimizer, **self._settings
         )
+        if needs_none and self.sfa.anchor:
+            name = next(iter(self.sfa.anchor))
+            raise StockpotError(f"'{name}' is trained here and was not when the run began: resume with what it began.")
+        if state.global_step:
+            self.sfa.doubt = None  # ΔW is what the run has learnt so far
+        self.sfa.check_start()
         self.sfa.averages = saved.get("averages", 0)
         self.sfa.last_average = state.global_step if self.sfa.schedule.due(state.global_step) else 0
         if args.save_strategy != "no" and not self._is_path() and any(map(is_sharded, self.sfa.anchor.values())):
@@ -116,15 +124,17 @@ class SFACallback(TrainerCallback):
         """Writes what a resumed run checks, and once in a training the anchor."""
         if not state.is_world_process_zero:
             return
-        if self._anchor_id is None and not self._is_path():
+        own = bool(self.sfa.anchor) and not self._is_path()
+        if own and self._anchor_id is None:
             self._anchor_id = uuid.uuid4().hex
-            save_checkpoint(self.sfa.anchor, _folder(args) / _ANCHOR, {"anchor_id": self._anchor_id})
+            metadata = {"anchor_id": self._anchor_id, **(BESIDE if self.sfa.factors else {})}
+            save_checkpoint(self.sfa.anchor, _folder(args) / _ANCHOR, metadata)
         write_json(
             _folder(args) / f"checkpoint-{state.global_step}" / _STATE,
             {
                 **self._settings,
                 "total_steps": state.max_steps,
-                "anchor": str(self._anchor) if self._is_path() else str(_ANCHOR.parent),
+                "anchor": str(self._anchor) if self._is_path() else str(_ANCHOR.parent) if own else None,
                 "anchor_id": self._anchor_id,
                 "steps": state.global_step,
                 "averages": self.sfa.averages,

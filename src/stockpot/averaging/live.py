@@ -2,46 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from stockpot.errors import StockpotError
 from stockpot.weights.names import clean_name
 
+if TYPE_CHECKING:
+    from stockpot.averaging.lora import Factor
+
 _LORA = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector")
 
 
 @dataclass(frozen=True)
 class Live:
-    """One tensor of the model with every name it goes by (tied weights have several); the first is its own."""
+    """One tensor of the model with every name it goes by (tied weights have several); the first is its own.
+
+    `factor` is set for a factor of LoRA, whose anchor is zero.
+    """
 
     names: tuple[str, ...]
     tensor: Tensor
     is_buffer: bool
+    factor: Factor | None = None
 
     @property
     def name(self) -> str:
         return self.names[0]
 
 
-def live_tensors(model: nn.Module, *, buffers: bool, halves: bool) -> list[Live]:
+def live_tensors(
+    model: nn.Module, *, buffers: bool, halves: bool, lora: Mapping[int, Factor | None] | None = None
+) -> list[Live]:
     """Trainable floating parameters, tied ones once, and with `buffers` the persistent floating buffers.
+
+    Of the LoRA factors in `lora` (see `lora_factors`) only those that an average scales; others are refused.
 
     Raises StockpotError, naming the tensor, for meta tensors, DeepSpeed and quantised parameters, LoRA factors,
     complex parameters, and bf16 or fp16 parameters unless `halves` allows them.
     """
-    found: dict[object, tuple[list[str], Tensor, bool]] = {}
+    found: dict[object, tuple[list[str], Tensor, bool, Factor | None]] = {}
+    known = lora or {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if parameter.requires_grad:
-            _refuse(clean_name(name), parameter, halves)
-            found.setdefault(_memory(parameter), ([], parameter, False))[0].append(clean_name(name))
+            _refuse(clean_name(name), parameter, halves, id(parameter) in known)
+            factor = known.get(id(parameter))
+            if factor is None and id(parameter) in known:
+                continue
+            memory = _memory(parameter) if factor is None else _place(parameter)
+            found.setdefault(memory, ([], parameter, False, factor))[0].append(clean_name(name))
     if buffers:
         for name, buffer in named_buffers(model):
             if buffer.is_floating_point():
-                found.setdefault(_memory(buffer), ([], buffer, True))[0].append(clean_name(name))
-    live = [Live(tuple(names), tensor, is_buffer) for names, tensor, is_buffer in found.values()]
+                found.setdefault(_memory(buffer), ([], buffer, True, None))[0].append(clean_name(name))
+    live = [Live(tuple(names), tensor, is_buffer, factor) for names, tensor, is_buffer, factor in found.values()]
     _one_name_one_tensor(live)
     return live
 
@@ -85,7 +102,13 @@ def _memory(tensor: Tensor) -> object:
     return piece.device, piece.data_ptr(), piece.shape, piece.stride()
 
 
-def _refuse(name: str, parameter: nn.Parameter, halves: bool) -> None:
+def _place(tensor: Tensor) -> object:
+    """Equal also for a transposed view: PEFT ties the adapters of an embedding and a head that way."""
+    piece = local(tensor)
+    return (piece.device, piece.data_ptr(), piece.numel()) if piece.numel() else id(tensor)
+
+
+def _refuse(name: str, parameter: nn.Parameter, halves: bool, known_factor: bool) -> None:
     if hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping"):
         raise StockpotError(
             f"'{name}' belongs to DeepSpeed ZeRO, whose next step would overwrite an average; train without DeepSpeed."
@@ -94,7 +117,7 @@ def _refuse(name: str, parameter: nn.Parameter, halves: bool) -> None:
         raise StockpotError(f"'{name}' has no shape yet; run one batch through the model before SFA(model, …).")
     if parameter.is_meta:
         raise StockpotError(f"'{name}' is a meta tensor without data; load the weights before SFA(model, …).")
-    if any(part in _LORA for part in name.split(".")):
+    if not known_factor and not name.endswith(".bias") and any(part in _LORA for part in name.split(".")):
         raise StockpotError(
             f"'{name}' is a LoRA factor: averaging A and B apart is not averaging their product BA; train the merged "
             "model, or merge after the task (`merge_and_unload`) and average those weights with the old ones (p=1)."

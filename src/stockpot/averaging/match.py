@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,12 +14,18 @@ from stockpot.averaging.schedule import is_number
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.weights.names import match_any, suggest_pattern
 
+if TYPE_CHECKING:
+    from stockpot.averaging.lora import Factor
+
 Beta = float | dict[str, float]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One tensor θ of the model, its anchor θ_o and the weight β of the anchor; `rows` of a grown tensor only."""
+    """One tensor θ of the model, its anchor θ_o and the weight β of the anchor; `rows` of a grown tensor only.
+
+    The anchor of a `factor` of LoRA is zero, and takes no memory.
+    """
 
     name: str
     tensor: Tensor
@@ -26,6 +33,7 @@ class Pair:
     beta: float
     rows: int | None
     is_buffer: bool
+    factor: Factor | None = None
 
     @property
     def views(self) -> tuple[Tensor, Tensor]:
@@ -56,16 +64,20 @@ def match(live: list[Live], anchor: Mapping[str, Tensor], label: str, beta: Beta
     """Pairs the model's tensors with the anchor's, by name.
 
     A tensor that a pattern of `new` matches may be missing from the anchor (it is left alone) or may have more rows
-    than there (its first rows are averaged). Raises StockpotError for any other tensor that is missing or differs in
-    shape, for tied weights that the anchor holds with different values, for a tensor without a β, and when nothing
-    is left to average. `label` is what the messages call the anchor.
+    than there (its first rows are averaged). A factor of LoRA is paired with zero. Raises StockpotError for any other
+    tensor that is missing or differs in shape, for tied weights that the anchor holds with different values, for a
+    tensor without a β, and when nothing is left to average. `label` is what the messages call the anchor.
     """
     pairs = []
     for one in live:
         weight = _beta_of(one, beta)
         held = [name for name in one.names if name in anchor]
         is_new = any(match_any(one.names, pattern) for pattern in new)
-        if held:
+        if one.factor is not None:
+            piece = local(one.tensor.detach())
+            zero = piece.new_zeros(()).expand_as(piece)
+            pairs.append(Pair(one.name, one.tensor, zero, weight, None, one.is_buffer, one.factor))
+        elif held:
             origin = _same_in_all(held, anchor, label)
             rows = _common_rows(one, origin, is_new, label)
             pairs.append(Pair(one.name, one.tensor, origin, weight, rows, one.is_buffer))

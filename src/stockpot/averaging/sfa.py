@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from stockpot.averaging.anchor import Anchor, Keep, Source, kept, moved_with, offered
 from stockpot.averaging.average import average, distance
 from stockpot.averaging.live import Live, is_deepspeed, live_tensors, model_names, signature
+from stockpot.averaging.lora import check_anchor, doubt, lora_factors, refuse_merged
 from stockpot.averaging.match import Pair, check_beta, check_patterns, match
 from stockpot.averaging.notes import notes_on
 from stockpot.averaging.schedule import Schedule
@@ -59,11 +60,18 @@ class SFA:
     stay as they are. Anchor tensors that the model lacks are not used, which is logged. Under DDP every process
     averages alike; sharded (FSDP2) parameters are averaged shard by shard, without communication.
 
+    LoRA of PEFT: each task begins a new adapter (B = 0) on the base that it starts from. That base is θ_o, θ − θ_o is
+    ΔW = s·B·A, and the average is `B ← (1−β)·B` (A of embeddings, which starts at zero there): exact, and nothing is
+    kept. What is trained beside the factors (`modules_to_save`, biases) has a small anchor as ever. The base must not
+    change during the task; ΔW ≠ 0 is refused by the first `step()` unless `load_state_dict` came before it.
+
     Attributes: `steps` and `averages` done; `seconds` and `cpu_seconds` spent averaging; `anchor_bytes`, memory that
-    the anchor takes beside the model (0 on disk); `anchor`, its tensors by name; `notes`, what was decided.
+    the anchor takes beside the model (0 on disk); `anchor`, its tensors by name; `factors`, how many LoRA adapters
+    are scaled; `notes`, what was decided; `doubt`, why `step()` refuses unless a saved state is loaded, or None.
 
     Raises StockpotError, in one line, for settings out of range and for tensors it could not average rightly: missing
-    or misshapen, without data, quantised, DeepSpeed's, LoRA factors, half precision without `rounding`.
+    or misshapen, without data, quantised, DeepSpeed's, half precision without `rounding`; DoRA, AdaLoRA and their
+    like, LoRA whose initialisation changes the base, and another anchor than "start" with LoRA.
     """
 
     def __init__(
@@ -120,13 +128,23 @@ class SFA:
         check_patterns("new", self._new, names)
         if isinstance(self.beta, dict):
             check_patterns("beta", list(self.beta), names)
-        self._take(anchor)
+        self.factors = 0
+        scaled = {pair.name: pair.factor for pair in self._take(anchor) if pair.factor is not None}
+        if scaled:
+            check_anchor(anchor, next(iter(scaled)))
+        self.doubt = doubt(model, scaled)
+
+    def check_start(self) -> None:
+        """Raises StockpotError where LoRA's ΔW was not 0 when this SFA was made, and no saved state explains it."""
+        if self.doubt is not None:
+            raise StockpotError(self.doubt)
 
     def step(self) -> bool:
         """Call after each `optimizer.step()`; averages when it is time to. Returns whether it averaged.
 
-        Raises StockpotError beyond `total_steps`.
+        Raises StockpotError beyond `total_steps`, and as `check_start` does.
         """
+        self.check_start()
         if self.schedule.total_steps is not None and self.steps >= self.schedule.total_steps:
             raise StockpotError(
                 f"step {self.steps + 1} is beyond total_steps={self.schedule.total_steps}, whose last average is done; "
@@ -146,9 +164,11 @@ class SFA:
         return due
 
     def average(self) -> None:
-        """Averages now, whatever the schedule says."""
+        """Averages now, whatever the schedule says. Raises StockpotError while a LoRA adapter is merged."""
+        self.check_start()
         wall, cpu = time.perf_counter(), time.process_time()
         pairs = self._current_pairs()
+        refuse_merged(pairs)
         average(pairs, stochastic=self._rounding == "stochastic", generator=self._generator)
         if self._optimizer is not None:
             for pair in pairs:
@@ -162,7 +182,10 @@ class SFA:
         self.cpu_seconds += time.process_time() - cpu
 
     def distance(self) -> float:
-        """‖θ − θ_o‖₂ over the averaged parameters, buffers left out; of this process's shards where sharded."""
+        """‖θ − θ_o‖₂ over the averaged parameters, buffers left out; of this process's shards where sharded.
+
+        Of LoRA ‖s·B·A‖; raises StockpotError where its factors are sharded.
+        """
         return distance(self._current_pairs())
 
     @property
@@ -209,6 +232,7 @@ class SFA:
             self._take(state["anchor"])
             if unclaimed is not None:
                 unclaimed.unlink(missing_ok=True)
+        self.doubt = None
         self.steps, self.averages, self.last_average = state["steps"], state["averages"], state["last_average"]
         if self._generator is not None and state.get("generator") is not None:
             self._generator.set_state(state["generator"].cpu())
@@ -217,18 +241,22 @@ class SFA:
         schedule = self.schedule
         return {"beta": self.beta, "p": schedule.p, "total_steps": schedule.total_steps, "every": schedule.every}
 
-    def _take(self, source: Source) -> None:
+    def _take(self, source: Source) -> list[Pair]:
         """Makes `source` the anchor, once every tensor has been checked against it."""
         live = self._live()
-        anchor = offered(source, live, self._model)
+        anchor = offered(source, [one for one in live if one.factor is None], self._model)
         pairs = match(live, anchor.tensors, anchor.label, self.beta, self._new)
         self.notes = notes_on(self._model, anchor, self._buffers)
-        self._anchor = kept(anchor, pairs, self._model, self._keep, self._folder)
+        anchored = [pair for pair in pairs if pair.factor is None]
+        self.factors = len(pairs) - len(anchored)
+        self._anchor = kept(anchor, anchored, self._model, self._keep, self._folder)
         self._unclaimed = self._anchor.path if anchor.path is None and self._anchor.scratch is None else None
         self._signature = []
+        return pairs
 
     def _live(self) -> list[Live]:
-        live = live_tensors(self._model, buffers=self._buffers == "average", halves=self._rounding is not None)
+        halves, lora = self._rounding is not None, lora_factors(self._model)
+        live = live_tensors(self._model, buffers=self._buffers == "average", halves=halves, lora=lora)
         if self._rounding == "stochastic" and any(one.tensor.dtype == torch.float16 for one in live):
             raise StockpotError("rounding='stochastic' is for bf16 weights; say rounding='nearest' for fp16 ones.")
         return live

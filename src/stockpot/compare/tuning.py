@@ -34,6 +34,7 @@ def tune(running: Running, asked: Tune, methods: Sequence[BaseConfig]) -> tuple[
         for method in methods
     }
     by_label = {method.title: method for method in methods}
+    sign = 1 if running.recipe.primary_score.higher_is_better else -1
     trials: dict[str, list[Trial]] = {label: [] for label in searches}
     for numbers in _rounds(running, asked):
         cells = [
@@ -43,14 +44,14 @@ def tune(running: Running, asked: Tune, methods: Sequence[BaseConfig]) -> tuple[
             if number < search.trials
             for cell in _cells(by_label[label], search, number, asked.seeds)
         ]
-        _take_in(running.run(cells), searches, trials, numbers, len(asked.seeds))
+        _take_in(running.run(cells), searches, trials, numbers, len(asked.seeds), sign)
     chosen = {}
     for label, tried in trials.items():
         scored = [(trial.score, trial.keys) for trial in tried if trial.score is not None]
         if tried and not scored:
             raise StockpotError(f"tuning {label!r}: training diverged in all {len(tried)} trials; lower its rates.")
         if scored:
-            chosen[label] = max(scored, key=lambda one: one[0])[1]
+            chosen[label] = max(scored, key=lambda one: sign * one[0])[1]
     tuning = Tuning(
         search=asked.search,
         trials=max((len(tried) for tried in trials.values()), default=0),
@@ -78,8 +79,9 @@ def _take_in(
     trials: Mapping[str, list[Trial]],
     numbers: Sequence[int],
     seeds: int,
+    sign: int,
 ) -> None:
-    """Groups the cells by trial, as they were made: by number, method and seed."""
+    """Groups the cells by trial, as they were made: by number, method and seed; to a search more is better."""
     place = 0
     for number in numbers:
         for label, search in searches.items():
@@ -90,7 +92,7 @@ def _take_in(
             scores = [None if results is None else results.metrics.average_accuracy for _, results in own]
             measured = [score for score in scores if score is not None]
             score = sum(measured) / seeds if len(measured) == seeds else None
-            search.tell(number, score)
+            search.tell(number, None if score is None else sign * score)
             trials[label].append(Trial(keys=search.ask(number), score=score, run=own[0][0].path.parent.as_posix()))
 
 

@@ -21,10 +21,9 @@ from stockpot.errors import StockpotError, did_you_mean
 from stockpot.evaluation.metrics import summarise
 from stockpot.methods import REGISTRY, build
 from stockpot.methods.base import BaseConfig, Method, Task
-from stockpot.models.store import load_model
 from stockpot.results import Results, Scores, WhatIf, WhatIfMethod, WhatIfPoint
+from stockpot.runs.evaluating import evaluate
 from stockpot.runs.folder import RunFolder
-from stockpot.runs.loop import evaluate
 from stockpot.runs.session import Session
 from stockpot.runs.summary import results_of
 from stockpot.runs.versions import commit, versions
@@ -176,12 +175,15 @@ def _notes(names: Sequence[str], tasks: int) -> list[str]:
 def _method(session: Session, plain: Results, name: str, points: int, seen: Seen) -> WhatIfMethod:
     key = SWEPT[name].key
     found = [_point(session, plain, name, value, seen) for value in strengths(name, points)]
+    sign = 1 if plain.scores[plain.primary].higher_is_better else -1
     return WhatIfMethod(
         method=_config(name, None).model_dump(mode="json", exclude_none=True, exclude={key} if key else set()),
         key=key,
         points=found,
-        best=best([_measured(point.metrics.average_accuracy) for point in found]),
-        knee=knee([(_measured(p.metrics.newest_accuracy), _measured(p.metrics.past_accuracy)) for p in found]),
+        best=best([sign * _measured(point.metrics.average_accuracy) for point in found]),
+        knee=knee(
+            [(sign * _measured(p.metrics.newest_accuracy), sign * _measured(p.metrics.past_accuracy)) for p in found]
+        ),
     )
 
 
@@ -208,8 +210,8 @@ def _point(session: Session, plain: Results, name: str, value: float | None, see
             rows.append([recorded.matrix[0][0], *[None] * (count - 1)])
             continue
         scores = evaluate(_of_seen(session, index + 1), model, learnt=index + 1)
-        rows.append([*scores["scores"], *[None] * (count - index - 1)])
-        for control, score in scores["controls"].items():
+        rows.append([*scores["scores"][plain.primary], *[None] * (count - index - 1)])
+        for control, score in scores["controls"][plain.primary].items():
             controls[control].append(score)
         seen(name)
     made = Scores(**{**recorded.model_dump(), "matrix": rows, "controls": controls})
@@ -233,7 +235,7 @@ def _merged(session: Session, method: Method, index: int) -> nn.Module:
     )
     method.task_start(task)
     run.verify_model(index)
-    trained = load_model(run.model(index), session.allow_code, session.recipe.model.trust_remote_code)
+    trained = session.load(index)
     model.load_state_dict(trained.state_dict())
     method.after_step(model, torch.optim.SGD(model.parameters()), 1)
     method.task_end(task, TensorExamples(torch.empty(0), torch.empty(0)))
@@ -242,8 +244,7 @@ def _merged(session: Session, method: Method, index: int) -> nn.Module:
 
 def _of_seen(session: Session, learnt: int) -> Session:
     """The session as it would be if the tasks to come were not known: evaluation then leaves them out."""
-    stream = session.stream
-    return replace(session, stream=replace(stream, tasks=stream.tasks[:learnt]))
+    return replace(session, stream=session.stream.first(learnt))
 
 
 def _start(session: Session) -> list[float]:
@@ -251,5 +252,5 @@ def _start(session: Session) -> list[float]:
     count = len(session.stream.tasks)
     parallel = REGISTRY["task_arithmetic"].config.model_validate({"name": "task_arithmetic", "mode": "parallel"})
     model, _ = session.starting_model(build(parallel), count - 1)
-    scores: list[float] = evaluate(session, model, learnt=count)["scores"]
+    scores: list[float] = evaluate(session, model, learnt=count)["scores"][session.recipe.primary_score.title]
     return scores

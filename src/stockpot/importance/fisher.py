@@ -13,16 +13,23 @@ from torch import Tensor, nn
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.files import write_json
 from stockpot.importance.per_example import Directions, Logits, Sums, batches, per_example_sums, zeros
-from stockpot.models.outputs import evaluation_mode
-from stockpot.streams.examples import Batch, Examples
+from stockpot.models.outputs import evaluation_mode, targets_of
+from stockpot.streams.examples import IGNORED, Batch, Examples
 from stockpot.weights.checkpoint import open_checkpoint, save_checkpoint
 
 Kind = Literal["exact", "sample", "empirical", "batched"]
+NOT_EXACT = (
+    "fisher: 'exact' of a causal language model would take a backward pass for every token at every position; "
+    "choose sample, which is unbiased, or empirical."
+)
 
 
-def default_kind(rows: int) -> Kind:
-    """`exact` up to 100 classes, else `sample`: the exact Fisher takes one backward pass a class."""
-    return "exact" if rows <= 100 else "sample"
+def default_kind(rows: int, language: bool = False) -> Kind:
+    """`exact` up to 100 classes, else, and of a causal language model, `sample`.
+
+    The exact Fisher takes one backward pass a class, of a sequence one for every token at every position.
+    """
+    return "exact" if rows <= 100 and not language else "sample"
 
 
 def fisher(
@@ -44,8 +51,10 @@ def fisher(
     `batched`: `Σ_B |B|/N · (mean_{b∈B} ∂ log p_by / ∂θ)²` with the true y: the wrong object, which shrinks towards
     1/|B| of `empirical` and is kept to reproduce others. A smaller last batch counts by its size, so that |B|=1 is
     `empirical`.
+    Of a causal language model an example is a sequence, and log p_y the sum over its positions that are to be learnt,
+    given the true tokens before each; `sample` draws all of them, independently: unbiased, too.
     With `samples`, that many examples, chosen by `draws` without replacement; all where there are no more.
-    Raises StockpotError for an unknown kind, no examples, and where `draws` is missing.
+    Raises StockpotError for an unknown kind, no examples, where `draws` is missing, and for `exact` of sequences.
     Paper: Kirkpatrick et al. (arXiv 1612.00796), section 2; Kunstner et al. (arXiv 1905.12558) on the empirical one.
     """
     if kind not in get_args(Kind):
@@ -87,12 +96,19 @@ def _directions(kind: Kind, draws: torch.Generator | None) -> Directions:
 
     def directions(logits: Tensor, batch: Batch) -> Tensor:
         wide = torch.promote_types(logits.dtype, torch.float32)
-        p = logits.to(wide).softmax(1)
         if kind == "exact":
+            if batch["labels"].dim() == 2:
+                raise StockpotError(NOT_EXACT)
+            p = logits.to(wide).softmax(1)
             found = p.sqrt()[..., None] * (torch.eye(p.shape[1]).to(p) - p[:, None])  # (B, classes, rows)
             return found.transpose(0, 1).to(logits.dtype)
-        y = torch.multinomial(p.cpu(), 1, generator=draws) if kind == "sample" else batch["labels"][:, None]
-        return (torch.zeros_like(p).scatter_(1, y.to(p.device), 1.0) - p)[None].to(logits.dtype)
+        labels = targets_of(batch)
+        learnt = labels != IGNORED
+        p = logits[learnt].to(wide).softmax(1)
+        y = torch.multinomial(p.cpu(), 1, generator=draws) if kind == "sample" else labels[learnt][:, None]
+        found = torch.zeros_like(logits)
+        found[learnt] = p.neg_().scatter_add_(1, y.to(p.device), p.new_ones(len(p), 1)).to(logits.dtype)
+        return found[None]
 
     return directions
 
@@ -111,21 +127,23 @@ def _batched(
     with evaluation_mode(model), torch.enable_grad():
         for batch in batches(examples, indices, batch_size, seen):
             z = logits(model, batch)
-            v = rule(z.detach(), batch)[0] / len(z)
+            many = len(batch["labels"])
+            v = rule(z.detach(), batch)[0] / many
             gradients = torch.autograd.grad(z, list(parameters.values()), v, allow_unused=True)
             for into, gradient in zip(total.values(), gradients, strict=True):
                 if gradient is not None:
-                    into.add_(gradient.to_dense().to(into.dtype).square(), alpha=len(z))
+                    into.add_(gradient.to_dense().to(into.dtype).square(), alpha=many)
     return total
 
 
-def convention(kind: Kind, examples: int, batch_size: int) -> dict[str, Any]:
+def convention(kind: Kind, examples: int, batch_size: int, language: bool = False) -> dict[str, Any]:
     """How a Fisher was estimated: without all of this, a strength means nothing."""
+    one = "sequence" if language else "example"
     return {
         "variant": kind,
         "examples": examples,
         "reduction": "mean",
-        "squares": "per batch" if kind == "batched" else "per example",
+        "squares": "per batch" if kind == "batched" else f"per {one}",
         "batch_size": batch_size if kind == "batched" else None,
         "mode": "eval",
     }

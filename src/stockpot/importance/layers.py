@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -34,7 +35,7 @@ def uses(module: nn.Module, x: Tensor, g: Tensor, examples: int) -> dict[str, Us
             return rule(module, x, g, examples)
     if type(module).__name__ == "Conv1D" and type(module).__module__ == "transformers.pytorch_utils":
         return _linear(module, x, g, examples, transposed=True)
-    return {}
+    return _scale(module, x, g, examples)
 
 
 def powered(gradient: Tensor, power: int) -> Tensor:
@@ -94,9 +95,23 @@ def _layer_norm(module: nn.LayerNorm, x: Tensor, g: Tensor, examples: int) -> di
     return _last(g, nn.functional.layer_norm(x, shape, None, None, module.eps), shape, examples)
 
 
-def _rms_norm(module: nn.RMSNorm, x: Tensor, g: Tensor, examples: int) -> dict[str, Use]:
-    shape: Any = module.normalized_shape
-    return _last(g, nn.functional.rms_norm(x, shape, None, module.eps), shape, examples)
+def _scale(module: nn.Module, x: Tensor, g: Tensor, examples: int) -> dict[str, Use]:
+    """A layer that does no more with its one weight than scale: `f(x) = w∘x̂ + c`, so that `x̂ = f(x; 1) − f(x; 0)`.
+
+    So are the RMSNorms of language models, each with a class of its own; Gemma's scales by 1 + w.
+    """
+    weight = module._parameters.get("weight")
+    if weight is None or len(list(module.parameters())) > 1 or x.shape != g.shape:
+        return {}
+    if weight.shape != g.shape[g.ndim - weight.ndim :]:
+        return {}
+    with contextlib.suppress(Exception), torch.no_grad():  # it wants more than its first input
+        one, zero = (
+            torch.func.functional_call(module, {"weight": torch.full_like(weight, value, dtype=x.dtype)}, (x,))
+            for value in (1.0, 0.0)
+        )
+        return {"weight": _last(g, one - zero, tuple(weight.shape), examples)["weight"]}
+    return {}
 
 
 def _channels(g: Tensor, hat: Tensor, examples: int) -> dict[str, Use]:
@@ -143,7 +158,6 @@ _RULES: dict[type[nn.Module], Callable[..., dict[str, Use]]] = {
     nn.Conv2d: _conv2d,
     nn.Embedding: _embedding,
     nn.LayerNorm: _layer_norm,
-    nn.RMSNorm: _rms_norm,
     nn.GroupNorm: _group_norm,
     nn.BatchNorm1d: _batch_norm,
     nn.BatchNorm2d: _batch_norm,

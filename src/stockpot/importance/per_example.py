@@ -14,15 +14,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stockpot.errors import StockpotError
 from stockpot.importance.layers import Use, powered, uses
-from stockpot.models.outputs import evaluation_mode
-from stockpot.streams.examples import Batch, Examples
+from stockpot.models.outputs import evaluation_mode, targets_of
+from stockpot.streams.examples import IGNORED, Batch, Examples
 
-Logits = Callable[[nn.Module, Batch], Tensor]  # → (B, rows)
-Directions = Callable[[Tensor, Batch], Tensor]  # logits, batch → (K, B, rows)
+Logits = Callable[[nn.Module, Batch], Tensor]  # → (B, rows); of a causal language model (B·L, rows)
+Directions = Callable[[Tensor, Batch], Tensor]  # logits, batch → (K, …), … the shape of the logits
 Call = tuple[nn.Module, Tensor, GradientEdge]
 Sums = dict[str, Tensor]
 
 _BOUND = 64 << 20  # bytes of per-example gradients that are held at once
+_LOGITS = 64 << 20  # numbers in the logits of a batch: long sequences of many tokens come in smaller ones
 
 
 def per_example_sums(
@@ -38,16 +39,18 @@ def per_example_sums(
     """Σ_b Σ_k |J_bᵀ v_bk|^power by parameter name, in at least fp32; eval mode, and nothing of the model changes.
 
     J_b is the Jacobian of example b's logits, v_bk the given directions: the gradient of a loss of the logits, say.
+    To a causal language model an example is a sequence, and its logits are those of all its positions.
     All uses of a parameter are summed for each example before the power is taken. How a parameter is treated is
     found on three of the examples, against their gradients one at a time: from the inputs and output gradients of
     known layers; else by `torch.func.vmap`; else one example at a time. In every batch the uses that the layers
     reported are counted against those in the autograd graph; a parameter with others goes one example at a time.
-    Raises StockpotError where the logits are not (B, rows).
+    Raises StockpotError where the logits are not (B, rows), or (B·L, rows) for labels (B, L).
     """
     with evaluation_mode(model), torch.enable_grad():
         walk = _Walk(model, logits, power)
         walk.choose(examples.__getitems__(sorted({indices[0], indices[len(indices) // 2], indices[-1]})))
-        for batch in batches(examples, indices, batch_size, seen):
+        at_once = min(batch_size, max(1, _LOGITS // max(1, walk.size)))
+        for batch in batches(examples, indices, at_once, seen):
             walk.add(batch, directions)
     return walk.total
 
@@ -81,15 +84,23 @@ class _Walk:
         self.total = zeros(self.parameters)
         self.layered: set[str] = set()
         self.mapped: set[str] = set()
+        self.repeat = True  # what is looked up once for all examples
+        self.size = 0  # logits of an example
 
     def choose(self, batch: Batch) -> None:
         """Compares each way with the gradients of single examples, along a random direction of the logits."""
-        z, calls = self._forward(batch)
+        try:
+            z, calls = self._forward(batch)
+        except Exception:
+            self.repeat = False
+            z, calls = self._forward(batch)
+        self.size = z.numel() // len(batch["labels"])
         draws = torch.Generator().manual_seed(0)
         v = torch.randn(1, *z.shape, generator=draws).to(z)
+        v = v * (targets_of(batch) != IGNORED).to(v)[:, None]  # what padding says may hang on its neighbours
         counts = self._counts(z)
         truth = self._singly(batch, v, set(counts))
-        self.layered = self._agreeing(self._from_layers(z, calls, counts, v, set(counts)), truth)
+        self.layered = self._agreeing(self._from_layers(z, calls, counts, v, set(counts), len(batch["labels"])), truth)
         with contextlib.suppress(Exception):  # whatever vmap, or the model inside of it, says: there is another way
             self.mapped = self._agreeing(self._by_vmap(batch, v, set(counts) - self.layered), truth)
 
@@ -99,7 +110,7 @@ class _Walk:
         v = directions(z.detach(), batch)
         v = v[v.flatten(1).any(1)]
         counts = self._counts(z)
-        found = self._from_layers(z, calls, counts, v, self.layered)
+        found = self._from_layers(z, calls, counts, v, self.layered, len(batch["labels"]))
         del z, calls
         with contextlib.suppress(Exception):  # as above
             found |= self._by_vmap(batch, v, counts.keys() & self.mapped)
@@ -109,12 +120,17 @@ class _Walk:
 
     def _forward(self, batch: Batch) -> tuple[Tensor, list[Call]]:
         calls: list[Call] = []
+        many = len(batch["labels"])
 
-        def keep(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+        def keep(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
             x = next((value for value in (*inputs, *named.values()) if isinstance(value, Tensor)), None)
             if x is not None and isinstance(output, Tensor) and output.requires_grad:
+                if self.repeat and isinstance(module, nn.Embedding) and x.ndim == 2 and len(x) == 1 < many:
+                    # Positions, looked up once for all examples: once for each, their gradients stay apart.
+                    x, output = x.expand(many, -1), output.repeat(many, 1, 1)
                 # The edge stays right where the output is changed in place later, as by ReLU(inplace=True).
                 calls.append((module, x.detach(), get_gradient_edge(output)))
+            return output
 
         with contextlib.ExitStack() as stack:
             for module in self.model.modules():
@@ -123,8 +139,9 @@ class _Walk:
                     handle = module.register_forward_hook(keep, prepend=True, with_kwargs=True)
                     stack.callback(handle.remove)
             z = self.logits(self.model, batch)
-        if z.ndim != 2 or len(z) != len(batch["labels"]):
-            raise StockpotError(f"the logits of {len(batch['labels'])} examples are {list(z.shape)}, not (B, rows).")
+        if z.ndim != 2 or len(z) != len(targets_of(batch)):
+            wanted = "(B, rows)" if batch["labels"].dim() == 1 else f"(B·{batch['labels'].shape[1]}, rows)"
+            raise StockpotError(f"the logits of {len(batch['labels'])} examples are {list(z.shape)}, not {wanted}.")
         return z, calls
 
     def _counts(self, z: Tensor) -> Counter[str]:
@@ -143,7 +160,9 @@ class _Walk:
                     waiting.append(child)
         return counts
 
-    def _from_layers(self, z: Tensor, calls: list[Call], counts: Counter[str], v: Tensor, wanted: set[str]) -> Sums:
+    def _from_layers(
+        self, z: Tensor, calls: list[Call], counts: Counter[str], v: Tensor, wanted: set[str], many: int
+    ) -> Sums:
         """The sums of those parameters all of whose uses are calls of known layers."""
         total = self._zeros(name for name in wanted if name in counts)
         for k in range(len(v) if total and calls else 0):
@@ -151,13 +170,13 @@ class _Walk:
             grads = torch.autograd.grad(z, edges, v[k], retain_graph=k + 1 < len(v), allow_unused=True)
             found: dict[str, list[Use]] = {name: [] for name in total}
             for (module, x, _), g in zip(calls, grads, strict=True):
-                for key, use in uses(module, x, g, len(z)).items() if g is not None else ():
+                for key, use in uses(module, x, g, many).items() if g is not None else ():
                     name = self.names.get(id(module._parameters.get(key)), "")
                     if name in found:
                         found[name].append(use)
             for name, every in found.items():
                 if len(every) == counts[name]:
-                    total[name] += self._summed(every, len(z)).view_as(total[name])
+                    total[name] += self._summed(every, many).view_as(total[name])
                 else:
                     del total[name]
         return total if calls else {}
@@ -181,13 +200,15 @@ class _Walk:
 
         def gradients(example: Batch, rows: Tensor) -> Sums:
             one = {key: value[None] for key, value in example.items()}
-            with_pull: Any = torch.func.vjp(lambda given: torch.func.functional_call(whole, given, (one,))[0], weights)
+            with_pull: Any = torch.func.vjp(lambda given: torch.func.functional_call(whole, given, (one,)), weights)
             pulled: Sums = torch.func.vmap(lambda row: with_pull[1](row)[0])(rows)
             return pulled
 
-        room = min(_room(sum(tensor.numel() for tensor in weights.values()), v.dtype), v.shape[1])
+        many = len(batch["labels"])
+        v = v.unflatten(1, (many, -1))
+        room = min(_room(sum(tensor.numel() for tensor in weights.values()), v.dtype), many)
         at_once = min(len(v), room)
-        for examples in torch.arange(v.shape[1]).split(max(1, room // max(1, at_once))):
+        for examples in torch.arange(many).split(max(1, room // max(1, at_once))):
             part = {key: value[examples] for key, value in batch.items()}
             for rows in v[:, examples].split(max(1, at_once)):
                 # Of the kernels of attention, the one that vmap knows; no graph of the parameters that are not given.
@@ -201,9 +222,10 @@ class _Walk:
     def _singly(self, batch: Batch, v: Tensor, names: set[str]) -> Sums:
         total = self._zeros(names)
         weights = [self.parameters[name] for name in total]
-        for example in range(v.shape[1] if weights else 0):
+        each = v.shape[1] // len(batch["labels"])  # logits of an example
+        for example in range(len(batch["labels"]) if weights else 0):
             z = self.logits(self.model, {key: value[example : example + 1] for key, value in batch.items()})
-            for row in v[:, example : example + 1]:
+            for row in v[:, example * each : (example + 1) * each]:
                 found = torch.autograd.grad(z, weights, row, retain_graph=True, allow_unused=True)
                 for into, gradient in zip(total.values(), found, strict=True):
                     if gradient is not None:

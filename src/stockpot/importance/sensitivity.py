@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from stockpot.importance.fisher import averaged, chosen
 from stockpot.importance.per_example import Logits, Sums, per_example_sums
-from stockpot.streams.examples import Batch, Examples
+from stockpot.models.outputs import targets_of
+from stockpot.streams.examples import IGNORED, Batch, Examples
 
 
 def sensitivity(
@@ -24,6 +25,7 @@ def sensitivity(
 ) -> Sums:
     """`Ω = mean_b |∂‖f(x_b)‖² / ∂θ|` by parameter name, f the logits that compete; no label is used.
 
+    Of a causal language model an example is a sequence, and ‖f‖² the sum over the positions that are to be learnt.
     In eval mode and in the parameters' types. With `samples`, that many examples, chosen by `draws`.
     Raises StockpotError where there are no examples, and where `draws` is missing.
     Paper: Aljundi et al. (arXiv 1711.09601), section 4.1, equations 2 and 3 with the squared norm.
@@ -34,5 +36,6 @@ def sensitivity(
 
 
 def _outward(logits: Tensor, batch: Batch) -> Tensor:
-    """∂‖f‖² / ∂f = 2f, and 0 at the rows that do not compete."""
-    return (2 * logits.masked_fill(logits == float("-inf"), 0.0))[None]
+    """∂‖f‖² / ∂f = 2f, and 0 at the rows that do not compete and where nothing is to be learnt."""
+    out = (logits == float("-inf")) | (targets_of(batch) == IGNORED)[:, None]
+    return (2 * logits.masked_fill(out, 0.0))[None]

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from stockpot.methods.base import Method, Task, Tensors
 from stockpot.methods.buffer import Buffer, BufferConfig
-from stockpot.models.outputs import moved_to
+from stockpot.models.outputs import moved_to, targets_of
 from stockpot.seeds import derive, generator
 from stockpot.streams.examples import Examples, TrainingData
 
@@ -62,7 +62,7 @@ class AveragedGradientEpisodicMemory(Method):
         batch = moved_to(model, self._buffer.draw(self.config.per_step, generator(self._task.seed, "agem", step)))
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         with undisturbed(model, derive(self._task.seed, "agem dropout", step)), torch.enable_grad():
-            loss = functional.cross_entropy(self._task.logits(model, batch), batch["labels"])
+            loss = functional.cross_entropy(self._task.logits(model, batch), targets_of(batch))
             reference = torch.autograd.grad(loss, parameters, allow_unused=True)
         project(parameters, reference)
 

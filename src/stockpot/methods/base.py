@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stockpot.methods.space import Space
-from stockpot.models.outputs import logits_of, moved_to
+from stockpot.models.outputs import logits_of, moved_to, targets_of
 from stockpot.streams.examples import Batch, Examples, TrainingData
 from stockpot.streams.scenario import mask_rivals
 from stockpot.strict import Strict
@@ -27,6 +27,7 @@ class Facts(NamedTuple):
     name: str
     classes: int
     examples: int  # to train on
+    language: bool = False  # text to be continued, by a causal language model: one class
 
 
 class BaseConfig(Strict):
@@ -72,16 +73,21 @@ class Task:
     new: Sequence[str] = ()  # tensors that have more rows than in those weights
     rows: Sequence[Sequence[int]] = ()  # the output rows of each task up to this one
     owners: Tensor | None = None  # see scenario.Rows.owners
+    language: bool = False  # a causal language model: its rows are the tokens, and all tasks share them
+    adapted: bool = False  # a fresh LoRA adapter is trained; at the task's end it is folded into the weights
 
     @property
     def row_count(self) -> int:
         """Output rows that the tasks up to this one need."""
-        return 1 + max(max(rows) for rows in self.rows)
+        return 1 + max((row for rows in self.rows for row in rows), default=-1)
 
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
-        """A model's logits of a batch, on its device: −∞ at the rows that do not compete for an example."""
+        """A model's logits of a batch, on its device: −∞ at the rows that do not compete for an example.
+
+        See `logits_of` for their shape.
+        """
         batch = moved_to(model, batch)
-        return mask_rivals(logits_of(model, batch), batch["labels"], self.owners)
+        return mask_rivals(logits_of(model, batch), targets_of(batch), self.owners)
 
 
 @dataclass

@@ -12,11 +12,12 @@ from torch.nn import functional
 
 from stockpot.errors import StockpotError
 from stockpot.methods.base import BaseConfig, Facts, Task, Tensors
+from stockpot.methods.held import Held, from_tensors, is_language, joined, kind_of, sizes, taken, to_tensors
 from stockpot.methods.space import Range, Space
 from stockpot.models.head import find_head
 from stockpot.models.outputs import evaluation_mode, logits_of, moved_to
 from stockpot.seeds import generator
-from stockpot.streams.examples import Batch, Examples, TensorExamples
+from stockpot.streams.examples import Batch, Examples, TokenExamples
 
 BATCH = 256  # examples in a forward pass without gradients
 
@@ -67,16 +68,21 @@ class BufferConfig(BaseConfig):
         return int(fraction * available + 0.5)
 
     def problem_in(self, model: nn.Module, tasks: Sequence[Facts]) -> str | None:
-        """A memory in which the classes do not all have a place."""
+        """A memory in which the classes do not all have a place; herding of text that has no classes."""
         before = 0
         for task in tasks:
-            if problem := self.too_small(task, before):
+            if problem := self.unfit(task, before):
                 return problem
             before += task.classes
         return None
 
-    def too_small(self, task: Facts, before: int) -> str | None:
-        """Why the classes of a task, with so many before it, do not all have a place."""
+    def unfit(self, task: Facts, before: int) -> str | None:
+        """Why no examples of a task can be kept, or why its classes, with so many before, do not all have a place."""
+        if task.language and self.select == "herding":
+            return (
+                f"task {task.name!r} is text to be continued, which has no classes: select: herding keeps the examples "
+                "nearest to the mean of their class; use random or balanced."
+            )
         classes = task.classes + (before if self.budget == "total" else 0)
         size = self.size(task.examples)
         if self.select == "random" or 0 in (self.count, self.fraction) or size >= classes:
@@ -160,13 +166,24 @@ def features_over(model: nn.Module, examples: Examples, picked: Tensor) -> Tenso
     except StockpotError:
         return logits_over(model, examples, picked)
     kept: list[Tensor] = []
-    watch = layer.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0].detach().flatten(1).cpu()))
+    watch = layer.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0].detach().cpu()))
     try:
         logits = logits_over(model, examples, picked)
     finally:
         watch.remove()
-    features = torch.cat(kept) if kept else logits
-    return features if len(features) == len(picked) else logits  # a layer that is not called once for each example
+    if isinstance(examples, TokenExamples):
+        last = examples.ends.diff(prepend=examples.ends.new_zeros(1))[picked] - 1
+        kept = [_at(features, places) for features, places in zip(kept, last.split(BATCH), strict=False)]
+    if sum(len(features) for features in kept) != len(picked):  # a layer that is not called once for each example
+        return logits
+    return torch.cat([features.flatten(1) for features in kept])
+
+
+def _at(features: Tensor, places: Tensor) -> Tensor:
+    """Of (B, L, D), of which a classifier takes the last place of each sequence, that; all others as they are."""
+    if features.ndim == 3 and features.shape[1] == 1 + int(places.max()):
+        return features[torch.arange(len(features)), places]
+    return features
 
 
 class Buffer:
@@ -175,17 +192,24 @@ class Buffer:
     def __init__(self, config: BufferConfig, keep_logits: bool = False) -> None:
         self.config = config
         self.keep_logits = keep_logits
-        self.tensors: Tensors = {}  # pixel_values, labels; logits, and `known`: how many rows they had
+        self._held: Held | None = None
+        self._beside: Tensors = {}  # logits, and `known`: how many rows they had
         self.seen = 0  # by the reservoir
         self.shares: list[int] = []  # balanced and herding: held of each task's each class, in the order they lie in
 
     def __len__(self) -> int:
-        return len(self.tensors["labels"]) if self.tensors else 0
+        return 0 if self._held is None else len(self._held)
 
     @property
-    def examples(self) -> TensorExamples:
+    def examples(self) -> Held:
         """What is held, as examples; there must be some."""
-        return TensorExamples(self.tensors["pixel_values"], self.tensors["labels"])
+        assert self._held is not None, "the buffer is empty"
+        return self._held
+
+    @property
+    def tensors(self) -> Tensors:
+        """Everything that is held."""
+        return {} if self._held is None else {**to_tensors(self._held)[0], **self._beside}
 
     @property
     def nbytes(self) -> int:
@@ -193,21 +217,28 @@ class Buffer:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def check(self, task: Task, examples: Examples) -> None:
-        """Raises StockpotError where a task does not fit: inputs of another shape, or more classes than places."""
+        """Raises StockpotError where a task does not fit: inputs of another kind, more classes than places, and text
+        to be continued where its classes, or its logits, would be needed.
+        """
         name, config = self.config.name, self.config
-        if len(self):
-            held = tuple(self.tensors["pixel_values"].shape[1:])
-            shape = tuple(examples.__getitems__([0])["pixel_values"].shape[1:])
-            if held != shape:
-                raise StockpotError(f"{name}: the buffer holds inputs of shape {held}, task {task.name!r} has {shape}.")
-        facts = Facts(task.name, len(examples.labels.unique()), len(examples))
-        if problem := config.too_small(facts, len(self.shares)):
+        if len(self) and (held := kind_of(self.examples)) != (own := kind_of(examples)):
+            raise StockpotError(f"{name}: the buffer holds {held}, task {task.name!r} has {own.split('shape ')[-1]}.")
+        classes = len(examples.labels.unique())
+        facts = Facts(task.name, classes, len(examples), is_language(examples))
+        if problem := config.unfit(facts, len(self.shares)):
             raise StockpotError(f"{name}: {problem}")
 
     def draw(self, many: int, draws: torch.Generator) -> Batch:
         """A batch of so many, or of all where fewer are held, without repeats."""
         picked = torch.randperm(len(self), generator=draws)[:many]
-        return {key: tensor[picked] for key, tensor in self.tensors.items()}
+        return {**self.examples.__getitems__(picked.tolist()), **self._beside_of(picked)}
+
+    def _beside_of(self, picked: Tensor) -> Tensors:
+        return {key: tensor[picked] for key, tensor in self._beside.items()}
+
+    def _keep(self, picked: Tensor) -> None:
+        """Keeps these alone, in their order."""
+        self._held, self._beside = taken(self.examples, picked), self._beside_of(picked)
 
     def fill(self, task: Task, examples: Examples) -> None:
         """Takes in examples of a finished task; the same ones in every method that rehearses."""
@@ -243,7 +274,8 @@ class Buffer:
         """Keeps the first of every class, as many as `shares` says."""
         places = torch.arange(len(self)).split(self.shares)
         kept = [place[:share] for place, share in zip(places, shares, strict=True)]
-        self.tensors = {key: tensor[torch.cat(kept)] for key, tensor in self.tensors.items()}
+        if kept:
+            self._keep(torch.cat(kept))
         self.shares = shares
 
     def _fill_reservoir(self, task: Task, examples: Examples, draws: torch.Generator) -> None:
@@ -256,40 +288,42 @@ class Buffer:
             # New items lie behind the old ones: item `before + i` of what was appended moves to its slot.
             places = torch.arange(max(before, 1 + max(slots)))
             places[torch.tensor(list(slots))] = before + torch.arange(len(slots))
-            self.tensors = {key: tensor[places] for key, tensor in self.tensors.items()}
+            self._keep(places)
 
     def _append(self, task: Task, examples: Examples, picked: Tensor) -> None:
         if not len(picked):
             return
-        fresh = examples.__getitems__(picked.tolist())
+        fresh = taken(examples, picked)
+        self._held = joined(self._held, fresh)
         if self.keep_logits:
-            everything = torch.arange(len(picked))
-            logits = logits_over(task.model, TensorExamples(fresh["pixel_values"], fresh["labels"]), everything)
-            fresh |= {"logits": logits, "known": torch.full((len(picked),), logits.shape[1])}
-        if self.tensors and self.keep_logits:
-            missing = fresh["logits"].shape[1] - self.tensors["logits"].shape[1]
-            self.tensors["logits"] = functional.pad(self.tensors["logits"], (0, missing))
-        self.tensors = {
-            key: torch.cat([self.tensors[key], tensor]) if self.tensors else tensor for key, tensor in fresh.items()
-        }
+            logits = logits_over(task.model, fresh, torch.arange(len(picked)))
+            known = torch.full((len(picked),), logits.shape[1])
+            if self._beside:
+                missing = logits.shape[1] - self._beside["logits"].shape[1]
+                logits = torch.cat([functional.pad(self._beside["logits"], (0, missing)), logits])
+                known = torch.cat([self._beside["known"], known])
+            self._beside = {"logits": logits, "known": known}
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
         """What is held, and how it came to be."""
-        return self.tensors, {"seen": self.seen, "shares": self.shares, "held": len(self)}
+        what = {} if self._held is None else to_tensors(self._held)[1]
+        return self.tensors, {"seen": self.seen, "shares": self.shares, "held": len(self), **what}
 
     def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Takes up what `state` gave. Raises StockpotError where the tensors are empty, missing or do not agree."""
-        keys = ["pixel_values", "labels", *(["logits", "known"] if self.keep_logits else [])]
         held = int(values.get("held", len(tensors.get("labels", ()))))
+        beside = ["logits", "known"] if self.keep_logits else []
+        wanted = sizes(tensors, values, held) | dict.fromkeys(beside, held)
         shares = [int(share) for share in values.get("shares", [])]
-        present = [key for key in keys if key in tensors]
-        if held or present:
-            found = ", ".join(f"{key}: {len(tensors[key]) if key in tensors else 'missing'}" for key in keys)
-            wrong = [key for key in keys if key not in tensors or not len(tensors[key]) or len(tensors[key]) != held]
+        self._held, self._beside = None, {}
+        if held or any(key in tensors for key in wanted):
+            found = ", ".join(f"{key}: {len(tensors[key]) if key in tensors else 'missing'}" for key in wanted)
+            wrong = [key for key, size in wanted.items() if not size or len(tensors.get(key, ())) != size]
             if wrong or (shares and sum(shares) != held):
                 raise StockpotError(
                     f"{self.config.name}: the saved buffer is damaged: {held} examples were kept, it holds {found}; "
                     "use an undamaged copy of the run, or begin it again."
                 )
-        self.tensors = {key: tensors[key] for key in present}
+            self._held = from_tensors(tensors, values)
+            self._beside = {key: tensors[key] for key in beside}
         self.seen, self.shares = int(values.get("seen", 0)), shares

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from stockpot.errors import StockpotError
-from stockpot.importance.fisher import Kind, convention, default_kind, fisher, load_fisher
+from stockpot.importance.fisher import NOT_EXACT, Kind, convention, default_kind, fisher, load_fisher
 from stockpot.methods.base import BaseConfig, Facts, Task, Tensors
 from stockpot.methods.importances import ImportanceMethod
 from stockpot.methods.penalty import gradient, trainable
@@ -36,7 +36,9 @@ class Config(BaseConfig):
     )
     gamma: float = Field(0.9, ge=0, le=1, description="γ, with mode: online: what is left of the older Fishers")
     fisher: Kind | None = Field(
-        None, description="exact | sample | empirical | batched; default exact up to 100 classes, else sample"
+        None,
+        description="exact | sample | empirical | batched; default exact up to 100 classes, else sample, as for text "
+        "to be continued",
     )
     samples: int | None = Field(None, ge=1, description="examples that the Fisher is the mean over; default all")
     batch_size: int = Field(64, ge=1, description="examples at a time; changes the values of `batched` alone")
@@ -49,7 +51,9 @@ class Config(BaseConfig):
         return super().searched(*without, *(["gamma"] if self.mode != "online" else []))
 
     def problem_in(self, model: nn.Module, tasks: Sequence[Facts]) -> str | None:
-        """Raises StockpotError for a start Fisher that is missing, damaged, or of another model."""
+        """The exact Fisher of text; raises StockpotError for a start Fisher that is missing or of another model."""
+        if self.fisher == "exact" and any(task.language for task in tasks):
+            return NOT_EXACT
         if self.start_fisher is not None:
             load_fisher(Path(self.start_fisher), model)
         return None
@@ -66,7 +70,8 @@ class ElasticWeightConsolidation(ImportanceMethod):
     Kept: F, and with separate anchors G: one or two tensors of the model's size
     Use: when some weights matter more than others, and the tasks are few; expect to search λ over decades
     Reading: F is the mean over examples at θ*, in eval mode. Separate anchors need no copies: the sum of their pulls is
-    `S(θ−θ*_k) + G` with `S = Σ F_t` and `G = Σ F_t (θ*_k−θ*_t)`, two tensors a weight for any number of tasks
+    `S(θ−θ*_k) + G` with `S = Σ F_t` and `G = Σ F_t (θ*_k−θ*_t)`, two tensors a weight for any number of tasks; of a
+    causal language model an example is a sequence, its log-likelihood the sum over the positions that are learnt
     """
 
     config: Config
@@ -95,7 +100,7 @@ class ElasticWeightConsolidation(ImportanceMethod):
         self.importance = importance
 
     def _kind(self, task: Task) -> Kind:
-        return self.config.fisher or default_kind(task.row_count)
+        return self.config.fisher or default_kind(task.row_count, task.language)
 
     @torch.no_grad()
     def gradients(self, model: nn.Module, step: int) -> None:
@@ -122,7 +127,7 @@ class ElasticWeightConsolidation(ImportanceMethod):
         self.add(found, config.gamma if config.mode == "online" else 1.0)
         self.costs.stored_bytes += sum(tensor.nbytes for tensor in self._slope.values())
         many = min(config.samples or len(examples), len(examples))
-        how = convention(kind, many, config.batch_size)
+        how = convention(kind, many, config.batch_size, task.language)
         told = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in how.items() if value is not None)
         self.notes.append(
             f"ewc: penalty (λ/2)·ΣF(θ−θ*)², λ = {config.strength:g}, {config.mode}; F of task {task.name!r}: {told}; "

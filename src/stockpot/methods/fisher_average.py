@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
+from torch import nn
 
-from stockpot.importance.fisher import Kind, default_kind, fisher
-from stockpot.methods.base import Task
+from stockpot.importance.fisher import NOT_EXACT, Kind, default_kind, fisher
+from stockpot.methods.base import Facts, Task
 from stockpot.methods.merged import Merged, MergedConfig, filled, floating
 from stockpot.seeds import generator
 from stockpot.streams.examples import Examples
@@ -24,6 +26,11 @@ class Config(MergedConfig):
         None, description="exact | sample | empirical | batched; default exact up to 100 classes, else sample"
     )
     samples: int | None = Field(500, ge=1, description="examples that it is estimated from; null: all")
+
+    def problem_in(self, model: nn.Module, tasks: Sequence[Facts]) -> str | None:
+        """The exact Fisher of text takes one backward pass a token of the vocabulary."""
+        exact = self.fisher == "exact" and any(task.language for task in tasks)
+        return NOT_EXACT if exact else super().problem_in(model, tasks)
 
 
 class FisherAverage(Merged):
@@ -47,7 +54,7 @@ class FisherAverage(Merged):
         information = fisher(
             task.model,
             examples,
-            config.fisher or default_kind(task.row_count),
+            config.fisher or default_kind(task.row_count, task.language),
             logits=task.logits,
             samples=config.samples,
             draws=generator(task.seed, "fisher"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from stockpot.methods.base import BaseConfig, Method, Task
 from stockpot.methods.space import Choices, Range, Space
-from stockpot.models.outputs import evaluation_mode, logits_of
+from stockpot.models.outputs import answers, evaluation_mode, logits_of
 from stockpot.streams.examples import Batch
 
 
@@ -35,12 +35,13 @@ class LearningWithoutForgetting(Method):
     Kept: nothing: the teacher is the previous model
     Use: when no data may be kept and the new task's inputs look like the old ones'
     Reading: T² keeps the size of the gradients whatever T is (Hinton, arXiv 1503.02531, §2); with a head for each task
-    every old head is distilled by itself; the teacher answers in eval mode, the same images as the student's
+    every old head is distilled by itself; the teacher answers in eval mode, the same inputs as the student's; of a
+    causal language model the whole vocabulary, the mean over the positions where something is to be learnt
     """
 
     config: Config
     _teacher: nn.Module | None = None
-    _groups: list[list[int]]
+    _groups: list[Any]  # of columns
 
     def task_start(self, task: Task) -> None:
         """Keeps a frozen copy of the model as the task finds it."""
@@ -48,11 +49,13 @@ class LearningWithoutForgetting(Method):
         if task.index == 0 or not self.config.strength:
             return
         past = task.rows[:-1]
-        if task.owners is None:
+        if task.language:
+            self._groups = [slice(None)]
+        elif task.owners is None:
             self._groups = [sorted({row for rows in past for row in rows})]
         else:
             self._groups = [list(rows) for rows in past]
-        if not any(set(rows) & set(task.rows[-1]) for rows in past):
+        if not task.language and not any(set(rows) & set(task.rows[-1]) for rows in past):
             self.notes.append(
                 f"task {task.name!r} shares no class with earlier tasks: for their rows there are only the old model's "
                 "answers, no example"
@@ -67,14 +70,15 @@ class LearningWithoutForgetting(Method):
         if self._teacher is None:
             return loss
         with torch.no_grad(), evaluation_mode(self._teacher):
-            old = logits_of(self._teacher, batch)
+            old = answers(logits_of(self._teacher, batch), batch)
+        logits = answers(logits, batch)
         for rows in self._groups:
             loss = loss + self.config.strength * distillation(logits[:, rows], old[:, rows], self.config.temperature)
         return loss
 
 
 def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """`T²·KL(softmax(teacher/T) ‖ softmax(student/T))`, the mean over examples of logits (B, rows)."""
+    """`T²·KL(softmax(teacher/T) ‖ softmax(student/T))`, the mean over logits (n, rows)."""
     target = (teacher / temperature).log_softmax(-1)
     answer = (student / temperature).log_softmax(-1)
     divergence = nn.functional.kl_div(answer, target, log_target=True, reduction="batchmean")

@@ -34,7 +34,8 @@ class MemoryAwareSynapses(ImportanceMethod):
     Cost: one pass over weights, anchor and Ω; after a task a pass over its examples
     Kept: Ω, a tensor of the model's size
     Use: like EWC, where there are no labels to take a Fisher with
-    Reading: f are the logits of the rows that compete; importances of the tasks are added up, and held at the newest θ*
+    Reading: f are the logits of the rows that compete; importances of the tasks are added up, and held at the newest
+    θ*; of a causal language model x is a sequence, f(x) the logits of all positions where something is to be learnt
     """
 
     config: Config

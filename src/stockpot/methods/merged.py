@@ -14,7 +14,7 @@ from stockpot.errors import StockpotError
 from stockpot.files import folder_bytes
 from stockpot.merging.api import Options, merge
 from stockpot.methods.base import BaseConfig, Method, Task, Tensors
-from stockpot.models.names import under_own_names
+from stockpot.models.names import plain_tensors, under_own_names
 from stockpot.streams.examples import Examples
 from stockpot.weights.checkpoint import open_checkpoint
 
@@ -206,13 +206,16 @@ class Merged(Method):
 
 
 def floating(model: nn.Module) -> Tensors:
-    """The floating tensors of a model's state dict, not copied; tied ones once, by the first of their names."""
+    """The floating tensors of a model's state dict, not copied; tied ones once, by the first of their names.
+
+    Of a model that carries a LoRA adapter those of the plain model.
+    """
     return {names[0]: tensor for names, tensor in _tied(model)}
 
 
 def _tied(model: nn.Module) -> list[tuple[list[str], Tensor]]:
     found: dict[object, tuple[list[str], Tensor]] = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in plain_tensors(model).items():
         if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel():
             memory = tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride()
             found.setdefault(memory, ([], tensor))[0].append(name)

@@ -10,10 +10,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stockpot.methods.base import Method, Task, Tensors
+from stockpot.methods.base import Facts, Method, Task, Tensors
 from stockpot.methods.buffer import Buffer, BufferConfig
 from stockpot.methods.space import Choices, Range, Space
-from stockpot.models.outputs import logits_of, moved_to
+from stockpot.models.outputs import logits_of, moved_to, targets_of
 from stockpot.seeds import generator
 from stockpot.streams.examples import Batch, Examples, TrainingData, concat
 
@@ -52,6 +52,15 @@ class Config(BufferConfig):
         if self.loss == "er":
             without += ("logits_weight", "labels_weight", *(["per_batch"] if self.mix == "union" else []))
         return super().searched(*without)
+
+    def unfit(self, task: Facts, before: int) -> str | None:
+        """Also: the logits of der++ where there are those of every token."""
+        if task.language and self.loss == "der++":
+            return (
+                f"task {task.name!r} is text to be continued: loss: der++ would store the logits of every token of the "
+                "vocabulary at every position; use loss: er."
+            )
+        return super().unfit(task, before)
 
     @property
     def weights(self) -> tuple[float, float]:
@@ -114,7 +123,7 @@ class Replay(Method):
         if logits_weight:
             loss = loss + logits_weight * distance(logits_of(model, one), one["logits"], one["known"])
         if labels_weight:
-            loss = loss + labels_weight * functional.cross_entropy(self._task.logits(model, two), two["labels"])
+            loss = loss + labels_weight * functional.cross_entropy(self._task.logits(model, two), targets_of(two))
         return loss
 
     def task_end(self, task: Task, examples: Examples) -> None:

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from stockpot.averaging.anchor import Keep
 from stockpot.averaging.sfa import SFA
+from stockpot.errors import StockpotError
 from stockpot.files import folder_bytes
 from stockpot.methods.anchored import AnchorConfig
 from stockpot.methods.base import Method, Task, Tensors
@@ -92,24 +93,34 @@ class SequentialFineTuningWithAveraging(Method):
         config: AnchoredConfig = self.config
         self._sfa = None
         if task.index == 0 and config.first_task == "skip":
-            self._open(task, task.checkpoint("previous"), "disk")  # what it refuses is told now, not a task later
+            self._open(task, self._anchor(task, "previous"), "disk")  # what it refuses is told now, not a task later
             self.notes.append(f"task {task.name!r} is the first and was not averaged (first_task: skip)")
             return
-        anchor = task.checkpoint(config.anchor)
+        anchor = self._anchor(task, config.anchor)
         self._sfa = self._open(task, anchor, config.anchor_on)
         self.notes += self._sfa.notes
         self.costs.extra_memory_bytes = self._sfa.anchor_bytes
-        if config.anchor != "previous":  # the previous model is there anyway
+        if isinstance(anchor, Path) and config.anchor != "previous":  # the previous model is there anyway
             self.costs.stored_bytes = folder_bytes(anchor) if anchor.is_dir() else anchor.stat().st_size
 
-    def _open(self, task: Task, anchor: Path, keep: Keep) -> SFA:
-        cadence = self.cadence()
+    def _anchor(self, task: Task, source: str) -> Path | Literal["start"]:
+        """Where θ_o is; under LoRA it is the base that the adapter sits on, and no file is opened."""
+        if not task.adapted:
+            return task.checkpoint(source)
+        if source != "previous":
+            raise StockpotError(
+                f"{self.config.title}: anchor: {source}: under LoRA the anchor is the base that the adapter sits on, "
+                "the previous model; drop the key, or train without model.lora."
+            )
+        return "start"
+
+    def _open(self, task: Task, anchor: Path | Literal["start"], keep: Keep) -> SFA:
         return SFA(
             task.model,
-            **cadence,
-            total_steps=None if cadence["every"] else task.total_steps,
+            **self.cadence(),
+            total_steps=task.total_steps,
             anchor=anchor,
-            keep=keep,
+            keep=None if task.adapted else keep,
             new=task.new,
             rounding=self.config.rounding,
             buffers=self.config.buffers,

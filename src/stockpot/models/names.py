@@ -12,6 +12,20 @@ from stockpot.weights.checkpoint import Checkpoint
 from stockpot.weights.names import clean_name
 
 
+def plain_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """A model's state dict; of one that carries PEFT adapters that of the plain model, without what they brought."""
+    state = model.state_dict()
+    if not hasattr(model, "peft_config"):
+        return state
+    found = {}
+    for name, tensor in state.items():
+        parts = name.removeprefix("base_model.model.").split(".")
+        if "modules_to_save" in parts or any(part.startswith("lora_") for part in parts):
+            continue
+        found[".".join(part for part in parts if part not in ("base_layer", "original_module"))] = tensor
+    return found
+
+
 def saved_names(model: nn.Module) -> dict[str, str] | None:
     """Name in the model → name in the files that `save_pretrained` writes; None where tensors are fused or split.
 
@@ -43,7 +57,10 @@ def under_own_names(checkpoint: Checkpoint, model: nn.Module) -> tuple[Mapping[s
         model = inner
     from_pretrained = getattr(type(model), "from_pretrained", None)
     known = set(map(clean_name, checkpoint))
-    if from_pretrained is None or not hasattr(model, "config") or known.issuperset(dict(model.named_parameters())):
+    adapted = hasattr(model, "peft_config")  # under other names than its files, and not to be loaded from them
+    if from_pretrained is None or not hasattr(model, "config") or adapted:
+        return checkpoint, True
+    if known.issuperset(dict(model.named_parameters())):
         return checkpoint, True
     names = saved_names(model)
     if names is None:

@@ -1,4 +1,4 @@
-"""What a classifier says about a batch, whichever kind of module it is."""
+"""What a model says about a batch, whichever kind of module it is."""
 
 from __future__ import annotations
 
@@ -7,14 +7,41 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
+from stockpot.streams.examples import IGNORED, Batch
 
-def logits_of(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """The logits (B, rows) of a Transformers classifier or of a plain module."""
-    output = model(batch["pixel_values"])
-    return output if isinstance(output, Tensor) else output.logits
+TOKENS = ("input_ids", "attention_mask", "position_ids")
 
 
-def moved_to(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def logits_of(model: nn.Module, batch: Batch) -> Tensor:
+    """The logits (n, rows) of a Transformers model or of a plain module.
+
+    n counts the examples of a classifier, and all B·L positions of a causal language model, whose rows are its tokens.
+    """
+    if "pixel_values" in batch:
+        output = model(batch["pixel_values"])
+    else:
+        output = model(**{key: batch[key] for key in TOKENS if key in batch})
+    logits: Tensor = output if isinstance(output, Tensor) else output.logits
+    return logits.flatten(0, 1) if logits.dim() == 3 else logits
+
+
+def targets_of(batch: Batch) -> Tensor:
+    """The row that is right for each of the logits, (n,); IGNORED where there is nothing to learn."""
+    return batch["labels"].flatten()
+
+
+def items_in(batch: Batch) -> int:
+    """What a batch's mean loss is the mean of: examples, or tokens to be predicted."""
+    labels = batch["labels"]
+    return len(labels) if labels.dim() == 1 else int((labels != IGNORED).sum())
+
+
+def answers(logits: Tensor, batch: Batch) -> Tensor:
+    """Those of the logits (n, rows) that something is to be learnt from."""
+    return logits if batch["labels"].dim() == 1 else logits[targets_of(batch) != IGNORED]
+
+
+def moved_to(model: nn.Module, batch: Batch) -> Batch:
     """The batch on the model's device."""
     device = next(model.parameters()).device
     return {key: value.to(device) for key, value in batch.items()}

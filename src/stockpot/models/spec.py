@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from stockpot.models.lora import LoraSpec
+from stockpot.models.tokenizer import TrainedTokenizer
 from stockpot.strict import Strict
+
+Kind = Literal["image", "text", "language"]  # what a model does: classify images or texts, or continue texts
 
 
 class ModelSpec(Strict):
     """The start model: exactly one of `name`, `config` and `build`."""
 
-    name: str | None = Field(None, description="a Transformers image classifier: hub name or local folder")
+    name: str | None = Field(None, description="a Transformers model: hub name or local folder")
     config: dict[str, Any] | None = Field(None, description="a Transformers configuration, `model_type` among its keys")
     build: str | None = Field(None, description="package.module:function that returns a torch.nn.Module")
     args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of `build`, beside `num_labels`")
@@ -21,6 +25,14 @@ class ModelSpec(Strict):
     image_processor: dict[str, Any] | str | None = Field(
         None, description="settings (size, image_mean, …) that change the model's own processor, or another's name"
     )
+    tokenizer: str | TrainedTokenizer | None = Field(
+        None, description="another model's name or folder, or {train: vocabulary size}: made from the stream's texts"
+    )
+    chat_template: str | None = Field(None, description="a Jinja template, where the tokenizer has none of its own")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the weights; bfloat16 only under LoRA, or with the method's `rounding`"
+    )
+    lora: LoraSpec | None = Field(None, description="train a fresh LoRA adapter for each task, not the weights")
     trust_remote_code: bool = Field(False, description="run code that comes with a hub model: only if you trust it")
 
     @model_validator(mode="after")
@@ -34,4 +46,6 @@ class ModelSpec(Strict):
             raise ValueError(f"build must read package.module:function, not {self.build!r}")
         if self.build is None and self.args:
             raise ValueError("args belongs to build; the settings of a Transformers model go into config")
+        if self.build is not None and (self.tokenizer or self.lora or self.chat_template):
+            raise ValueError("tokenizer, chat_template and lora are for Transformers models, not for build")
         return self

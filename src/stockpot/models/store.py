@@ -14,11 +14,17 @@ from torch import nn
 
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.models.head import find_head, grow_head
-from stockpot.models.spec import ModelSpec
+from stockpot.models.spec import Kind, ModelSpec
 from stockpot.seeds import derive, generator, seed_everything
 
 WEIGHTS = "model.safetensors"
 BUILT = "stockpot_model.json"  # beside the weights of a `build:` model: the dotted path and its arguments
+# For each kind of model: Transformers' class, its table of families, and what messages call it.
+AUTO = {
+    "image": ("AutoModelForImageClassification", "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING", "image classifier"),
+    "text": ("AutoModelForSequenceClassification", "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING", "text classifier"),
+    "language": ("AutoModelForCausalLM", "MODEL_FOR_CAUSAL_LM_MAPPING", "causal language model"),
+}
 
 
 def _import(path: str) -> Callable[..., nn.Module]:
@@ -52,20 +58,60 @@ def _build(path: str, args: dict[str, Any], rows: int) -> nn.Module:
     return model
 
 
-def start_model(spec: ModelSpec, rows: int, seed: int) -> nn.Module:
+def start_model(spec: ModelSpec, rows: int, seed: int, kind: Kind = "image", tokenizer: Any = None) -> nn.Module:
     """The model that the stream starts from, with `rows` outputs; drawn weights depend on `seed` only.
 
+    A model of text learns from its tokenizer which token is padding; one that is built from a configuration has as many
+    embeddings as the tokenizer has tokens, unless the configuration says more.
     Raises StockpotError where the model cannot be opened, or has no recognisable output layer.
     """
     seed_everything(derive(seed, "model"))
+    labels = {} if kind == "language" else {"num_labels": rows}
     if spec.build is not None:
         model = _build(spec.build, spec.args, rows)
     elif spec.config is not None:
-        model = _from_config(spec.config, rows)
+        model = _from_config(_with_vocabulary(spec.config, tokenizer), kind, **labels)
     else:
-        model = _from_pretrained(str(spec.name), spec, num_labels=rows, ignore_mismatched_sizes=True)
-    find_head(model, rows, spec.head)
-    return model
+        mismatched = {} if kind == "language" else {"ignore_mismatched_sizes": True}
+        model = _from_pretrained(str(spec.name), spec, kind, spec.dtype, **labels, **mismatched)
+    if kind != "language":
+        find_head(model, rows, spec.head)
+    if tokenizer is not None:
+        _fit_tokenizer(model, tokenizer)
+    return model.to(getattr(torch, spec.dtype)) if spec.dtype != "float32" else model
+
+
+def _with_vocabulary(values: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
+    if tokenizer is None or values.get("vocab_size", 0) >= len(tokenizer):
+        return values
+    if "vocab_size" in values:
+        raise StockpotError(
+            f"model.config.vocab_size: {values['vocab_size']} is less than the tokenizer's {len(tokenizer)} tokens; "
+            "drop the key to have as many."
+        )
+    return {**values, "vocab_size": len(tokenizer)}
+
+
+def _fit_tokenizer(model: nn.Module, tokenizer: Any) -> None:
+    """Tells the configurations which tokens begin, end and fill a text; raises StockpotError where tokens have no row.
+
+    Of a model that was loaded only what it does not say is filled in.
+    """
+    embeddings = model.get_input_embeddings()  # type: ignore[operator]
+    if len(tokenizer) > embeddings.num_embeddings:
+        raise StockpotError(
+            f"model.tokenizer: it has {len(tokenizer)} tokens, the model embeddings for {embeddings.num_embeddings}; "
+            "take the tokenizer that the model was trained with."
+        )
+    for config in (model.config, getattr(model, "generation_config", None)):
+        for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            told = getattr(config, key, None)
+            if config is not None and (told is None or not _is_token(told, tokenizer)):
+                setattr(config, key, getattr(tokenizer, key))
+
+
+def _is_token(told: Any, tokenizer: Any) -> bool:
+    return all(0 <= token < len(tokenizer) for token in (told if isinstance(told, list) else [told]))
 
 
 def model_config(spec: ModelSpec) -> Any:
@@ -125,31 +171,34 @@ def _config(values: dict[str, Any], **more: Any) -> Any:
         raise StockpotError(f"model.config: {_reason(error)[:300]}") from error
 
 
-def _from_config(values: dict[str, Any], rows: int) -> nn.Module:
-    from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, AutoModelForImageClassification
+def _from_config(values: dict[str, Any], kind: Kind, **labels: Any) -> nn.Module:
+    import transformers
 
-    config = _config(values, num_labels=rows)
+    auto, families, called = AUTO[kind]
+    config = _config(values, **labels)
     if config.architectures is None:  # some families have several classifiers: [] lets Transformers take the first
         config.architectures = []
-    if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
-        raise StockpotError(f"model.config.model_type: Transformers has no image classifier {values['model_type']!r}.")
+    if type(config) not in getattr(transformers, families):
+        raise StockpotError(f"model.config.model_type: Transformers has no {called} {values['model_type']!r}.")
     try:
-        model: nn.Module = AutoModelForImageClassification.from_config(config)
+        model: nn.Module = getattr(transformers, auto).from_config(config)
     except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
         raise StockpotError(f"model.config: {_reason(error)[:300]}") from error
     return model
 
 
-def _from_pretrained(path: str, spec: ModelSpec | None, **options: Any) -> nn.Module:
-    from transformers import AutoModelForImageClassification
+def _from_pretrained(
+    path: str, spec: ModelSpec | None, kind: Kind = "image", dtype: str = "float32", **options: Any
+) -> nn.Module:
+    import transformers
 
     folder = _check_folder(path)
     source = str(folder) if folder.is_dir() else path
     if spec is not None:
         options |= {"revision": spec.revision or "main", "trust_remote_code": spec.trust_remote_code}
     try:
-        model: nn.Module = AutoModelForImageClassification.from_pretrained(
-            source, dtype=torch.float32, use_safetensors=True, **options
+        model: nn.Module = getattr(transformers, AUTO[kind][0]).from_pretrained(
+            source, dtype=getattr(torch, dtype), use_safetensors=True, **options
         )
     except (OSError, ValueError, KeyError) as error:
         raise StockpotError(f"model.name: {path} could not be loaded: {_reason(error)}") from error
@@ -182,8 +231,10 @@ def needs_code(folder: Path) -> str | None:
     return None if is_own(path) else path
 
 
-def load_model(folder: Path, allow_code: bool, trust_remote_code: bool = False) -> nn.Module:
-    """Loads what `save_model` wrote; raises StockpotError where that needs code that the user has not allowed.
+def load_model(folder: Path, allow_code: bool, spec: ModelSpec | None = None, kind: Kind = "image") -> nn.Module:
+    """Loads what `save_model` wrote for this `model` block.
+
+    Raises StockpotError where that needs code that the user has not allowed.
 
     Code that came with a hub model runs only where the recipe trusts it, and the user allows code now.
     """
@@ -191,7 +242,9 @@ def load_model(folder: Path, allow_code: bool, trust_remote_code: bool = False) 
     from safetensors.torch import load_model as load_weights
 
     if not (folder / BUILT).is_file():
-        return _from_pretrained(str(folder), None, trust_remote_code=allow_code and trust_remote_code)
+        trusted = allow_code and spec is not None and spec.trust_remote_code
+        dtype = "float32" if spec is None else spec.dtype
+        return _from_pretrained(str(folder), None, kind, dtype, trust_remote_code=trusted)
     path = needs_code(folder)
     if path is not None and not allow_code:
         raise StockpotError(

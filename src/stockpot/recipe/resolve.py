@@ -54,8 +54,10 @@ def resolve(recipe: Recipe, method: BaseConfig, seed: int) -> Recipe:
         "tune": None,
         "front": None,
     }
-    if recipe.model.name is not None:
-        changes["model"] = recipe.model.model_copy(update={"name": absolute(recipe.model.name)})
+    named = {
+        key: absolute(path) for key in ("name", "tokenizer") if isinstance(path := getattr(recipe.model, key), str)
+    }
+    changes["model"] = recipe.model.model_copy(update=named)
     changes["method"] = method.model_copy(update=_paths(method))
     return recipe.model_copy(update=changes)
 

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from stockpot.evaluation.spec import AnyScore, defaults
 from stockpot.methods import MethodConfig
-from stockpot.models.spec import ModelSpec
+from stockpot.models.spec import Kind, ModelSpec
 from stockpot.streams.spec import DataSpec, Scenario, TaskSpec
 from stockpot.strict import Strict
 
@@ -60,6 +61,10 @@ class Recipe(Strict):
     boundary: Literal["fresh", "keep-optimizer"] = Field(
         "fresh", description="at a new task: a new optimizer, or its state carried over; the schedule is always new"
     )
+    metrics: list[AnyScore] = Field(
+        default_factory=list, description="scores of every task and control; default: accuracy, or loss of a language"
+    )
+    primary: str | None = Field(None, description="the score that the metrics are made of; default: the first")
     evaluation: Evaluation = Field(default_factory=Evaluation)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0], min_length=1)
     orders: int = Field(1, ge=1, description="of the tasks, in `stockpot compare`: as written, then others at random")
@@ -68,6 +73,24 @@ class Recipe(Strict):
         None, ge=2, description="in `stockpot compare`: every method at so many strengths, past against new"
     )
     keep: Literal["all", "needed"] = Field("all", description="models kept in the run folder")
+
+    @property
+    def kind(self) -> Kind:
+        """What the model does: `scenario: language` continues texts; else a text column makes it classify texts."""
+        if self.scenario == "language":
+            return "language"
+        tasks = self.tasks if isinstance(self.tasks, list) else []
+        return "text" if any(data.text for data in (self.data, *(task.data for task in tasks))) else "image"
+
+    @property
+    def measured(self) -> list[AnyScore]:
+        """The scores, with what is measured where the recipe names none."""
+        return self.metrics or defaults(self.kind)
+
+    @property
+    def primary_score(self) -> AnyScore:
+        """The score that the metrics are made of."""
+        return next((one for one in self.measured if one.title == self.primary), self.measured[0])
 
     @field_validator("method", mode="before")
     @classmethod

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from stockpot.evaluation.statistics import lower_is_better
 from stockpot.report.formatting import (
-    METRICS,
     all_runs,
     begin,
     listing,
+    named,
     ranked_by,
     reference,
     relative_time,
@@ -93,7 +93,7 @@ def _first(comparison: Comparison, metric: str) -> str:
     def with_mean(row: tuple[str, MethodSummary]) -> str:
         return f"{title(row[0])} ({spread(getattr(row[1], metric), lambda x: score(x, comparison.unit))})"
 
-    text = f"By mean {METRICS[metric][0]}, {with_mean(rows[0])} ranks first"
+    text = f"By mean {named(metric, comparison.primary)}, {with_mean(rows[0])} ranks first"
     if len(rows) > 1:
         text += f", then {listing([with_mean(row) for row in rows[1:3]])}"
     if len(rows) > 3:

@@ -12,6 +12,12 @@ from stockpot.report.tables import cost_rows, metric_rows
 from stockpot.results import Results
 
 FEW_ROWS = 100
+# For each kind of model: what hubs call its work, and Transformers' class for it.
+KINDS = {
+    "image": ("image-classification", "AutoModelForImageClassification"),
+    "text": ("text-classification", "AutoModelForSequenceClassification"),
+    "language": ("text-generation", "AutoModelForCausalLM"),
+}
 
 
 def model_card(results: Results, base_model: str | None, datasets: list[str], licence: str | None) -> str:
@@ -22,7 +28,7 @@ def model_card(results: Results, base_model: str | None, datasets: list[str], li
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
     scores = results.scores[results.primary]
-    kind = "text-generation" if results.scenario == "language" else "image-classification"
+    kind = KINDS[_kind(results)][0]
     built = bool((results.recipe.get("model") or {}).get("build"))
     last = scores.matrix[-1] if scores.matrix else []
     measured = [
@@ -82,10 +88,19 @@ def _body(results: Results, built: bool) -> str:
             "The weights are `model.safetensors`; the model itself is built by the code that the recipe names."
         )
     else:
-        auto = "AutoModelForCausalLM" if results.scenario == "language" else "AutoModelForImageClassification"
-        parts.append(
-            f"```python\nfrom transformers import {auto}\n\nmodel = {auto}.from_pretrained('PATH/OF/THIS/FOLDER')\n```"
-        )
+        kind = _kind(results)
+        names = [KINDS[kind][1], *([] if kind == "image" else ["AutoTokenizer"])]
+        made = [
+            f"{name} = {auto}.from_pretrained(folder)"
+            for name, auto in zip(("model", "tokenizer"), names, strict=False)
+        ]
+        lines = [f"from transformers import {', '.join(names)}", "", "folder = 'PATH/OF/THIS/FOLDER'", *made]
+        if kind == "language":
+            lines += [
+                "tokens = tokenizer('Once', return_tensors='pt').input_ids",
+                "print(tokenizer.decode(model.generate(tokens, max_new_tokens=50)[0]))",
+            ]
+        parts.append("```python\n" + "\n".join(lines) + "\n```")
     if results.head:
         rows = [[task, ", ".join(classes)] for task, classes in results.head.items()]
         if sum(map(len, results.head.values())) <= FEW_ROWS:
@@ -93,6 +108,14 @@ def _body(results: Results, built: bool) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
     parts.append(f"Made with {plain(versions)}.")
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _kind(results: Results) -> str:
+    """What the model does, as `Recipe.kind` tells it."""
+    data = [results.recipe.get("data") or {}, *(task.get("data") or {} for task in results.recipe.get("tasks") or [])]
+    if results.scenario == "language":
+        return "language"
+    return "text" if any(one.get("text") for one in data) else "image"
 
 
 def _written(value: float | None, unit: str) -> str:

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from stockpot.report.formatting import METRICS, fit, ranked, role
+from stockpot.report.formatting import fit, named, ranked, role
 from stockpot.report.placement import Segment, place_labels
 from stockpot.results import Comparison, Estimate
 
@@ -148,7 +148,7 @@ def methods(comparison: Comparison, metric: str = "average_accuracy") -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x", color=FLOOR, alpha=0.25, linewidth=0.6)
-    name = METRICS[metric][0]
+    name = named(metric, comparison.primary)
     lower = metric == "forgetting" or not comparison.higher_is_better
     axes.set_xlabel(f"{name} ({'lower' if lower else 'higher'} is better)")
     return figure

@@ -48,6 +48,16 @@ METRICS = {
 }
 
 
+def named(metric: str, primary: str) -> str:
+    """A metric's title, in the words of the score that it is made of: "average loss", "loss on the newest task"."""
+    return METRICS[metric][0].replace("accuracy", primary.replace("_", " ")) if metric in METRICS else metric
+
+
+def heading(metric: str, primary: str) -> str:
+    """`named` at the head of a sentence."""
+    return begin(named(metric, primary))
+
+
 def title(label: str) -> str:
     """What a method is called in prose: its usual name where the label is the method's own name, else the label."""
     return TITLES.get(label, label)

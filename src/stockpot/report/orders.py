@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from stockpot.report.figures import FLOOR, MANY, WIDTH, looks, short, styled
-from stockpot.report.formatting import all_runs, amount, leading, listing, ranked, score, title
+from stockpot.report.formatting import all_runs, amount, leading, listing, named, ranked, score, title
 from stockpot.results import Comparison, MethodSummary
 
 
@@ -34,7 +34,8 @@ def sentences(comparison: Comparison) -> list[str]:
         return []
     moved = sorted(((max(row) - min(row), label) for label, row in whole.items()), reverse=True)
     (most, mover), (least, steady) = moved[0], moved[-1]
-    text = f"From order to order the average accuracy of {title(mover)} moves by {amount(most, comparison.unit)}"
+    average = named("average_accuracy", comparison.primary)
+    text = f"From order to order the {average} of {title(mover)} moves by {amount(most, comparison.unit)}"
     found = [f"{text}, the most, and that of {title(steady)} by {amount(least, comparison.unit)}, the least {over}."]
     plain = leading(comparison, 0)
     contenders = {label: row for label, row in whole.items() if label not in plain}
@@ -80,7 +81,7 @@ def figure(comparison: Comparison) -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x", color=FLOOR, alpha=0.25, linewidth=0.6)
-    axes.set_xlabel("average accuracy in each order of the tasks, by its number")
+    axes.set_xlabel(f"{named('average_accuracy', comparison.primary)} in each order of the tasks, by its number")
     return drawing
 
 

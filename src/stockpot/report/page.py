@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from stockpot.files import write_text
 from stockpot.report import figures, front, orders, sentences, stream_figures, tables, tuning
 from stockpot.report.answers import answers
-from stockpot.report.formatting import METRICS, all_runs, begin, leading, score, seconds, seeds
+from stockpot.report.formatting import METRICS, all_runs, heading, leading, named, score, seconds, seeds
 from stockpot.report.svg import inline
 from stockpot.results import Comparison, Results
 
@@ -58,10 +58,10 @@ def write_comparison_report(comparison: Comparison, cells: dict[str, list[Result
         gallery.add(
             figures.methods(comparison, metric),
             f"methods-{metric.replace('_', '-')}",
-            f"{begin(METRICS[metric][0])} of every method with its {percent} interval; "
+            f"{heading(metric, comparison.primary)} of every method with its {percent} interval; "
             "the numbers are in the table of methods.",
-            f"{begin(METRICS[metric][0])}. Large mark: mean; n: seeds, or orders where there are several; bar: its "
-            f"{percent} interval, cut at the frame; "
+            f"{heading(metric, comparison.primary)}. Large mark: mean; n: seeds, or orders where there are "
+            f"several; bar: its {percent} interval, cut at the frame; "
             "small dots: single runs.",
         )
         for metric in sentences.TESTED
@@ -98,7 +98,9 @@ def write_comparison_report(comparison: Comparison, cells: dict[str, list[Result
         rows=rows,
         few_rows=[row for row in rows if row.label in few],
         differences=[
-            (begin(METRICS[m][0]), found) for m in sentences.TESTED if (found := tables.difference_rows(comparison, m))
+            (heading(m, comparison.primary), found)
+            for m in sentences.TESTED
+            if (found := tables.difference_rows(comparison, m))
         ],
         costs=tables.method_costs(comparison),
         tuning=_tuning(comparison, gallery),
@@ -108,7 +110,7 @@ def write_comparison_report(comparison: Comparison, cells: dict[str, list[Result
         stream=_stream(comparison, shown, gallery),
         more_matrices=[_matrices(comparison, folded, gallery, "-of-the-others")] if folded else [],
         notes=notes,
-        explanations=list(METRICS.values()),
+        explanations=[(named(key, comparison.primary), text) for key, (_, text) in METRICS.items()],
         methods=as_yaml({label: summary.method for label, summary in comparison.methods.items()}),
         recipe=as_yaml(first.recipe) if first else "",
     )
@@ -175,7 +177,7 @@ def _front(comparison: Comparison, gallery: Gallery) -> dict[str, Any] | None:
         f"what is stored between tasks; grey, the part of it that is examples of past tasks. "
         f"Means over {all_runs(comparison)}."
     )
-    alt = "Accuracy on earlier tasks against the newest, one line a method through its strengths."
+    alt = f"{heading('past_accuracy', comparison.primary)} against the newest, one line a method by its strengths."
     return {
         "sentences": front.sentences(comparison),
         "figures": [gallery.add(front.figure(comparison), "front", alt, caption)],
@@ -185,10 +187,10 @@ def _front(comparison: Comparison, gallery: Gallery) -> dict[str, Any] | None:
 def _orders(comparison: Comparison, gallery: Gallery) -> dict[str, Any] | None:
     if len(comparison.orders) < 2:
         return None
-    caption = (
-        f"Average accuracy in each order, by its number: means over the seeds of the order ({all_runs(comparison)})."
-    )
-    alt = "Average accuracy of every method in every order; the numbers are in the table."
+    average = heading("average_accuracy", comparison.primary)
+    over = f"means over the seeds of the order ({all_runs(comparison)})"
+    caption = f"{average} in each order, by its number: {over}."
+    alt = f"{average} of every method in every order; the numbers are in the table."
     return {
         "sentences": orders.sentences(comparison),
         "figures": [gallery.add(orders.figure(comparison), "orders", alt, caption)],

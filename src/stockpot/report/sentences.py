@@ -10,11 +10,11 @@ from collections.abc import Mapping
 
 from stockpot.evaluation.statistics import estimate
 from stockpot.report.formatting import (
-    METRICS,
     all_runs,
     amount,
-    begin,
+    heading,
     listing,
+    named,
     opening,
     percent,
     ranked,
@@ -70,7 +70,8 @@ def _verdicts(tested: list[tuple[str, MethodSummary]], metric: str, comparison: 
         if verdict != NONE_SHOWN
     ]
     return (
-        f"{begin(METRICS[metric][0])} against sequential fine-tuning, of {len(tested)} methods: {', '.join(parts)}, "
+        f"{heading(metric, comparison.primary)} against sequential fine-tuning, of {len(tested)} methods: "
+        f"{', '.join(parts)}, "
         f"no difference shown for {len(found[NONE_SHOWN])} ({all_runs(comparison)})."
     )
 
@@ -82,7 +83,7 @@ def _alike(comparison: Comparison) -> list[str]:
     if not found:
         return []
     pairs = f"{len(found)} pair{'s' if len(found) != 1 else ''} of methods"
-    over = f"by average accuracy ({all_runs(comparison)}, corrected for every pair)"
+    over = f"by {named('average_accuracy', comparison.primary)} ({all_runs(comparison)}, corrected for every pair)"
     if not alike:
         return [
             f"All {pairs} can be told apart {over}." if len(found) > 1 else f"{_only(found)} can be told apart {over}."

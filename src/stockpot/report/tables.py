@@ -10,6 +10,7 @@ from stockpot.report.formatting import (
     MISSING,
     all_runs,
     fit,
+    named,
     percent,
     ranked,
     reference,
@@ -150,7 +151,10 @@ def method_costs(comparison: Comparison) -> tuple[list[str], list[tuple[str, lis
 def metric_rows(results: Results) -> list[tuple[str, str, str]]:
     """(title, value, explanation) of every metric of a run."""
     unit = results.scores[results.primary].unit
-    return [(name, score(getattr(results.metrics, key), unit), text) for key, (name, text) in METRICS.items()]
+    return [
+        (named(key, results.primary), score(getattr(results.metrics, key), unit), text)
+        for key, (_, text) in METRICS.items()
+    ]
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -162,7 +166,14 @@ def comparison_table(comparison: Comparison) -> Table:
     rows = comparison_rows(comparison)
     counts = {row.runs for row in rows}
     caption = f"mean ± half the {100 * comparison.confidence:g} % interval over {all_runs(comparison)}"
-    headings = ["average\naccuracy", "\nforgetting", "newest\ntask", "training\ntime", "extra\nmemory", "stored\ndata"]
+    headings = [
+        f"average\n{comparison.primary}",
+        "\nforgetting",
+        "newest\ntask",
+        "training\ntime",
+        "extra\nmemory",
+        "stored\ndata",
+    ]
     lines = [
         [r.average_accuracy, r.forgetting, r.newest_accuracy, r.seconds, r.extra_memory, r.stored_data] for r in rows
     ]

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from stockpot.evaluation.statistics import lower_is_better
 from stockpot.report.figures import FLOOR, WIDTH, looks, short, styled
-from stockpot.report.formatting import METRICS, MISSING, listing, ranked, score, seeds, title
+from stockpot.report.formatting import MISSING, listing, named, ranked, score, seeds, title
 from stockpot.results import Comparison, Trial, Tuning
 
 
@@ -36,7 +36,7 @@ def sentences(comparison: Comparison) -> list[str]:
     tuning = comparison.tuning
     assert tuning is not None
     searches = {"grid": "a grid", "random": "random search", "optuna": "Optuna"}
-    objective = METRICS.get(tuning.objective, (tuning.objective,))[0]
+    objective = named(tuning.objective, comparison.primary)
     whole = "trial" if tuning.trials == 1 else "trials"
     found = [
         f"Before the reported runs, parameters were chosen by {searches[tuning.search]}: {tuning.trials} {whole} for "
@@ -145,5 +145,5 @@ def figure(comparison: Comparison) -> Figure:
         axes.set_title(short(label, 24), loc="left")
         axes.set_xlabel(key or "trial", fontsize=8, labelpad=1)
         axes.grid(axis="y", color=FLOOR, alpha=0.25, linewidth=0.6)
-    drawing.supylabel(METRICS.get(tuning.objective, (tuning.objective,))[0], fontsize=9)
+    drawing.supylabel(named(tuning.objective, comparison.primary), fontsize=9)
     return drawing

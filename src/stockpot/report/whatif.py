@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from stockpot.evaluation.metrics import newest_accuracy, past_accuracy
 from stockpot.report.figures import CEILING, FLOOR, INK, MARKERS, PALETTE, WIDTH, Look, styled
-from stockpot.report.formatting import METRICS, opening
+from stockpot.report.formatting import METRICS, heading, named, opening
 from stockpot.report.page import Gallery, as_yaml, write_page
 from stockpot.report.placement import Place, Segment, place_labels
 from stockpot.report.whatif_words import PLAIN, START, SYMBOLS, by_rank, findings, is_exact, point_rows, rows, valued
@@ -30,7 +30,8 @@ def write_whatif_report(whatif: WhatIf, folder: Path) -> Path:
         gallery.add(
             tradeoff(whatif),
             "past-against-newest",
-            "Accuracy on earlier tasks against the newest one, one curve a method; the numbers are in the tables.",
+            f"{heading('past_accuracy', whatif.primary)} against the newest one, one curve a method; "
+            "the numbers are in the tables.",
             f"After the last task: mean {whatif.primary} on earlier tasks against {whatif.primary} on the newest, "
             f"{last}. Up and right is better. Points go along the strength; ring: the knee; star: the best average; "
             "dashed: post-hoc, no real run gives these scores.",
@@ -38,7 +39,8 @@ def write_whatif_report(whatif: WhatIf, folder: Path) -> Path:
         gallery.add(
             averages(whatif),
             "average-over-strength",
-            "Average accuracy over the strength, one curve a method; the numbers are in the tables.",
+            f"{heading('average_accuracy', whatif.primary)} over the strength, one curve a method; "
+            "the numbers are in the tables.",
             f"Average {whatif.primary} after the last task over the strength. Star: the best value; ring: the knee; "
             "grey: plain fine-tuning; dotted: a method without a strength.",
         ),
@@ -56,7 +58,10 @@ def write_whatif_report(whatif: WhatIf, folder: Path) -> Path:
         pictures=pictures,
         rows=rows(whatif),
         points=points,
-        explanations=[METRICS[key] for key in ("average_accuracy", "past_accuracy", "newest_accuracy", "forgetting")],
+        explanations=[
+            (named(key, whatif.primary), METRICS[key][1])
+            for key in ("average_accuracy", "past_accuracy", "newest_accuracy", "forgetting")
+        ],
     )
 
 

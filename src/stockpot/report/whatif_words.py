@@ -45,7 +45,7 @@ def by_rank(whatif: WhatIf) -> list[tuple[str, WhatIfMethod]]:
     def average(item: tuple[str, WhatIfMethod]) -> float:
         found = item[1].points[item[1].best].metrics.average_accuracy
         assert found is not None, "every task was evaluated"
-        return -found
+        return -found if whatif.plain.higher_is_better else found
 
     return sorted(whatif.methods.items(), key=average)
 

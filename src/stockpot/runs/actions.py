@@ -7,25 +7,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-from torch import nn
-
 from stockpot import files
 from stockpot.errors import StockpotError
 from stockpot.methods.base import BaseConfig, Facts
-from stockpot.models.outputs import logits_of
-from stockpot.models.store import load_model, start_model
+from stockpot.models.store import start_model
 from stockpot.recipe.resolve import resolve, resolve_task
 from stockpot.recipe.schema import Recipe
 from stockpot.results import Results
+from stockpot.runs.checks import check_model
+from stockpot.runs.evaluating import evaluate_late
 from stockpot.runs.folder import RunFolder
-from stockpot.runs.loop import evaluate_late, learn_stream
+from stockpot.runs.loop import learn_stream
 from stockpot.runs.progress import Progress
-from stockpot.runs.session import Opened, Session, open_stream
+from stockpot.runs.session import AnyStream, Opened, Session, open_stream, tokenizer_of
 from stockpot.runs.summary import write_results
 from stockpot.runs.versions import commit, versions
 from stockpot.streams.spec import TaskSpec
-from stockpot.streams.stream import Stream
 from stockpot.training.job import Stop, training_arguments
 
 
@@ -55,36 +52,19 @@ def check_start(resolved: Recipe, methods: Sequence[BaseConfig] = ()) -> Opened:
     for task in resolved.tasks:
         training_arguments({**resolved.train, **task.train}, Path("runs"), resolved.seeds[0])
     rows = _start_rows(resolved, stream)
-    model = start_model(resolved.model, rows, resolved.seeds[0])
-    _check_model(model, stream, rows)
+    model = start_model(resolved.model, rows, resolved.seeds[0], resolved.kind, tokenizer_of(stream))
+    check_model(model, stream, rows)
     facts = stream.facts()
-    tasks = [Facts(task.name, len(task.classes), facts[task.name]["train"]) for task in stream.tasks]
+    language = resolved.kind == "language"
+    tasks = [Facts(task.name, max(1, len(task.classes)), facts[task.name]["train"], language) for task in stream.tasks]
     for method in methods or [resolved.method]:
         if problem := method.problem_in(model, tasks):
             raise StockpotError(f"method {method.title!r}: {problem}")
     return stream, processor
 
 
-def _start_rows(resolved: Recipe, stream: Stream) -> int:
+def _start_rows(resolved: Recipe, stream: AnyStream) -> int:
     return stream.rows.count(len(stream.tasks) if resolved.head == "all" else 1)
-
-
-@torch.no_grad()
-def _check_model(model: nn.Module, stream: Stream, rows: int, first: int = 0) -> None:
-    model.eval()
-    for index, task in enumerate(stream.tasks[first:], first):
-        image = stream.sample(index)
-        shape = "x".join(map(str, image.shape[1:]))
-        try:
-            given = tuple(logits_of(model, {"pixel_values": image}).shape)
-        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise StockpotError(
-                f"task {task.name!r}: the model cannot take its images, {shape}: {reason}. "
-                "Change the model, or its image_processor."
-            ) from error
-        if given != (1, rows):
-            raise StockpotError(f"the model's output for one image has shape {given}; the stream needs (1, {rows}).")
 
 
 @contextmanager
@@ -132,8 +112,8 @@ def add_task(path: Path, task: TaskSpec, *, allow_code: bool = False) -> None:
         session = Session.open(run, longer, allow_code=allow_code)
         newest = len(run.finished) - 1
         run.verify_model(newest)
-        model = load_model(run.model(newest), allow_code, recipe.model.trust_remote_code)
-        _check_model(model, session.stream, session.rows(newest), first=len(run.tasks))
+        model = session.load(newest)
+        check_model(model, session.stream, session.rows(newest), first=len(run.tasks))
         event = {
             "event": "added",
             "task": resolved.model_dump(mode="json", exclude_none=True),

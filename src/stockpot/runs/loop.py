@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-from torch import nn
 
 from stockpot import files, methods
-from stockpot.evaluation.accuracy import accuracy
 from stockpot.methods.base import Method, Task
+from stockpot.models import lora
 from stockpot.models.head import name_rows
-from stockpot.models.store import load_model, start_model
+from stockpot.models.store import start_model
 from stockpot.results import Costs
+from stockpot.runs.evaluating import evaluate
 from stockpot.runs.meter import Clock, peak_memory, reset_peak_memory
 from stockpot.runs.record import publish_model, record_task
 from stockpot.runs.session import Session
@@ -33,9 +31,10 @@ def learn_stream(session: Session) -> None:
 
 def start(session: Session) -> None:
     """Publishes the start model and its scores."""
-    run, rows = session.run, session.rows(-1)
-    model = start_model(session.recipe.model, rows, run.seed)
-    name_rows(model, list(session.stream.rows.names[:rows]))
+    run, recipe, rows = session.run, session.recipe, session.rows(-1)
+    model = start_model(recipe.model, rows, run.seed, recipe.kind, session.tokenizer)
+    if recipe.kind != "language":
+        name_rows(model, list(session.stream.rows.names[:rows]))
     scores = evaluate(session, model.to(session.device), learnt=0)
     publish_model(session, model, -1)
     run.journal.append({"event": "started", "files": files.fingerprint(run.model(-1)), **scores})
@@ -47,6 +46,8 @@ def learn(session: Session, index: int) -> None:
     reset_peak_memory()
     method = methods.build(recipe.method)
     model, grown = session.starting_model(method, index)
+    if recipe.model.lora is not None:
+        model = lora.attach(model, recipe.model.lora, derive(run.seed, "lora", index))
     carried = session.load_method(method, index)
     task = Task(
         index=index,
@@ -58,6 +59,8 @@ def learn(session: Session, index: int) -> None:
         new=grown,
         rows=stream.rows.tasks[: index + 1],
         owners=stream.rows.owners(session.rows(index)),
+        language=recipe.kind == "language",
+        adapted=recipe.model.lora is not None,
     )
     seed_everything(task.seed)
     examples = stream.train(index)
@@ -80,6 +83,8 @@ def learn(session: Session, index: int) -> None:
     session.progress.task(index + 1, len(stream.tasks), task.name)
     clock = _resume(session, job, index)
     optimizer_state = engine.train(job, recipe.loop)
+    if task.adapted:
+        task.model = model = lora.fold(model)
     method.task_end(task, examples)
     costs = _costs(clock, method, task)
     check_finite(model, task.name)
@@ -89,45 +94,18 @@ def learn(session: Session, index: int) -> None:
         scores = evaluate(session, model, learnt=index + 1)
     costs.evaluation_seconds, costs.evaluation_cpu_seconds = clock.read()
     costs.peak_memory_bytes = peak_memory()
+    notes = [*method.notes, *stream.notes(index)]
     kept = optimizer_state if recipe.boundary == "keep-optimizer" else {}
-    record_task(session, model, method, index, kept, {**scores, "costs": costs.model_dump(), "notes": method.notes})
-    session.progress.evaluated(dict(zip((task.name for task in stream.tasks), scores["scores"], strict=True)))
-
-
-def evaluate(session: Session, model: nn.Module, learnt: int) -> dict[str, Any]:
-    """The accuracy on every task and control when `learnt` tasks have been learnt."""
-    scores = [evaluate_task(session, model, index, learnt) for index in range(len(session.stream.tasks))]
-    controls = {}
-    for number, control in enumerate(session.stream.controls):
-        rows = session.rows(learnt - 1)
-        candidates = session.stream.rows.evaluated(0, learnt, rows)
-        candidates[[row for row in control.rows if row < rows]] = True
-        size = session.recipe.evaluation.batch_size
-        controls[control.name] = accuracy(model, session.stream.control(number), candidates, size)
-    return {"scores": scores, "controls": controls}
-
-
-def evaluate_task(session: Session, model: nn.Module, index: int, learnt: int) -> float:
-    """The accuracy on task `index` (from 0) when `learnt` tasks have been learnt."""
-    candidates = session.stream.rows.evaluated(index, learnt, session.rows(learnt - 1))
-    return accuracy(model, session.stream.test(index), candidates, session.recipe.evaluation.batch_size)
-
-
-def evaluate_late(session: Session, index: int) -> list[float | None]:
-    """The scores that task `index` would have had before it was added: of the start model, then after each task.
-
-    Null where a model is not kept any more.
-    """
-    column: list[float | None] = []
-    for learnt in range(len(session.run.finished) + 1):
-        folder = session.run.model(learnt - 1)
-        if not folder.is_dir():
-            column.append(None)
-            continue
-        session.run.verify_model(learnt - 1)
-        model = load_model(folder, session.allow_code, session.recipe.model.trust_remote_code).to(session.device)
-        column.append(evaluate_task(session, model, index, learnt))
-    return column
+    record_task(
+        session,
+        model,
+        method,
+        index,
+        kept,
+        {**scores, "costs": costs.model_dump(), "notes": notes},
+    )
+    primary = scores["scores"][recipe.primary_score.title]
+    session.progress.evaluated(dict(zip((task.name for task in stream.tasks), primary, strict=True)))
 
 
 def _resume(session: Session, job: Job, index: int) -> Clock:

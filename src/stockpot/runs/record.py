@@ -25,7 +25,9 @@ def publish_model(session: Session, model: nn.Module, index: int, card: str | No
         inside = temporary / folder.name
         inside.mkdir()
         save_model(model, inside, session.recipe.model, session.rows(index))
-        if isinstance(session.processor, TransformersProcessor):
+        if session.tokenizer is not None:
+            session.tokenizer.save_pretrained(inside)
+        elif isinstance(session.processor, TransformersProcessor):
             session.processor.save(inside)
         if card is not None:
             (inside / "README.md").write_text(card, encoding="utf-8")

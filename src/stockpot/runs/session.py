@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -12,18 +14,20 @@ from torch import Tensor, nn
 from stockpot.errors import StockpotError
 from stockpot.methods.base import Method
 from stockpot.models.head import find_head, head_tensors, name_rows
-from stockpot.models.processor import PlainProcessor, TransformersProcessor, open_processor
+from stockpot.models.processor import open_processor
 from stockpot.models.spec import ModelSpec
 from stockpot.models.store import fit_head, is_own, load_model, model_config
 from stockpot.recipe.schema import Recipe
 from stockpot.runs.folder import RunFolder
 from stockpot.runs.progress import Progress
-from stockpot.streams.stream import Stream
+from stockpot.streams.stream import Stream, TextProcessor, class_texts
+from stockpot.streams.text.stream import LanguageStream, Sources
 from stockpot.training.job import Stop, training_arguments
 from stockpot.training.method_state import read_state
 
 OPTIMIZER = "optimizer.safetensors"
-Opened = tuple[Stream, PlainProcessor | TransformersProcessor]
+AnyStream = Stream | LanguageStream
+Opened = tuple[AnyStream, Any]  # with the image processor or the tokenizer
 
 
 @dataclass
@@ -32,8 +36,8 @@ class Session:
 
     run: RunFolder
     recipe: Recipe
-    stream: Stream
-    processor: PlainProcessor | TransformersProcessor
+    stream: AnyStream
+    processor: Any  # of images, or a tokenizer
     device: torch.device
     allow_code: bool = False
     stop: Stop = field(default_factory=Stop)
@@ -56,7 +60,7 @@ class Session:
         """
         recipe = recipe or run.recipe
         _check_code(run, recipe.model, allow_code)
-        stream, processor = opened or open_stream(recipe)
+        stream, processor = opened or open_stream(recipe, run.model(-1))
         for task, facts in stream.facts().items():
             recorded = run.facts.get(task, facts)
             if recorded["fingerprint"] != facts["fingerprint"]:
@@ -80,13 +84,24 @@ class Session:
         source = -1 if method.starts_from == "pretrained" else index - 1
         self.run.verify_model(source)
         spec, rows = self.recipe.model, self.rows(index)
-        model = load_model(self.run.model(source), self.allow_code, spec.trust_remote_code)
+        model = self.load(source)
+        if self.recipe.kind == "language":  # its rows are tokens: no task brings new ones
+            return model.to(self.device), []
         for task in range(source + 1, index + 1):  # row by row as the stream grew, so that every method draws the same
             fit_head(model, spec, self.rows(task - 1), self.rows(task), self.run.seed)
         name_rows(model, list(self.stream.rows.names[:rows]))
         # Not only what grew for this task: an older anchor lacks the rows of all the tasks since.
         grown = head_tensors(model, find_head(model, rows, spec.head)) if rows > self.rows(-1) else []
         return model.to(self.device), grown
+
+    def load(self, index: int) -> nn.Module:
+        """The model after task `index`; −1: the start model."""
+        return load_model(self.run.model(index), self.allow_code, self.recipe.model, self.recipe.kind)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of a model of text; None of an image classifier."""
+        return tokenizer_of(self.stream)
 
     def checkpoint(self, source: str, index: int) -> Path:
         """Where the weights of "previous", "pretrained" or a path are, verified where they are the run's own."""
@@ -116,10 +131,38 @@ def _check_code(run: RunFolder, spec: ModelSpec, allowed: bool) -> None:
         )
 
 
-def open_stream(recipe: Recipe) -> Opened:
-    """The stream of a resolved recipe, and the processor that feeds it to the model."""
+def open_stream(recipe: Recipe, start: Path | None = None) -> Opened:
+    """The stream of a resolved recipe, and the image processor or tokenizer that feeds it to the model.
+
+    `start` is the folder of the run's start model: where it is there, a tokenizer is read from it, not trained anew.
+    """
     assert isinstance(recipe.tasks, list), "a resolved recipe lists its tasks"
-    processor = open_processor(recipe.model, model_config(recipe.model))
+    config = model_config(recipe.model)
     tuning = recipe.evaluation.on == "tuning"
+    if recipe.kind == "language":
+        sources = Sources.open(recipe.data, recipe.tasks, recipe.controls, tuning)
+        tokenizer = _tokenizer(recipe.model, start, sources.texts)
+        return LanguageStream.open(sources, tokenizer, config), tokenizer
+    if recipe.kind == "text":
+        tasks = recipe.tasks
+        tokenizer = _tokenizer(recipe.model, start, lambda: class_texts(recipe.data, tasks))
+        processor: Any = TextProcessor(tokenizer, config)
+    else:
+        processor = open_processor(recipe.model, config)
     stream = Stream.open(recipe.scenario, recipe.data, recipe.tasks, recipe.controls, processor, tuning)
     return stream, processor
+
+
+def tokenizer_of(stream: AnyStream) -> Any:
+    """The tokenizer of a stream of texts; None of images."""
+    if isinstance(stream, LanguageStream):
+        return stream.tokenizer
+    return stream.processor.tokenizer if isinstance(stream.processor, TextProcessor) else None
+
+
+def _tokenizer(spec: ModelSpec, start: Path | None, texts: Callable[[], Iterable[str]]) -> Any:
+    from stockpot.models.tokenizer import open_tokenizer
+
+    if start is not None and (start / "tokenizer.json").is_file():
+        spec = ModelSpec(name=str(start))
+    return open_tokenizer(spec, texts)

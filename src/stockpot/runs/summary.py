@@ -6,6 +6,7 @@ from typing import Any
 
 from stockpot import files
 from stockpot.evaluation.metrics import summarise
+from stockpot.evaluation.spec import AnyScore
 from stockpot.methods import REGISTRY
 from stockpot.results import Costs, Results, Scores
 from stockpot.runs.folder import RunFolder
@@ -16,7 +17,8 @@ from stockpot.streams.scenario import Rows
 def results_of(run: RunFolder, pending: Event | None = None) -> Results:
     """The results of the tasks learnt so far; `pending` is a task that is about to be journalled."""
     learnt = [*run.finished, *([pending] if pending else [])]
-    scores = _scores(run, learnt)
+    specs, primary = run.recipe.measured, run.recipe.primary_score
+    scores = {spec.title: _scores(run, learnt, spec) for spec in specs}
     costs = [Costs(**event["costs"]) for event in learnt]
     created, recipe = run.created, run.recipe
     names = [task.name for task in run.tasks]
@@ -30,9 +32,9 @@ def results_of(run: RunFolder, pending: Event | None = None) -> Results:
         method=recipe.method.model_dump(mode="json", exclude_none=True),
         scenario=recipe.scenario,
         tasks=names[: len(learnt)],
-        scores={"accuracy": scores},
-        primary="accuracy",
-        metrics=summarise(scores, chained=REGISTRY[recipe.method.name].method.starts_from == "previous"),
+        scores=scores,
+        primary=primary.title,
+        metrics=summarise(scores[primary.title], chained=REGISTRY[recipe.method.name].method.starts_from == "previous"),
         costs=total_costs(costs),
         task_costs=costs,
         seed=run.seed,
@@ -45,26 +47,29 @@ def results_of(run: RunFolder, pending: Event | None = None) -> Results:
     )
 
 
-def _scores(run: RunFolder, learnt: list[Event]) -> Scores:
-    count = len(learnt)
+def _scores(run: RunFolder, learnt: list[Event], spec: AnyScore) -> Scores:
+    title, count = spec.title, len(learnt)
     first = run.journal.of("started")[0]
     added = run.journal.of("added")
     late = {len(run.tasks) - len(added) + number: event["column"] for number, event in enumerate(added)}
 
-    def score(event_scores: list[float], after: int, task: int) -> float | None:
+    def score(event_scores: list[float | None], after: int, task: int) -> float | None:
         if task < len(event_scores):
             return event_scores[task]
-        column: list[float | None] = late.get(task, [])
+        column: list[float | None] = late[task][title] if task in late else []
         return column[after] if after < len(column) else None
 
     return Scores(
-        matrix=[[score(event["scores"], row + 1, task) for task in range(count)] for row, event in enumerate(learnt)],
-        initial=[score(first["scores"], 0, task) for task in range(count)],
+        matrix=[
+            [score(event["scores"][title], row + 1, task) for task in range(count)] for row, event in enumerate(learnt)
+        ],
+        initial=[score(first["scores"][title], 0, task) for task in range(count)],
         controls={
-            name: [value, *(event["controls"][name] for event in learnt)] for name, value in first["controls"].items()
+            name: [value, *(event["controls"][title][name] for event in learnt)]
+            for name, value in first["controls"][title].items()
         },
-        higher_is_better=True,
-        unit="fraction",
+        higher_is_better=spec.higher_is_better,
+        unit=spec.unit,
     )
 
 

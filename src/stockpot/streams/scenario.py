@@ -5,6 +5,7 @@
 | class-incremental | a class of the stream | all that the head has | classes of tasks 1 … max(i, j) |
 | domain-incremental | a position in the task's class list | all | all |
 | task-incremental | a class of one task | the task's own | the task's own |
+| language | a token | all | all |
 
 The names are those of van de Ven & Tolias, "Three scenarios for continual learning" (arXiv 1904.07734).
 """
@@ -34,7 +35,7 @@ class Rows:
         names: list[str] = []
         rows: list[tuple[int, ...]] = []
         for task, classes in tasks:
-            if scenario == "class-incremental":
+            if scenario in ("class-incremental", "language"):  # tasks of language have no classes
                 keys = list(classes)
             elif scenario == "domain-incremental":
                 keys = [str(position) for position in range(len(classes))]
@@ -46,12 +47,12 @@ class Rows:
 
     def count(self, tasks: int) -> int:
         """How many rows the first `tasks` tasks need."""
-        return max((max(rows) for rows in self.tasks[:tasks]), default=-1) + 1
+        return max((max(rows, default=-1) for rows in self.tasks[:tasks]), default=-1) + 1
 
     def evaluated(self, task: int, learnt: int, head: int) -> Tensor:
         """Which of `head` rows may be predicted on `task` (from 0) after `learnt` tasks: a (head,) mask."""
         mask = torch.zeros(head, dtype=torch.bool)
-        if self.scenario == "domain-incremental":
+        if self.scenario in ("domain-incremental", "language"):
             return ~mask
         if self.scenario == "task-incremental":
             rows: set[int] = set(self.tasks[task])

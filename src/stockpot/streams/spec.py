@@ -8,7 +8,8 @@ from pydantic import Field, field_validator
 
 from stockpot.strict import Strict
 
-Scenario = Literal["class-incremental", "domain-incremental", "task-incremental"]
+Scenario = Literal["class-incremental", "domain-incremental", "task-incremental", "language"]
+Format = Literal["text", "prompt-completion", "chat"]
 
 
 class DataSpec(Strict):
@@ -26,6 +27,15 @@ class DataSpec(Strict):
     permute: int | None = Field(None, ge=0, description="shuffle the pixels by one fixed permutation with this seed")
     limit: int | None = Field(None, ge=1, description="at most this many training and test examples of each class")
     in_memory: bool | None = Field(None, description="hold the processed images as tensors; default: if they fit")
+    format: Format | None = Field(None, description="how text is to be learnt: all of it, or answers to what is asked")
+    text: str | None = Field(None, description="a text column, or a template of columns: 'Title: {title}\\n{text}'")
+    prompt: str | None = Field(None, description="column or template of what is given and not learnt")
+    completion: str | None = Field(None, description="column or template of what is to be learnt")
+    messages: str | None = Field(None, description="column of chat messages; default: messages")
+    max_length: int | None = Field(
+        None, ge=2, description="tokens in a sequence; default: what the model takes, at most 1024"
+    )
+    packing: bool | None = Field(None, description="fill sequences with several texts; default: with format: text")
 
     @field_validator("classes")
     @classmethod

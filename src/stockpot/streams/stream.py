@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import psutil
@@ -13,13 +13,28 @@ import torch
 from torch import Tensor
 
 from stockpot.errors import StockpotError, did_you_mean
-from stockpot.streams.examples import Examples, LazyExamples, TensorExamples
+from stockpot.streams.examples import Batch, Examples, LazyExamples, TensorExamples
 from stockpot.streams.scenario import Rows
 from stockpot.streams.source import Labels, Part, Source, open_source
 from stockpot.streams.spec import DataSpec, Scenario, TaskSpec
 from stockpot.streams.transforms import permute, rotate
 
 Processor = Callable[[list[Any]], Tensor]  # PIL images → (B, C, H, W)
+
+
+@dataclass(frozen=True)
+class TextProcessor:
+    """In the place of an image processor: texts → token sequences for a classifier, long ones cut."""
+
+    tokenizer: Any
+    config: Any  # of the model, which says how long its texts may be
+
+    def __call__(self, texts: list[Any], rows: list[int], data: DataSpec, where: str) -> Examples:
+        from stockpot.streams.text.tokens import classification_tokens, sequence_length
+
+        return classification_tokens(texts, rows, self.tokenizer, sequence_length(data.max_length, self.config, where))
+
+
 CHUNK = 512  # images processed at once
 TUNING_SHARE = 5  # one in so many training examples of each class is held out to tune on
 MEMORY_SHARE = 0.25  # of the free memory: what one split's tensors may take before they are read lazily
@@ -70,10 +85,22 @@ def split_classes(data: DataSpec, size: int, shuffle: int | None) -> list[TaskSp
 _SOURCES: dict[str, Source] = {}  # data sets opened by this process: a comparison opens each of them once
 
 
+def class_texts(default: DataSpec, tasks: Sequence[TaskSpec]) -> Iterator[str]:
+    """All that tasks of texts with classes train on, to train a tokenizer on."""
+    for task in tasks:
+        opened = _open_task(default, task, tuning=False)
+        yield from opened.source.train.pick(_rows(opened, "train"))
+
+
 def _open(data: DataSpec, where: str) -> Source:
     key = data.model_dump_json(exclude={"classes", "rotate", "permute", "limit", "in_memory"})
     if key not in _SOURCES:
-        _SOURCES[key] = open_source(data, where)
+        if data.text is None:
+            _SOURCES[key] = open_source(data, where)
+        else:
+            from stockpot.streams.text.classes import open_text_classes
+
+            _SOURCES[key] = open_text_classes(data, where)
     return _SOURCES[key]
 
 
@@ -98,10 +125,12 @@ class StreamTask:
 class Stream:
     """Tasks and controls, opened lazily and kept in memory as tensors where they fit."""
 
+    called = "inputs"  # what an example is, in messages
+
     scenario: Scenario
     tasks: list[StreamTask]
     controls: list[StreamTask]
-    processor: Processor
+    processor: Processor | TextProcessor
     _cache: dict[tuple[str, str], Examples] = field(default_factory=dict)
 
     @classmethod
@@ -111,7 +140,7 @@ class Stream:
         default: DataSpec,
         tasks: Sequence[TaskSpec],
         controls: Sequence[TaskSpec],
-        processor: Processor,
+        processor: Processor | TextProcessor,
         tuning: bool = False,
     ) -> Stream:
         """Opens every data set of the stream, and assigns the output rows.
@@ -126,6 +155,20 @@ class Stream:
         for control in stream.controls:
             control.rows = stream._control_rows(control)
         return stream
+
+    @property
+    def task_names(self) -> list[str]:
+        """The tasks' names, in order."""
+        return [task.name for task in self.tasks]
+
+    @property
+    def control_names(self) -> list[str]:
+        """The controls' names, in order."""
+        return [control.name for control in self.controls]
+
+    def first(self, count: int) -> Self:
+        """The stream as if only so many tasks were known."""
+        return replace(self, tasks=self.tasks[:count])
 
     @property
     def rows(self) -> Rows:
@@ -154,10 +197,17 @@ class Stream:
         """The test examples of control `index` (from 0)."""
         return self._examples(self.controls[index], "test")
 
-    def sample(self, index: int) -> Tensor:
-        """One processed image of task `index` (from 0), (1, C, H, W): what the model will be given."""
+    def sample(self, index: int) -> Batch:
+        """One processed example of task `index` (from 0): what the model will be given."""
         task = self.tasks[index]
-        return _process(task.source.train.pick(_rows(task, "train")[:1]), task.data, self.processor)
+        first = task.source.train.pick(_rows(task, "train")[:1])
+        if isinstance(self.processor, TextProcessor):
+            return self.processor(first, [0], task.data, f"task {task.name!r}").__getitems__([0])
+        return {"pixel_values": _process(first, task.data, self.processor)}
+
+    def notes(self, index: int) -> list[str]:
+        """What a reader must know of task `index`: nothing, where examples are taken as they are."""
+        return []
 
     def facts(self) -> dict[str, dict[str, Any]]:
         """Task name → what its data is: path, fingerprint, sizes, classes."""
@@ -219,11 +269,13 @@ def _process(images: list[Any], data: DataSpec, processor: Processor) -> Tensor:
     return pixel_values if data.permute is None else permute(pixel_values, data.permute)
 
 
-def _read(task: StreamTask, part: str, processor: Processor) -> Examples:
+def _read(task: StreamTask, part: str, processor: Processor | TextProcessor) -> Examples:
     source: Part = task.source.train if part == "train" or task.tuning else task.source.test
     rows = _rows(task, part)
     to_row = dict(zip(task.labels, task.rows, strict=True))
     labels = torch.tensor([to_row[int(label)] for label in source.labels[rows]])
+    if isinstance(processor, TextProcessor):
+        return processor(source.pick(rows), labels.tolist(), task.data, f"task {task.name!r}")
     first = _process(source.pick(rows[:1]), task.data, processor)
     in_memory = task.data.in_memory
     if in_memory is None:

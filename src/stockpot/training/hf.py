@@ -10,18 +10,19 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from stockpot.errors import StockpotError
 from stockpot.files import make_folder, publishing
+from stockpot.models.outputs import items_in
 from stockpot.streams.examples import Batch
 from stockpot.training.batches import EpochBatches, loader
 from stockpot.training.job import Interrupted, Job, batch_loss, training_arguments
 from stockpot.training.method_state import read_state, write_state
 from stockpot.training.optimizer_state import export_state, import_state
+from stockpot.training.weights import load_weights, save_weights
 
 WEIGHTS = "model.safetensors"
 
@@ -83,7 +84,7 @@ class TaskTrainer(Trainer):
         return prepared
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
-        return sum(len(batch["labels"]) for batch in batch_samples)
+        return sum(items_in(batch) for batch in batch_samples)
 
     def compute_loss(
         self,
@@ -94,7 +95,7 @@ class TaskTrainer(Trainer):
     ) -> Tensor:
         """The micro-batch's share of the step's mean loss."""
         loss = batch_loss(self.job, model, inputs, self._smoothing)
-        many = len(inputs["labels"])
+        many = items_in(inputs)
         return loss if num_items_in_batch in (None, many) else loss * (many / num_items_in_batch)
 
     def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
@@ -142,10 +143,10 @@ class TaskTrainer(Trainer):
         # The model's own names, so that loading is exact for every architecture; and no training_args.bin.
         folder = Path(str(output_dir or self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        save_model(self.job.model, str(folder / WEIGHTS))
+        save_weights(self.job.model, folder / WEIGHTS)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_model(self.job.model, str(Path(resume_from_checkpoint) / WEIGHTS))
+        load_weights(self.job.model, Path(resume_from_checkpoint) / WEIGHTS)
 
 
 @contextlib.contextmanager

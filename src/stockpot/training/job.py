@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.methods.base import Method
-from stockpot.models.outputs import logits_of
+from stockpot.models.outputs import logits_of, targets_of
 from stockpot.streams.examples import Batch, TrainingData
 from stockpot.streams.scenario import mask_rivals
 from stockpot.training.batches import EpochBatches
@@ -56,15 +56,20 @@ class Job:
 
 
 def batch_loss(job: Job, model: nn.Module, batch: Batch, smoothing: float = 0.0) -> Tensor:
-    """The mean loss of a micro-batch: cross-entropy over the rows that compete, as the method changes it."""
-    logits = logits_of(model, batch)
-    labels = batch["labels"]
-    loss = cross_entropy(mask_rivals(logits, labels, job.owners), labels, smoothing)
+    """The mean loss of a micro-batch, over examples or tokens: cross-entropy over the rows that compete, as the method
+    changes it.
+    """
+    logits, targets = logits_of(model, batch), targets_of(batch)
+    loss = cross_entropy(mask_rivals(logits, targets, job.owners), targets, smoothing)
     return job.method.loss(loss, logits, batch, model)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-    """The mean cross-entropy; label smoothing spreads its share over the rows that compete, those above −∞."""
+    """The mean cross-entropy over targets that are not IGNORED, in fp32 or better.
+
+    Label smoothing spreads its share over the rows that compete, those above −∞.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if not smoothing or not bool(torch.isneginf(logits).any()):
         return functional.cross_entropy(logits, labels, label_smoothing=smoothing)
     competing = ~torch.isneginf(logits)

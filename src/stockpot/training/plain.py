@@ -9,15 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, load_model, save_file, save_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.files import publishing
+from stockpot.models.outputs import items_in, moved_to
 from stockpot.training.batches import EpochBatches
 from stockpot.training.job import Interrupted, Job, batch_loss, planned_steps, training_arguments
 from stockpot.training.method_state import read_state, write_state
 from stockpot.training.optimizer_state import export_state, import_state
+from stockpot.training.weights import load_weights, save_weights
 
 WEIGHTS, OPTIMIZER, PLACE = "model.safetensors", "optimizer.safetensors", "place.json"
 
@@ -68,11 +70,11 @@ def train(job: Job) -> dict[str, Tensor]:
 
 
 def _accumulate(job: Job, group: list[list[int]], args: Any) -> None:
-    items = sum(map(len, group))
-    for indices in group:
-        batch = {key: value.to(args.device) for key, value in job.data.examples.__getitems__(indices).items()}
-        loss = batch_loss(job, job.model, batch, args.label_smoothing_factor)
-        (loss if len(indices) == items else loss * (len(indices) / items)).backward()
+    batches = [job.data.examples.__getitems__(indices) for indices in group]
+    many = [items_in(batch) for batch in batches]
+    for batch, items in zip(batches, many, strict=True):
+        loss = batch_loss(job, job.model, moved_to(job.model, batch), args.label_smoothing_factor)
+        (loss if len(batches) == 1 else loss * (items / sum(many))).backward()
 
 
 def check_settings(settings: dict[str, Any], source: str = "train") -> None:
@@ -108,7 +110,7 @@ def _optimizer(job: Job, args: Any, total: int) -> tuple[torch.optim.Optimizer, 
 def _save(job: Job, step: int, optimizer: torch.optim.Optimizer, schedule: Any) -> None:
     target = job.folder / f"checkpoint-{step}"
     with publishing(target) as folder:
-        save_model(job.model, str(folder / WEIGHTS))
+        save_weights(job.model, folder / WEIGHTS)
         generators, more = _generators()
         save_file({**export_state(optimizer, job.model), **generators}, str(folder / OPTIMIZER))
         settings = {key: value for key, value in schedule.state_dict().items() if key != "lr_lambdas"}
@@ -119,7 +121,7 @@ def _save(job: Job, step: int, optimizer: torch.optim.Optimizer, schedule: Any) 
 
 
 def _load(job: Job, folder: Path, optimizer: torch.optim.Optimizer, schedule: Any) -> int:
-    load_model(job.model, str(folder / WEIGHTS))
+    load_weights(job.model, folder / WEIGHTS)
     tensors = load_file(str(folder / OPTIMIZER))
     import_state(optimizer, job.model, tensors)
     place = json.loads((folder / PLACE).read_text(encoding="utf-8"))

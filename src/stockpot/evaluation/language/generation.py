@@ -1,0 +1,122 @@
+"""What a language model writes: greedy or sampled continuations of prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from stockpot.errors import StockpotError
+from stockpot.evaluation.language.likelihood import alike, text_configuration
+from stockpot.models.outputs import evaluation_mode
+
+POSITIONS = 2**17  # at most so many in one batch, those still to be written among them: their keys and values are kept
+
+
+def prompt_tokens(tokenizer: Any, prompt: str) -> list[int]:
+    """The prompt's tokens, at least one: of an empty prompt the token that begins a text, or ends one.
+
+    A beginning-of-text token goes first where the tokenizer puts one and the prompt does not have it yet.
+    """
+    found: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    first = tokenizer("", add_special_tokens=True)["input_ids"][:1]
+    begin = tokenizer.bos_token_id
+    if begin is not None and first == [begin] and found[:1] != first:
+        found = [begin, *found]
+    start = begin if begin is not None else tokenizer.eos_token_id
+    if not found and start is None:
+        raise StockpotError("an empty prompt, and the tokenizer has no token that begins or ends a text; name one.")
+    return found or [start]
+
+
+def context(model: nn.Module) -> int | None:
+    """Tokens that the model can read and write at once; None where its configuration does not say."""
+    found = getattr(text_configuration(model), "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 0 else None
+
+
+@torch.no_grad()
+def continuations(
+    model: nn.Module,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    samples: int = 1,
+    seed: int = 0,
+) -> list[list[str]]:
+    """For each prompt, in order, `samples` texts that the model goes on with, special tokens left out.
+
+    At temperature 0 the likeliest token is taken each time, at T > 0 it is drawn from softmax(logits / T), from `seed`.
+    What the model's generation configuration says of penalties and filters does not count. A prompt that leaves no
+    room for `max_new_tokens` loses its beginning. Torch's generators, the modules' modes, the model and its generation
+    configuration are left as they were. Raises StockpotError where the model cannot write.
+    """
+    if not hasattr(model, "generate"):
+        raise StockpotError(f"a {type(model).__name__} cannot write: only a causal language model of Transformers can.")
+    limit = context(model)
+    written = max_new_tokens if limit is None else min(max_new_tokens, limit - 1)
+    room = None if limit is None else limit - written
+    tokens = [prompt_tokens(tokenizer, prompt) for prompt in prompts]
+    tokens = tokens if room is None else [found[-room:] for found in tokens]
+    device = next(model.parameters()).device
+    ends = end_tokens(model, tokenizer)
+    pad = next((one for one in (tokenizer.pad_token_id, *ends) if one is not None), 0)
+    settings = _settings(written, temperature, samples, pad, ends)
+
+    result: list[list[str]] = [[] for _ in prompts]
+    lengths = [(len(found) + written) * samples for found in tokens]
+    with evaluation_mode(model), torch.random.fork_rng([device.index] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for picked in alike(lengths, batch_size, POSITIONS):
+            longest = max(len(tokens[index]) for index in picked)
+            # On the left, so that every prompt ends where the writing begins.
+            ids = [[pad] * (longest - len(tokens[index])) + tokens[index] for index in picked]
+            mask = [[0] * (longest - len(tokens[index])) + [1] * len(tokens[index]) for index in picked]
+            output = model.generate(  # type: ignore[operator]
+                input_ids=torch.tensor(ids, device=device),
+                attention_mask=torch.tensor(mask, device=device),
+                generation_config=settings,
+            )
+            for row, new in enumerate(output[:, longest:].tolist()):
+                stop = next((place for place, token in enumerate(new) if token in ends), len(new))
+                result[picked[row // samples]].append(tokenizer.decode(new[:stop], skip_special_tokens=True))
+    return result
+
+
+def end_tokens(model: nn.Module, tokenizer: Any) -> list[int]:
+    """The tokens after which nothing more is written: the tokenizer's, and those of the generation configuration."""
+    found = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    more = found if isinstance(found, list) else [found]
+    return [token for token in dict.fromkeys([tokenizer.eos_token_id, *more]) if token is not None]
+
+
+def _settings(written: int, temperature: float, samples: int, pad: int, ends: Sequence[int]) -> Any:
+    from transformers import GenerationConfig
+
+    sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
+    # Transformers fills what is not said here from the model's own generation configuration.
+    return GenerationConfig(
+        max_new_tokens=written,
+        do_sample=temperature > 0,
+        num_beams=1,
+        num_return_sequences=samples,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        use_cache=True,
+        pad_token_id=pad,
+        eos_token_id=list(ends) or None,
+        **sampling,
+    )
+
+
+def sample_continuations(
+    model: nn.Module, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int = 60, batch_size: int = 8
+) -> list[str]:
+    """What the model goes on with, greedily, after each prompt: for a reader to see."""
+    found = continuations(model, tokenizer, prompts, batch_size=batch_size, max_new_tokens=max_new_tokens)
+    return [texts[0] for texts in found]

@@ -1,0 +1,112 @@
+"""How likely a language model finds texts: one pass with the right tokens given, nothing written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import log
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stockpot.models.outputs import evaluation_mode, logits_of, moved_to
+from stockpot.streams.examples import IGNORED, TokenExamples
+
+LOGITS = 2**27  # at most so many in one batch: 512 MiB in float32
+CHUNK = 2**24  # of them at a time in higher precision
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """Sums over the tokens that are predicted: `nats` is −Σ log p, `hits` counts those that were the likeliest."""
+
+    nats: float
+    tokens: int
+    hits: int
+
+    @property
+    def loss(self) -> float | None:
+        """Nats per token; None where nothing is predicted."""
+        return self.nats / self.tokens if self.tokens else None
+
+    @property
+    def token_accuracy(self) -> float | None:
+        """The fraction of tokens that were the likeliest; None where nothing is predicted."""
+        return self.hits / self.tokens if self.tokens else None
+
+    def bits_per_byte(self, count: int) -> float | None:
+        """`nats / (ln 2 · count)`; None for no bytes."""
+        return self.nats / (log(2) * count) if count else None
+
+
+@dataclass(frozen=True)
+class SequenceScores:
+    """The same for each of N sequences, on the CPU."""
+
+    nats: Tensor  # (N,) float64
+    tokens: Tensor  # (N,) int64
+    hits: Tensor  # (N,) int64
+
+
+def text_configuration(model: nn.Module) -> Any:
+    """The configuration of the part of a Transformers model that reads text; None of a plain module."""
+    config = getattr(model, "config", None)
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def token_scores(model: nn.Module, examples: TokenExamples, batch_size: int) -> TokenScores:
+    """The sums over all tokens that have a target, added in float64: batches and padding do not change them."""
+    scores = sequence_scores(model, examples, batch_size)
+    return TokenScores(float(scores.nats.sum()), int(scores.tokens.sum()), int(scores.hits.sum()))
+
+
+@torch.no_grad()
+def sequence_scores(model: nn.Module, examples: TokenExamples, batch_size: int) -> SequenceScores:
+    """−Σ log p, the tokens that are predicted and those that were the likeliest, for each sequence.
+
+    Sequences of like length share a batch; one holds fewer than `batch_size` where its logits would be more than
+    `LOGITS`. Every module's mode is restored.
+    """
+    N = len(examples)
+    nats, tokens, hits = torch.zeros(N, dtype=torch.float64), torch.zeros(N).long(), torch.zeros(N).long()
+    lengths = examples.ends.diff(prepend=examples.ends.new_zeros(1)).tolist()
+    vocabulary = getattr(text_configuration(model), "vocab_size", 1)
+    with evaluation_mode(model):
+        for picked in alike(lengths, batch_size, LOGITS // vocabulary):
+            batch = moved_to(model, examples.__getitems__(picked))
+            targets = batch["labels"]
+            owners = torch.arange(len(picked), device=targets.device)[:, None].expand_as(targets).flatten()
+            kept = targets.flatten() != IGNORED
+            owners, found, right = owners[kept], *_of_targets(logits_of(model, batch), targets.flatten(), kept)
+            summed = torch.zeros(len(picked), dtype=torch.float64).index_add_(0, owners.cpu(), found.cpu())
+            nats[picked] = summed
+            tokens[picked] = owners.bincount(minlength=len(picked)).cpu()
+            hits[picked] = owners[right].bincount(minlength=len(picked)).cpu()
+    return SequenceScores(nats, tokens, hits)
+
+
+def _of_targets(logits: Tensor, targets: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+    """−log p of each target that is kept, float64, and whether it was the likeliest."""
+    where = kept.nonzero().flatten()
+    rows = max(1, CHUNK // logits.shape[-1])
+    nats, right = [logits.new_zeros(0, dtype=torch.float64)], [kept.new_zeros(0)]
+    for some in where.split(rows):
+        scores = logits[some]
+        scores = scores if scores.dtype == torch.float64 else scores.float()
+        wanted = targets[some]
+        nats.append((scores.logsumexp(-1) - scores.gather(-1, wanted[:, None])[:, 0]).double())
+        right.append(scores.argmax(-1) == wanted)
+    return torch.cat(nats), torch.cat(right)
+
+
+def alike(lengths: Sequence[int], batch_size: int, positions: int) -> Iterator[list[int]]:
+    """Indices in batches of like length, longest first, of at most so many positions when padded (or one sequence)."""
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        if batch and (len(batch) == batch_size or (len(batch) + 1) * lengths[batch[0]] > positions):
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch

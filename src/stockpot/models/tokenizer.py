@@ -1,0 +1,149 @@
+"""Tokenizers: a model's own, another's, or one trained on the stream's texts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from stockpot.errors import StockpotError
+from stockpot.strict import Strict
+
+if TYPE_CHECKING:
+    from stockpot.models.spec import ModelSpec
+
+END = "<|endoftext|>"
+FILES = ("tokenizer.json", "vocab.*", "*.model")  # one of which holds the vocabulary
+
+
+class TrainedTokenizer(Strict):
+    """A byte-level BPE tokenizer, trained on the stream's training texts before the first task."""
+
+    train: int = Field(ge=300, description="tokens in the vocabulary; fewer where the texts are too short for so many")
+
+
+def open_tokenizer(spec: ModelSpec, texts: Callable[[], Iterable[str]]) -> Any:
+    """The fast tokenizer of a model; `texts` is only called where one is to be trained.
+
+    End of text stands in for a missing padding token, which attention masks; the vocabulary never grows.
+    Raises StockpotError where it cannot be opened.
+    """
+    if isinstance(spec.tokenizer, TrainedTokenizer):
+        tokenizer = train_tokenizer(texts(), spec.tokenizer.train)
+    else:
+        name = spec.tokenizer or spec.name
+        if name is None:
+            raise StockpotError(
+                "model.tokenizer: a model built from a configuration has none: name another model's or a folder, "
+                "or train one on the stream's texts: {train: 8192}."
+            )
+        tokenizer = _opened(name, spec)
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if spec.chat_template is not None:
+        tokenizer.chat_template = spec.chat_template
+    return tokenizer
+
+
+def _opened(name: str, spec: ModelSpec) -> Any:
+    from transformers import AutoTokenizer
+
+    folder = Path(name).expanduser()
+    if name.startswith((".", "/", "~")) and not folder.is_dir():
+        raise StockpotError(f"model.tokenizer: {name}: there is no such folder.")
+    if folder.is_dir() and not any(file for kind in FILES for file in folder.glob(kind)):  # would open without words
+        raise StockpotError(
+            f"model.tokenizer: {name} holds no tokenizer.json: name another model's tokenizer, or save this one there."
+        )
+    own = name == spec.name
+    revision = (spec.revision if own else None) or "main"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder) if folder.is_dir() else name, revision=revision, trust_remote_code=spec.trust_remote_code
+        )
+    except Exception as error:  # the libraries' own range from OSError to plain Exception
+        reason = "it has no tokenizer.json that could be read"
+        if not folder.is_dir():
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise StockpotError(
+            f"model.tokenizer: {name}: {reason} (a hub name needs the network or a filled cache; "
+            "a folder needs what tokenizer.save_pretrained writes)"
+        ) from error
+    if not tokenizer.is_fast:
+        raise StockpotError(
+            f"model.tokenizer: {name} has no fast version (a tokenizer.json); name another model's tokenizer."
+        )
+    return tokenizer
+
+
+def train_tokenizer(texts: Iterable[str], size: int) -> Any:
+    """Byte-level BPE (Sennrich et al. 2016, https://arxiv.org/abs/1508.07909) of at most `size` tokens.
+
+    Its only special token ends, begins and pads texts. Every string can be written in it, and is read back the same.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=[END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        eos_token=END,
+        bos_token=END,
+        pad_token=END,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def end_of_text(tokenizer: Any) -> int:
+    """The token that ends a text; raises StockpotError where there is none."""
+    if tokenizer.eos_token_id is None:
+        raise StockpotError(
+            f"model.tokenizer: {_name(tokenizer)} has no end-of-text token, so a model cannot learn to stop: "
+            "save it again with tokenizer.eos_token set to a token of its vocabulary, and name that folder."
+        )
+    return int(tokenizer.eos_token_id)
+
+
+def start_of_text(tokenizer: Any) -> int:
+    """The token that the first one of a text is predicted from: beginning of text, or the end of the one before."""
+    return end_of_text(tokenizer) if tokenizer.bos_token_id is None else int(tokenizer.bos_token_id)
+
+
+def padding(tokenizer: Any) -> int:
+    """The token that fills batches, which is masked everywhere: the tokenizer's own, or end of text."""
+    return end_of_text(tokenizer) if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
+
+
+def check_vocabulary(tokenizer: Any, size: int) -> None:
+    """Raises StockpotError where the tokenizer writes tokens that a model with `size` of them does not have."""
+    if len(tokenizer) > size:
+        raise StockpotError(
+            f"model.tokenizer: {_name(tokenizer)} has {len(tokenizer)} tokens, the model only {size}: "
+            "name the model's own tokenizer, or give a configuration vocab_size to match."
+        )
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """SHA-256 of all that a tokenizer does to a text, in hexadecimal: its backend, special tokens, chat template."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    kept = {key: value for key, value in backend.items() if key not in ("truncation", "padding")}  # set by each call
+    special = {key: str(value) for key, value in tokenizer.special_tokens_map.items()}
+    said = json.dumps([kept, special, tokenizer.chat_template], sort_keys=True, default=str)
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+def _name(tokenizer: Any) -> str:
+    return str(tokenizer.name_or_path or "the tokenizer")

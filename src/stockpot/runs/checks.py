@@ -1,0 +1,34 @@
+"""What is tried out before a stream begins: whether the model takes each task's inputs."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from stockpot.errors import StockpotError
+from stockpot.models.outputs import logits_of, targets_of
+from stockpot.runs.session import AnyStream
+from stockpot.streams.text.stream import LanguageStream
+
+
+@torch.no_grad()
+def check_model(model: nn.Module, stream: AnyStream, rows: int, first: int = 0) -> None:
+    """Raises StockpotError where the model cannot take an example of a task, or answers in another shape."""
+    model.eval()
+    for index, name in [*enumerate(stream.task_names)][first:]:
+        batch = stream.sample(index)
+        shape = "x".join(map(str, next(iter(batch.values())).shape[1:]))
+        try:
+            given = tuple(logits_of(model, batch).shape)
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            remedy = "" if isinstance(stream, LanguageStream) else ", or its image_processor"
+            raise StockpotError(
+                f"task {name!r}: the model cannot take its {stream.called}, {shape}: {reason}. "
+                f"Change the model{remedy}."
+            ) from error
+        if isinstance(stream, LanguageStream):
+            if given[0] != len(targets_of(batch)):
+                raise StockpotError(f"the model's output has shape {given}; a language model answers at every token.")
+        elif given != (1, rows):
+            raise StockpotError(f"the model's output for one example has shape {given}; the stream needs (1, {rows}).")

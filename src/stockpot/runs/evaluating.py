@@ -1,0 +1,67 @@
+"""Filling the matrices: every score of every task and control, for one model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from stockpot.evaluation.accuracy import accuracy
+from stockpot.runs.session import Session
+from stockpot.streams.text.part import TextPart
+
+Measured = dict[str, float | None]  # label of a score → value, None where it is not measured
+
+
+def evaluate(session: Session, model: nn.Module, learnt: int) -> dict[str, Any]:
+    """`scores`: label → a value for each task, and `controls`: label → name → value, when `learnt` tasks are learnt."""
+    specs = session.recipe.measured
+    tasks = [evaluate_task(session, model, index, learnt) for index in range(len(session.stream.tasks))]
+    controls = {
+        name: _evaluate_control(session, model, number, learnt)
+        for number, name in enumerate(session.stream.control_names)
+    }
+    return {
+        "scores": {spec.title: [scores[spec.title] for scores in tasks] for spec in specs},
+        "controls": {spec.title: {name: scores[spec.title] for name, scores in controls.items()} for spec in specs},
+    }
+
+
+def evaluate_task(session: Session, model: nn.Module, index: int, learnt: int) -> Measured:
+    """The scores on task `index` (from 0) when `learnt` tasks have been learnt."""
+    candidates = session.stream.rows.evaluated(index, learnt, session.rows(learnt - 1))
+    return _measure(session, model, session.stream.test(index), candidates)
+
+
+def _evaluate_control(session: Session, model: nn.Module, number: int, learnt: int) -> Measured:
+    rows = session.rows(learnt - 1)
+    candidates = session.stream.rows.evaluated(0, learnt, rows)
+    candidates[[row for row in session.stream.controls[number].rows if row < rows]] = True
+    return _measure(session, model, session.stream.control(number), candidates)
+
+
+def _measure(session: Session, model: nn.Module, part: Any, candidates: Tensor) -> Measured:
+    batch_size = session.recipe.evaluation.batch_size
+    if isinstance(part, TextPart):
+        from stockpot.evaluation.language.measure import measure
+
+        specs, tokenizer = session.recipe.measured, session.tokenizer
+        return measure(specs, model, tokenizer, part, batch_size, allow_code=session.allow_code)
+    return {"accuracy": accuracy(model, part, candidates, batch_size)}
+
+
+def evaluate_late(session: Session, index: int) -> dict[str, list[float | None]]:
+    """The scores that task `index` would have had before it was added: of the start model, then after each task.
+
+    Null where a model is not kept any more.
+    """
+    column: dict[str, list[float | None]] = {spec.title: [] for spec in session.recipe.measured}
+    for learnt in range(len(session.run.finished) + 1):
+        found: Mapping[str, float | None] = {}
+        if session.run.model(learnt - 1).is_dir():
+            session.run.verify_model(learnt - 1)
+            found = evaluate_task(session, session.load(learnt - 1).to(session.device), index, learnt)
+        for title, values in column.items():
+            values.append(found.get(title))
+    return column

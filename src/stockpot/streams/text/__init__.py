@@ -1,0 +1,1 @@
+"""Text as examples: columns and templates → strings → tokens → sequences to learn from."""

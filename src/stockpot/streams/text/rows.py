@@ -1,0 +1,80 @@
+"""What the rows of a data set say: texts, prompts with their completions, chats."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from stockpot.errors import StockpotError
+
+Message = dict[str, Any]  # role, content, and what else the chat template reads
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prompt, which is given, and its completion, which is to be learnt."""
+
+    prompt: str
+    completion: str
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A conversation; what the assistant says after the first `given` messages is to be learnt."""
+
+    messages: list[Message]
+    given: int = 0
+
+
+Item = str | Pair | Chat
+
+
+@dataclass(frozen=True)
+class TextRows:
+    """One part of a data set: what its rows say, and which rows they are."""
+
+    place: str  # for errors: the task, the data set and its split
+    items: Sequence[Item]
+    numbers: Sequence[int]  # of each item, its row in the split, from 0
+    rows: Any  # the data set's own rows, in the same order: indexing gives a dictionary
+    skipped: int = 0  # empty texts, left out
+
+    def error(self, index: int, reason: str) -> StockpotError:
+        """The error of one item, which says where its row stands."""
+        return StockpotError(f"{self.place}, row {self.numbers[index]}: {reason}")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of every string, in order, in hexadecimal."""
+        digest = hashlib.sha256()
+        for index, item in enumerate(self.items):
+            for said in _strings(item):
+                try:
+                    data = said.encode()
+                except UnicodeEncodeError as error:
+                    raise self.error(
+                        index, f"the text is no valid Unicode ({error.reason}); remove the characters from the row."
+                    ) from error
+                digest.update(len(data).to_bytes(8, "little"))
+                digest.update(data)
+        return digest.hexdigest()
+
+    def texts(self) -> Iterator[str]:
+        """All that the rows say, to train a tokenizer on."""
+        for item in self.items:
+            if isinstance(item, Chat):
+                yield from (str(message["content"]) for message in item.messages)
+            else:
+                yield from _strings(item)
+
+
+def _strings(item: Item) -> tuple[str, ...]:
+    if isinstance(item, str):
+        return (item,)
+    if isinstance(item, Pair):
+        return item.prompt, item.completion
+    return json.dumps(item.messages, sort_keys=True, ensure_ascii=False, default=str), str(item.given)

@@ -1,0 +1,199 @@
+"""Data sets of text: formats, templates, splits, files, and what is said of bad rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stockpot.errors import StockpotError
+from stockpot.streams.spec import DataSpec
+from stockpot.streams.text.classes import open_text_classes
+from stockpot.streams.text.rows import Chat, Pair
+from stockpot.streams.text.source import open_text
+from stockpot.streams.text.templates import open_template
+
+WHERE = "task 'law'"
+
+
+def jsonl(path: Path, rows: list[dict[str, Any]], name: str = "data.jsonl") -> str:
+    (path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path / name)
+
+
+def numbered(count: int) -> list[dict[str, Any]]:
+    return [{"text": f"text {number}"} for number in range(count)]
+
+
+def test_a_template_is_filled_and_a_double_brace_is_a_brace() -> None:
+    template = open_template("{{{title}}}: {text}", ["title", "text"], "data.text")
+    assert template({"title": "A", "text": 7}) == "{A}: 7"
+    assert template.columns == ["title", "text"]
+    assert open_template("a.b", ["a.b"], "data.text")({"a.b": "x"}) == "x"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ("titel", "Did you mean 'title'?"),
+        ("{titel}", "no column 'titel'. Did you mean 'title'?"),
+        ("{title.upper}", "plain name"),
+        ("{title[0]}", "plain name"),
+        ("{title!r}", "plain name"),
+        ("{title:>9}", "plain name"),
+        ("{}", "plain name"),
+        ("{title", "a brace in the text is written twice"),
+        ("{{title}}", "no template"),
+    ],
+)
+def test_a_template_takes_plain_columns_only(wanted: str, said: str) -> None:
+    with pytest.raises(StockpotError) as caught:
+        open_template(wanted, ["title", "text"], "data.text")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_format_is_told_from_the_keys_or_the_columns(tmp_path: Path) -> None:
+    talk = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    path = jsonl(tmp_path, [{"prompt": "p", "completion": "c", "q": "x"}] * 3, "pairs.jsonl")
+    assert open_text(DataSpec(path=path), WHERE).train.items == [Pair("p", "c")] * 2
+    assert open_text(DataSpec(path=path, prompt="Q: {q}\n"), WHERE).test.items == [Pair("Q: x\n", "c")]
+    assert open_text(DataSpec(path=path, text="{q}{q}"), WHERE).train.items == ["xx"] * 2
+    chats = jsonl(tmp_path, [{"messages": talk}] * 2, "chats.jsonl")
+    assert open_text(DataSpec(path=chats), WHERE).train.items == [Chat(talk)]
+    talks = jsonl(tmp_path, [{"prompt": talk[:1], "completion": talk[1:]}] * 2, "talks.jsonl")
+    assert open_text(DataSpec(path=talks), WHERE).train.items == [Chat(talk, given=1)]
+    with pytest.raises(StockpotError, match=r"choose data\.format: text or prompt-completion"):
+        open_text(DataSpec(path=path, text="q", prompt="q"), WHERE)
+    two = jsonl(tmp_path, [{"a": "x", "b": "y"}] * 2, "two.jsonl")
+    with pytest.raises(StockpotError, match=r"task 'law': .*give data\.text, or .*Columns: \['a', 'b'\]"):
+        open_text(DataSpec(path=two), WHERE)
+
+
+def test_the_same_tenth_is_held_out_every_time_and_a_fifth_to_tune_on(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, numbered(50))
+    first, again = (open_text(DataSpec(path=path), WHERE) for _ in range(2))
+    assert (len(first.train.items), len(first.test.items)) == (45, 5)
+    assert sorted([*first.train.numbers, *first.test.numbers]) == list(range(50))
+    assert first.test.numbers == again.test.numbers
+    assert [f"text {number}" for number in first.test.numbers] == first.test.items
+    assert first.test.rows[0]["text"] == first.test.items[0]
+    tuned = open_text(DataSpec(path=path), WHERE, tuning=True)
+    assert (len(tuned.train.items), len(tuned.test.items)) == (36, 9)
+    assert {*tuned.train.items, *tuned.test.items} == {*first.train.items}
+    few = open_text(DataSpec(path=path, limit=10), WHERE)
+    assert few.train.items == first.train.items[:10]
+    assert len(open_text(DataSpec(path=path, limit=10), WHERE, tuning=True).test.items) == 2
+
+
+def test_named_splits_are_taken_as_they_are(hub_folder: Callable[..., Path]) -> None:
+    path = str(hub_folder({"train": {"text": ["a", "b"]}, "validation": {"text": ["c"]}, "test": {"text": ["d"]}}))
+    assert open_text(DataSpec(path=path), WHERE).test.items == ["d"]
+    assert open_text(DataSpec(path=path, test_split="validation"), WHERE).test.items == ["c"]
+    assert open_text(DataSpec(path=path, train_split="test", test_split="test"), WHERE).train.items == ["d"]
+    with pytest.raises(StockpotError, match=r"no split 'validaton'\. Did you mean 'validation'\?"):
+        open_text(DataSpec(path=path, test_split="validaton"), WHERE)
+
+
+def test_empty_texts_are_left_out_and_counted(tmp_path: Path) -> None:
+    rows = [{"text": ""}, *numbered(3), {"text": " \n"}]
+    source = open_text(DataSpec(path=jsonl(tmp_path, rows), train_split="train", test_split="train"), WHERE)
+    assert source.train.numbers == [1, 2, 3]
+    assert source.facts["skipped"] == 4
+    with pytest.raises(StockpotError, match="every one of its 2 rows is empty"):
+        open_text(DataSpec(path=jsonl(tmp_path, [{"text": " "}] * 2, "e.jsonl"), test_split="train"), WHERE)
+
+
+def test_the_fingerprint_is_of_every_string(tmp_path: Path) -> None:
+    rows = numbered(20)
+    prints = set()
+    for number, change in enumerate([("text 3", "text 3"), ("text 3", "text x"), ("text 19", "text y")]):
+        changed = [{"text": row["text"].replace(*change)} for row in rows]
+        source = open_text(DataSpec(path=jsonl(tmp_path, changed, f"{number}.jsonl")), WHERE)
+        prints.add(source.facts["fingerprint"])
+    assert len(prints) == 3
+
+
+BAD: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [
+    ([{"text": "a"}, {"text": None}], {"text": "T {text}"}, "row 1: column 'text' holds nothing (null)"),
+    ([{"text": "a", "n": ["x"]}] * 2, {"text": "{text}{n}"}, "row 0: column 'n' holds a list, not text"),
+    ([{"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": " "}], {}, "row 1: the completion is empty"),
+    ([{"messages": [{"role": "user", "content": "b"}]}] * 2, {}, "row 0: no message of column 'messages' is said by"),
+    ([{"messages": [{"role": "user", "text": "b"}]}] * 2, {}, "row 0: message 0 of column 'messages' has no content"),
+    ([{"messages": "hi"}] * 2, {}, "row 0: column 'messages' should hold a list of messages"),
+    ([{"text": "a"}] * 2, {"messages": "mesages"}, "no column 'mesages'"),
+    ([{"text": "a"}] * 2, {"rotate": 3.0}, "data.rotate is for images"),
+    ([{"text": "a"}] * 2, {"classes": [0]}, "data.classes is for classes"),
+    ([{"text": "a"}], {}, "name data.test_split"),
+]
+
+
+@pytest.mark.parametrize(("rows", "keys", "said"), BAD)
+def test_a_bad_row_is_named_in_one_line(
+    tmp_path: Path, rows: list[dict[str, Any]], keys: dict[str, Any], said: str
+) -> None:
+    path = jsonl(tmp_path, rows)
+    keys = {"test_split": "train", **keys} if len(rows) > 1 else keys
+    with pytest.raises(StockpotError) as caught:
+        open_text(DataSpec(path=path, **keys), WHERE)
+    assert said in str(caught.value)
+    assert str(caught.value).startswith("task 'law': ")
+    assert "\n" not in str(caught.value)
+    if "row" in said:
+        assert f"{path}, split 'train', row " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", b"caf\xe9\nx\n"),
+        ("a.csv", b"text\ncaf\xe9\nx\n"),
+        ("a.jsonl", b'{"text": "caf\xe9"}\n{"text": "x"}\n'),
+    ],
+)
+def test_data_that_are_not_utf_8_are_said_to_be(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(StockpotError, match=r"task 'law': .* is not UTF-8 text; .*iconv") as caught:
+        open_text(DataSpec(path=str(tmp_path / name)), WHERE)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_and_folders_of_them_are_opened(tmp_path: Path) -> None:
+    (tmp_path / "lines.txt").write_text("one\ntwo\nthree\n")
+    (tmp_path / "table.csv").write_text("text,n\none,1\ntwo,2\n")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    jsonl(folder, numbered(3), "train.jsonl")
+    jsonl(folder, numbered(1), "test.jsonl")
+    assert open_text(DataSpec(path=str(tmp_path / "lines.txt")), WHERE).facts["train"] == 2
+    assert open_text(DataSpec(path=str(tmp_path / "table.csv")), WHERE).facts["test"] == 1
+    assert open_text(DataSpec(path=str(folder)), WHERE).test.items == ["text 0"]
+
+
+@pytest.mark.parametrize("path", [None, "./nowhere.jsonl", "./nowhere", "nobody/nothing-at-all"])
+def test_data_that_cannot_be_reached_are_said_in_one_line(path: str | None) -> None:
+    with pytest.raises(StockpotError, match=r"^task 'law': ") as caught:
+        open_text(DataSpec(path=path), WHERE)
+    assert "\n" not in str(caught.value)
+
+
+def test_classes_come_from_names_numbers_or_strings(hub_folder: Callable[..., Path], tmp_path: Path) -> None:
+    named = hub_folder({part: {"text": ["a", "b"], "label": [1, 0]} for part in ("train", "test")}, label=["no", "yes"])
+    source = open_text_classes(DataSpec(path=str(named)), WHERE)
+    assert (source.classes, source.train.labels.tolist(), source.train.pick([1, 0])) == (
+        ["no", "yes"],
+        [1, 0],
+        ["b", "a"],
+    )
+    strings = jsonl(tmp_path, [{"text": "a", "kind": "x"}, {"text": "b", "kind": "w"}])
+    source = open_text_classes(DataSpec(path=strings, label="kind", test_split="train"), WHERE)
+    assert (source.classes, source.test.labels.tolist()) == (["w", "x"], [1, 0])
+    numbers = jsonl(tmp_path, [{"text": "a", "label": 2}, {"text": "b", "label": 0}], "n.jsonl")
+    source = open_text_classes(DataSpec(path=numbers, test_split="train"), WHERE)
+    assert (source.classes, source.train.labels.tolist()) == (["0", "1", "2"], [2, 0])
+    unlabelled = jsonl(tmp_path, [{"text": "a", "label": 2}, {"text": "b", "label": -1}], "u.jsonl")
+    with pytest.raises(StockpotError, match="row 1: it has no label"):
+        open_text_classes(DataSpec(path=unlabelled, test_split="train"), WHERE)
