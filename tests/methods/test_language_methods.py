@@ -13,6 +13,7 @@ from speaking import by_hand, classified, gpt2, llama, log_likelihood, texts
 from torch import Tensor, nn
 from toy import LOOPS, Learnt, Weights, assert_close, assert_same, config, held, learn, seed
 
+from stockpot import methods
 from stockpot.errors import StockpotError
 from stockpot.importance.fisher import default_kind
 from stockpot.methods import REGISTRY
@@ -176,7 +177,7 @@ def test_a_language_model_samples_its_fisher_unless_told_otherwise(tmp_path: Pat
 
 def test_a_step_is_projected_by_the_mean_loss_of_the_tokens_of_a_draw(tmp_path: Path) -> None:
     model = gpt2()
-    method = build(config("agem", count=10, per_step=6))
+    method = methods.build(config("agem", count=10, per_step=6))
     task = Task(0, "a", 3, model=model, language=True)
     method.training_data(task, TEXTS[0])
     method.task_end(task, TEXTS[0])
@@ -293,14 +294,14 @@ def test_what_makes_no_sense_for_language_is_refused_before_the_run_and_in_it(
     assert problem is not None and "\n" not in problem
     with pytest.raises(StockpotError, match=message):
         raise StockpotError(problem)
-    active, task = build(method), Task(0, "b", 0, model=copy.deepcopy(llama()), rows=[()], language=True)
+    active, task = methods.build(method), Task(0, "b", 0, model=copy.deepcopy(llama()), rows=[()], language=True)
     with pytest.raises(StockpotError, match=message):
         active.training_data(task, TEXTS[0])
         active.task_end(task, TEXTS[0])
 
 
 def test_texts_and_classes_cannot_be_held_together() -> None:
-    method = build(config("replay"))
+    method = methods.build(config("replay"))
     method.task_end(Task(0, "a", 0, model=nn.Linear(1, 1)), TEXTS[0])
     with pytest.raises(StockpotError, match="the buffer holds text to be continued, task 'b' has text with classes"):
         method.training_data(Task(1, "b", 0, model=nn.Linear(1, 1)), classified(1))

@@ -24,6 +24,9 @@ class Evaluation(Strict):
     """How the accuracy matrix is filled."""
 
     batch_size: int = Field(256, ge=1)
+    limit: int | None = Field(
+        None, ge=1, description="at most so many test examples of each task and control, evenly spaced; default: all"
+    )
     on: Literal["test", "tuning"] = Field(
         "test", description="tuning: a fifth of the training examples is held out, and the test part never touched"
     )

@@ -138,9 +138,9 @@ def open_stream(recipe: Recipe, start: Path | None = None) -> Opened:
     """
     assert isinstance(recipe.tasks, list), "a resolved recipe lists its tasks"
     config = model_config(recipe.model)
-    tuning = recipe.evaluation.on == "tuning"
+    tuning, most = recipe.evaluation.on == "tuning", recipe.evaluation.limit
     if recipe.kind == "language":
-        sources = Sources.open(recipe.data, recipe.tasks, recipe.controls, tuning)
+        sources = Sources.open(recipe.data, recipe.tasks, recipe.controls, tuning, most)
         tokenizer = _tokenizer(recipe.model, start, sources.texts)
         return LanguageStream.open(sources, tokenizer, config), tokenizer
     if recipe.kind == "text":
@@ -149,7 +149,7 @@ def open_stream(recipe: Recipe, start: Path | None = None) -> Opened:
         processor: Any = TextProcessor(tokenizer, config)
     else:
         processor = open_processor(recipe.model, config)
-    stream = Stream.open(recipe.scenario, recipe.data, recipe.tasks, recipe.controls, processor, tuning)
+    stream = Stream.open(recipe.scenario, recipe.data, recipe.tasks, recipe.controls, processor, tuning, most)
     return stream, processor
 
 

@@ -113,6 +113,7 @@ class StreamTask:
     source: Source
     labels: list[int]  # the class numbers, in order
     tuning: bool = False  # both parts are cut from the training examples; the test part is not touched
+    most: int | None = None  # test examples
     rows: tuple[int, ...] = ()  # the output row of each
 
     @property
@@ -142,16 +143,18 @@ class Stream:
         controls: Sequence[TaskSpec],
         processor: Processor | TextProcessor,
         tuning: bool = False,
+        most: int | None = None,
     ) -> Stream:
         """Opens every data set of the stream, and assigns the output rows.
 
-        With `tuning`, a fifth of each class's training examples is held out and stands for the test part.
+        With `tuning`, a fifth of each class's training examples is held out and stands for the test part, of which
+        `most` keeps so many, evenly spaced.
         """
-        opened = [_open_task(default, task, tuning) for task in tasks]
+        opened = [_open_task(default, task, tuning, most) for task in tasks]
         rows = Rows.of(scenario, [(task.name, task.classes) for task in opened])
         for task, own in zip(opened, rows.tasks, strict=True):
             task.rows = own
-        stream = cls(scenario, opened, [_open_task(default, task, tuning) for task in controls], processor)
+        stream = cls(scenario, opened, [_open_task(default, task, tuning, most) for task in controls], processor)
         for control in stream.controls:
             control.rows = stream._control_rows(control)
         return stream
@@ -224,11 +227,11 @@ class Stream:
         return self._cache[key]
 
 
-def _open_task(default: DataSpec, spec: TaskSpec, tuning: bool) -> StreamTask:
+def _open_task(default: DataSpec, spec: TaskSpec, tuning: bool, most: int | None = None) -> StreamTask:
     data = inherit(default, spec.data)
     where = f"task {spec.name!r}"
     source = _open(data, where)
-    task = StreamTask(spec.name, data, source, chosen_classes(data, source, where), tuning)
+    task = StreamTask(spec.name, data, source, chosen_classes(data, source, where), tuning, most)
     for part in ("train", "test"):
         if not len(_rows(task, part)):
             raise StockpotError(
@@ -240,6 +243,16 @@ def _open_task(default: DataSpec, spec: TaskSpec, tuning: bool) -> StreamTask:
 
 def _rows(task: StreamTask, part: str) -> Labels:
     """The rows of a part of the data set that belong to the task, in order."""
+    rows = _whole_part(task, part)
+    return rows if part == "train" or task.most is None else rows[evenly(len(rows), task.most)]
+
+
+def evenly(count: int, most: int) -> Labels:
+    """At most so many of the numbers below `count`, evenly spaced."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
+
+
+def _whole_part(task: StreamTask, part: str) -> Labels:
     if not task.tuning:
         return _of_classes(task, part)
     rows = _of_classes(task, "train")

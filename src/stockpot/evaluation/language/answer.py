@@ -15,6 +15,12 @@ from stockpot.evaluation.spec import ExactMatch
 from stockpot.streams.text.part import TextPart
 
 T = TypeVar("T")
+
+
+class Unsuited(StockpotError):
+    """A score and a part that do not go together: an empty cell, unless the recipe asked for it by name."""
+
+
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)")
 
 
@@ -48,14 +54,17 @@ def extracted(text: str, pattern: str | None) -> str | None:
 def exact_match(spec: ExactMatch, model: nn.Module, tokenizer: Any, part: TextPart, batch_size: int) -> float:
     """The fraction of prompts whose greedy continuation holds the completion's answer.
 
-    Raises StockpotError where a completion holds no answer.
+    Raises Unsuited where no completion holds an answer, and StockpotError where some do not.
     """
+    if not part.prompts:
+        raise Unsuited(f"{spec.title} on {part.task!r}: plain text has no prompts to answer.")
     chosen = spaced(range(len(part.prompts)), spec.limit)
     wanted = [extracted(part.completions[index], spec.extract) for index in chosen]
     if None in wanted:
-        raise StockpotError(
+        kind = Unsuited if wanted.count(None) == len(wanted) else StockpotError
+        raise kind(
             f"{spec.title} on {part.task!r}: the completion of test example {chosen[wanted.index(None)]} has no answer: "
-            f"{spec.extract!r} does not match it; set `extract`, or name in `tasks` those that it suits."
+            f"extract: {spec.extract!r} does not match it; mend it, or name in `tasks` those that it suits."
         )
     prompts = [part.prompts[index] for index in chosen]
     written = continuations(model, tokenizer, prompts, batch_size=batch_size, max_new_tokens=spec.max_new_tokens)

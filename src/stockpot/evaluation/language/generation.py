@@ -11,24 +11,21 @@ from torch import nn
 from stockpot.errors import StockpotError
 from stockpot.evaluation.language.likelihood import alike, text_configuration
 from stockpot.models.outputs import evaluation_mode
+from stockpot.models.tokenizer import padding, start_of_text
+from stockpot.streams.text.said import begun, encode
 
 POSITIONS = 2**17  # at most so many in one batch, those still to be written among them: their keys and values are kept
 
 
 def prompt_tokens(tokenizer: Any, prompt: str) -> list[int]:
-    """The prompt's tokens, at least one: of an empty prompt the token that begins a text, or ends one.
+    """The prompt's tokens as training gives them, at least one.
 
-    A beginning-of-text token goes first where the tokenizer puts one and the prompt does not have it yet.
+    Beginning of text goes first where the tokenizer puts one, unless a chat template did already; an empty prompt is
+    the token that a text starts from.
     """
-    found: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    first = tokenizer("", add_special_tokens=True)["input_ids"][:1]
-    begin = tokenizer.bos_token_id
-    if begin is not None and first == [begin] and found[:1] != first:
-        found = [begin, *found]
-    start = begin if begin is not None else tokenizer.eos_token_id
-    if not found and start is None:
-        raise StockpotError("an empty prompt, and the tokenizer has no token that begins or ends a text; name one.")
-    return found or [start]
+    found: list[int] = encode(tokenizer, [prompt])[0].tolist()
+    before = begun(tokenizer)
+    return (found if before and found[:1] == before else before + found) or [start_of_text(tokenizer)]
 
 
 def context(model: nn.Module) -> int | None:
@@ -65,7 +62,7 @@ def continuations(
     tokens = tokens if room is None else [found[-room:] for found in tokens]
     device = next(model.parameters()).device
     ends = end_tokens(model, tokenizer)
-    pad = next((one for one in (tokenizer.pad_token_id, *ends) if one is not None), 0)
+    pad = padding(tokenizer)
     settings = _settings(written, temperature, samples, pad, ends)
 
     result: list[list[str]] = [[] for _ in prompts]

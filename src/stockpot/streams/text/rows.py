@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -46,6 +46,15 @@ class TextRows:
     def error(self, index: int, reason: str) -> StockpotError:
         """The error of one item, which says where its row stands."""
         return StockpotError(f"{self.place}, row {self.numbers[index]}: {reason}")
+
+    def picked(self, indices: list[int]) -> TextRows:
+        """These items alone."""
+        return replace(
+            self,
+            items=[self.items[index] for index in indices],
+            numbers=[self.numbers[index] for index in indices],
+            rows=self.rows.select(indices),
+        )
 
     @cached_property
     def fingerprint(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Self
 from stockpot.streams.examples import Batch, TokenExamples
 from stockpot.streams.scenario import Rows
 from stockpot.streams.spec import DataSpec, Scenario, TaskSpec
-from stockpot.streams.stream import inherit
+from stockpot.streams.stream import evenly, inherit
 from stockpot.streams.text.cache import cached
 from stockpot.streams.text.part import TextPart
 from stockpot.streams.text.rows import TextRows
@@ -36,9 +36,19 @@ class Sources:
     controls: list[LanguageTask]
 
     @classmethod
-    def open(cls, default: DataSpec, tasks: Sequence[TaskSpec], controls: Sequence[TaskSpec], tuning: bool) -> Sources:
-        """Opens every data set; with `tuning`, a fifth of the training rows stands for the test part."""
-        return cls(*([_open(default, task, tuning) for task in some] for some in (tasks, controls)))
+    def open(
+        cls,
+        default: DataSpec,
+        tasks: Sequence[TaskSpec],
+        controls: Sequence[TaskSpec],
+        tuning: bool = False,
+        most: int | None = None,
+    ) -> Sources:
+        """Opens every data set; with `tuning`, a fifth of the training rows stands for the test part.
+
+        `most` keeps so many rows of each test part, evenly spaced.
+        """
+        return cls(*([_open(default, task, tuning, most) for task in some] for some in (tasks, controls)))
 
     def texts(self) -> Iterator[str]:
         """All that the tasks train on."""
@@ -50,12 +60,16 @@ _SOURCES: dict[tuple[str, bool], TextSource] = {}  # opened by this process: a c
 _TOKENISED: dict[tuple[Any, ...], Tokenised] = {}
 
 
-def _open(default: DataSpec, spec: TaskSpec, tuning: bool) -> LanguageTask:
+def _open(default: DataSpec, spec: TaskSpec, tuning: bool, most: int | None) -> LanguageTask:
     data = inherit(default, spec.data)
     key = data.model_dump_json(), tuning
     if key not in _SOURCES:
         _SOURCES[key] = open_text(data, f"task {spec.name!r}", tuning)
-    return LanguageTask(spec.name, data, _SOURCES[key])
+    source = _SOURCES[key]
+    if most is not None:
+        kept = source.test.picked(evenly(len(source.test.items), most).tolist())
+        source = replace(source, test=kept, facts={**source.facts, "test": len(kept.items)})
+    return LanguageTask(spec.name, data, source)
 
 
 @dataclass
