@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 
 
 def quiet() -> None:
@@ -13,6 +14,7 @@ def quiet() -> None:
     from transformers.utils import logging
 
     logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")  # PEFT asks by the older name
     logging.disable_progress_bar()
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()

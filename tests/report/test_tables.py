@@ -71,7 +71,9 @@ def test_unmeasured_cells_are_blank(run_of: Factory) -> None:
     run = run_of(K=3)
     run.scores["accuracy"].matrix[0][1:] = [None, None]
     row = next(line for line in printed(tables.run_table(run)).splitlines() if "1 task0" in line)
-    assert row.split() == ["1", "task0", f"{run.scores['accuracy'].matrix[0][0]:.3f}"]
+    controls = [f"{values[1]:.3f}" for values in run.scores["accuracy"].controls.values()]
+    assert controls
+    assert row.split() == ["1", "task0", f"{run.scores['accuracy'].matrix[0][0]:.3f}", *controls]
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,21 @@ AllowCode = Annotated[
 ]
 
 
+def _run_code(agreed: bool) -> None:
+    if agreed:
+        from stockpot.evaluation.consent import consent
+
+        consent()
+
+
+RunCode = Annotated[  # noted by its callback
+    bool,
+    typer.Option(
+        "--run-code", callback=_run_code, help="agree to run the programs that a model writes (metric pass@k)"
+    ),
+]
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
@@ -49,7 +64,7 @@ def _options(
 
 
 @app.command()
-def run(recipe: RecipeFile, overrides: Overrides = None, output: Output = None) -> None:
+def run(recipe: RecipeFile, overrides: Overrides = None, output: Output = None, run_code: RunCode = False) -> None:
     """Fine-tune on the recipe's stream of tasks with one method; leaves a run folder."""
     from stockpot.cli import work
 
@@ -65,6 +80,7 @@ def add(
         Path | None, typer.Option("--output", "-o", metavar="NEW", help="branch: leave RUN as it is, go on in NEW")
     ] = None,
     allow_code: AllowCode = False,
+    run_code: RunCode = False,
 ) -> None:
     """Learn the next task, on top of a finished run."""
     from stockpot.cli import work
@@ -73,7 +89,7 @@ def add(
 
 
 @app.command()
-def resume(folder: Run, allow_code: AllowCode = False) -> None:
+def resume(folder: Run, allow_code: AllowCode = False, run_code: RunCode = False) -> None:
     """Go on with a run that was interrupted, from wherever it stopped."""
     from stockpot.cli import work
 
@@ -104,6 +120,7 @@ def compare(
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="so many runs at a time")] = 1,
     engine: Annotated[str | None, typer.Option(metavar="processes|ray", help="where runs run")] = None,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="this share of the runs only")] = None,
+    run_code: RunCode = False,
 ) -> None:
     """Run the methods of `compare` beside plain fine-tuning and joint training, over all seeds; goes on if stopped."""
     from stockpot.cli import compare as work
@@ -133,6 +150,7 @@ def whatif(
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="default: RUN/whatif")] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="default: one a core")] = None,
     allow_code: AllowCode = False,
+    run_code: RunCode = False,
 ) -> None:
     """Say what merging would have made of a finished run of `sequential`, at every strength; trains nothing."""
     from stockpot.cli import whatif as work

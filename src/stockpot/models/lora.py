@@ -106,7 +106,7 @@ def fold(model: Any) -> nn.Module:
     return plain
 
 
-def stack(model: PeftModel) -> PeftModel:
+def stack(model: Any) -> PeftModel:
     """The model with one frozen adapter "past" whose ΔW is the sum of all: `[B₁ … s·Bₖ]·[A₁; …; Aₖ]`, rank Σr.
 
     The base is not touched. Factors are fp32 or better, and s = 1. Raises StockpotError where adapters hold more than
@@ -138,8 +138,16 @@ def stack(model: PeftModel) -> PeftModel:
     return stacked
 
 
-def save_adapter(model: PeftModel, folder: Path) -> None:
-    """Writes the adapter "past" as `adapter_config.json` and `adapter_model.safetensors`, which PEFT reads."""
+def is_stacked(model: nn.Module) -> bool:
+    """Whether the model is a base with the one adapter that `stack` left."""
+    return list(getattr(model, "peft_config", ())) == [PAST]
+
+
+def save_adapter(model: Any, folder: Path, base: str | None = None) -> None:
+    """Writes the adapter "past" as `adapter_config.json` and `adapter_model.safetensors`, which PEFT reads.
+
+    `base` is the name or folder of the model that it sits on, for who loads it.
+    """
     if PAST not in model.peft_config:
         raise StockpotError(f"the model has no adapter '{PAST}' to save: call stack(model) first.")
     tensors: dict[str, Tensor] = _peft().get_peft_model_state_dict(
@@ -147,6 +155,7 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
     )
     save_checkpoint(tensors, folder / "adapter_model.safetensors")
     config = model.peft_config[PAST]
+    config.base_model_name_or_path = base or config.base_model_name_or_path
     trains, config.inference_mode = config.inference_mode, True
     config.save_pretrained(str(folder))
     config.inference_mode = trains

@@ -35,6 +35,11 @@ class ModelSpec(Strict):
     lora: LoraSpec | None = Field(None, description="train a fresh LoRA adapter for each task, not the weights")
     trust_remote_code: bool = Field(False, description="run code that comes with a hub model: only if you trust it")
 
+    @property
+    def adapts(self) -> bool:
+        """Whether a task leaves an adapter on the start model, not a model."""
+        return self.lora is not None and self.lora.output == "adapter"
+
     @model_validator(mode="after")
     def _one_source(self) -> ModelSpec:
         given = [key for key in ("name", "config", "build") if getattr(self, key) is not None]

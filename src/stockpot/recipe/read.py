@@ -55,10 +55,15 @@ def _assign(target: Any, part: str, value: Any, override: str) -> None:
 
 def _known_keys(model: type[BaseModel], path: Sequence[str | int], values: Any) -> list[str]:
     """The keys that the block at `path` may hold."""
+    from stockpot.evaluation.spec import SCORES
     from stockpot.methods import REGISTRY
 
     blocks: Any = model
     for place, part in enumerate(path):
+        if part == "metrics":
+            one = values["metrics"][path[place + 1]]
+            name = one.get("name") if isinstance(one, dict) else one
+            return list(SCORES[name].model_fields) if name in SCORES else []
         if part in ("method", "compare"):
             name = values.get(part, {}).get("name", "sfa") if part == "method" else None
             index = next((piece for piece in path if isinstance(piece, int)), 0)
@@ -79,12 +84,15 @@ def _known_keys(model: type[BaseModel], path: Sequence[str | int], values: Any) 
 
 def _where(location: Iterable[str | int]) -> list[str | int]:
     """The user's path: without the names of union branches that pydantic puts in."""
+    from stockpot.evaluation.spec import SCORES
     from stockpot.methods import REGISTRY
 
     kept: list[str | int] = []
     for part in location:
         branch = isinstance(part, str) and ("[" in part or part in ("Split", "float", "str", "int", "function-after"))
-        tag = part in REGISTRY and kept and (kept[0] == "method" or kept[:1] == ["compare"])
+        tag = (part in REGISTRY and kept[:1] in (["method"], ["compare"])) or (
+            part in SCORES and kept[:1] == ["metrics"]
+        )
         if not branch and not tag:
             kept.append(part)
     return kept

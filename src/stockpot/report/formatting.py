@@ -82,10 +82,12 @@ def fit(name: str, width: int) -> str:
 
 
 def score(value: float | None, unit: str = "fraction") -> str:
-    """A score of a fraction to three decimals, of anything else to three digits."""
+    """A score of a fraction to three decimals, of anything else to three digits, or to whole ones from 1,000 on."""
     if value is None:
         return MISSING
-    text = f"{value:.3f}" if unit == "fraction" else f"{value:.3g}"
+    text = f"{value:.3f}" if unit == "fraction" else f"{value:#.3g}" if 0.001 < abs(value) < 999.5 else f"{value:.3g}"
+    if unit != "fraction" and 999.5 <= abs(value) < 1e6:
+        text = f"{value:,.0f}"
     return text.replace("-", "−")
 
 

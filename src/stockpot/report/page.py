@@ -202,10 +202,7 @@ def _orders(comparison: Comparison, gallery: Gallery) -> dict[str, Any] | None:
 
 def _run(name: str, run: Results, gallery: Gallery, stem: str) -> dict[str, Any]:
     scores = run.scores[run.primary]
-
-    def written(values: list[float | None]) -> list[str]:
-        return ["" if value is None else score(value, scores.unit) for value in values]
-
+    grids = _grids(run, run.primary)
     pictures = []
     if scores.matrix:
         pictures = [
@@ -231,11 +228,25 @@ def _run(name: str, run: Results, gallery: Gallery, stem: str) -> dict[str, Any]
         "metrics": tables.metric_rows(run),
         "costs": tables.cost_rows([run.costs]),
         "task_costs": tables.cost_rows(run.task_costs),
-        "scored": [("start", written(scores.initial)), *zip(run.tasks, map(written, scores.matrix), strict=False)],
-        "controls": [(control, written(values)) for control, values in scores.controls.items()],
+        **grids,
+        "others": {title: _grids(run, title) for title in run.scores if title != run.primary},
         "stages": ["start", *run.tasks[: len(scores.matrix)]],
         "head": run.head if 0 < sum(map(len, run.head.values())) <= FEW_ROWS else {},
         "recipe": as_yaml(run.recipe),
+    }
+
+
+def _grids(run: Results, title: str) -> dict[str, Any]:
+    """One score as tables: of every task after each, and of the controls."""
+    scores = run.scores[title]
+
+    def written(values: list[float | None]) -> list[str]:
+        return ["" if value is None else score(value, scores.unit) for value in values]
+
+    return {
+        "unit": scores.unit,
+        "scored": [("start", written(scores.initial)), *zip(run.tasks, map(written, scores.matrix), strict=False)],
+        "controls": [(control, written(values)) for control, values in scores.controls.items()],
     }
 
 

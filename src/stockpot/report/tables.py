@@ -222,9 +222,14 @@ def run_table(results: Results) -> Table:
         matrix.add_column("after \\ on", no_wrap=True, overflow="ellipsis", max_width=18)
         for j in range(len(results.tasks)):
             matrix.add_column(str(j + 1), justify="right", no_wrap=True)
-        matrix.add_row(Text("(before)", style="dim"), *map(cell, scores.initial))
+        for name in scores.controls:
+            matrix.add_column(Text(f"({name})", style="dim"), justify="right", no_wrap=True)
+        beside = [list(values) for values in zip(*scores.controls.values(), strict=True)] or [[]] * (
+            1 + len(scores.matrix)
+        )
+        matrix.add_row(Text("(before)", style="dim"), *map(cell, [*scores.initial, *beside[0]]))
         for i, row in enumerate(scores.matrix):
-            matrix.add_row(Text(f"{i + 1} {results.tasks[i]}"), *map(cell, row))
+            matrix.add_row(Text(f"{i + 1} {results.tasks[i]}"), *map(cell, [*row, *beside[i + 1]]))
     else:
         for heading in ("task", "before", "just learnt", "at the end"):
             matrix.add_column(heading, justify="left" if heading == "task" else "right", no_wrap=True)
@@ -239,10 +244,10 @@ def run_table(results: Results) -> Table:
     for name, values in cost_rows([results.costs]):
         costs.add_row(name, *values)
 
-    beside = Table.grid(padding=(0, 4))
-    beside.add_row(metrics, costs)
+    both = Table.grid(padding=(0, 4))
+    both.add_row(metrics, costs)
     table = Table.grid()
     table.title = Text(f"{results.label} · seed {results.seed}")
     table.add_row(matrix)
-    table.add_row(beside)
+    table.add_row(both)
     return table

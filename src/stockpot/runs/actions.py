@@ -9,7 +9,12 @@ from pathlib import Path
 
 from stockpot import files
 from stockpot.errors import StockpotError
+from stockpot.evaluation.consent import consented
+from stockpot.evaluation.spec import PassAtK
+from stockpot.methods import REGISTRY
 from stockpot.methods.base import BaseConfig, Facts
+from stockpot.methods.importances import ImportanceMethod
+from stockpot.methods.merged import Merged
 from stockpot.models.store import start_model
 from stockpot.recipe.resolve import resolve, resolve_task
 from stockpot.recipe.schema import Recipe
@@ -48,6 +53,7 @@ def check_start(resolved: Recipe, methods: Sequence[BaseConfig] = ()) -> Opened:
     `methods` are those that the stream is opened for; the recipe's alone by default.
     """
     assert isinstance(resolved.tasks, list), "a resolved recipe lists its tasks"
+    _check_scores(resolved)
     stream, processor = open_stream(resolved)
     for task in resolved.tasks:
         training_arguments({**resolved.train, **task.train}, Path("runs"), resolved.seeds[0])
@@ -58,9 +64,29 @@ def check_start(resolved: Recipe, methods: Sequence[BaseConfig] = ()) -> Opened:
     language = resolved.kind == "language"
     tasks = [Facts(task.name, max(1, len(task.classes)), facts[task.name]["train"], language) for task in stream.tasks]
     for method in methods or [resolved.method]:
-        if problem := method.problem_in(model, tasks):
+        if problem := _without_weights(resolved, method) or method.problem_in(model, tasks):
             raise StockpotError(f"method {method.title!r}: {problem}")
     return stream, processor
+
+
+def _check_scores(recipe: Recipe) -> None:
+    if not recipe.metrics and recipe.primary is None:
+        return
+    from stockpot.evaluation.language.code import consent
+    from stockpot.evaluation.language.measure import check
+
+    assert isinstance(recipe.tasks, list), "a resolved recipe lists its tasks"
+    tasks, controls = ([task.name for task in some] for some in (recipe.tasks, recipe.controls))
+    check(recipe.measured, tasks, controls, recipe.kind, recipe.primary)
+    for spec in recipe.measured:
+        if isinstance(spec, PassAtK):
+            consent(spec, consented())
+
+
+def _without_weights(recipe: Recipe, method: BaseConfig) -> str | None:
+    if recipe.model.adapts and issubclass(REGISTRY[method.name].method, (Merged, ImportanceMethod)):
+        return "it works on the weights that a task leaves; with model.lora say output: merged."
+    return None
 
 
 def _start_rows(resolved: Recipe, stream: AnyStream) -> int:

@@ -22,7 +22,7 @@ def check_model(model: nn.Module, stream: AnyStream, rows: int, first: int = 0) 
             given = tuple(logits_of(model, batch).shape)
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            remedy = "" if isinstance(stream, LanguageStream) else ", or its image_processor"
+            remedy = ", or its image_processor" if stream.called == "images" else ""
             raise StockpotError(
                 f"task {name!r}: the model cannot take its {stream.called}, {shape}: {reason}. "
                 f"Change the model{remedy}."

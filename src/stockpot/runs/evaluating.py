@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from stockpot.evaluation.accuracy import accuracy
+from stockpot.evaluation.consent import consented
 from stockpot.runs.session import Session
 from stockpot.streams.text.part import TextPart
 
@@ -47,7 +48,7 @@ def _measure(session: Session, model: nn.Module, part: Any, candidates: Tensor) 
         from stockpot.evaluation.language.measure import measure
 
         specs, tokenizer = session.recipe.measured, session.tokenizer
-        return measure(specs, model, tokenizer, part, batch_size, allow_code=session.allow_code)
+        return measure(specs, model, tokenizer, part, batch_size, allow_code=consented())
     return {"accuracy": accuracy(model, part, candidates, batch_size)}
 
 

@@ -84,7 +84,7 @@ def learn(session: Session, index: int) -> None:
     clock = _resume(session, job, index)
     optimizer_state = engine.train(job, recipe.loop)
     if task.adapted:
-        task.model = model = lora.fold(model)
+        task.model = model = lora.stack(model) if recipe.model.adapts else lora.fold(model)
     method.task_end(task, examples)
     costs = _costs(clock, method, task)
     check_finite(model, task.name)

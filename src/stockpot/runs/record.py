@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from stockpot import files
 from stockpot.methods.base import Method
+from stockpot.models import lora
 from stockpot.models.processor import TransformersProcessor
 from stockpot.models.store import save_model
 from stockpot.runs.journal import Event
@@ -24,7 +25,10 @@ def publish_model(session: Session, model: nn.Module, index: int, card: str | No
     with files.publishing(folder.parent) as temporary:
         inside = temporary / folder.name
         inside.mkdir()
-        save_model(model, inside, session.recipe.model, session.rows(index))
+        if lora.is_stacked(model):
+            lora.save_adapter(model, inside, session.recipe.model.name or str(session.run.model(-1).resolve()))
+        else:
+            save_model(model, inside, session.recipe.model, session.rows(index))
         if session.tokenizer is not None:
             session.tokenizer.save_pretrained(inside)
         elif isinstance(session.processor, TransformersProcessor):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from stockpot.errors import StockpotError
 from stockpot.methods.base import Method
+from stockpot.models import lora
 from stockpot.models.head import find_head, head_tensors, name_rows
 from stockpot.models.processor import open_processor
 from stockpot.models.spec import ModelSpec
@@ -95,8 +96,12 @@ class Session:
         return model.to(self.device), grown
 
     def load(self, index: int) -> nn.Module:
-        """The model after task `index`; −1: the start model."""
-        return load_model(self.run.model(index), self.allow_code, self.recipe.model, self.recipe.kind)
+        """The model after task `index`; −1: the start model. With `lora.output: adapter` that one, and the adapter."""
+        spec = self.recipe.model
+        if index < 0 or not spec.adapts:
+            return load_model(self.run.model(index), self.allow_code, spec, self.recipe.kind)
+        self.run.verify_model(-1)
+        return lora.load_adapter(self.load(-1), self.run.model(index))
 
     @property
     def tokenizer(self) -> Any:

@@ -126,8 +126,6 @@ class StreamTask:
 class Stream:
     """Tasks and controls, opened lazily and kept in memory as tensors where they fit."""
 
-    called = "inputs"  # what an example is, in messages
-
     scenario: Scenario
     tasks: list[StreamTask]
     controls: list[StreamTask]
@@ -158,6 +156,11 @@ class Stream:
         for control in stream.controls:
             control.rows = stream._control_rows(control)
         return stream
+
+    @property
+    def called(self) -> str:
+        """What an example is, in messages."""
+        return "texts" if isinstance(self.processor, TextProcessor) else "images"
 
     @property
     def task_names(self) -> list[str]:

@@ -17,7 +17,7 @@ from stockpot.streams.text.part import TextPart
 T = TypeVar("T")
 
 
-class Unsuited(StockpotError):
+class Unsuited(StockpotError):  # noqa: N818
     """A score and a part that do not go together: an empty cell, unless the recipe asked for it by name."""
 
 
@@ -63,8 +63,8 @@ def exact_match(spec: ExactMatch, model: nn.Module, tokenizer: Any, part: TextPa
     if None in wanted:
         kind = Unsuited if wanted.count(None) == len(wanted) else StockpotError
         raise kind(
-            f"{spec.title} on {part.task!r}: the completion of test example {chosen[wanted.index(None)]} has no answer: "
-            f"extract: {spec.extract!r} does not match it; mend it, or name in `tasks` those that it suits."
+            f"{spec.title} on {part.task!r}: the completion of test example {chosen[wanted.index(None)]} has no "
+            f"answer: extract: {spec.extract!r} does not match it; mend it, or name in `tasks` those that it suits."
         )
     prompts = [part.prompts[index] for index in chosen]
     written = continuations(model, tokenizer, prompts, batch_size=batch_size, max_new_tokens=spec.max_new_tokens)

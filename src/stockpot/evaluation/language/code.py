@@ -25,7 +25,7 @@ def consent(spec: PassAtK, allow_code: bool) -> None:
     """Raises StockpotError unless the recipe and the command line both allow running what the model writes."""
     if not (spec.run_code and allow_code):
         missing = [] if spec.run_code else ["set `run_code: true` in the metric"]
-        missing += [] if allow_code else ["add --allow-code to the command"]
+        missing += [] if allow_code else ["add --run-code to the command"]
         raise StockpotError(
             f"{spec.title}: this score runs programs that the model writes, on this machine: {' and '.join(missing)}, "
             "if you want that; there is no guarantee that they cannot reach the network."

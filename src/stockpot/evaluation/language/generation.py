@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -67,7 +68,8 @@ def continuations(
 
     result: list[list[str]] = [[] for _ in prompts]
     lengths = [(len(found) + written) * samples for found in tokens]
-    with evaluation_mode(model), torch.random.fork_rng([device.index] if device.type == "cuda" else []):
+    generators = torch.random.fork_rng([device.index] if device.type == "cuda" else [])
+    with evaluation_mode(model), _only(model, settings), generators:
         torch.manual_seed(seed)
         for picked in alike(lengths, batch_size, POSITIONS):
             longest = max(len(tokens[index]) for index in picked)
@@ -92,18 +94,35 @@ def end_tokens(model: nn.Module, tokenizer: Any) -> list[int]:
     return [token for token in dict.fromkeys([tokenizer.eos_token_id, *more]) if token is not None]
 
 
+@contextlib.contextmanager
+def _only(model: nn.Module, settings: Any) -> Iterator[None]:
+    """Puts the settings in the place of every generation configuration; afterwards each is as it was.
+
+    Transformers fills what settings leave open from the model's own configuration, and PEFT hands its own on.
+    """
+    name = "generation_config"
+    before = {module: vars(module).get(name) for module in model.modules()}
+    for module, own in before.items():
+        if own is not None:
+            setattr(module, name, settings)
+    try:
+        yield
+    finally:
+        for module, own in before.items():
+            if own is not None:
+                setattr(module, name, own)
+            else:
+                vars(module).pop(name, None)
+
+
 def _settings(written: int, temperature: float, samples: int, pad: int, ends: Sequence[int]) -> Any:
     from transformers import GenerationConfig
 
     sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
-    # Transformers fills what is not said here from the model's own generation configuration.
     return GenerationConfig(
         max_new_tokens=written,
         do_sample=temperature > 0,
-        num_beams=1,
         num_return_sequences=samples,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
         use_cache=True,
         pad_token_id=pad,
         eos_token_id=list(ends) or None,

@@ -48,7 +48,7 @@ def declared_direction(spec: LmEval) -> bool:
     _require(spec)
     from lm_eval.api.registry import HIGHER_IS_BETTER_REGISTRY
 
-    found = HIGHER_IS_BETTER_REGISTRY.get(wanted)
+    found = HIGHER_IS_BETTER_REGISTRY.get(wanted, None)
     if found is None:
         raise StockpotError(f"{spec.title}: the harness does not say which way {wanted!r} runs; give `better`.")
     return bool(found)

@@ -51,8 +51,8 @@ class SequenceScores:
 
 def text_configuration(model: nn.Module) -> Any:
     """The configuration of the part of a Transformers model that reads text; None of a plain module."""
-    config = getattr(model, "config", None)
-    return config.get_text_config() if hasattr(config, "get_text_config") else config
+    config: Any = getattr(model, "config", None)
+    return config.get_text_config() if callable(getattr(config, "get_text_config", None)) else config
 
 
 def token_scores(model: nn.Module, examples: TokenExamples, batch_size: int) -> TokenScores:

@@ -94,27 +94,36 @@ def _value(
 
 
 def check(
-    specs: Sequence[AnyScore], tasks: Sequence[str], controls: Sequence[str] = (), kind: str = "language"
+    specs: Sequence[AnyScore],
+    tasks: Sequence[str],
+    controls: Sequence[str] = (),
+    kind: str = "language",
+    primary: str | None = None,
 ) -> None:
     """Raises StockpotError for scores that share a title, name unknown tasks, or do not suit the kind of model.
 
-    The first score is the primary one, which the metrics are made of: it must be measured on every task.
+    `primary` is the title of the score that the metrics are made of, the first one by default; it must be measured on
+    every task.
     """
-    titles = [spec.title for spec in specs]
+    titles, known = [spec.title for spec in specs], [*tasks, *controls]
     for spec in specs:
         place = f"metrics: {spec.title}"
         if titles.count(spec.title) > 1:
             raise StockpotError(f"{place}: two metrics are called so; give one of them a `label`.")
         for name in spec.tasks or ():
-            if name not in (known := [*tasks, *controls]):
+            if name not in known:
                 hint = did_you_mean(name, known)
                 raise StockpotError(f"{place}: tasks: there is no {name!r}.{hint} Known: {', '.join(known)}.")
         if isinstance(spec, Accuracy) == (kind == "language"):
             suits = "a classifier" if isinstance(spec, Accuracy) else "`scenario: language`"
             raise StockpotError(f"{place}: this score is for {suits}; leave it out.")
-    left = [task for task in tasks if specs and specs[0].tasks is not None and task not in specs[0].tasks]
+    if primary is not None and primary not in titles:
+        hint = did_you_mean(primary, titles)
+        raise StockpotError(f"primary: there is no score {primary!r}.{hint} Measured: {', '.join(titles)}.")
+    first = specs[0 if primary is None else titles.index(primary)]
+    left = [task for task in tasks if first.tasks is not None and task not in first.tasks]
     if left:
         raise StockpotError(
-            f"metrics: {titles[0]}: the first metric is the one that forgetting is computed from, so it must be "
-            f"measured on every task, and `tasks` leaves out {left[0]!r}; put another metric first."
+            f"metrics: {first.title}: forgetting is computed from this score, so it must be measured on every task, "
+            f"and its `tasks` leaves out {left[0]!r}; name another one in `primary`."
         )

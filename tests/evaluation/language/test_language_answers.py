@@ -1,0 +1,220 @@
+"""Exact match, multiple choice and which cells of the matrix are filled."""
+
+from __future__ import annotations
+
+from math import log
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor, nn
+
+from stockpot.errors import StockpotError
+from stockpot.evaluation.language import answer
+from stockpot.evaluation.language.answer import extracted, normalised, spaced
+from stockpot.evaluation.language.choice import candidates, given_and_said, log_likelihoods
+from stockpot.evaluation.language.measure import check, measure
+from stockpot.evaluation.spec import (
+    Accuracy,
+    AnyScore,
+    BitsPerByte,
+    ExactMatch,
+    LmEval,
+    Loss,
+    MultipleChoice,
+    PassAtK,
+    Perplexity,
+    defaults,
+)  # fmt: skip
+from stockpot.models.tokenizer import train_tokenizer
+from stockpot.streams.examples import TokenExamples
+from stockpot.streams.text.part import TextPart
+from stockpot.streams.text.rows import Pair, TextRows
+from stockpot.streams.text.said import pairs
+
+NOTHING = TokenExamples(torch.tensor([0]).int(), torch.tensor([1]), torch.tensor([1]).int())
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return train_tokenizer(["Is it? Yes No Maybe so"], 300)
+
+
+class Favour(nn.Module):
+    """After any token, p ∝ weights of the next one."""
+
+    def __init__(self, size: int, weights: dict[int, float]) -> None:
+        super().__init__()
+        table = torch.ones(size, dtype=torch.float64)
+        for token, weight in weights.items():
+            table[token] = weight
+        self.logits = nn.Parameter((table / table.sum()).log())
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Any:
+        return SimpleNamespace(logits=self.logits.expand(*input_ids.shape, -1))
+
+
+def questions(*completions: str, **columns: list[Any]) -> TextPart:
+    rows = [{key: values[n] for key, values in columns.items()} for n in range(len(completions))]
+    return TextPart("law", NOTHING, 1, ["Is it? "] * len(completions), list(completions), rows)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("1,000", "1000"), ("1000.", "1000"), ("1.0", "1"), ("1.50", "1.5"), ("-0", "0"), (".5", ".5"), ("007", "7"),
+        ("-3", "-3"), ("12,345.60", "12345.6"), ("+4", "4"), (" yes ", "yes"), ("a, b", "a, b"), ("100", "100"),
+    ],
+)  # fmt: skip
+def test_numbers_have_one_plain_form(text: str, wanted: str) -> None:
+    assert normalised(text) == ("0.5" if wanted == ".5" else wanted)
+
+
+def test_the_answer_is_the_first_match() -> None:
+    pattern = ExactMatch().extract
+    assert extracted("2+2=4\n#### 1,204.0\nQuestion: #### 7", pattern) == "1204"
+    assert extracted("no answer", pattern) is None
+    assert extracted("  all of it \n", None) == "all of it"
+
+
+def test_exact_match_is_the_fraction_of_right_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = [["so #### 12.0"], ["#### 5"], ["I do not know"], ["#### 1000."]]
+    monkeypatch.setattr(answer, "continuations", lambda *_a, **_k: written)
+    part = questions("#### 12", "#### 6", "#### 7", "thus #### 1,000")
+    assert measure([ExactMatch()], nn.Linear(1, 1), None, part, 4) == {"exact_match": 0.5}
+
+
+def test_a_completion_without_an_answer_is_named() -> None:
+    with pytest.raises(StockpotError, match="test example 1 has no"):
+        measure([ExactMatch()], nn.Linear(1, 1), None, questions("#### 1", "none"), 4)
+
+
+def test_examples_are_evenly_spaced() -> None:
+    assert spaced(range(10), 4) == [0, 2, 5, 7]
+    assert spaced([1, 2], 5) == spaced([1, 2], None) == [1, 2]
+
+
+def test_log_likelihoods_are_sums_over_the_candidates_own_tokens(tokenizer: Any) -> None:
+    said = {text: given_and_said(tokenizer, "Is it? ", text)[1] for text in ("Yes", "No", "Maybe so")}
+    model = Favour(len(tokenizer), {said["Yes"][0]: 5.0})
+    total = len(tokenizer) - 1 + 5
+    found = log_likelihoods(model, tokenizer, [("Is it? ", text) for text in said], 2)
+    for (likelihood, tokens), ids in zip(found, said.values(), strict=True):
+        assert tokens == len(ids)
+        assert likelihood == pytest.approx(sum(log((5 if token == said["Yes"][0] else 1) / total) for token in ids))
+
+
+def test_candidates_are_tokenised_as_training_tokenises_completions(tokenizer: Any) -> None:
+    cases = [("Is it? ", "Yes"), ("Is it?", " Yes"), ("Is i", "t? No"), ("", "Maybe"), ("Yes", "")]
+    rows = TextRows("here", [Pair(*case) for case in cases[:-1]], list(range(4)), [])
+    for one, case in zip(pairs(rows, tokenizer, training=False), cases[:-1], strict=True):
+        given, said = given_and_said(tokenizer, *case)
+        assert (one.tokens.tolist(), int(one.learnt.sum())) == (given + said, len(said))
+
+
+def test_the_likeliest_candidate_wins_and_lengths_can_be_divided_out(tokenizer: Any) -> None:
+    # Uniform, and every candidate spelt byte by byte or in longer tokens: fewer tokens are likelier.
+    model, V = Favour(len(tokenizer), {}), len(tokenizer)
+    texts = ["N", "NzN"]
+    counts = {text: len(given_and_said(tokenizer, "Is it? ", text)[1]) for text in texts}
+    assert counts == {"N": 1, "NzN": 3}
+    part = questions("N", "NzN", "N")
+    assert measure([MultipleChoice()], model, tokenizer, part, 2) == {"multiple_choice": pytest.approx(2 / 3)}
+    tied = {"multiple_choice": 0.0}  # −log V for each byte and each token, of both: a tie is a miss
+    for normalise in ("bytes", "tokens"):
+        assert measure([MultipleChoice(normalise=normalise)], model, tokenizer, part, 2) == tied, V
+
+
+def test_candidates_are_the_completions_of_the_same_group() -> None:
+    part = questions("Yes", "No", "A", "B", "Yes", kind=["x", "x", "y", "y", "x"])
+    found = candidates(MultipleChoice(group="kind"), part)
+    assert found == [["Yes", "No"], ["Yes", "No"], ["A", "B"], ["A", "B"], ["Yes", "No"]]
+    with pytest.raises(StockpotError, match=r"no column 'kin'\. Did you mean 'kind'"):
+        candidates(MultipleChoice(group="kin"), part)
+    with pytest.raises(StockpotError, match=r"test example 2, 'A', is not in `choices`"):
+        candidates(MultipleChoice(choices=["Yes", "No"]), part)
+
+
+def test_cells_that_cannot_be_measured_are_empty_unless_named() -> None:
+    plain = TextPart("wiki", NOTHING, 1)
+    model = Favour(4, {})
+    found = measure([Loss(), ExactMatch(), MultipleChoice(), Perplexity(tasks=["law"])], model, None, plain, 1)
+    assert found == {
+        "loss": pytest.approx(log(4)), "exact_match": None, "multiple_choice": None, "perplexity": None
+    }  # fmt: skip
+    for spec in (ExactMatch(tasks=["wiki"]), MultipleChoice(tasks=["wiki"]), Accuracy(tasks=["wiki"])):
+        with pytest.raises(StockpotError, match=f"{spec.name} on 'wiki'"):
+            measure([spec], model, None, plain, 1)
+
+
+def test_numbers_that_are_not_finite_are_no_scores() -> None:
+    model = Favour(4, {})
+    with torch.no_grad():
+        model.logits.fill_(float("nan"))
+    assert measure([Loss(), Perplexity()], model, None, TextPart("a", NOTHING, 1), 1) == {
+        "loss": None, "perplexity": None
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("specs", "message"),
+    [
+        ([Loss(), Loss()], "two metrics are called so"),
+        ([Loss(), ExactMatch(tasks=["lwa"])], "there is no 'lwa'. Did you mean 'law'"),
+        ([ExactMatch(tasks=["law"])], "leaves out 'code'"),
+        ([Loss(), Accuracy()], "for a classifier"),
+    ],
+)
+def test_metrics_are_checked_before_the_run(specs: list[AnyScore], message: str) -> None:
+    with pytest.raises(StockpotError, match=message):
+        check(specs, ["law", "code"], ["wiki"])
+
+
+def test_the_primary_score_is_one_of_those_that_are_measured() -> None:
+    with pytest.raises(StockpotError, match=r"no score 'los'\. Did you mean 'loss'"):
+        check([Loss()], ["law"], primary="los")
+
+
+def test_metrics_that_make_sense_pass() -> None:
+    check([Loss(), Loss(label="again", tasks=["wiki"])], ["law", "code"], ["wiki"])
+    check([ExactMatch(tasks=["law"]), Loss()], ["law", "code"], primary="loss")
+    check(defaults("language"), ["law"])
+    check(defaults("text"), ["law"], kind="text")
+
+
+def test_metrics_are_read_from_names_and_blocks() -> None:
+    adapter = TypeAdapter(list[AnyScore])
+    read = adapter.validate_python(["loss", {"name": "pass@k", "k": 2, "samples": 5}, "bits_per_byte"])
+    assert [spec.title for spec in read] == ["loss", "pass@2", "bits_per_byte"]
+    assert [(spec.unit, spec.higher_is_better) for spec in read] == [
+        ("nats per token", False), ("fraction", True), ("bits per byte", False)
+    ]  # fmt: skip
+    assert isinstance(read[2], BitsPerByte)
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        ("los", "unknown metric 'los'. Did you mean 'loss'"),
+        ({"name": "exact_match", "extract": "a(b)(c)"}, "has 2 groups"),
+        ({"name": "exact_match", "extract": "a(b"}, "no regular expression"),
+        ({"name": "pass@k", "k": 3, "samples": 2}, "at least 3 samples"),
+        ({"name": "multiple_choice", "choices": ["a", "b"], "group": "c"}, "not both"),
+        ({"limit": 3}, "needs its `name`"),
+        ({"name": "loss", "limit": 3}, "Extra inputs"),
+    ],
+)
+def test_mistakes_in_metrics_are_explained(block: Any, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TypeAdapter(AnyScore).validate_python(block)
+
+
+def test_the_direction_of_a_harness_task_is_its_own() -> None:
+    task = {"task": "mine", "metric_list": [{"metric": "wer", "higher_is_better": False}]}
+    keys: dict[str, Any] = {"name": "lm_eval", "tasks": ["law"], "task": task}
+    assert not LmEval(**keys, metric="wer").higher_is_better
+    assert LmEval(**keys, metric="wer", better="higher").higher_is_better
+    assert (LmEval(**keys, metric="acc,none").unit, LmEval(**keys, metric="wer").unit) == ("fraction", "wer")
+    assert PassAtK().unit == "fraction"
