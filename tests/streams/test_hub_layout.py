@@ -16,6 +16,7 @@ from stockpot.models.processor import PlainProcessor
 from stockpot.streams.source import open_source
 from stockpot.streams.spec import DataSpec, TaskSpec
 from stockpot.streams.stream import Stream
+from stockpot.streams.text.source import open_text
 
 
 def grey(value: int) -> Image.Image:
@@ -162,3 +163,17 @@ def test_grey_images_are_resized_and_made_colour_by_the_models_processor(shared_
     assert pixels.min() >= -1
     assert pixels.max() > 0.5  # white strokes
     assert -1 < pixels.mean() < -0.3  # on mostly black
+
+
+def test_splits_whose_column_types_differ_are_opened_each_by_itself(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    # As in MBPP: a list that is empty in all of one split has no type there.
+    for split, more in (("train", pa.array([[]] * 2, pa.list_(pa.null()))), ("test", pa.array([["x"], []]))):
+        pq.write_table(
+            pa.table({"text": [f"{split} {n}" for n in range(2)], "more": more}), tmp_path / f"{split}.parquet"
+        )
+    source = open_text(DataSpec(path=str(tmp_path)), "task 'code'")
+    assert (list(source.train.items), list(source.test.items)) == (["train 0", "train 1"], ["test 0", "test 1"])
+    assert source.test.rows[0]["more"] == ["x"]

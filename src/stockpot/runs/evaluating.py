@@ -32,7 +32,7 @@ def evaluate(session: Session, model: nn.Module, learnt: int) -> dict[str, Any]:
 def evaluate_task(session: Session, model: nn.Module, index: int, learnt: int) -> Measured:
     """The scores on task `index` (from 0) when `learnt` tasks have been learnt."""
     candidates = session.stream.rows.evaluated(index, learnt, session.rows(learnt - 1))
-    return _measure(session, model, session.stream.test(index), candidates)
+    return _measure(session, model, session.stream.test(index), candidates, session.recipe.primary_score.title)
 
 
 def _evaluate_control(session: Session, model: nn.Module, number: int, learnt: int) -> Measured:
@@ -42,13 +42,13 @@ def _evaluate_control(session: Session, model: nn.Module, number: int, learnt: i
     return _measure(session, model, session.stream.control(number), candidates)
 
 
-def _measure(session: Session, model: nn.Module, part: Any, candidates: Tensor) -> Measured:
+def _measure(session: Session, model: nn.Module, part: Any, candidates: Tensor, needed: str | None = None) -> Measured:
     batch_size = session.recipe.evaluation.batch_size
     if isinstance(part, TextPart):
         from stockpot.evaluation.language.measure import measure
 
         specs, tokenizer = session.recipe.measured, session.tokenizer
-        return measure(specs, model, tokenizer, part, batch_size, allow_code=consented())
+        return measure(specs, model, tokenizer, part, batch_size, allow_code=consented(), needed=needed)
     return {"accuracy": accuracy(model, part, candidates, batch_size)}
 
 

@@ -99,13 +99,29 @@ def _open_hub(data: DataSpec, where: str) -> Any:
             raise StockpotError(f"{where}: data.path: {path}: there is no such folder.")
         path = str(folder)
     try:
-        return datasets.load_dataset(path, name=data.name, revision=data.revision)
+        try:
+            return datasets.load_dataset(path, name=data.name, revision=data.revision)
+        except datasets.exceptions.DatasetGenerationError:
+            if not Path(path).is_dir():
+                raise
+            return _apart(path, data.name)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise StockpotError(
             f"{where}: the data set {data.path!r} could not be opened: {reason} "
             "(a hub name needs the network or a filled cache; a local folder needs the hub's layout)"
         ) from error
+
+
+def _apart(path: str, name: str | None) -> Any:
+    """The splits of a folder, each with column types of its own: a list empty in all of one split fits no other's."""
+    import datasets
+
+    builder = datasets.load_dataset_builder(path, name=name)
+    return {
+        str(split): datasets.load_dataset(str(builder.name), data_files={str(split): list(files)}, split=str(split))
+        for split, files in builder.config.data_files.items()
+    }
 
 
 def _column(features: Any, wanted: str | None, key: str, kinds: tuple[str, ...], where: str) -> str:

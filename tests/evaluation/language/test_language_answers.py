@@ -218,3 +218,17 @@ def test_the_direction_of_a_harness_task_is_its_own() -> None:
     assert LmEval(**keys, metric="wer", better="higher").higher_is_better
     assert (LmEval(**keys, metric="acc,none").unit, LmEval(**keys, metric="wer").unit) == ("fraction", "wer")
     assert PassAtK().unit == "fraction"
+
+
+def test_candidates_that_a_limit_took_away_are_missed_by_name() -> None:
+    part = TextPart("law", NOTHING, 1, ["a", "b"], ["Yes", "No"], [{"kind": "x"}, {"kind": "y"}])
+    with pytest.raises(StockpotError, match=r"1 distinct completion where kind is 'x', of 2 .* evaluation\.limit"):
+        candidates(MultipleChoice(group="kind"), part)
+
+
+def test_the_primary_score_is_measured_on_every_task_or_the_run_does_not_begin(tokenizer: Any) -> None:
+    text = TextPart("law", NOTHING, 1)
+    scores = [ExactMatch()]
+    assert measure(scores, nn.Linear(1, 1), tokenizer, text, 1) == {"exact_match": None}
+    with pytest.raises(StockpotError, match=r"exact_match on 'law': .* no prompts .* name another in `primary`"):
+        measure(scores, nn.Linear(1, 1), tokenizer, text, 1, needed="exact_match")

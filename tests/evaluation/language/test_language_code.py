@@ -88,6 +88,15 @@ def test_only_a_program_that_reaches_its_end_passes() -> None:
     assert not passes("import os; os._exit(0)\nassert False", QUICK)
 
 
+def test_what_is_said_at_the_end_cannot_be_read_off_the_command_line() -> None:
+    forged = (
+        "import os\nlast = open('/proc/self/cmdline', 'rb').read().split(b'\\0')[-2]\n"
+        "for number in range(20):\n"
+        "    try:\n        os.write(number, last)\n    except OSError:\n        pass\nos._exit(0)"
+    )
+    assert not passes(forged, QUICK)
+
+
 def test_an_endless_loop_is_killed_within_the_limit() -> None:
     started = time.monotonic()
     assert not passes("while True: pass", Limits(seconds=1.0))

@@ -41,7 +41,10 @@ def candidates(spec: MultipleChoice, part: TextPart) -> list[list[str]]:
             if not 2 <= len(answers) <= MOST:
                 within = "" if spec.group is None else f" where {spec.group} is {key!r}"
                 raise _unsuited(
-                    spec, part, f"{len(answers)} distinct completions{within} are no choice; give `choices`"
+                    spec,
+                    part,
+                    f"{len(answers)} distinct completion{'s' * (len(answers) != 1)}{within}, of {len(part.prompts)} "
+                    "examples that evaluation.limit leaves, are no choice; raise it, or give `choices`",
                 )
         found = [lists[key] for key in keys]
     missing = [

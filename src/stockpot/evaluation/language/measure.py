@@ -57,11 +57,13 @@ def measure(
     part: TextPart,
     batch_size: int,
     allow_code: bool = False,
+    needed: str | None = None,
 ) -> dict[str, float | None]:
     """Title of each score → its value on the part.
 
     None where `tasks` leaves the part out, where the score cannot be measured on it, and where it is not a finite
-    number. Raises StockpotError where `tasks` names a part that the score cannot be measured on, and without consent.
+    number. Raises StockpotError where `tasks` names a part that the score cannot be measured on, where that is the
+    score `needed`, and without consent.
     """
     shared = _Pass(model, part, batch_size)
     result: dict[str, float | None] = {}
@@ -70,7 +72,11 @@ def measure(
         if spec.tasks is None or part.task in spec.tasks:
             try:
                 value = _value(spec, model, tokenizer, part, batch_size, allow_code, shared)
-            except Unsuited:
+            except Unsuited as error:
+                if spec.title == needed:
+                    raise StockpotError(
+                        f"{error} Forgetting is computed from it; name another in `primary`."
+                    ) from error
                 if spec.tasks is not None:
                     raise
         result[spec.title] = value if value is not None and isfinite(value) else None

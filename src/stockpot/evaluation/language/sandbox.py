@@ -5,7 +5,8 @@ size of each file are limited by the kernel; it starts in an empty folder that i
 nothing to read. What is only refused to plain Python code, by an audit hook: starting processes, sending signals,
 opening sockets, and changing files outside its folder. What does **not** hold: native code can pass the hook, so there
 is **no guarantee that the network is out of reach**; every file that the user can read can be read; many small files
-can fill a disk. Run the code of models that you do not trust in a container without a network.
+can fill a disk; a program that searches the memory of its own process finds what is said of one that passes. Run the
+code of models that you do not trust in a container without a network.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class Limits:
 # Runs inside the child. A program passes by reaching its end: leaving early, by whatever exit code, is no pass.
 _CHILD = """
 import os, resource, sys
-cpu, memory, file, key = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-source = sys.stdin.buffer.read()
+cpu, memory, file = map(int, sys.argv[1:])
+key, _, source = sys.stdin.buffer.read().partition(b"\\n")
 verdict, nowhere = os.dup(1), os.open(os.devnull, os.O_RDWR)
 for number in (0, 1, 2):
     os.dup2(nowhere, number)
@@ -71,7 +72,7 @@ def watch(event, arguments, real=os.path.realpath, inside=here, fspath=os.fsdeco
 sys.addaudithook(watch)
 space = {"__name__": "__main__"}
 exec(compile(source, "program.py", "exec"), space)
-os.write(verdict, key.encode())
+os.write(verdict, key)
 """
 
 
@@ -83,11 +84,11 @@ def passes(program: str, limits: Limits | None = None) -> bool:
     if os.name != "posix":
         raise StockpotError("pass@k needs Linux or macOS: this system cannot limit what a program takes.")
     limits = limits or Limits()
-    key = secrets.token_hex(16)
+    key = secrets.token_hex(16).encode()  # through the pipe: every program can read its command line
     numbers = (str(int(limits.seconds) + 1), str(limits.memory), str(limits.file))
     with tempfile.TemporaryDirectory(prefix="stockpot-", ignore_cleanup_errors=True) as folder:
         child = subprocess.Popen(
-            [sys.executable, "-I", "-B", "-c", _CHILD, *numbers, key],
+            [sys.executable, "-I", "-B", "-c", _CHILD, *numbers],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -96,7 +97,7 @@ def passes(program: str, limits: Limits | None = None) -> bool:
             start_new_session=True,
         )
         try:
-            said, _ = child.communicate(program.encode(errors="replace"), timeout=limits.seconds)
+            said, _ = child.communicate(key + b"\n" + program.encode(errors="replace"), timeout=limits.seconds)
         except subprocess.TimeoutExpired:
             said = b""
         finally:
@@ -109,4 +110,4 @@ def passes(program: str, limits: Limits | None = None) -> bool:
                     with contextlib.suppress(OSError):
                         pipe.close()
             child.wait()
-    return said == key.encode() and child.returncode == 0
+    return said == key and child.returncode == 0
