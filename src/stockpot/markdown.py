@@ -19,7 +19,7 @@ def code(value: object) -> str:
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of plain texts."""
-    lines = [headings, ["---"] * len(headings), *([plain(cell) for cell in row] for row in rows)]
+    lines = [[*map(plain, headings)], ["---"] * len(headings), *([plain(cell) for cell in row] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

@@ -51,7 +51,8 @@ def recipe(digits_recipe: dict[str, Any], write_yaml: Write) -> Path:
         ("train.learning_rat=1", "train.learning_rat: unknown key. Did you mean 'learning_rate'?"),
         ("tasks=[{name: a, train: {max_step: 1}}]", "tasks.0.train.max_step: unknown key. Did you mean 'max_steps'?"),
         ("data.zzzz=1", "data.zzzz: unknown key. Known here: path, name, revision, image, label, train_split, "
-         "test_split, classes, rotate, permute, limit, in_memory."),
+         "test_split, classes, rotate, permute, limit, in_memory, format, text, prompt, completion, messages, "
+         "max_length, packing."),
     ],
 )  # fmt: skip
 def test_an_unknown_key_is_an_error_at_every_level(override: str, message: str, recipe: Path) -> None:
@@ -78,8 +79,12 @@ def test_an_unknown_key_is_an_error_at_every_level(override: str, message: str, 
         ("compare=[{beta: 1}]", f"compare.0.name: a method needs its `name`. {KNOWN}"),
         ("method=sfa", "method: should be a block of `key: value` lines, not 'sfa'."),
         ("compare=[{name: sfa}, {name: sfa}]", "compare: two methods are called 'sfa'; give one of them a `label`."),
-        ("scenario=class", "scenario: should be 'class-incremental', 'domain-incremental' or 'task-incremental', "
-         "not 'class'."),
+        ("scenario=class", "scenario: should be 'class-incremental', 'domain-incremental', 'task-incremental' or "
+         "'language', not 'class'."),
+        ("scenario=language",
+         "tasks.split: it cuts `data` by classes, and texts to be continued have none; list the tasks."),
+        ("tasks=[{name: a, data: {text: a}}]",
+         "model.build: texts need a model of Transformers; give model.name or model.config."),
         ("tasks=[]", "tasks: the stream is empty; name at least one task."),
         ("tasks=3", "tasks: should be a list of tasks, or {split: N} to cut `data` into tasks of N classes, not 3."),
         ("tasks.split=0", "tasks.split: should be greater than or equal to 1, not 0."),

@@ -128,6 +128,8 @@ BAD: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [
     ([{"text": "a"}] * 2, {"rotate": 3.0}, "data.rotate is for images"),
     ([{"text": "a"}] * 2, {"classes": [0]}, "data.classes is for classes"),
     ([{"text": "a"}], {}, "name data.test_split"),
+    ([{"a": "x"}] * 2, {"completion": "a"}, "data.prompt: name the column, or give a template. Columns: ['a']"),
+    ([{"a": "x"}] * 2, {"prompt": "a", "completion": "b"}, "data.completion: 'b' is no column, and no template"),
 ]
 
 
@@ -147,17 +149,28 @@ def test_a_bad_row_is_named_in_one_line(
 
 
 @pytest.mark.parametrize(
-    ("name", "content"),
+    ("name", "content", "said"),
     [
-        ("a.txt", b"caf\xe9\nx\n"),
-        ("a.csv", b"text\ncaf\xe9\nx\n"),
-        ("a.jsonl", b'{"text": "caf\xe9"}\n{"text": "x"}\n'),
+        ("a.txt", b"x\ncaf\xe9\n", "/a.txt, line 2: it is not UTF-8 text; write it again as UTF-8, .*iconv"),
+        ("a.csv", b"text\nx\ncaf\xe9\n", "/a.csv, line 3: it is not UTF-8 text; .*iconv"),
+        (
+            "a.jsonl",
+            b'{"text": "x"}\n{"text": "caf\xe9"}\n',
+            "/a.jsonl, split 'train', row 1: it is not UTF-8 text; .*",
+        ),
+        ("folder/train.txt", b"x\ncaf\xe9\n", "/folder/train.txt, line 2: it is not UTF-8 text; .*iconv"),
+        ("b.jsonl", b'{"text": "x"}\n{"text":\n', "/b.jsonl, row 1 could not be read as jsonl: .*; mend the row"),
+        ("c.jsonl", b"", "/c.jsonl is empty"),
     ],
 )
-def test_data_that_are_not_utf_8_are_said_to_be(tmp_path: Path, name: str, content: bytes) -> None:
+def test_a_file_that_cannot_be_read_is_named_with_the_place(
+    tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    (tmp_path / "folder").mkdir()
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(StockpotError, match=r"task 'law': .* is not UTF-8 text; .*iconv") as caught:
-        open_text(DataSpec(path=str(tmp_path / name)), WHERE)
+    path = tmp_path / name if name[:6] != "folder" else tmp_path / "folder"
+    with pytest.raises(StockpotError, match=rf"^task 'law': {tmp_path}{said}") as caught:
+        open_text(DataSpec(path=str(path), test_split="train"), WHERE)
     assert "\n" not in str(caught.value)
 
 

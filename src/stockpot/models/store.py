@@ -70,32 +70,46 @@ def start_model(spec: ModelSpec, rows: int, seed: int, kind: Kind = "image", tok
     if spec.build is not None:
         model = _build(spec.build, spec.args, rows)
     elif spec.config is not None:
-        model = _from_config(_with_vocabulary(spec.config, tokenizer), kind, **labels)
+        _check_family(_config(spec.config), kind, "model.config.model_type: ")
+        model = _from_config(_with_tokens(spec.config, tokenizer, kind), kind, **labels)
     else:
         mismatched = {} if kind == "language" else {"ignore_mismatched_sizes": True}
         model = _from_pretrained(str(spec.name), spec, kind, spec.dtype, **labels, **mismatched)
     if kind != "language":
         find_head(model, rows, spec.head)
     if tokenizer is not None:
-        _fit_tokenizer(model, tokenizer)
+        _fit_tokenizer(model, tokenizer, kind)
     return model.to(getattr(torch, spec.dtype)) if spec.dtype != "float32" else model
 
 
-def _with_vocabulary(values: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
-    if tokenizer is None or values.get("vocab_size", 0) >= len(tokenizer):
+def _with_tokens(values: dict[str, Any], tokenizer: Any, kind: Kind) -> dict[str, Any]:
+    """The configuration with what it does not say itself: as many tokens as the tokenizer has, and its special ones."""
+    if tokenizer is None:
         return values
-    if "vocab_size" in values:
+    if values.get("vocab_size", len(tokenizer)) < len(tokenizer):
         raise StockpotError(
             f"model.config.vocab_size: {values['vocab_size']} is less than the tokenizer's {len(tokenizer)} tokens; "
             "drop the key to have as many."
         )
-    return {**values, "vocab_size": len(tokenizer)}
+    known = _config(values)
+    more = {"vocab_size": len(tokenizer), **_special(tokenizer, kind)}
+    return {key: value for key, value in more.items() if hasattr(known, key)} | values
 
 
-def _fit_tokenizer(model: nn.Module, tokenizer: Any) -> None:
+def _special(tokenizer: Any, kind: Kind = "image") -> dict[str, int | None]:
+    """The tokens that begin, end and fill a text.
+
+    A language model is not told of a filling one that means something too: Transformers would not train its embedding.
+    """
+    begins, ends, fills = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+    fills = None if kind == "language" and fills in (begins, ends) else fills
+    return {"bos_token_id": begins, "eos_token_id": ends, "pad_token_id": fills}
+
+
+def _fit_tokenizer(model: nn.Module, tokenizer: Any, kind: Kind) -> None:
     """Tells the configurations which tokens begin, end and fill a text; raises StockpotError where tokens have no row.
 
-    Of a model that was loaded only what it does not say is filled in.
+    What they say stays, but for tokens that do not exist; what ends a text in training is where the model stops too.
     """
     embeddings = model.get_input_embeddings()  # type: ignore[operator]
     if len(tokenizer) > embeddings.num_embeddings:
@@ -103,15 +117,15 @@ def _fit_tokenizer(model: nn.Module, tokenizer: Any) -> None:
             f"model.tokenizer: it has {len(tokenizer)} tokens, the model embeddings for {embeddings.num_embeddings}; "
             "take the tokenizer that the model was trained with."
         )
-    for config in (model.config, getattr(model, "generation_config", None)):
-        for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+    generation = getattr(model, "generation_config", None)
+    for config, special in ((model.config, _special(tokenizer, kind)), (generation, _special(tokenizer))):
+        for key, own in special.items() if config is not None else ():
             told = getattr(config, key, None)
-            if config is not None and (told is None or not _is_token(told, tokenizer)):
-                setattr(config, key, getattr(tokenizer, key))
-
-
-def _is_token(told: Any, tokenizer: Any) -> bool:
-    return all(0 <= token < len(tokenizer) for token in (told if isinstance(told, list) else [told]))
+            told = told if isinstance(told, list) else [told]
+            if not all(token is not None and 0 <= token < len(tokenizer) for token in told):
+                setattr(config, key, own)
+            elif key == "eos_token_id" and own is not None and own not in told:
+                setattr(config, key, [own, *told])
 
 
 def model_config(spec: ModelSpec) -> Any:
@@ -171,17 +185,22 @@ def _config(values: dict[str, Any], **more: Any) -> Any:
         raise StockpotError(f"model.config: {_reason(error)[:300]}") from error
 
 
+def _check_family(config: Any, kind: Kind, place: str) -> None:
+    import transformers
+
+    _, families, called = AUTO[kind]
+    if type(config) not in getattr(transformers, families):
+        raise StockpotError(f"{place}Transformers has no {called} {config.model_type!r}.")
+
+
 def _from_config(values: dict[str, Any], kind: Kind, **labels: Any) -> nn.Module:
     import transformers
 
-    auto, families, called = AUTO[kind]
     config = _config(values, **labels)
     if config.architectures is None:  # some families have several classifiers: [] lets Transformers take the first
         config.architectures = []
-    if type(config) not in getattr(transformers, families):
-        raise StockpotError(f"model.config.model_type: Transformers has no {called} {values['model_type']!r}.")
     try:
-        model: nn.Module = getattr(transformers, auto).from_config(config)
+        model: nn.Module = getattr(transformers, AUTO[kind][0]).from_config(config)
     except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
         raise StockpotError(f"model.config: {_reason(error)[:300]}") from error
     return model
@@ -196,12 +215,20 @@ def _from_pretrained(
     source = str(folder) if folder.is_dir() else path
     if spec is not None:
         options |= {"revision": spec.revision or "main", "trust_remote_code": spec.trust_remote_code}
+        if not spec.trust_remote_code:  # which may bring families of its own
+            _check_family(model_config(spec), kind, f"model.name: {path}: ")
+    model: nn.Module
     try:
-        model: nn.Module = getattr(transformers, AUTO[kind][0]).from_pretrained(
-            source, dtype=getattr(torch, dtype), use_safetensors=True, **options
+        model, found = getattr(transformers, AUTO[kind][0]).from_pretrained(
+            source, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True, **options
         )
     except (OSError, ValueError, KeyError) as error:
         raise StockpotError(f"model.name: {path} could not be loaded: {_reason(error)}") from error
+    if kind == "language" and found["missing_keys"]:  # a classifier's output layer may be new
+        raise StockpotError(
+            f"model.name: {path} is no {AUTO[kind][2]}: it has no weights for '{min(found['missing_keys'])}'; "
+            "name a model that was saved as one."
+        )
     return model
 
 

@@ -123,8 +123,17 @@ def start_of_text(tokenizer: Any) -> int:
 
 
 def padding(tokenizer: Any) -> int:
-    """The token that fills batches, which is masked everywhere: the tokenizer's own, or end of text."""
-    return end_of_text(tokenizer) if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
+    """The token that fills batches, which is masked everywhere: the tokenizer's own, or end of text.
+
+    Raises StockpotError where there is neither.
+    """
+    found = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    if found is None:
+        raise StockpotError(
+            f"model.tokenizer: {_name(tokenizer)} has neither a padding nor an end-of-text token to fill batches with: "
+            "save it again with tokenizer.pad_token set to a token of its vocabulary, and name that folder."
+        )
+    return int(found)
 
 
 def check_vocabulary(tokenizer: Any, size: int) -> None:

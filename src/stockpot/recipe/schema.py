@@ -102,6 +102,11 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
+        if self.model.lora is not None:
+            if self.head == "seen" and self.scenario != "language":
+                raise ValueError("head: seen grows the head, which no adapter follows; with model.lora say head: all")
+            if self.boundary == "keep-optimizer":
+                raise ValueError("boundary: under model.lora each task trains a new adapter, with no state to keep")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: a seed is named twice in {self.seeds}")
         if self.tune and (shared := set(self.tune.seeds) & set(self.seeds)):
@@ -113,6 +118,12 @@ class Recipe(Strict):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"tasks: the name {twice[0]!r} is used twice; every task and control needs its own")
+        elif self.scenario == "language":
+            raise ValueError(
+                "tasks.split: it cuts `data` by classes, and texts to be continued have none; list the tasks"
+            )
+        if self.kind != "image" and self.model.build is not None:
+            raise ValueError("model.build: texts need a model of Transformers; give model.name or model.config")
         labels = [method.title for method in self.compare]
         twice = sorted({label for label in labels if labels.count(label) > 1})
         if twice:

@@ -27,10 +27,9 @@ def model_card(results: Results, base_model: str | None, datasets: list[str], li
     """
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-    scores = results.scores[results.primary]
     kind = KINDS[_kind(results)][0]
-    built = bool((results.recipe.get("model") or {}).get("build"))
-    last = scores.matrix[-1] if scores.matrix else []
+    model = results.recipe.get("model") or {}
+    library = None if model.get("build") else "peft" if _adapter(results) else "transformers"
     measured = [
         EvalResult(
             task_type=kind,
@@ -38,43 +37,38 @@ def model_card(results: Results, base_model: str | None, datasets: list[str], li
             dataset_type=datasets[0] if len(datasets) == 1 else _slug(results.tasks[j]),
             dataset_name=results.tasks[j],
             dataset_config=f"{j + 1:02d}-{_slug(results.tasks[j])}",
-            metric_type=results.primary,
+            metric_type=name,
             metric_value=round(value, 6),
         )
-        for j, value in enumerate(last)
+        for name, scores in results.scores.items()
+        for j, value in enumerate(scores.matrix[-1] if scores.matrix else [])
         if value is not None
     ]
     metadata: dict[str, Any] = {
         "base_model": base_model,
         "datasets": list(dict.fromkeys(datasets)) or None,
         "license": licence,
-        "library_name": None if built else "transformers",
-        "pipeline_tag": None if built else kind,
+        "library_name": library,
+        "pipeline_tag": library and kind,
         "tags": ["stockpot", "continual-learning", str(results.method.get("name", results.label))],
     }
     if measured:
-        metadata |= {"metrics": [results.primary], "model_name": results.label, "eval_results": measured}
+        metadata |= {
+            "metrics": list(dict.fromkeys(one.metric_type for one in measured)),
+            "model_name": results.label,
+            "eval_results": measured,
+        }
     data = ModelCardData(**metadata)
-    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_body(results, built)}"))
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_body(results, built=library is None)}"))
 
 
 def _body(results: Results, built: bool) -> str:
-    scores = results.scores[results.primary]
-    K = len(scores.matrix)
+    K = len(results.scores[results.primary].matrix)
     parts = [
         f"# {plain(title(results.label))}: {K} task{'s' * (K != 1)}, one after the other",
         "\n".join(plain(sentence) for sentence in run_summary(results)),
-        f"## Scores\n\n{results.primary} on each task, {scores.unit}; seed {results.seed}.",
-        table(
-            ["task", "before the stream", "just learnt", "now"],
-            [
-                [
-                    results.tasks[j],
-                    *(_written(v, scores.unit) for v in (scores.initial[j], row[j], scores.matrix[-1][j])),
-                ]
-                for j, row in enumerate(scores.matrix)
-            ],
-        ),
+        f"## Scores\n\nOn every task, after every task; seed {results.seed}.",
+        *(part for name in dict.fromkeys((results.primary, *results.scores)) for part in _matrix(name, results)),
         table(["metric", "value", "what it is"], [list(row) for row in metric_rows(results)]),
         "## How it was trained",
         f"Scenario `{code(results.scenario)}`, method `{code(results.method)}`.",
@@ -100,14 +94,39 @@ def _body(results: Results, built: bool) -> str:
                 "tokens = tokenizer('Once', return_tensors='pt').input_ids",
                 "print(tokenizer.decode(model.generate(tokens, max_new_tokens=50)[0]))",
             ]
+        if _adapter(results):
+            parts.append(
+                "This is an adapter of PEFT's (`pip install peft`): `base_model_name_or_path` in `adapter_config.json` "
+                "says which model it sits on; write its new place there if that folder moves."
+            )
         parts.append("```python\n" + "\n".join(lines) + "\n```")
-    if results.head:
+    if any(results.head.values()):
         rows = [[task, ", ".join(classes)] for task, classes in results.head.items()]
         if sum(map(len, results.head.values())) <= FEW_ROWS:
             parts.append(table(["task", "classes of its output rows, in row order"], rows))
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
     parts.append(f"Made with {plain(versions)}.")
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _matrix(name: str, results: Results) -> list[str]:
+    """One score's name, unit and direction, and its matrix, the controls beside the tasks."""
+    scores = results.scores[name]
+    better = "higher" if scores.higher_is_better else "lower"
+    controls = list(scores.controls.values())
+    rows = [
+        [when, *(_written(value, scores.unit) for value in [*row, *(column[i] for column in controls)])]
+        for i, row in enumerate([scores.initial, *scores.matrix])
+        for when in (f"{i} {results.tasks[i - 1]}" if i else "before the stream",)
+    ]
+    heads = ["after, on", *results.tasks, *(f"({control})" for control in scores.controls)]
+    return [f"**{plain(name)}**, {plain(scores.unit)}: {better} is better.", table(heads, rows)]
+
+
+def _adapter(results: Results) -> bool:
+    """Whether the folder holds an adapter, not a model."""
+    lora = (results.recipe.get("model") or {}).get("lora") or {}
+    return bool(lora.get("output") == "adapter")
 
 
 def _kind(results: Results) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
@@ -26,7 +27,7 @@ def publish_model(session: Session, model: nn.Module, index: int, card: str | No
         inside = temporary / folder.name
         inside.mkdir()
         if lora.is_stacked(model):
-            lora.save_adapter(model, inside, session.recipe.model.name or str(session.run.model(-1).resolve()))
+            lora.save_adapter(model, inside, _base(session))
         else:
             save_model(model, inside, session.recipe.model, session.rows(index))
         if session.tokenizer is not None:
@@ -35,6 +36,18 @@ def publish_model(session: Session, model: nn.Module, index: int, card: str | No
             session.processor.save(inside)
         if card is not None:
             (inside / "README.md").write_text(card, encoding="utf-8")
+
+
+def _base(session: Session) -> str:
+    """What an adapter sits on: a model of the hub, where that is the start model; else the run's own copy of it."""
+    spec = session.recipe.model
+    whole = session.recipe.kind == "language" and spec.revision is None  # a classifier's output layer is drawn anew
+    return (_hub_name(spec.name) if whole else None) or str(session.run.model(-1).resolve())
+
+
+def _hub_name(path: str | None) -> str | None:
+    """A name of the hub; None of a local folder, whose path is absolute, and of the digits that scikit-learn brings."""
+    return None if path is None or path == "digits" or Path(path).is_absolute() else path
 
 
 def _publish_state(
@@ -57,8 +70,8 @@ def record_task(
     run = session.run
     event: Event = {"event": "task", "index": index, "name": run.tasks[index].name, **facts}
     spec = session.recipe.model
-    datasets = [str(task.data.path) for task in session.stream.tasks[: index + 1]]
-    card = model_card(results_of(run, pending=event), spec.name, sorted(set(datasets)), None)
+    datasets = {name for task in session.stream.tasks[: index + 1] if (name := _hub_name(task.data.path))}
+    card = model_card(results_of(run, pending=event), _hub_name(spec.name), sorted(datasets), None)
     publish_model(session, model, index, card)
     state_files = _publish_state(session, method, index, optimizer_state)
     run.journal.append({**event, "files": files.fingerprint(run.model(index)), "state_files": state_files})

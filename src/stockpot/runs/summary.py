@@ -24,7 +24,8 @@ def results_of(run: RunFolder, pending: Event | None = None) -> Results:
     names = [task.name for task in run.tasks]
     classes = [(name, run.facts[name]["classes"]) for name in names]
     rows = Rows.of(recipe.scenario, classes)
-    notes = [f"optimizer and schedule at a new task: {recipe.boundary}", f"output rows: {recipe.head}"]
+    notes = [f"optimizer and schedule at a new task: {recipe.boundary}"]
+    notes += [f"output rows: {recipe.head}"] if rows.names else []  # texts to be continued have none
     for event in learnt:
         notes += [note for note in event["notes"] if note not in notes]
     return Results(

@@ -164,6 +164,8 @@ def train(job: Job) -> dict[str, Tensor]:
     """Trains one task to its end; returns the optimizer's state. Raises Interrupted after a requested checkpoint."""
     args = training_arguments(job.settings, job.folder, job.seed)
     make_folder(job.folder)  # the Trainer would, without a sync
+    settings: Any = getattr(job.model, "config", None)
+    caches = getattr(settings, "use_cache", None)  # the Trainer writes its own over it
     try:
         trainer = TaskTrainer(job, args)
     except (ImportError, RuntimeError, ValueError) as error:  # an integration that is not installed, and the like
@@ -174,6 +176,9 @@ def train(job: Job) -> dict[str, Tensor]:
         trainer.train(resume_from_checkpoint=str(job.resume_from) if job.resume_from else None)
     except UnpicklingError as error:
         raise StockpotError(f"{job.resume_from}: it holds a pickle of more than tensors: not loaded.") from error
+    finally:
+        if caches is not None:
+            settings.use_cache = caches
     if job.stop.requested and trainer.state.global_step < trainer.state.max_steps:
         raise Interrupted
     return export_state(trainer.optimizer, job.model)

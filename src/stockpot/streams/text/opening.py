@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,15 @@ def _open_file(file: Path, data: DataSpec, where: str) -> Any:
     try:
         return datasets.load_dataset(BUILDERS[file.suffix], data_files=str(file))
     except Exception as error:
+        if not file.stat().st_size:
+            raise StockpotError(f"{where}: {data.path} is empty.") from error
+        _refuse_encoding(error, where, data.path)
         cause = list(_causes(error))[-1]
         reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-        raise StockpotError(f"{where}: {data.path} could not be read as {file.suffix[1:]}: {reason}") from error
+        row = _broken_row(file)
+        place, remedy = ("", "") if row is None else (f", row {row}", "; mend the row, or leave it out.")
+        kind = file.suffix[1:]
+        raise StockpotError(f"{where}: {data.path}{place} could not be read as {kind}: {reason}{remedy}") from error
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -64,12 +71,39 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         at = at.__cause__ or at.__context__
 
 
+def _broken_row(file: Path) -> int | None:
+    """The first line of a .jsonl file that is no JSON, from 0."""
+    if file.suffix != ".jsonl":
+        return None
+    for number, line in enumerate(file.read_bytes().splitlines()):
+        try:
+            json.loads(line)
+        except ValueError:
+            return number
+    return None
+
+
 def _refuse_encoding(error: Exception, where: str, path: str | None) -> None:
     """Raises one clear line where text that is not UTF-8 is behind an error."""
     for cause in _causes(error):
         said = str(cause).lower()
         if isinstance(cause, UnicodeDecodeError) or "invalid utf" in said or "encoding in string" in said:
-            raise StockpotError(f"{where}: {path} is not UTF-8 text; {REWRITE}") from error
+            at = Path(str(path)).expanduser()
+            files = [at] if at.is_file() else sorted(file for file in at.rglob("*") if file.suffix in BUILDERS)
+            bad = next((found for file in files if (found := _foreign_line(file))), f"{path}: it is not UTF-8 text")
+            raise StockpotError(f"{where}: {bad}; {REWRITE}") from error
+
+
+def _foreign_line(file: Path) -> str | None:
+    """Which line of a file is the first that is not UTF-8, from 1, as editors count."""
+    if file.suffix == ".parquet":
+        return None
+    for number, line in enumerate(file.read_bytes().split(b"\n"), 1):
+        try:
+            line.decode()
+        except UnicodeDecodeError:
+            return f"{file}, line {number}: it is not UTF-8 text"
+    return None
 
 
 def parts(data: DataSpec, splits: dict[str, Any], where: str, tuning: bool) -> dict[str, tuple[str, Numbers]]:
@@ -110,9 +144,16 @@ def columns_of(dataset: Any, columns: list[str], numbers: Numbers, place: str) -
         try:
             read = narrow[some]
         except UnicodeDecodeError as error:
-            raise StockpotError(
-                f"{place}, rows {some[0]} to {some[-1]}: one of them is not UTF-8 text; {REWRITE}"
-            ) from error
+            bad = next(number for number in some if not _readable(narrow, number))
+            raise StockpotError(f"{place}, row {bad}: it is not UTF-8 text; {REWRITE}") from error
         for position, number in enumerate(some):
             row = {column: read[column][position] for column in columns}
             yield number, {c: names[c][v] if names[c] and isinstance(v, int) and v >= 0 else v for c, v in row.items()}
+
+
+def _readable(dataset: Any, number: int) -> bool:
+    try:
+        dataset[number]
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -87,7 +87,7 @@ def rendered(tokenizer: Any, messages: list[Message], asked: bool = False) -> st
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asked))
     except Exception as error:  # a template is a program: it may fail in any way
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise StockpotError(
             f"the chat template fails: {reason}; mend the row, or give another model.chat_template"
         ) from error

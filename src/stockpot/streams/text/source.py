@@ -119,12 +119,15 @@ def _reader(data: DataSpec, learnt: Format, dataset: Any, place: str) -> tuple[l
         text = open_template(wanted, names, f"{place}: data.text")
         return text.columns, lambda row: said if (said := text(row)).strip() else None
     prompt, completion = data.prompt or "prompt", data.completion or "completion"
+    for key, given in (("prompt", data.prompt), ("completion", data.completion)):
+        if given is None and key not in names:
+            raise StockpotError(f"{place}: data.{key}: name the column, or give a template. Columns: {names}.")
     if all(key in names and not _stringy(features[key]) for key in (prompt, completion)):
         return [prompt, completion], lambda row: _talk(row[prompt], row[completion], prompt, completion)
-    given = open_template(prompt, names, f"{place}: data.prompt")
+    asked = open_template(prompt, names, f"{place}: data.prompt")
     said = open_template(completion, names, f"{place}: data.completion")
-    columns = list(dict.fromkeys((*given.columns, *said.columns)))
-    return columns, lambda row: _pair(given(row), said(row))
+    columns = list(dict.fromkeys((*asked.columns, *said.columns)))
+    return columns, lambda row: _pair(asked(row), said(row))
 
 
 def _stringy(feature: Any) -> bool:

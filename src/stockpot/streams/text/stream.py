@@ -136,10 +136,16 @@ class LanguageStream:
 
     def notes(self, index: int) -> list[str]:
         """What a reader must know of task `index`: texts that were cut or left out."""
-        task = self.tasks[index]
-        cut = self._made(task, task.source.train, training=True).cut
-        found = [f"task {task.name!r}: {cut} training texts lost their end, longer than {self._length(task)} tokens"]
-        return found if cut else []
+        task, found = self.tasks[index], []
+        for part, rows in (("training", task.source.train), ("test", task.source.test)):
+            cut = self._made(task, rows, training=part == "training").cut
+            if cut:
+                found.append(
+                    f"{cut} of {len(rows.items)} {part} texts lost their end, over {self._length(task)} tokens"
+                )
+        if skipped := task.source.facts["skipped"]:
+            found.append(f"{skipped} empty texts were left out")
+        return [f"task {task.name!r}: {'; '.join(found)}"] if found else []
 
     def _length(self, task: LanguageTask) -> int:
         return sequence_length(task.data.max_length, self.config, f"task {task.name!r}")
