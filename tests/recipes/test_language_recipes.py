@@ -68,7 +68,7 @@ def test_the_large_language_recipe_runs_with_a_small_model(shared_data: Callable
     changes += [f"tasks.{number}.data.limit=8" for number in range(3)]
     for number, name in enumerate(("law", "math", "code")):
         changes += local(f"tasks.{number}", name, shared_data)
-    changes += ["tasks.1.data.prompt=Question: {question}", "tasks.1.data.completion=answer"]
+    changes += ['tasks.1.data.prompt="Question: {question}"', "tasks.1.data.completion=answer"]
     changes += ["tasks.2.data.prompt=java", "tasks.2.data.completion=cs"]
     changes += [*local("controls.0", "general", shared_data), "controls.0.data.limit=4"]
     recipe = read_recipe(RECIPES / "law-math-code.yaml", changes)

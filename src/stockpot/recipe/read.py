@@ -142,6 +142,8 @@ def _explain(model: type[BaseModel], error: Any, values: Any) -> str:
     message = _PLAINLY.get(kind) or error["msg"].replace("Input should be", "should be")
     if kind == "list_type" and path == ["tasks"]:
         message = "should be a list of tasks, or {split: N} to cut `data` into tasks of N classes"
+    if kind == "string_type" and isinstance(given, dict):
+        message = "should be text; in YAML `a: b` is a block, so put text with a colon in quotes"
     shown = "" if isinstance(given, dict | list) else f", not {'null' if given is None else repr(given)}"
     return f"{place}: {message[0].lower()}{message[1:]}{shown}."
 
