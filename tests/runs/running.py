@@ -73,6 +73,7 @@ class Stockpot:
         self.folder = folder
         self.number = 0
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+        environment["HF_DATASETS_CACHE"] = str(folder / "cache")
         self.process = subprocess.Popen(
             [sys.executable, str(WARM)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
@@ -179,7 +180,8 @@ def same(run: Path, other: Path) -> None:
     """Asserts that two runs have bit for bit the same weights, and the same scores, metrics, steps and averages."""
     assert models(run) == models(other)
     for place in models(other):
-        file = f"tasks/{place}/model/model.safetensors"
+        (name,) = (path.name for path in (other / "tasks" / place / "model").glob("*.safetensors"))
+        file = f"tasks/{place}/model/{name}"
         if (run / file).read_bytes() != (other / file).read_bytes():
             mine, theirs = load_file(run / file), load_file(other / file)
             assert mine.keys() == theirs.keys()

@@ -89,6 +89,7 @@ class Faults:
         from torch.optim.optimizer import register_optimizer_step_post_hook
 
         from stockpot.runs import evaluating
+        from stockpot.streams.text import cache
 
         self._syncs_and_writes()
         for name in ("rename", "replace", "unlink", "rmdir", "mkdir"):
@@ -119,11 +120,15 @@ class Faults:
         def accuracy(*rest: Any, _real: Any = evaluating.accuracy, **more: Any) -> Any:
             return self.event("evaluate", self.root, lambda: _real(*rest, **more))
 
+        def tokenise(*rest: Any, _real: Any = cache.tokenise, **more: Any) -> Any:
+            return self.event("tokenise", self.root, lambda: _real(*rest, **more))
+
         setattr(pathlib.Path, "write_text", write_text)  # noqa: B010
         safetensors.torch.serialize_file = serialize
         torch.save = save
         builtins.open = opened  # type: ignore[assignment]
         evaluating.accuracy = accuracy
+        cache.tokenise = tokenise
         register_optimizer_step_post_hook(lambda *_: self.event("step", self.root, lambda: None))
 
     def _syncs_and_writes(self) -> None:
@@ -214,9 +219,10 @@ def _wait(pid: int) -> int | None:
 
 def _warm_up() -> None:
     """Imports what a run needs, and lets Transformers make its tables; no gradient, which would start threads."""
+    import peft  # noqa: F401
     import sklearn.datasets
     import sklearn.model_selection
-    from transformers import ViTConfig, ViTForImageClassification
+    from transformers import LlamaForCausalLM, ViTConfig, ViTForImageClassification  # noqa: F401
 
     import stockpot.cli.work
     import stockpot.report.card

@@ -154,6 +154,6 @@ class SequentialFineTuningWithAveraging(Method):
     def load_state(self, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:
         """Goes on inside a task; between tasks there is nothing to take up."""
         if self._sfa is not None and "sfa" in values:
-            self._sfa.load_state_dict(values["sfa"])
+            self._sfa.load_state_dict({**values["sfa"], "anchor": self._sfa.anchor})  # the task's start, opened above
             self._sfa.seconds, self._sfa.cpu_seconds = values["sfa"]["seconds"], values["sfa"]["cpu_seconds"]
             self._count()
