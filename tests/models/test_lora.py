@@ -249,7 +249,7 @@ def test_adapters_on_tied_weights_are_refused() -> None:
 
 
 def test_what_cannot_be_attached_stacked_or_loaded_is_refused(tmp_path: Path) -> None:
-    assert "Target modules" in refusal(llama(), target_modules=["no_such"])
+    assert "has no module 'q_prj'. Did you mean 'q_proj'?" in refusal(llama(), target_modules=["q_prj", "up_proj"])
     model = attach(llama(), spec(), seed=1)
     assert "has an adapter 'task' already" in refusal(model)
     with pytest.raises(StockpotError, match="call stack"):

@@ -10,8 +10,11 @@ from safetensors.torch import save_file
 from transformers import MixtralConfig, MixtralForCausalLM, ViTConfig, ViTForImageClassification
 
 from stockpot import SFA
+from stockpot.models.lora import LoraSpec, attach
+from stockpot.models.names import plain_name, under_own_names
 from stockpot.models.spec import ModelSpec
 from stockpot.models.store import load_model, save_model, start_model
+from stockpot.weights.checkpoint import open_checkpoint
 
 
 def tiny(seed: int) -> ViTForImageClassification:
@@ -63,3 +66,17 @@ def test_a_built_model_keeps_its_type_on_disk(tmp_path: Path, monkeypatch: pytes
     for (name, mine), (_, theirs) in zip(model.state_dict().items(), again.state_dict().items(), strict=True):
         assert mine.dtype == theirs.dtype == torch.float64, name
         assert torch.equal(mine, theirs), name
+
+
+def test_a_model_that_carries_an_adapter_finds_its_weights_by_the_plain_names(tmp_path: Path) -> None:
+    plain = tiny(0)
+    plain.save_pretrained(tmp_path)
+    wanted = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
+    settings = {"r": 2, "target_modules": ["q_proj"], "modules_to_save": ["classifier"], "bias": "all"}
+    adapted = attach(plain, LoraSpec.model_validate(settings), seed=0)
+    found, mapped = under_own_names(open_checkpoint(tmp_path), adapted)
+    assert mapped
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in found.items())
+    trained = {plain_name(name) for name, tensor in adapted.named_parameters() if tensor.requires_grad}
+    assert trained == {name for name in wanted if name.endswith(("bias", "q_proj.weight", "classifier.weight"))}

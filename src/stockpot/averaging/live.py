@@ -128,8 +128,8 @@ def _refuse(name: str, parameter: nn.Parameter, halves: bool, known_factor: bool
         raise StockpotError(f"'{name}' is a trainable {kind}, quantised or not real: SFA averages fp16 to fp64 only.")
     if not halves and parameter.dtype.itemsize == 2:
         raise StockpotError(
-            f"'{name}' is {str(parameter.dtype).removeprefix('torch.')}, where a small pull rounds away; train fp32 "
-            "weights under autocast, or say rounding='stochastic' (unbiased, bf16) or rounding='nearest'."
+            f"'{name}' is {str(parameter.dtype).removeprefix('torch.')}, where a small pull rounds away: load the "
+            "weights in fp32 and train with bf16=True, or say rounding='stochastic' (unbiased, bf16) or 'nearest'."
         )
 
 

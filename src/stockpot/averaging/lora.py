@@ -47,6 +47,12 @@ class Factor:
     def merged(self) -> bool:
         return self.adapter in self.layer.merged_adapters
 
+    @property
+    def change(self) -> Tensor:
+        """ΔW in the shape of the layer's weight, with a graph back to A and B."""
+        found: Tensor = self.layer.get_delta_weight(self.adapter)
+        return found
+
 
 def lora_factors(model: nn.Module) -> dict[int, Factor | None]:
     """Each trainable LoRA factor of PEFT by its `id`: what an average scales, and None for the one it leaves alone.

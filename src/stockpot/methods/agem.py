@@ -35,7 +35,7 @@ class AveragedGradientEpisodicMemory(Method):
     Use: when past data may be kept but not trained on; rehearsal with the same buffer kept more on Split MNIST
     Reading: the optimizer may be any, the projection acts on its gradients, once a step and before clipping; past
     examples are never trained on; the reference pass is in training mode, with dropout's masks drawn for the step, and
-    leaves BatchNorm's statistics and the global generators as they were
+    leaves BatchNorm's statistics and the global generators as they were; under LoRA the parameters are A and B
     """
 
     config: Config

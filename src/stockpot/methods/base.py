@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from stockpot.methods.space import Space
 from stockpot.models.outputs import logits_of, moved_to, targets_of
+from stockpot.models.spec import ModelSpec
 from stockpot.streams.examples import Batch, Examples, TrainingData
 from stockpot.streams.scenario import mask_rivals
 from stockpot.strict import Strict
@@ -52,6 +53,10 @@ class BaseConfig(Strict):
 
     def problem_with(self, tasks: int) -> str | None:
         """Why the method would do nothing, or cannot work, in a stream of so many tasks."""
+        return None
+
+    def problem_with_model(self, spec: ModelSpec) -> str | None:
+        """Why the method cannot work with what the recipe trains: an adapter for each task, or weights in bf16."""
         return None
 
     def problem_in(self, model: nn.Module, tasks: Sequence[Facts]) -> str | None:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from stockpot.errors import StockpotError
 from stockpot.importance.fisher import NOT_EXACT, Kind, convention, default_kind, fisher, load_fisher
-from stockpot.methods.base import BaseConfig, Facts, Task, Tensors
-from stockpot.methods.importances import ImportanceMethod
-from stockpot.methods.penalty import gradient, trainable
+from stockpot.methods.base import Facts, Task, Tensors
+from stockpot.methods.importances import ImportanceConfig, ImportanceMethod
+from stockpot.methods.penalty import gap, push, trainable
 from stockpot.methods.space import Range, Space
 from stockpot.seeds import generator
 from stockpot.streams.examples import Examples
@@ -22,7 +22,7 @@ from stockpot.streams.examples import Examples
 _SLOPE = "slope/"
 
 
-class Config(BaseConfig):
+class Config(ImportanceConfig):
     """λ means nothing without the Fisher's variant: both are written into the results."""
 
     space: ClassVar[Space] = {"strength": Range(1.0, 1e5, log=True), "gamma": Range(0.5, 1.0)}
@@ -71,7 +71,8 @@ class ElasticWeightConsolidation(ImportanceMethod):
     Use: when some weights matter more than others, and the tasks are few; expect to search λ over decades
     Reading: F is the mean over examples at θ*, in eval mode. Separate anchors need no copies: the sum of their pulls is
     `S(θ−θ*_k) + G` with `S = Σ F_t` and `G = Σ F_t (θ*_k−θ*_t)`, two tensors a weight for any number of tasks; of a
-    causal language model an example is a sequence, its log-likelihood the sum over the positions that are learnt
+    causal language model an example is a sequence, its log-likelihood the sum over the positions that are learnt; under
+    LoRA F and θ are those of the folded weights, and A and B get the penalty's gradient by the chain rule
     """
 
     config: Config
@@ -90,14 +91,15 @@ class ElasticWeightConsolidation(ImportanceMethod):
         self.costs.extra_memory_bytes += sum(tensor.nbytes for tensor in self._fitted_slope.values())
 
     def _open_start(self, task: Task, path: str) -> None:
-        importance, how = load_fisher(Path(path), task.model)
+        importance, how = load_fisher(Path(path), None if task.adapted else task.model)
         kind, theirs = self._kind(task), how.get("variant")
         if theirs != kind or how.get("reduction") != "mean":
             raise StockpotError(
                 f"ewc: {path} holds a Fisher that is {theirs}, {how.get('reduction')} over examples; this run's are "
                 f"{kind}, mean, and one λ weighs both: set fisher to the same, or estimate it again."
             )
-        self.importance = importance
+        held = {one.name for one in trainable(task.model)} if task.adapted else set(importance)
+        self.importance = {name: tensor for name, tensor in importance.items() if name in held}
 
     def _kind(self, task: Task) -> Kind:
         return self.config.fisher or default_kind(task.row_count, task.language)
@@ -108,7 +110,7 @@ class ElasticWeightConsolidation(ImportanceMethod):
         super().gradients(model, step)
         for pair in self._pairs:
             if (slope := self._fitted_slope.get(pair.name)) is not None:
-                gradient(pair.tensor).add_(slope, alpha=self.factor)
+                push(pair, slope, self.factor)
 
     def task_end(self, task: Task, examples: Examples) -> None:
         """Adds the task's Fisher."""
@@ -141,10 +143,9 @@ class ElasticWeightConsolidation(ImportanceMethod):
         for pair in self._pairs:
             if (importance := self._fitted.get(pair.name)) is None:
                 continue
-            theta, anchor = pair.views
             added = torch.zeros_like(importance)
             rows = slice(None) if pair.rows is None else slice(0, pair.rows)
-            added[rows] = importance[rows] * (theta - anchor)
+            added[rows] = importance[rows] * gap(pair)
             moved[pair.name] = moved[pair.name] + added if pair.name in moved else added
         return moved
 

@@ -10,16 +10,25 @@ from torch import Tensor, nn
 
 from stockpot.averaging.live import Live
 from stockpot.averaging.match import Pair
-from stockpot.methods.base import Method, Task, Tensors
-from stockpot.methods.penalty import anchored, fitted, grown, pull, trainable
+from stockpot.methods.base import BaseConfig, Method, Task, Tensors
+from stockpot.methods.penalty import anchor_bytes, anchored, fitted, grown, pull, trainable
+from stockpot.models.spec import ModelSpec
 
 _PREFIX = "importance/"
+
+
+class ImportanceConfig(BaseConfig):
+    """What methods with importances have in common."""
+
+    def problem_with_model(self, spec: ModelSpec) -> str | None:
+        """The importances are those of whole weights."""
+        return "it needs the weights that a task leaves; with model.lora say output: merged." if spec.adapts else None
 
 
 class ImportanceMethod(Method):
     """Pulls each weight to where the last task left it, as strongly as it mattered to the tasks so far.
 
-    Equation: `g ← g + factor·Ω·(θ − θ*)`
+    Equation: `g ← g + factor·Ω·(θ − θ*)`; under LoRA θ − θ* is ΔW, and Ω that of the weights that adapters change
     """
 
     def __init__(self, config: Any) -> None:
@@ -27,6 +36,7 @@ class ImportanceMethod(Method):
         self.importance: Tensors = {}  # Ω by name, as of the task that it was computed in
         self._pairs: list[Pair] = []
         self._fitted: Tensors = {}
+        self._changing: set[str] | None = None  # the weights that adapters change; None where all are trained
 
     @property
     def factor(self) -> float:
@@ -36,12 +46,13 @@ class ImportanceMethod(Method):
     def task_start(self, task: Task) -> None:
         """Opens the anchor θ*, the model before the task, where anything is important."""
         self._pairs, self._fitted = [], {}
+        self._changing = {one.name for one in trainable(task.model)} if task.adapted else None
         if self.importance and self.factor:
             self._pairs = anchored(task.model, task.checkpoint("previous"), task.new)
             self._fitted = self.fit(self.importance, trainable(task.model), "the importances")
-            self.costs.extra_memory_bytes = sum(
-                pair.anchor.nbytes + self._fitted[pair.name].nbytes for pair in self._pairs if pair.name in self._fitted
-            )
+            pulled = [pair for pair in self._pairs if pair.name in self._fitted]
+            held = sum(self._fitted[pair.name].nbytes for pair in pulled)
+            self.costs.extra_memory_bytes = anchor_bytes(pulled) + held
 
     def fit(self, values: Mapping[str, Tensor], live: list[Live], label: str) -> Tensors:
         """The values in the shapes of the model; see `fitted`."""
@@ -57,6 +68,8 @@ class ImportanceMethod(Method):
     def add(self, importance: Mapping[str, Tensor], decay: float = 1.0) -> None:
         """Ω ← decay·Ω + importance."""
         for name, fresh in importance.items():
+            if self._changing is not None and name not in self._changing:
+                continue
             old = self.importance.get(name)
             self.importance[name] = fresh if old is None else fresh + decay * grown(old.to(fresh), fresh.shape)
         self.costs.stored_bytes = sum(tensor.nbytes for tensor in self.importance.values())

@@ -14,8 +14,9 @@ from stockpot.averaging.match import Pair
 from stockpot.files import folder_bytes
 from stockpot.methods.anchored import AnchorConfig
 from stockpot.methods.base import Method, Task
-from stockpot.methods.penalty import anchored, gradient, pull, trainable
+from stockpot.methods.penalty import anchor_bytes, anchored, gradient, pull, trainable
 from stockpot.methods.space import Range, Space
+from stockpot.models.spec import ModelSpec
 from stockpot.streams.examples import Batch
 
 
@@ -33,6 +34,12 @@ class Config(AnchorConfig):
         "gradient", description="added to the gradient, to the loss (the same), or apart from it as a proximal step"
     )
 
+    def problem_with_model(self, spec: ModelSpec) -> str | None:
+        """Another anchor under LoRA; a step of its own in bf16."""
+        if spec.dtype == "bfloat16" and spec.lora is None and self.form == "decoupled":
+            return "form: decoupled: small steps round away in bf16 weights; drop model.dtype, or say form: gradient."
+        return super().problem_with_model(spec)
+
 
 class L2(Method):
     """In every step the weights are pulled towards the anchor; rows and layers that it lacks towards zero.
@@ -43,7 +50,8 @@ class L2(Method):
     Kept: nothing: the anchor is the previous model
     Use: the simplest penalty, where all weights are thought to matter alike
     Reading: with Adam the explicit penalty is divided by √v like every gradient, so the same a pulls weights unequally;
-    `decoupled` does not, as AdamW's weight decay does not, and is one SFA average with β = ηa/(1+ηa) after each step
+    `decoupled` does not, as AdamW's weight decay does not, and is one SFA average with β = ηa/(1+ηa) after each step;
+    under LoRA θ−θ_o is ΔW, no anchor is held, and A and B get the penalty's gradient by the chain rule
     """
 
     config: Config
@@ -64,7 +72,7 @@ class L2(Method):
                 self._new.append((one.tensor, 0))
             elif (rows := held[one.name]) is not None:
                 self._new.append((one.tensor, rows))
-        self.costs.extra_memory_bytes = sum(pair.anchor.nbytes for pair in self._pairs)
+        self.costs.extra_memory_bytes = anchor_bytes(self._pairs)
         if self.config.anchor != "previous":  # the previous model is there anyway
             self.costs.stored_bytes = folder_bytes(anchor) if anchor.is_dir() else anchor.stat().st_size
 
@@ -75,6 +83,9 @@ class L2(Method):
         a, b = self.config.strength, self.config.new_strength
         if a:
             for pair in self._pairs:
+                if pair.factor is not None:
+                    loss = loss + (a / 2) * pair.factor.change.square().sum()
+                    continue
                 theta = pair.tensor if pair.rows is None else pair.tensor.narrow(0, 0, pair.rows)
                 loss = loss + (a / 2) * (theta - pair.anchor).square().sum()
         if b:

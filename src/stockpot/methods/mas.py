@@ -7,14 +7,14 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from stockpot.importance.sensitivity import sensitivity
-from stockpot.methods.base import BaseConfig, Task
-from stockpot.methods.importances import ImportanceMethod
+from stockpot.methods.base import Task
+from stockpot.methods.importances import ImportanceConfig, ImportanceMethod
 from stockpot.methods.space import Range, Space
 from stockpot.seeds import generator
 from stockpot.streams.examples import Examples
 
 
-class Config(BaseConfig):
+class Config(ImportanceConfig):
     """How strongly weights are held, and on how many examples their importance is measured."""
 
     space: ClassVar[Space] = {"strength": Range(0.01, 100.0, log=True)}
@@ -35,7 +35,8 @@ class MemoryAwareSynapses(ImportanceMethod):
     Kept: Ω, a tensor of the model's size
     Use: like EWC, where there are no labels to take a Fisher with
     Reading: f are the logits of the rows that compete; importances of the tasks are added up, and held at the newest
-    θ*; of a causal language model x is a sequence, f(x) the logits of all positions where something is to be learnt
+    θ*; of a causal language model x is a sequence, f(x) the logits of all positions where something is to be learnt;
+    under LoRA Ω and θ are those of the folded weights, and A and B get the penalty's gradient by the chain rule
     """
 
     config: Config

@@ -15,6 +15,7 @@ from stockpot.files import folder_bytes
 from stockpot.merging.api import Options, merge
 from stockpot.methods.base import BaseConfig, Method, Task, Tensors
 from stockpot.models.names import plain_tensors, under_own_names
+from stockpot.models.spec import ModelSpec
 from stockpot.streams.examples import Examples
 from stockpot.weights.checkpoint import open_checkpoint
 
@@ -56,6 +57,10 @@ class MergedConfig(BaseConfig):
         """Whether τ is taken from what the task itself started from."""
         default = "start" if self.of_models else self.default_vectors
         return self.mode == "chain" and (self.vectors or default) == "consecutive"
+
+    def problem_with_model(self, spec: ModelSpec) -> str | None:
+        """Stacked adapters are no weights to merge."""
+        return "it merges the weights that a task leaves; with model.lora say output: merged." if spec.adapts else None
 
     def problem_with(self, tasks: int) -> str | None:
         """A stream of one task, which is skipped, would never be merged."""

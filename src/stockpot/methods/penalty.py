@@ -1,8 +1,8 @@
-"""Quadratic penalties as gradients: no autograd graph, no activations."""
+"""Quadratic penalties as gradients: no activations, and no autograd graph but that of ΔW = s·B·A under LoRA."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,27 +12,43 @@ from torch.nn import functional
 
 from stockpot.averaging.anchor import kept, offered
 from stockpot.averaging.live import Live, live_tensors, local
+from stockpot.averaging.lora import Factor, lora_factors
 from stockpot.averaging.match import Pair, match
 from stockpot.errors import StockpotError, did_you_mean
+from stockpot.models.names import plain_name
 
 Tensors = dict[str, Tensor]
 
 
 def trainable(model: nn.Module) -> list[Live]:
-    """What a penalty can act on: every trainable tensor once, by its own name."""
-    return live_tensors(model, buffers=False, halves=True)
+    """What a penalty can act on: every trainable tensor once, by its own name.
+
+    Of an adapter of LoRA each weight that it changes, by the plain model's name: its tensor is B, of embeddings A.
+    """
+    live = live_tensors(model, buffers=False, halves=True, lora=lora_factors(model))
+    if not hasattr(model, "peft_config"):
+        return live
+    return [replace(one, names=tuple(map(plain_name, one.names))) for one in live]
 
 
 def anchored(model: nn.Module, anchor: Path, new: Sequence[str]) -> list[Pair]:
     """Every trainable tensor θ with its anchor θ_o, held on the tensor's device; of a grown one, the rows of both.
 
+    A weight that LoRA changes has no anchor: θ − θ_o is ΔW, and the anchor has to be the weights that it is added to.
     Raises StockpotError where the anchor does not fit the model; a tensor that it lacks must match a pattern of `new`.
     """
     live = trainable(model)
+    if all(one.factor is not None for one in live):
+        return match(live, {}, "", 1.0, new)
     opened = offered(anchor, live, model)
     pairs = match(live, opened.tensors, opened.label, 1.0, new)
-    held = kept(opened, pairs, model, "device", None)
-    return [replace(pair, anchor=held.tensors[pair.name]) for pair in pairs]
+    held = kept(opened, [pair for pair in pairs if pair.factor is None], model, "device", None)
+    return [pair if pair.factor is not None else replace(pair, anchor=held.tensors[pair.name]) for pair in pairs]
+
+
+def anchor_bytes(pairs: Sequence[Pair]) -> int:
+    """Memory that the anchors take."""
+    return sum(pair.anchor.nbytes for pair in pairs if pair.factor is None)
 
 
 def gradient(tensor: Tensor) -> Tensor:
@@ -46,7 +62,11 @@ def pull(pair: Pair, strength: float, importance: Tensor | None = None) -> None:
     """Adds to the gradient that of a quadratic penalty.
 
     Equation: `g ← g + λ·F·(θ − θ_o)`, the gradient of `(λ/2) Σ F (θ−θ_o)²`; F is 1 without an `importance`.
+    Under LoRA the penalty is that of `F·ΔW²`, whose gradient goes to A and B by the chain rule.
     """
+    if pair.factor is not None:
+        _through(pair.factor, lambda change: strength * (change if importance is None else importance * change))
+        return
     theta, anchor = pair.views
     own = gradient(pair.tensor)
     own = own if pair.rows is None else own.narrow(0, 0, pair.rows)
@@ -54,6 +74,31 @@ def pull(pair: Pair, strength: float, importance: Tensor | None = None) -> None:
         own.add_(theta - anchor, alpha=strength)
     else:
         own.addcmul_(importance, theta - anchor, value=strength)
+
+
+def push(pair: Pair, slope: Tensor, strength: float) -> None:
+    """Adds a gradient of the whole weight: `g ← g + λ·G`, under LoRA by the chain rule."""
+    if pair.factor is not None:
+        _through(pair.factor, lambda _: strength * slope)
+    else:
+        gradient(pair.tensor).add_(slope, alpha=strength)
+
+
+def gap(pair: Pair) -> Tensor:
+    """θ − θ_o, under LoRA ΔW."""
+    if pair.factor is not None:
+        return pair.factor.change.detach()
+    theta, anchor = pair.views
+    return theta - anchor
+
+
+def _through(factor: Factor, slope: Callable[[Tensor], Tensor]) -> None:
+    """Adds to the gradients of A and B what comes from a gradient of ΔW, which `slope` makes of ΔW."""
+    with torch.enable_grad():
+        change = factor.change
+    tensors = [tensor for tensor in factor.tensors if tensor.requires_grad]
+    for tensor, found in zip(tensors, torch.autograd.grad(change, tensors, slope(change.detach())), strict=True):
+        gradient(tensor).add_(found)
 
 
 def fitted(importances: Mapping[str, Tensor], live: Sequence[Live], label: str) -> Tensors:
@@ -68,7 +113,8 @@ def fitted(importances: Mapping[str, Tensor], live: Sequence[Live], label: str) 
         if one is None:
             hint = did_you_mean(name, by_name)
             raise StockpotError(f"{label} fit another model, or a frozen part: no weight is called '{name}'.{hint}")
-        shape, wanted = tuple(importance.shape), tuple(one.tensor.shape)
+        whole = one.tensor if one.factor is None else one.factor.layer.get_base_layer().weight
+        shape, wanted = tuple(importance.shape), tuple(whole.shape)
         if shape[1:] != wanted[1:] or len(shape) != len(wanted) or (shape and shape[0] > wanted[0]):
             raise StockpotError(f"{label} fit another model: '{name}' has shape {shape} there, {wanted} here.")
         found[one.name] = grown(importance.to(one.tensor), wanted)

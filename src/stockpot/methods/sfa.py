@@ -12,11 +12,11 @@ from torch.optim import Optimizer
 
 from stockpot.averaging.anchor import Keep
 from stockpot.averaging.sfa import SFA
-from stockpot.errors import StockpotError
 from stockpot.files import folder_bytes
 from stockpot.methods.anchored import AnchorConfig
 from stockpot.methods.base import Method, Task, Tensors
 from stockpot.methods.space import Range, Space
+from stockpot.models.spec import ModelSpec
 from stockpot.streams.examples import Examples
 
 
@@ -28,6 +28,15 @@ class AnchoredConfig(AnchorConfig):
     rounding: Literal["nearest", "stochastic"] | None = Field(
         None, description="how bf16 weights are rounded after an average; without it they are refused"
     )
+
+    def problem_with_model(self, spec: ModelSpec) -> str | None:
+        """Another anchor under LoRA; weights in bf16, where nobody said how averages are rounded."""
+        if spec.dtype == "bfloat16" and spec.lora is None and self.rounding is None:
+            return (
+                "small pulls round away in bfloat16 weights: drop model.dtype and say train.bf16: true (fp32 weights, "
+                "bf16 arithmetic), or choose the method's rounding: stochastic (unbiased) or nearest."
+            )
+        return super().problem_with_model(spec)
 
 
 class Config(AnchoredConfig):
@@ -76,7 +85,7 @@ class SequentialFineTuningWithAveraging(Method):
     Kept: nothing: the anchor is the previous model
     Use: when no data may be kept and memory is short; raise `beta` to keep more, and lower it to learn more
     Reading: the first task of a stream is not averaged unless first_task says so; rows of the head that the anchor
-    lacks are left as training made them
+    lacks are left as training made them; under LoRA the base is the anchor and an average is `B ← (1−β)·B`: no copy
     """
 
     config: Any
@@ -107,11 +116,6 @@ class SequentialFineTuningWithAveraging(Method):
         """Where θ_o is; under LoRA it is the base that the adapter sits on, and no file is opened."""
         if not task.adapted:
             return task.checkpoint(source)
-        if source != "previous":
-            raise StockpotError(
-                f"{self.config.title}: anchor: {source}: under LoRA the anchor is the base that the adapter sits on, "
-                "the previous model; drop the key, or train without model.lora."
-            )
         return "start"
 
     def _open(self, task: Task, anchor: Path | Literal["start"], keep: Keep) -> SFA:

@@ -14,6 +14,7 @@ from stockpot.methods.base import BaseConfig, Task, Tensors
 from stockpot.methods.importances import ImportanceMethod
 from stockpot.methods.penalty import gradient, trainable
 from stockpot.methods.space import Range, Space
+from stockpot.models.spec import ModelSpec
 from stockpot.streams.examples import Examples
 
 
@@ -27,6 +28,12 @@ class Config(BaseConfig):
     strength: float = Field(0.1, ge=0, description="c: weight of the penalty")
     damping: float = Field(0.1, gt=0, description="ξ: keeps weights that hardly moved from seeming important")
 
+    def problem_with_model(self, spec: ModelSpec) -> str | None:
+        """ω needs the gradient of every weight at every step."""
+        if spec.lora is None:
+            return None
+        return "it sums up the gradients of the weights, which LoRA does not take: use ewc or mas, or drop model.lora."
+
 
 class SynapticIntelligence(ImportanceMethod):
     """While a task is learnt, each weight's share in the fall of the loss is summed up; later it is held accordingly.
@@ -37,7 +44,8 @@ class SynapticIntelligence(ImportanceMethod):
     Kept: Ω, a tensor of the model's size
     Use: like EWC, without a pass over the data at the end of a task
     Reading: g is the gradient of the task's own loss, before the penalty and before clipping; Δθ is the step that the
-    optimizer took; a weight whose ω is negative counts as unimportant, since a penalty must not push
+    optimizer took; a weight whose ω is negative counts as unimportant, since a penalty must not push;
+    not with LoRA, which takes no gradients of whole weights
     """
 
     config: Config

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from stockpot.errors import StockpotError
+from stockpot.errors import StockpotError, did_you_mean
 from stockpot.seeds import derive
 from stockpot.strict import Strict
 from stockpot.weights.checkpoint import save_checkpoint
@@ -30,7 +30,8 @@ class LoraSpec(Strict):
     lora_alpha: float = Field(16, gt=0, description="ΔW is scaled by lora_alpha/r")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout before A while training")
     target_modules: Literal["all-linear"] | list[str] = Field(
-        "all-linear", description="layers that get an adapter: all linear ones but the head, or ends of their names"
+        "all-linear",
+        description="layers that get an adapter: all linear ones (not a language model's head), or ends of their names",
     )
     use_rslora: bool = Field(False, description="scale by lora_alpha/√r instead (rank-stabilised LoRA)")
     modules_to_save: list[str] | None = Field(None, description="layers trained whole beside the adapter")
@@ -38,6 +39,20 @@ class LoraSpec(Strict):
     output: Literal["merged", "adapter"] = Field(
         "merged", description="a task leaves merged weights (fp32 base), or one adapter of all tasks beside the base"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_what_it_lacks(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        if values.get("use_dora"):
+            raise ValueError("use_dora: DoRA's magnitudes make ΔW no product B·A; drop the key")
+        if "init_lora_weights" in values:
+            raise ValueError("init_lora_weights: every adapter starts at ΔW = 0 (B = 0); drop the key")
+        targets = values.get("target_modules", "all-linear")
+        if not targets or (isinstance(targets, str) and targets != "all-linear"):
+            raise ValueError(f"target_modules: give a list of names, [{targets or 'q_proj'}], or all-linear")
+        return values
 
     @model_validator(mode="after")
     def _whole_tensors_need_merging(self) -> LoraSpec:
@@ -53,6 +68,7 @@ def attach(model: nn.Module, spec: LoraSpec, seed: int) -> PeftModel:
     that the model lacks, and for tied weights, which an adapter on one side would untie.
     """
     peft = _peft()
+    _check_names(model, spec)
     state = torch.get_rng_state()
     torch.default_generator.manual_seed(derive(seed, "lora"))
     try:
@@ -188,6 +204,17 @@ def _config(model: nn.Module, **settings: Any) -> Any:
     base: Any = getattr(model, "get_base_model", lambda: model)()
     causal = type(base).__name__.endswith(("ForCausalLM", "LMHeadModel"))
     return _peft().LoraConfig(task_type="CAUSAL_LM" if causal else None, **settings)
+
+
+def _check_names(model: nn.Module, spec: LoraSpec) -> None:
+    """Raises StockpotError for a name that no module has: PEFT passes over it where another one fits."""
+    names = [name for name, module in model.named_modules() if not name.endswith(("base_layer", "original_module"))]
+    for key in ("target_modules", "modules_to_save"):
+        wanted = getattr(spec, key)
+        for end in wanted if isinstance(wanted, list) else ():
+            if not any(name == end or name.endswith(f".{end}") for name in names):
+                hint = did_you_mean(end, {name.rpartition(".")[2] for name in names})
+                raise StockpotError(f"model.lora.{key}: the model has no module {end!r}.{hint}")
 
 
 def _layers(model: Any) -> Iterator[tuple[str, Any]]:

@@ -26,18 +26,29 @@ def plain_tensors(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
+def plain_name(name: str) -> str:
+    """The plain model's name of what a PEFT model trains: of a factor of LoRA that of the weight that it changes."""
+    parts = name.removeprefix("base_model.model.").split(".")
+    for place, part in enumerate(parts):
+        if part == "modules_to_save" or part.startswith("lora_"):
+            parts = [*parts[:place], *(parts[place + 2 :] or ["weight"])]  # an adapter's name, and what it holds
+            break
+    return ".".join(part for part in parts if part != "base_layer")
+
+
 def saved_names(model: nn.Module) -> dict[str, str] | None:
     """Name in the model → name in the files that `save_pretrained` writes; None where tensors are fused or split.
 
     Models that are saved under their own names give the identity.
     """
-    own = {name: name for name in model.state_dict()}
+    plain = plain_tensors(model)
+    own = {name: name for name in plain}
     try:
         from transformers.core_model_loading import revert_weight_conversion
     except ImportError:  # transformers 4 saves the names that the model has
         return own
-    tensors = {name: torch.empty(tensor.shape, device="meta") for name, tensor in model.state_dict().items()}
-    state: Any = model
+    tensors = {name: torch.empty(tensor.shape, device="meta") for name, tensor in plain.items()}
+    state: Any = _base(model)
     try:
         reverted = revert_weight_conversion(state, dict(tensors))
     except RuntimeError:  # an operation that cannot be done without data
@@ -48,19 +59,27 @@ def saved_names(model: nn.Module) -> dict[str, str] | None:
     return {name: by_identity[id(tensor)] for name, tensor in tensors.items()}
 
 
+def _base(model: nn.Module) -> nn.Module:
+    """The Transformers model inside, where it carries PEFT adapters."""
+    inner: nn.Module = getattr(model, "get_base_model", lambda: model)() if hasattr(model, "peft_config") else model
+    return inner
+
+
 def under_own_names(checkpoint: Checkpoint, model: nn.Module) -> tuple[Mapping[str, Tensor], bool]:
     """A checkpoint's tensors by the names that `model` gives them, and whether they are memory-mapped still.
+
+    Of a model that carries PEFT adapters by those of the plain model.
 
     Tensors that the model holds fused, and its files apart, are put together by `from_pretrained`, in memory.
     """
     while isinstance(inner := getattr(model, "module", getattr(model, "_orig_mod", None)), nn.Module):
         model = inner
-    from_pretrained = getattr(type(model), "from_pretrained", None)
+    base = _base(model)
+    from_pretrained = getattr(type(base), "from_pretrained", None)
     known = set(map(clean_name, checkpoint))
-    adapted = hasattr(model, "peft_config")  # under other names than its files, and not to be loaded from them
-    if from_pretrained is None or not hasattr(model, "config") or adapted:
+    if from_pretrained is None or not hasattr(base, "config"):
         return checkpoint, True
-    if known.issuperset(dict(model.named_parameters())):
+    if known.issuperset(plain_name(name) if base is not model else name for name, _ in model.named_parameters()):
         return checkpoint, True
     names = saved_names(model)
     if names is None:

@@ -53,4 +53,9 @@ class ModelSpec(Strict):
             raise ValueError("args belongs to build; the settings of a Transformers model go into config")
         if self.build is not None and (self.tokenizer or self.lora or self.chat_template):
             raise ValueError("tokenizer, chat_template and lora are for Transformers models, not for build")
+        if self.dtype == "bfloat16" and self.lora is not None and not self.adapts:
+            raise ValueError(
+                "dtype: most of ΔW would round away in bfloat16 weights; say lora.output: adapter, or drop dtype and "
+                "say train.bf16: true"
+            )
         return self

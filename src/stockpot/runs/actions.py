@@ -11,10 +11,8 @@ from stockpot import files
 from stockpot.errors import StockpotError
 from stockpot.evaluation.consent import consented
 from stockpot.evaluation.spec import PassAtK
-from stockpot.methods import REGISTRY
 from stockpot.methods.base import BaseConfig, Facts
-from stockpot.methods.importances import ImportanceMethod
-from stockpot.methods.merged import Merged
+from stockpot.models.lora import attach
 from stockpot.models.store import start_model
 from stockpot.recipe.resolve import resolve, resolve_task
 from stockpot.recipe.schema import Recipe
@@ -64,8 +62,10 @@ def check_start(resolved: Recipe, methods: Sequence[BaseConfig] = ()) -> Opened:
     language = resolved.kind == "language"
     tasks = [Facts(task.name, max(1, len(task.classes)), facts[task.name]["train"], language) for task in stream.tasks]
     for method in methods or [resolved.method]:
-        if problem := _without_weights(resolved, method) or method.problem_in(model, tasks):
+        if problem := method.problem_with_model(resolved.model) or method.problem_in(model, tasks):
             raise StockpotError(f"method {method.title!r}: {problem}")
+    if resolved.model.lora is not None:
+        attach(model, resolved.model.lora, seed=0)  # what it refuses is told now
     return stream, processor
 
 
@@ -81,12 +81,6 @@ def _check_scores(recipe: Recipe) -> None:
     for spec in recipe.measured:
         if isinstance(spec, PassAtK):
             consent(spec, consented())
-
-
-def _without_weights(recipe: Recipe, method: BaseConfig) -> str | None:
-    if recipe.model.adapts and issubclass(REGISTRY[method.name].method, (Merged, ImportanceMethod)):
-        return "it works on the weights that a task leaves; with model.lora say output: merged."
-    return None
 
 
 def _start_rows(resolved: Recipe, stream: AnyStream) -> int:
@@ -137,6 +131,11 @@ def add_task(path: Path, task: TaskSpec, *, allow_code: bool = False) -> None:
         longer = recipe.model_copy(update={"tasks": [*run.tasks, resolved]})
         session = Session.open(run, longer, allow_code=allow_code)
         newest = len(run.finished) - 1
+        if recipe.model.lora is not None and session.rows(newest + 1) > session.rows(newest):
+            raise StockpotError(
+                f"task {task.name!r}: it brings new classes, and under model.lora the head cannot grow: begin a new "
+                "run that names all tasks."
+            )
         run.verify_model(newest)
         model = session.load(newest)
         check_model(model, session.stream, session.rows(newest), first=len(run.tasks))
