@@ -14,6 +14,7 @@ from stockpot.errors import StockpotError
 from stockpot.models.names import saved_names, under_own_names
 from stockpot.models.spec import ModelSpec
 from stockpot.models.store import load_model, model_config, needs_code, save_model, start_model
+from stockpot.models.tokenizer import train_tokenizer
 from stockpot.weights.checkpoint import open_checkpoint
 
 OWN_CODE = ModelSpec(build="builders:plain", args={"width": 3})
@@ -180,3 +181,23 @@ def test_a_checkpoint_is_read_by_the_models_own_names(config: dict[str, Any], tm
     assert mapped
     for name, parameter in model.named_parameters():
         assert torch.equal(tensors[name], parameter)
+
+
+def test_a_language_model_ends_where_its_tokenizer_ends_a_text(tmp_path: Path) -> None:
+    """Llama's own configuration would say 1 and 2, which are letters to a tokenizer that was trained on the texts."""
+    tokenizer = train_tokenizer([], 300)
+    llama = {"model_type": "llama", "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    model: Any = start_model(ModelSpec(config={**llama, "num_attention_heads": 2}), 0, 0, "language", tokenizer)
+    for config in (model.config, model.generation_config):
+        assert config.bos_token_id == config.eos_token_id == tokenizer.eos_token_id == 0
+    assert model.generation_config.pad_token_id == 0
+    assert model.config.pad_token_id is None  # else the embedding of what begins and ends a text would not be trained
+    save_model(model, tmp_path, ModelSpec(config=llama), 0)
+    assert load_model(tmp_path, False, kind="language").get_input_embeddings().padding_idx is None  # type: ignore[operator]
+
+    tokenizer.add_special_tokens({"eos_token": "!"})  # of a chat, say: the model stops at both
+    again: Any = start_model(ModelSpec(name=str(tmp_path)), 0, 0, "language", tokenizer)
+    assert again.generation_config.eos_token_id == again.config.eos_token_id == [tokenizer.eos_token_id, 0]
+    own = {**llama, "num_attention_heads": 2, "eos_token_id": 7, "pad_token_id": 9}
+    told: Any = start_model(ModelSpec(config=own), 0, 0, "language", tokenizer)
+    assert (told.config.eos_token_id, told.config.pad_token_id) == ([tokenizer.eos_token_id, 7], 9)
