@@ -1,7 +1,9 @@
 """What does averaging more often do, at the same measured distance from the anchor? SFA's p against β on two tasks.
 
     OMP_NUM_THREADS=1 python benchmarks/cadence.py ../shared/data/vision/mnist10k
+    OMP_NUM_THREADS=1 python benchmarks/cadence.py benchmarks/evidence/split-cifar.yaml --seeds 3
 
+Data are MNIST's, as two tasks of five digits; of a recipe its model, its settings and its first two tasks are taken.
 At one β a smaller p is simply more pull, so values of p are compared where the second task ends equally far from the
 first: for every p, β is found by bisection such that ‖θ_T − θ_o‖ is a given share of the distance that plain
 fine-tuning moves. Printed are, for each share and p, the β that was needed, the accuracy on the first task (past) and
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import copy
 import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,10 @@ from stockpot.evaluation.statistics import estimate, paired
 from stockpot.methods.base import Task
 from stockpot.models.networks import mlp
 from stockpot.models.processor import PlainProcessor
+from stockpot.models.store import start_model
+from stockpot.recipe.read import read_recipe
+from stockpot.recipe.resolve import resolve
+from stockpot.runs.session import open_stream
 from stockpot.seeds import seed_everything
 from stockpot.streams.spec import DataSpec, Scenario, TaskSpec
 from stockpot.streams.stream import Stream
@@ -51,27 +58,38 @@ class Ended:
     new: float
 
 
-class Pair:
-    """Two tasks of five digits, learnt with one seed; the first one once, the second as often as is asked for."""
+@dataclass(frozen=True)
+class Case:
+    """Two tasks, the model that they start from, its output rows, and how it is trained."""
 
-    def __init__(self, stream: Stream, seed: int, folder: Path) -> None:
-        self.stream, self.seed, self.folder = stream, seed, folder
+    name: str
+    stream: Stream
+    start: Callable[[int], nn.Module]  # seed → the model
+    rows: int
+    settings: dict[str, Any]
+
+
+class Pair:
+    """Two tasks, learnt with one seed; the first one once, the second as often as is asked for."""
+
+    def __init__(self, case: Case, seed: int, folder: Path) -> None:
+        self.case, self.stream, self.seed, self.folder = case, case.stream, seed, folder
         seed_everything(seed)
-        self.first = self.learn(mlp(10), 0, {"name": "sequential"})
+        self.first = self.learn(case.start(seed), 0, {"name": "sequential"})
         save_checkpoint(dict(self.first.state_dict()), folder / "model.safetensors")
         self.anchor = torch.cat([tensor.detach().flatten() for tensor in self.first.parameters()])
 
     def learn(self, model: nn.Module, index: int, keys: dict[str, Any]) -> nn.Module:
         """The model after the task."""
         method = methods.build(methods.REGISTRY[keys["name"]].config(**keys))
-        owners = self.stream.rows.owners(10)
+        owners = self.stream.rows.owners(self.case.rows)
         task = Task(
             index, f"{index}", self.seed + index, model, checkpoint=lambda source: self.folder,
             rows=self.stream.rows.tasks[: index + 1], owners=owners,
         )  # fmt: skip
         examples = self.stream.train(index)
         data = method.training_data(task, examples)
-        job = Job(model, method, data, SETTINGS, seed=self.seed + index, folder=self.folder, owners=owners)
+        job = Job(model, method, data, self.case.settings, seed=self.seed + index, folder=self.folder, owners=owners)
         task.total_steps = planned_steps(job)
         method.task_start(task)
         plain.train(job)
@@ -84,7 +102,8 @@ class Pair:
         model = self.learn(copy.deepcopy(self.first), 1, keys)
         theta = torch.cat([tensor.detach().flatten() for tensor in model.parameters()])
         scores = [
-            accuracy(model, self.stream.test(task), self.stream.rows.evaluated(task, 2, 10), 512) for task in (0, 1)
+            accuracy(model, self.stream.test(task), self.stream.rows.evaluated(task, 2, self.case.rows), 512)
+            for task in (0, 1)
         ]
         return Ended(beta, float((theta - self.anchor).norm()), *scores)
 
@@ -101,7 +120,24 @@ class Pair:
         return best
 
 
-def opened(path: str, scenario: Scenario) -> Stream:
+def cases(source: str, scenarios: list[Scenario]) -> Iterator[Case]:
+    """Those of MNIST's data, or the one of a recipe."""
+    if not source.endswith(".yaml"):
+        for scenario in scenarios:
+            yield Case(scenario, _digits(source, scenario), lambda seed: mlp(10), 10, SETTINGS)
+        return
+    recipe = read_recipe(Path(source))
+    recipe = resolve(recipe, recipe.method, 0)
+    assert isinstance(recipe.tasks, list), "a resolved recipe lists its tasks"
+    stream, _ = open_stream(recipe.model_copy(update={"tasks": recipe.tasks[:2]}))
+    assert isinstance(stream, Stream), "a stream of classes"
+    rows = stream.rows.count(2)
+    name = f"{recipe.scenario}: {' → '.join(stream.task_names)}"
+    settings = {**recipe.train, "use_cpu": True}
+    yield Case(name, stream, lambda seed: start_model(recipe.model, rows, seed), rows, settings)
+
+
+def _digits(path: str, scenario: Scenario) -> Stream:
     """MNIST as two tasks of five digits."""
     tasks = [
         TaskSpec(name=name, data=DataSpec(classes=list(range(start, start + 5))))
@@ -128,43 +164,44 @@ def gap(values: list[float], reference: list[float]) -> str:
 def main() -> None:
     """Prints a table in Markdown for each scenario."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("data", help="MNIST, or a part of it: a folder or a name that datasets.load_dataset takes")
+    parser.add_argument("source", help="MNIST's data, or a part of them, for datasets.load_dataset; or a recipe.yaml")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--tries", type=int, default=8, help="bisections of β")
     parser.add_argument("--scenarios", nargs="*", default=["class-incremental", "domain-incremental"])
-    chosen = parser.parse_args()
-    for scenario in chosen.scenarios:
-        stream = opened(chosen.data, scenario)
-        print(f"\n## {scenario}\n\n| distance | p | β | reached | past | new | past less p = 1 | new less p = 1 |")
+    parser.add_argument("--cadences", nargs="*", type=float, default=CADENCES)
+    parser.add_argument("--shares", nargs="*", type=float, default=SHARES)
+    asked = parser.parse_args()
+    for case in cases(asked.source, asked.scenarios):
+        print(f"\n## {case.name}\n\n| distance | p | β | reached | past | new | past less p = 1 | new less p = 1 |")
         print("|---|---|---|---|---|---|---|---|")
         with tempfile.TemporaryDirectory() as name:
             pairs = []
-            for seed in range(chosen.seeds):
+            for seed in range(asked.seeds):
                 folder = Path(name) / str(seed)
                 folder.mkdir()
-                pairs.append(Pair(stream, 100 * seed, folder))
-            free = [pair.second(1.0, 0.0) for pair in pairs]
-            print(f"| 1 (plain) | | 0 | 1.00 | {told([e.past for e in free])} | {told([e.new for e in free])} | | |")
-            for share in SHARES:
-                reference: list[Ended] = []
-                for p in CADENCES:
-                    ends = [
-                        pair.at(p, share * plain_end.distance, chosen.tries)
-                        for pair, plain_end in zip(pairs, free, strict=True)
-                    ]
-                    reference = reference or ends
-                    beta = sum(end.beta for end in ends) / len(ends)
-                    reached = sum(end.distance / one.distance for end, one in zip(ends, free, strict=True)) / len(ends)
-                    gaps = (
-                        ["", ""]
-                        if ends is reference
-                        else [
-                            gap([e.past for e in ends], [e.past for e in reference]),
-                            gap([e.new for e in ends], [e.new for e in reference]),
-                        ]
-                    )
-                    cells = [told([e.past for e in ends]), told([e.new for e in ends]), *gaps]
-                    print(f"| {share} | {p} | {beta:.3f} | {reached:.3f} | {' | '.join(cells)} |", flush=True)
+                pairs.append(Pair(case, 100 * seed, folder))
+            compared(pairs, asked.cadences, asked.shares, asked.tries)
+
+
+def compared(pairs: list[Pair], cadences: list[float], shares: list[float], tries: int) -> None:
+    """Prints a line for each share of plain fine-tuning's distance and each p; the first p is the reference."""
+    free = [pair.second(1.0, 0.0) for pair in pairs]
+    print(f"| 1 (plain) | | 0 | 1.00 | {told([e.past for e in free])} | {told([e.new for e in free])} | | |")
+    for share in shares:
+        reference: list[Ended] = []
+        for p in cadences:
+            ends = [pair.at(p, share * plain_end.distance, tries) for pair, plain_end in zip(pairs, free, strict=True)]
+            reference = reference or ends
+            beta = sum(end.beta for end in ends) / len(ends)
+            reached = sum(end.distance / one.distance for end, one in zip(ends, free, strict=True)) / len(ends)
+            gaps = ["", ""]
+            if ends is not reference:
+                gaps = [
+                    gap([e.past for e in ends], [e.past for e in reference]),
+                    gap([e.new for e in ends], [e.new for e in reference]),
+                ]
+            cells = [told([e.past for e in ends]), told([e.new for e in ends]), *gaps]
+            print(f"| {share} | {p} | {beta:.3f} | {reached:.3f} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
