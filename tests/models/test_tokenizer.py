@@ -88,13 +88,14 @@ def test_end_of_text_stands_in_for_padding_without_a_new_token(tmp_path: Path) -
 def test_what_cannot_be_opened_is_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     tokenizer = train_tokenizer(TEXTS, 300)
-    tokenizer.eos_token = None
+    tokenizer.eos_token = tokenizer.pad_token = None
     cases: list[tuple[Any, str]] = [
         (lambda: open_tokenizer(spec(), lambda: []), "train: 8192"),
         (lambda: open_tokenizer(spec(name="./nowhere"), lambda: []), "no such folder"),
         (lambda: open_tokenizer(spec(name="nobody/nothing-at-all"), lambda: []), "needs the network"),
         (lambda: open_tokenizer(spec(name=str(tmp_path)), lambda: []), "tokenizer.json"),
         (lambda: end_of_text(tokenizer), "no end-of-text token"),
+        (lambda: padding(tokenizer), "neither a padding nor an end-of-text token .* tokenizer.pad_token set to"),
         (lambda: check_vocabulary(TRAINED, 299), "300 tokens, the model only 299"),
     ]
     for call, said in cases:

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import GPT2Config
 
 from stockpot.errors import StockpotError
-from stockpot.streams.spec import DataSpec
+from stockpot.models.tokenizer import train_tokenizer
+from stockpot.streams.spec import DataSpec, TaskSpec
 from stockpot.streams.text.classes import open_text_classes
 from stockpot.streams.text.rows import Chat, Pair
 from stockpot.streams.text.source import open_text
+from stockpot.streams.text.stream import LanguageStream, Sources
 from stockpot.streams.text.templates import open_template
 
 WHERE = "task 'law'"
@@ -210,3 +213,16 @@ def test_classes_come_from_names_numbers_or_strings(hub_folder: Callable[..., Pa
     unlabelled = jsonl(tmp_path, [{"text": "a", "label": 2}, {"text": "b", "label": -1}], "u.jsonl")
     with pytest.raises(StockpotError, match="row 1: it has no label"):
         open_text_classes(DataSpec(path=unlabelled, test_split="train"), WHERE)
+
+
+def test_a_reader_is_told_which_texts_were_cut_or_left_out(tmp_path: Path) -> None:
+    pairs = [{"prompt": "ab", "completion": "c" * length} for length in (3, 9, 3, 9, 9)]
+    texts = [{"text": "abc"}, {"text": " "}, {"text": "de" * 40}]
+    paths = jsonl(tmp_path, pairs, "pairs.jsonl"), jsonl(tmp_path, texts, "texts.jsonl")
+    tasks = [TaskSpec(name=name, data=DataSpec(path=path)) for name, path in zip("ab", paths, strict=True)]
+    default = DataSpec(test_split="train", max_length=8)
+    tokenizer = train_tokenizer([], 300)
+    stream = LanguageStream.open(Sources.open(default, tasks, []), tokenizer, GPT2Config(n_positions=8))
+    said = "3 of 5 training texts lost their end, over 8 tokens; 3 of 5 test texts lost their end, over 8 tokens"
+    assert stream.notes(0) == [f"task 'a': {said}"]
+    assert stream.notes(1) == ["task 'b': 2 empty texts were left out"]  # long texts are cut in pieces, and all learnt
