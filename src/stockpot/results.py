@@ -224,7 +224,7 @@ class WhatIfMethod(_Strict):
     method: dict[str, Any] = Field(description="the method's resolved parameters, without its strength")
     key: str | None = Field(description="the parameter that is its strength; null where it has none")
     points: list[WhatIfPoint] = Field(description="by growing strength")
-    best: int = Field(description="index of the point of the highest average accuracy; of equal ones the first")
+    best: int = Field(description="index of the point of the best average; of equal ones the first")
     knee: int | None = Field(description="index of the knee, see `stockpot.compare.knee`; null where there is none")
 
 

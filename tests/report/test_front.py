@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from matplotlib.collections import PathCollection
 
-from stockpot.report import front
+from stockpot.report import front, front_figures
 
 Factory = Callable[..., Any]
 
@@ -25,27 +25,51 @@ def test_a_line_runs_through_the_strengths_in_order_of_value(comparison_of: Fact
     assert {label: [p.value for p in line] for label, line in front.curves(comparison).items()} == {
         label: [0.1, 0.25, 0.5] for label in ("sfa", "wise_ft", "replay")
     }
-    lines = front.figure(comparison).axes[0].lines
+    lines = front_figures.figure(comparison).axes[0].lines
     drawn = [[(float(x), float(y)) for x, y in line.get_xydata()] for line in lines]
     assert drawn[:3] == list(places(comparison).values())
 
 
-def test_marks_stand_at_the_numbers_filled_on_the_front_with_time_as_their_area(comparison_of: Factory) -> None:
+def test_marks_stand_at_the_numbers_filled_on_the_front_with_time_and_memory_as_areas(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(3, front=True)
-    marks = [m for m in front.figure(comparison).axes[0].collections if isinstance(m, PathCollection)]
-    points = [point for line in front.curves(comparison).values() for point in line]
-    assert [tuple(m.get_offsets()[0]) for m in marks] == [xy for line in places(comparison).values() for xy in line]
+    found = [m for m in front_figures.figure(comparison).axes[0].collections if isinstance(m, PathCollection)]
+    discs, marks = found[::2], found[1::2]
     best = front.undominated(comparison)
-    assert 0 < len(best) < len(points)
-    assert [len(m.get_facecolor()) > 0 for m in marks] == [any(point is b for b in best) for point in points]
+    assert 0 < len(best) < len(comparison.front)
     plain = comparison.methods["sequential"].training_seconds.mean
-    for mark, point in zip(marks, points, strict=True):
-        assert mark.get_sizes()[0] == pytest.approx(30 * point.training_seconds.mean / plain)
+    bytes_of = {id(p): p.extra_memory_bytes.mean + p.stored_bytes.mean for p in comparison.front}
+    for line, disc, mark in zip(front.curves(comparison).values(), discs, marks, strict=True):
+        own = [(p.newest_accuracy.mean, p.past_accuracy.mean) for p in line]
+        assert [tuple(xy) for xy in mark.get_offsets()] == [tuple(xy) for xy in disc.get_offsets()] == own
+        assert [face[3] > 0 for face in mark.get_facecolor()] == [any(p is b for b in best) for p in line]
+        assert mark.get_sizes() == pytest.approx([30 * p.training_seconds.mean / plain for p in line])
+        assert disc.get_sizes() == pytest.approx([500 * bytes_of[id(p)] / max(bytes_of.values()) for p in line])
+
+
+def test_of_many_methods_those_on_the_front_are_named_and_each_has_a_panel(
+    comparison_of: Factory, many_methods: dict[str, Any]
+) -> None:
+    comparison, _ = comparison_of(2, dict(list(many_methods.items())[:12]), front=True)
+    lines = front.curves(comparison)
+    assert len(lines) > front_figures.FEW
+    on_front = {point.method for point in front.undominated(comparison)}
+    named = {text.get_text().rpartition(" ")[0] for text in front_figures.figure(comparison).axes[0].texts}
+    assert named - {""} == on_front
+    panels = front_figures.each(comparison).axes
+    assert [axes.get_title(loc="left") for axes in panels if axes.get_visible()] == [f"{one} (beta)" for one in lines]
+    assert [text.get_text() for text in panels[0].texts] == ["0.1", "0.5"]
+
+
+def test_up_and_right_is_better_where_lower_scores_are(comparison_of: Factory) -> None:
+    comparison, _ = comparison_of(3, front=True)
+    flipped = comparison.model_copy(update={"higher_is_better": False})
+    for axes in (front_figures.figure(flipped).axes[0], front_figures.each(flipped).axes[0]):
+        assert axes.xaxis_inverted() and axes.yaxis_inverted()
 
 
 def test_floor_and_ceiling_are_reference_marks(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(3, front=True)
-    axes = front.figure(comparison).axes[0]
+    axes = front_figures.figure(comparison).axes[0]
     drawn = [tuple(line.get_xydata()[0]) for line in axes.lines if len(line.get_xydata()) == 1]
     wanted = [comparison.methods[label] for label in ("sequential", "joint")]
     assert drawn == [(s.newest_accuracy.mean, s.past_accuracy.mean) for s in wanted]
@@ -96,7 +120,7 @@ def test_the_sentence_counts_and_names_the_front(comparison_of: Factory) -> None
 
 def test_the_bytes_beside_it(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(3, front=True)
-    panel = front.figure(comparison).axes[1]
+    panel = front_figures.figure(comparison).axes[1]
     drawn = [sorted(float(x) for x, _ in m.get_offsets()) for m in panel.collections]
     line = front.curves(comparison)["sfa"]
     wanted = [sorted({getattr(p, key).mean for p in line}) for key in ("extra_memory_bytes", "stored_bytes")]

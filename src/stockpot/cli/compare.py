@@ -49,6 +49,7 @@ def compare(recipe_file: Path, overrides: Sequence[str], output: Path | None, as
     from stockpot.compare.tuning import tune
     from stockpot.recipe.read import read_recipe
     from stockpot.recipe.resolve import to_values, to_yaml
+    from stockpot.report.beside import grid_table, of_comparison
     from stockpot.report.page import write_comparison_report
     from stockpot.report.tables import comparison_table
     from stockpot.runs.progress import shown
@@ -78,6 +79,8 @@ def compare(recipe_file: Path, overrides: Sequence[str], output: Path | None, as
     with explained(path):
         page = write_comparison_report(comparison, by_label, path)
     show(comparison_table(comparison))
+    for grid in of_comparison(comparison, by_label):
+        show(grid_table(grid))
     for sentence in comparison.sentences:
         say(sentence)
     say(f"Numbers: {path / 'comparison.json'}")

@@ -1,4 +1,4 @@
-"""Which point of a curve of two accuracies is worth a name: the knee, and the best on average."""
+"""Which point of a curve of two scores is worth a name: the knee, and the best on average. Losses come with −."""
 
 from __future__ import annotations
 

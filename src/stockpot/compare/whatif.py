@@ -6,7 +6,7 @@ the place of training. So nothing of a method is written twice, and what is exac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -146,8 +146,14 @@ def _check(run: RunFolder) -> None:
 def sweep(session: Session, names: Sequence[str], points: int, seen: Seen = lambda name: None) -> WhatIf:
     """Every method at every strength after every task; `seen` is told the method's name after each evaluation."""
     plain = results_of(session.run)
-    methods = {name: _method(session, plain, name, points, seen) for name in names}
     scores = plain.scores[plain.primary]
+    methods = {name: _method(session, plain, name, points, seen) for name in names}
+    start = _start(session)
+    if plain.metrics.average_accuracy is None or None in start:
+        raise StockpotError(
+            f"{session.run.path}: {plain.primary} of the run or of its start model is no finite number on every task, "
+            "so there is nothing to compare with; run the recipe again with another `primary`, such as loss."
+        )
     return WhatIf(
         run=session.run.path.resolve().name,
         scenario=plain.scenario,
@@ -157,9 +163,9 @@ def sweep(session: Session, names: Sequence[str], points: int, seen: Seen = lamb
         unit=scores.unit,
         plain=scores,
         plain_metrics=plain.metrics,
-        start=_start(session),
+        start=start,
         methods=methods,
-        notes=_notes(names, len(plain.tasks)),
+        notes=[*_notes(names, len(plain.tasks)), *_left_out(methods, points, plain.primary)],
         versions=versions(),
         commit=commit(),
     )
@@ -172,9 +178,22 @@ def _notes(names: Sequence[str], tasks: int) -> list[str]:
     return [note for note, holds in told.items() if holds]
 
 
+def _left_out(methods: Mapping[str, WhatIfMethod], points: int, primary: str) -> list[str]:
+    """Which values gave models that are so far off that their score is no number."""
+    found = []
+    for name, method in methods.items():
+        known = [point.value for point in method.points]
+        if gone := [f"{value:g}" for value in strengths(name, points) if value is not None and value not in known]:
+            found.append(f"{name} at {method.key} = {', '.join(gone)} has no finite {primary}: left out.")
+    return found
+
+
 def _method(session: Session, plain: Results, name: str, points: int, seen: Seen) -> WhatIfMethod:
     key = SWEPT[name].key
-    found = [_point(session, plain, name, value, seen) for value in strengths(name, points)]
+    tried = [_point(session, plain, name, value, seen) for value in strengths(name, points)]
+    found = [point for point in tried if point.metrics.average_accuracy is not None]
+    if not found:
+        raise StockpotError(f"--methods: no merge by {name} has a finite {plain.primary}; leave it out.")
     sign = 1 if plain.scores[plain.primary].higher_is_better else -1
     return WhatIfMethod(
         method=_config(name, None).model_dump(mode="json", exclude_none=True, exclude={key} if key else set()),

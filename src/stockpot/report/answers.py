@@ -21,7 +21,7 @@ from stockpot.report.formatting import (
     score,
     seconds,
     size,
-    spread,
+    spread_of_score,
     times,
     title,
 )
@@ -91,7 +91,7 @@ def _first(comparison: Comparison, metric: str) -> str:
         return ""
 
     def with_mean(row: tuple[str, MethodSummary]) -> str:
-        return f"{title(row[0])} ({spread(getattr(row[1], metric), lambda x: score(x, comparison.unit))})"
+        return f"{title(row[0])} ({spread_of_score(getattr(row[1], metric), comparison.unit)})"
 
     text = f"By mean {named(metric, comparison.primary)}, {with_mean(rows[0])} ranks first"
     if len(rows) > 1:

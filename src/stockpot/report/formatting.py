@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from math import floor, log10
 from typing import Any
 
 from stockpot.results import Cell, Comparison, Estimate, MethodSummary
@@ -33,7 +34,7 @@ TITLES = {
 METRICS = {
     "average_accuracy": ("average accuracy", "mean score on every task learnt, after the last one"),
     "average_over_time": ("average over time", "the same mean after every task, averaged over the stream"),
-    "forgetting": ("forgetting", "what earlier tasks lost since their best score; lower is better"),
+    "forgetting": ("forgetting", "how much worse earlier tasks are than at their best score; lower is better"),
     "backward_transfer": (
         "backward transfer",
         "what later tasks did to the score of earlier ones; below zero they were harmed",
@@ -86,6 +87,7 @@ def score(value: float | None, unit: str = "fraction") -> str:
     if value is None:
         return MISSING
     text = f"{value:.3f}" if unit == "fraction" else f"{value:#.3g}" if 0.001 < abs(value) < 999.5 else f"{value:.3g}"
+    text = text.removesuffix(".")
     if unit != "fraction" and 999.5 <= abs(value) < 1e6:
         text = f"{value:,.0f}"
     return text.replace("-", "−")
@@ -93,7 +95,7 @@ def score(value: float | None, unit: str = "fraction") -> str:
 
 def amount(value: float, unit: str = "fraction") -> str:
     """The size of a difference of scores, without its sign: points of a hundred for fractions, else the unit."""
-    return f"{100 * abs(value):.1f} points" if unit == "fraction" else f"{abs(value):.3g} {unit}"
+    return f"{100 * abs(value):.1f} points" if unit == "fraction" else f"{score(abs(value), unit)} {unit}"
 
 
 def signed(value: float | None, unit: str = "fraction") -> str:
@@ -143,6 +145,22 @@ def spread(estimate: Estimate, write: Callable[[float | None], str] = score) -> 
     if estimate.mean is None or estimate.high is None or estimate.high == estimate.low:
         return write(estimate.mean)
     return f"{write(estimate.mean)} ± {write(estimate.high - estimate.mean)}"
+
+
+def spread_of_score(estimate: Estimate, unit: str = "fraction") -> str:
+    """`spread` of a score: of what is no fraction, the interval has no more decimals than its three digits need.
+
+    The digits count for the mean or the half interval, whichever is larger: `5.21 ± 0.09`, `0.009 ± 0.170`.
+    """
+    if unit == "fraction" or estimate.mean is None or estimate.high is None or estimate.high == estimate.low:
+        return spread(estimate, lambda value: score(value, unit))
+    half = estimate.high - estimate.mean
+    largest = max(abs(estimate.mean), half)
+    if not 0.001 < largest < 999.5:
+        return spread(estimate, lambda value: score(value, unit))
+    decimals = max(0, 2 - floor(log10(float(f"{largest:.3g}"))))
+    mean = f"{abs(estimate.mean):.{decimals}f}"
+    return f"{'−' if estimate.mean < 0 and float(mean) else ''}{mean} ± {half:.{decimals}f}"
 
 
 def seeds(n: int) -> str:

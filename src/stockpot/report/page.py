@@ -13,9 +13,9 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from stockpot.files import write_text
-from stockpot.report import figures, front, orders, sentences, stream_figures, tables, tuning
+from stockpot.report import beside, figures, front, front_figures, orders, sentences, stream_figures, tables, tuning
 from stockpot.report.answers import answers
-from stockpot.report.formatting import METRICS, all_runs, heading, leading, named, score, seconds, seeds
+from stockpot.report.formatting import METRICS, all_runs, heading, leading, named, score, seconds, seeds, size
 from stockpot.report.svg import inline
 from stockpot.results import Comparison, Results
 
@@ -102,6 +102,7 @@ def write_comparison_report(comparison: Comparison, cells: dict[str, list[Result
             for m in sentences.TESTED
             if (found := tables.difference_rows(comparison, m))
         ],
+        beside=beside.of_comparison(comparison, cells),
         costs=tables.method_costs(comparison),
         tuning=_tuning(comparison, gallery),
         front=_front(comparison, gallery),
@@ -169,19 +170,27 @@ def _tuning(comparison: Comparison, gallery: Gallery) -> dict[str, Any] | None:
 def _front(comparison: Comparison, gallery: Gallery) -> dict[str, Any] | None:
     if not front.curves(comparison):
         return None
+    many = len(front.curves(comparison)) > front_figures.FEW
+    sizes = (
+        "The area of a mark is its training time, relative to plain fine-tuning's; that of the pale disc behind it the "
+        "extra memory while training and what is stored between tasks, at most "
+        f"{size(front_figures.most_held(comparison))}. "
+    )
     caption = (
-        "Up and right is better. A line runs through a method's strengths in order of value, of which the ends are "
-        "written; filled marks, tied by dashes, are on the Pareto front. The area of a mark is its training time, "
-        "relative to plain fine-tuning's. "
+        f"Up and right is better. A line runs through a method's strengths in order of value"
+        f"{'; methods on the Pareto front are named' if many else ', of which the ends are written'}; "
+        f"filled marks, tied by dashes, are on the Pareto front. {sizes}"
         "Beside it, from least to most over the strengths: hollow, the extra memory while training; filled, "
         f"what is stored between tasks; grey, the part of it that is examples of past tasks. "
         f"Means over {all_runs(comparison)}."
     )
     alt = f"{heading('past_accuracy', comparison.primary)} against the newest, one line a method by its strengths."
-    return {
-        "sentences": front.sentences(comparison),
-        "figures": [gallery.add(front.figure(comparison), "front", alt, caption)],
-    }
+    pictures = [gallery.add(front_figures.figure(comparison), "front", alt, caption)]
+    if many:
+        alt = "The same, a panel a method."
+        caption = f"The same with each method before the others; the values at its ends are written. {sizes}"
+        pictures.append(gallery.add(front_figures.each(comparison), "front-each", alt, caption))
+    return {"sentences": front.sentences(comparison), "figures": pictures}
 
 
 def _orders(comparison: Comparison, gallery: Gallery) -> dict[str, Any] | None:
@@ -229,7 +238,11 @@ def _run(name: str, run: Results, gallery: Gallery, stem: str) -> dict[str, Any]
         "costs": tables.cost_rows([run.costs]),
         "task_costs": tables.cost_rows(run.task_costs),
         **grids,
-        "others": {title: _grids(run, title) for title in run.scores if title != run.primary},
+        "told": beside.told(run.primary, scores),
+        "beside": beside.others(run),
+        "others": {
+            beside.told(title, run.scores[title]): _grids(run, title) for title in run.scores if title != run.primary
+        },
         "stages": ["start", *run.tasks[: len(scores.matrix)]],
         "head": run.head if 0 < sum(map(len, run.head.values())) <= FEW_ROWS else {},
         "recipe": as_yaml(run.recipe),
@@ -244,9 +257,8 @@ def _grids(run: Results, title: str) -> dict[str, Any]:
         return ["" if value is None else score(value, scores.unit) for value in values]
 
     return {
-        "unit": scores.unit,
         "scored": [("start", written(scores.initial)), *zip(run.tasks, map(written, scores.matrix), strict=False)],
-        "controls": [(control, written(values)) for control, values in scores.controls.items()],
+        "controls": [(control, row) for control, values in scores.controls.items() if any(row := written(values))],
     }
 
 

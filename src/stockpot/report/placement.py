@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import product
-from math import cos, pi, sin
+from collections.abc import Sequence
+from itertools import pairwise
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
 
 POINT = 7.0  # half the square kept free around a point, in pixels of the figure
 LINE = 3.0  # the same beside a line
@@ -17,6 +17,19 @@ GAP = 2.0
 
 Place = tuple[float, float]
 Segment = tuple[Place, Place]
+Boxes = NDArray[np.float64]  # (N, 4): left, bottom, right, top
+
+
+def along(curves: Sequence[Sequence[Place]]) -> list[Segment]:
+    """Places all along the curves, close enough that no label fits between two of them: `lines` of `place_labels`."""
+    corners = np.array([place for curve in curves for place in curve])
+    span = np.maximum(corners.max(axis=0) - corners.min(axis=0), 1e-9)
+    found: list[Segment] = []
+    for curve in curves:
+        for one, other in pairwise(np.array(curve)):
+            between = np.linspace(one, other, 1 + int(np.ceil(50 * np.abs((other - one) / span).max())))
+            found += [((x, y), (x, y)) for x, y in between.tolist()]
+    return found
 
 
 def place_labels(
@@ -29,8 +42,8 @@ def place_labels(
     """Writes each name near its point: of places on growing circles, the cheapest by overlap, then by distance.
 
     A point whose name is empty is only kept clear. A label that had to go far is tied to its point by a thin line in
-    the point's colour. `lines` are upright or level, and kept clear as the points are. Freezes the figure's layout and
-    the axes' limits.
+    the point's colour. `lines` are upright or level, or come from `along`, and are kept clear as the points are.
+    Freezes the figure's layout and the axes' limits.
     """
     figure = axes.figure
     assert isinstance(figure, Figure)
@@ -39,35 +52,34 @@ def place_labels(
     figure.set_layout_engine("none")
     axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())
 
-    centres = [axes.transData.transform(point) for point in points]
-    taken = [Bbox.from_bounds(x - POINT, y - POINT, 2 * POINT, 2 * POINT) for x, y in centres]
-    for line in lines:
-        ends = axes.transData.transform(line)
-        (left, bottom), (right, top) = ends.min(axis=0), ends.max(axis=0)
-        taken.append(Bbox.from_extents(left - LINE, bottom - LINE, right + LINE, top + LINE))
-    frame = axes.get_window_extent(renderer)
+    centres = [tuple(axes.transData.transform(point)) for point in points]
+    boxes = [(x - POINT, y - POINT, x + POINT, y + POINT) for x, y in centres]
+    if lines:
+        ends = axes.transData.transform(np.array(lines).reshape(-1, 2)).reshape(-1, 2, 2)
+        boxes += [(*low, *high) for low, high in zip(ends.min(1) - LINE, ends.max(1) + LINE, strict=True)]
+    taken, frame = np.array(boxes).reshape(-1, 4), np.array([axes.get_window_extent(renderer).extents])
+    angles, radii = np.arange(16) * np.pi / 8, np.arange(0, 200, 8)
+    rings = np.repeat(radii, len(angles))
     to_points = 72 / figure.dpi
     for point, (x, y), name, color in zip(points, centres, names, colors, strict=True):
         if not name:
             continue
         text = axes.annotate(name, point, (0, 0), textcoords="offset points", fontsize=8, ha="center", va="center")
         size = text.get_window_extent(renderer)
-        width, height = size.width + 2 * GAP, size.height + 2 * GAP
-        best, best_cost = (0.0, 0.0), float("inf")
-        for radius, step in product(range(0, 200, 8), range(16)):
-            angle = 2 * pi * step / 16
-            dx, dy = cos(angle) * (width / 2 + POINT + radius), sin(angle) * (height / 2 + POINT + radius)
-            box = _centred(x + dx, y + dy, width, height)
-            outside = width * height - _shared(box, [frame])
-            cost = 100 * (_shared(box, taken) + outside) + radius
-            if cost < best_cost:
-                best, best_cost = (dx, dy), cost
-        dx, dy = best
-        taken.append(_centred(x + dx, y + dy, width, height))
+        half = np.array([size.width, size.height]) / 2 + GAP
+        away = half + POINT + rings[:, None]
+        shifts = np.stack([np.cos(angles), np.sin(angles)], axis=1)[None].repeat(len(radii), 0).reshape(-1, 2) * away
+        middles = shifts + np.array([x, y])
+        offered = np.concatenate([middles - half, middles + half], axis=1)
+        outside = 4 * half.prod() - _shared(offered, frame)
+        best = int(np.argmin(100 * (_shared(offered, taken) + outside) + rings))
+        taken = np.concatenate([taken, offered[best : best + 1]])
+        dx, dy = map(float, shifts[best])
+        width, height = map(float, half)
         text.set_position((dx * to_points, dy * to_points))
-        if abs(dx) > width / 2 + 3 * POINT or abs(dy) > height / 2 + 3 * POINT:
+        if abs(dx) > width + 3 * POINT or abs(dy) > height + 3 * POINT:
             tie = {"arrowstyle": "-", "color": color, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3, "zorder": 0}
-            end = (_towards_zero(dx, width / 2) * to_points, _towards_zero(dy, height / 2) * to_points)
+            end = (_towards_zero(dx, width) * to_points, _towards_zero(dy, height) * to_points)
             axes.annotate("", point, end, textcoords="offset points", arrowprops=tie)
 
 
@@ -76,17 +88,9 @@ def _towards_zero(centre: float, half: float) -> float:
     return max(centre - half, min(0.0, centre + half))
 
 
-def _centred(x: float, y: float, width: float, height: float) -> Bbox:
-    return Bbox.from_bounds(x - width / 2, y - height / 2, width, height)
-
-
-def _shared(box: Bbox, others: Iterable[Bbox]) -> float:
-    """The area that a box shares with others, in square pixels."""
-    left, bottom, right, top = map(float, box.extents)
-    area = 0.0
-    for other in others:
-        x0, y0, x1, y1 = map(float, other.extents)
-        across, up = min(right, x1) - max(left, x0), min(top, y1) - max(bottom, y0)
-        if across > 0 and up > 0:
-            area += across * up
+def _shared(boxes: Boxes, others: Boxes) -> NDArray[np.float64]:
+    """The area that each box shares with all the others, in square pixels."""
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    area: NDArray[np.float64] = (high - low).clip(min=0).prod(axis=2).sum(axis=1)
     return area

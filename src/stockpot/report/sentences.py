@@ -106,13 +106,20 @@ def run_summary(results: Results) -> list[str]:
     if last is None or metrics.average_accuracy is None:
         return ["No task has been learnt and measured yet."]
     count = len(scores.matrix)
-    text = f"After {count} task{'s' * (count > 1)}, {title(results.label)} scores "
-    text += f"{score(metrics.average_accuracy, scores.unit)} on average"
+    text = f"After {count} task{'s' * (count > 1)}, {title(results.label)} "
+    told, average = score(metrics.average_accuracy, scores.unit), named("average_accuracy", results.primary)
+    if scores.unit == "fraction":
+        text += f"scores {told} on average"
+    else:
+        text += f"has an {average} of {told}{'' if scores.unit in average else f' {scores.unit}'}"
     if metrics.newest_accuracy is not None and count > 1:
         text += f" and {score(metrics.newest_accuracy, scores.unit)} on the newest, {last}"
     if metrics.forgetting is not None:
-        change = "lost" if metrics.forgetting >= 0 else "gained"
-        text += f"; earlier tasks {change} {amount(metrics.forgetting, scores.unit)} against their best"
+        much, worse = amount(metrics.forgetting, scores.unit), metrics.forgetting >= 0
+        if scores.higher_is_better:
+            text += f"; earlier tasks {'lost' if worse else 'gained'} {much} against their best"
+        else:
+            text += f"; earlier tasks are {much} {'worse' if worse else 'better'} than at their best"
     return [f"{text} (1 seed, so no interval)."]
 
 
@@ -206,10 +213,9 @@ def _sequential(base: MethodSummary, comparison: Comparison) -> list[str]:
     unit, low, high = comparison.unit, lost.low, lost.high
     if low > 0:
         limits = f"{amount(low, unit).partition(' ')[0]} to {amount(high, unit)}"
-        return [
-            f"Sequential fine-tuning itself lost {amount(lost.mean, unit)} on earlier tasks "
-            f"({interval} {limits}, {runs(base.cells)})."
-        ]
+        much = amount(lost.mean, unit)
+        verb = f"lost {much}" if comparison.higher_is_better else f"became {much} worse"
+        return [f"Sequential fine-tuning itself {verb} on earlier tasks ({interval} {limits}, {runs(base.cells)})."]
     return [
         f"Sequential fine-tuning was not shown to forget ({runs(base.cells)}), "
         "so there is nothing of which a method could be said to have kept a share."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from stockpot.report.beside import Grid, grid_table, others, told
 from stockpot.report.formatting import (
     METRICS,
     MISSING,
@@ -22,6 +23,7 @@ from stockpot.report.formatting import (
     signed,
     size,
     spread,
+    spread_of_score,
     times,
 )
 from stockpot.results import Comparison, Costs, Results
@@ -82,17 +84,14 @@ def comparison_rows(comparison: Comparison) -> list[MethodRow]:
     base = reference(comparison)
     plain = comparison.methods[base] if base is not None else None
 
-    def of_score(value: float | None) -> str:
-        return score(value, comparison.unit)
-
     return [
         MethodRow(
             label=label,
             role=role(s.method),
-            average_accuracy=spread(s.average_accuracy, of_score),
-            forgetting=spread(s.forgetting, of_score),
-            newest_accuracy=spread(s.newest_accuracy, of_score),
-            plasticity=spread(s.plasticity, of_score),
+            average_accuracy=spread_of_score(s.average_accuracy, comparison.unit),
+            forgetting=spread_of_score(s.forgetting, comparison.unit),
+            newest_accuracy=spread_of_score(s.newest_accuracy, comparison.unit),
+            plasticity=spread_of_score(s.plasticity, comparison.unit),
             kept=MISSING if s.kept.mean is None else spread(s.kept, lambda x: MISSING if x is None else percent(x)),
             seconds=seconds(s.training_seconds.mean),
             time=times(relative_time(s, plain)),
@@ -197,7 +196,7 @@ def comparison_table(comparison: Comparison) -> Table:
 
 
 def run_table(results: Results) -> Table:
-    """A run for a terminal of 100 columns: the matrix, the metrics, the costs.
+    """A run for a terminal of 100 columns: the matrix, the other scores, the metrics, the costs.
 
     Beyond 16 tasks the matrix gives way to each task's first, own and last score.
     """
@@ -215,7 +214,7 @@ def run_table(results: Results) -> Table:
             return f"{value:.2f}".removeprefix("0")
         return score(value, scores.unit)
 
-    heading = f"{results.primary} ({scores.unit})"
+    heading = told(results.primary, scores)
     padding = (0, 0) if narrow else (0, 1)
     matrix = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=padding, title=heading, title_justify="left")
     if len(results.tasks) <= WIDEST_MATRIX:
@@ -224,12 +223,12 @@ def run_table(results: Results) -> Table:
             matrix.add_column(str(j + 1), justify="right", no_wrap=True)
         for name in scores.controls:
             matrix.add_column(Text(f"({name})", style="dim"), justify="right", no_wrap=True)
-        beside = [list(values) for values in zip(*scores.controls.values(), strict=True)] or [[]] * (
+        columns = [list(values) for values in zip(*scores.controls.values(), strict=True)] or [[]] * (
             1 + len(scores.matrix)
         )
-        matrix.add_row(Text("(before)", style="dim"), *map(cell, [*scores.initial, *beside[0]]))
+        matrix.add_row(Text("(before)", style="dim"), *map(cell, [*scores.initial, *columns[0]]))
         for i, row in enumerate(scores.matrix):
-            matrix.add_row(Text(f"{i + 1} {results.tasks[i]}"), *map(cell, [*row, *beside[i + 1]]))
+            matrix.add_row(Text(f"{i + 1} {results.tasks[i]}"), *map(cell, [*row, *columns[i + 1]]))
     else:
         for heading in ("task", "before", "just learnt", "at the end"):
             matrix.add_column(heading, justify="left" if heading == "task" else "right", no_wrap=True)
@@ -249,5 +248,10 @@ def run_table(results: Results) -> Table:
     table = Table.grid()
     table.title = Text(f"{results.label} · seed {results.seed}")
     table.add_row(matrix)
+    beside = others(results)
+    if beside is not None:
+        if narrow:  # no room for every task
+            beside = Grid(beside.caption, beside.headings[-2:], [(name, row[-2:]) for name, row in beside.rows])
+        table.add_row(grid_table(beside, 0 if narrow else len(results.tasks)))
     table.add_row(both)
     return table

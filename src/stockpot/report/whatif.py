@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -15,7 +12,7 @@ from stockpot.evaluation.metrics import newest_accuracy, past_accuracy
 from stockpot.report.figures import CEILING, FLOOR, INK, MARKERS, PALETTE, WIDTH, Look, styled
 from stockpot.report.formatting import METRICS, heading, named, opening
 from stockpot.report.page import Gallery, as_yaml, write_page
-from stockpot.report.placement import Place, Segment, place_labels
+from stockpot.report.placement import Place, along, place_labels
 from stockpot.report.whatif_words import PLAIN, START, SYMBOLS, by_rank, findings, is_exact, point_rows, rows, valued
 from stockpot.results import WhatIf
 
@@ -72,7 +69,7 @@ def looks(whatif: WhatIf) -> dict[str, Look]:
 
 @styled
 def tradeoff(whatif: WhatIf) -> Figure:
-    """Accuracy on earlier tasks against the newest, after the last task: one curve a method along its strength."""
+    """Earlier tasks against the newest, after the last task: one curve a method along its strength, up is better."""
     figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
     axes = figure.add_subplot()
     named: list[tuple[Place, str, str]] = []
@@ -110,15 +107,18 @@ def tradeoff(whatif: WhatIf) -> Figure:
     )
     axes.grid(color=FLOOR, alpha=0.25, linewidth=0.6)
     axes.margins(0.12)
+    if not whatif.plain.higher_is_better:
+        axes.invert_xaxis()
+        axes.invert_yaxis()
     _legend(figure, axes)
     places, names, colors = zip(*named, strict=True)
-    place_labels(axes, places, names, colors, _along(curves))
+    place_labels(axes, places, names, colors, along(curves))
     return figure
 
 
 @styled
 def averages(whatif: WhatIf) -> Figure:
-    """Average accuracy after the last task over the strength, one curve a method."""
+    """The average after the last task over the strength, one curve a method."""
     figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
     axes = figure.add_subplot()
     if whatif.plain_metrics.average_accuracy is not None:
@@ -142,7 +142,8 @@ def averages(whatif: WhatIf) -> Figure:
         _star(axes, curve[method.best], look.color)
         if method.knee is not None:
             _ring(axes, curve[method.knee], look.color)
-    axes.set(xlabel="strength", ylabel=f"average {whatif.primary}")
+    better = "higher" if whatif.plain.higher_is_better else "lower"
+    axes.set(xlabel="strength", ylabel=f"average {whatif.primary} ({better} is better)")
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.grid(color=FLOOR, alpha=0.25, linewidth=0.6)
     _legend(figure, axes)
@@ -152,18 +153,6 @@ def averages(whatif: WhatIf) -> Figure:
 def _place(x: float | None, y: float | None) -> Place:
     assert x is not None and y is not None, "every task was evaluated"
     return x, y
-
-
-def _along(curves: Sequence[Sequence[Place]]) -> list[Segment]:
-    """Places all along the curves, close enough that no label fits between two of them."""
-    corners = np.array([place for curve in curves for place in curve])
-    span = np.maximum(corners.max(axis=0) - corners.min(axis=0), 1e-9)
-    found: list[Segment] = []
-    for curve in curves:
-        for one, other in pairwise(np.array(curve)):
-            between = np.linspace(one, other, 1 + int(np.ceil(50 * np.abs((other - one) / span).max())))
-            found += [((x, y), (x, y)) for x, y in between.tolist()]
-    return found
 
 
 def _star(axes: Axes, place: Place, color: str) -> None:
