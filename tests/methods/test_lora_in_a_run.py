@@ -19,6 +19,7 @@ from stockpot import SFA
 from stockpot.errors import StockpotError
 from stockpot.models.lora import fold, load_adapter
 from stockpot.models.names import plain_tensors
+from stockpot.models.spec import ModelSpec
 from stockpot.models.store import start_model
 from stockpot.recipe.read import check
 from stockpot.recipe.schema import Recipe
@@ -124,6 +125,18 @@ def test_a_stream_of_adapters_is_averaged_with_the_model_before_each_task(
     assert not any(name.startswith("method.safetensors") for name in kept)
     adapter = load_file(tmp_path / "adapter" / "tasks" / "03-code" / "model" / "adapter_model.safetensors")
     assert {tensor.shape[0] for name, tensor in adapter.items() if "lora_A" in name} == {9}  # one of rank Σr
+
+
+def test_a_quantised_model_is_refused_by_name(tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {key: value for key, value in CONFIG.items() if key != "model_type"}
+    LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=300)).save_pretrained(tmp_path / "model")
+    file = tmp_path / "model" / "config.json"
+    said = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "quantization_config": said}))
+    with pytest.raises(StockpotError, match=r"model is quantised \(bitsandbytes\), and a run works on plain weights"):
+        start_model(ModelSpec(name=str(tmp_path / "model")), 0, 0, "language")
 
 
 @pytest.mark.parametrize(

@@ -213,6 +213,36 @@ def test_bf16_bases_are_stacked_exactly_and_never_folded() -> None:
     assert float(unmoved.float().mean()) > 0.5
 
 
+class Eighths(nn.Linear):
+    """A quantised layer: whole numbers, which stand for eighths."""
+
+    def __init__(self, plain: nn.Linear) -> None:
+        super().__init__(plain.in_features, plain.out_features, bias=False)
+        self.weight = nn.Parameter((plain.weight * 8).round().to(torch.int8), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight.to(x.dtype) / 8)
+
+
+def test_adapters_on_a_quantised_base_are_stacked_beside_it_and_never_folded() -> None:
+    base: Any = llama(initializer_range=1.0)
+    for layer in base.model.layers:
+        layer.mlp.up_proj = Eighths(layer.mlp.up_proj)
+    start = base.model.layers[0].mlp.up_proj.weight.clone()
+    for task in (1, 2):
+        base = attach(base, spec(target_modules=["up_proj"]), seed=task)
+        sfa = SFA(base, beta=0.25, every=1)
+        move(base, task)
+        sfa.step()
+        assert sfa.anchor_bytes == 0
+        expected = logits(base)
+        with pytest.raises(StockpotError, match=r"'model.layers.0.mlp.up_proj' is int8: ΔW would round away"):
+            fold(base)
+        base = stack(base)
+        torch.testing.assert_close(logits(base), expected, rtol=0, atol=1e-5)  # factors are fp32
+    assert torch.equal(base.get_base_model().model.layers[0].mlp.up_proj.base_layer.weight, start)
+
+
 def test_the_past_stays_active_and_frozen_beside_the_task(tmp_path: Path) -> None:
     model: Any = stack_of_one(tmp_path)
     expected = logits(model)

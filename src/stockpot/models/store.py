@@ -215,8 +215,15 @@ def _from_pretrained(
     source = str(folder) if folder.is_dir() else path
     if spec is not None:
         options |= {"revision": spec.revision or "main", "trust_remote_code": spec.trust_remote_code}
+        config = model_config(spec)
+        if (quantised := getattr(config, "quantization_config", None)) is not None:
+            method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
+            raise StockpotError(
+                f"model.name: {path} is quantised ({method}), and a run works on plain weights: take the model "
+                "that it was made of, with dtype: bfloat16 and lora.output: adapter where memory is short."
+            )
         if not spec.trust_remote_code:  # which may bring families of its own
-            _check_family(model_config(spec), kind, f"model.name: {path}: ")
+            _check_family(config, kind, f"model.name: {path}: ")
     model: nn.Module
     try:
         model, found = getattr(transformers, AUTO[kind][0]).from_pretrained(

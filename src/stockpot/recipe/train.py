@@ -16,6 +16,10 @@ RESERVED = {
     "overwrite_output_dir": "a run folder is never overwritten",
     "eval_strategy": "the stream evaluates after every task",
     "evaluation_strategy": "the stream evaluates after every task",
+    **dict.fromkeys(
+        ("eval_on_start", "eval_steps", "eval_delay", "greater_is_better", "bf16_full_eval", "prediction_loss_only"),
+        "the stream evaluates after every task",
+    ),
     "do_eval": "the stream evaluates after every task",
     "do_train": "the stream trains on every task",
     "do_predict": "the stream evaluates after every task",

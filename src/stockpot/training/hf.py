@@ -176,6 +176,8 @@ def train(job: Job) -> dict[str, Tensor]:
         trainer.train(resume_from_checkpoint=str(job.resume_from) if job.resume_from else None)
     except UnpicklingError as error:
         raise StockpotError(f"{job.resume_from}: it holds a pickle of more than tensors: not loaded.") from error
+    except ImportError as error:  # what some settings need is looked for here
+        raise StockpotError(f"train: {str(error).splitlines()[0]}") from error
     finally:
         if caches is not None:
             settings.use_cache = caches
