@@ -136,7 +136,7 @@ def test_a_compiled_model_is_averaged_to_the_same_weights_under_clean_names(tmp_
 
 
 def test_bf16_weights_are_refused_unless_a_rounding_is_chosen(tmp_path: Path) -> None:
-    with pytest.raises(StockpotError, match="is bfloat16, .* rounds away: load the weights in fp32 and train with"):
+    with pytest.raises(StockpotError, match=r"is bfloat16, .* rounds away: load the weights in fp32 and train with"):
         train(tmp_path, SFACallback(beta=0.25, p=0.25), model=tiny(torch.bfloat16))
     nearest = train(tmp_path, SFACallback(beta=0.25, p=0.25, rounding="nearest"), model=tiny(torch.bfloat16))
     drawn = train(tmp_path, SFACallback(beta=0.25, p=0.25, rounding="stochastic"), model=tiny(torch.bfloat16))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
@@ -139,6 +141,17 @@ def test_a_prompt_that_fills_the_context_is_named() -> None:
     with pytest.raises(StockpotError, match=r"task 'law': data.jsonl, split 'train', row 11: the prompt has 5 tokens, "
                        r"and a sequence takes 4, .*max_length"):  # fmt: skip
         tokenise(rows(Pair("a", "b"), Pair("abcde", "f")), TOKENIZER, 4, packing=True, training=True)
+
+
+def test_prompts_that_fill_the_context_are_dropped_where_that_is_asked_for() -> None:
+    three = rows(Pair("a", "b"), Pair("abcde", "f"), Pair("c", "d"))
+    made = tokenise(three, TOKENIZER, 4, packing=False, training=False, drop=True)
+    assert (learnt(made), made.bytes, made.dropped) == (["b", "d"], 2, (1,))
+    of = Dataset.from_list([{"number": number} for number in range(3)])
+    part = text_part("law", replace(three, rows=of), made, TOKENIZER)
+    assert (part.completions, [row["number"] for row in part.rows]) == (["b", "d"], [0, 2])
+    with pytest.raises(StockpotError, match="row 10: the prompt has 5 tokens"):
+        tokenise(rows(Pair("abcde", "f")), TOKENIZER, 4, packing=False, training=True, drop=True)
 
 
 @pytest.mark.parametrize("template", [PLAIN, MARKED])

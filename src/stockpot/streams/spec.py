@@ -35,6 +35,9 @@ class DataSpec(Strict):
     max_length: int | None = Field(
         None, ge=2, description="tokens in a sequence; default: what the model takes, at most 1024"
     )
+    long_prompts: Literal["error", "drop"] = Field(
+        "error", description="rows whose prompt leaves no room for the completion: an error, or left out and counted"
+    )
     packing: bool | None = Field(None, description="fill sequences with several texts; default: with format: text")
 
     @field_validator("classes")

@@ -18,22 +18,24 @@ from stockpot.streams.examples import TokenExamples
 from stockpot.streams.text.rows import TextRows
 from stockpot.streams.text.tokens import Tokenised, tokenise
 
-VERSION = 1  # of what `tokenise` makes: a change of its output makes every kept file a stranger
+VERSION = 2  # of what `tokenise` makes: a change of its output makes every kept file a stranger
 TENSORS = ("tokens", "ends", "targets", "positions")
 
 
-def cached(rows: TextRows, tokenizer: Any, max_length: int, *, packing: bool | None, training: bool) -> Tokenised:
+def cached(
+    rows: TextRows, tokenizer: Any, max_length: int, *, packing: bool | None, training: bool, drop: bool = False
+) -> Tokenised:
     """What `tokenise` gives, from the cache of `datasets` where it has been made before.
 
     A damaged file is made anew; a cache that cannot be written costs the time only.
     """
-    settings = [VERSION, rows.fingerprint, tokenizer_fingerprint(tokenizer), max_length, packing, training]
+    settings = [VERSION, rows.fingerprint, tokenizer_fingerprint(tokenizer), max_length, packing, training, drop]
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
     path = cache_folder() / f"{key}.safetensors"
     found = _read(path, key)
     if found is not None:
         return found
-    made = tokenise(rows, tokenizer, max_length, packing=packing, training=training)
+    made = tokenise(rows, tokenizer, max_length, packing=packing, training=training, drop=drop)
     with contextlib.suppress(Exception):  # safetensors has errors of its own for a full disk
         _write(path, key, made)
     return made
@@ -59,7 +61,8 @@ def _write(path: Path, key: str, made: Tokenised) -> None:
 
     every = {name: getattr(made.examples, name) for name in TENSORS}
     tensors = {name: tensor.contiguous() for name, tensor in every.items() if tensor is not None}
-    facts = {"key": key, "digest": _digest(tensors), "bytes": made.bytes, "cut": made.cut, "pad": made.examples.pad}
+    facts = {"key": key, "digest": _digest(tensors), "pad": made.examples.pad}
+    facts |= {"bytes": made.bytes, "cut": made.cut, "dropped": made.dropped}
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
     os.close(handle)
@@ -83,6 +86,7 @@ def _read(path: Path, key: str) -> Tokenised | None:
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if facts["key"] != key or facts["digest"] != _digest(tensors):
             return None
-        return Tokenised(TokenExamples(pad=facts["pad"], **tensors), facts["bytes"], facts["cut"])
+        examples = TokenExamples(pad=facts["pad"], **tensors)
+        return Tokenised(examples, facts["bytes"], facts["cut"], tuple(facts["dropped"]))
     except Exception:  # whatever is wrong with the file, it is made anew
         return None

@@ -138,10 +138,12 @@ class LanguageStream:
         """What a reader must know of task `index`: texts that were cut or left out."""
         task, found = self.tasks[index], []
         for part, rows in (("training", task.source.train), ("test", task.source.test)):
-            cut = self._made(task, rows, training=part == "training").cut
-            if cut:
+            made, over = self._made(task, rows, training=part == "training"), f"over {self._length(task)} tokens"
+            if made.cut:
+                found.append(f"{made.cut} of {len(rows.items)} {part} texts lost their end, {over}")
+            if made.dropped:
                 found.append(
-                    f"{cut} of {len(rows.items)} {part} texts lost their end, over {self._length(task)} tokens"
+                    f"{len(made.dropped)} of {len(rows.items)} {part} texts were left out, their prompts {over}"
                 )
         if skipped := task.source.facts["skipped"]:
             found.append(f"{skipped} empty texts were left out")
@@ -155,9 +157,9 @@ class LanguageStream:
         return text_part(task.name, rows, self._made(task, rows, training=False), self.tokenizer)
 
     def _made(self, task: LanguageTask, rows: TextRows, training: bool) -> Tokenised:
-        settings = (self._length(task), task.data.packing, training)
+        settings = (self._length(task), task.data.packing, training, task.data.long_prompts == "drop")
         key = (rows.fingerprint, self.fingerprint, *settings)
         if key not in _TOKENISED:
-            length, packing, _ = settings
-            _TOKENISED[key] = cached(rows, self.tokenizer, length, packing=packing, training=training)
+            length, packing, _, drop = settings
+            _TOKENISED[key] = cached(rows, self.tokenizer, length, packing=packing, training=training, drop=drop)
         return _TOKENISED[key]

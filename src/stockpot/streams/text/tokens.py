@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,11 +23,15 @@ LONGEST = 1024  # tokens in a sequence, unless max_length says otherwise
 
 @dataclass(frozen=True)
 class Tokenised:
-    """Sequences, the UTF-8 bytes of what is predicted in them, and how many were longer than `max_length`."""
+    """Sequences, the UTF-8 bytes of what is predicted in them, how many were longer than `max_length`, and `dropped`.
+
+    These are the indices of the rows that were left out, since their prompts alone were as long.
+    """
 
     examples: TokenExamples
     bytes: int
     cut: int = 0
+    dropped: tuple[int, ...] = ()
 
 
 def sequence_length(wanted: int | None, config: Any, where: str) -> int:
@@ -47,21 +51,24 @@ def sequence_length(wanted: int | None, config: Any, where: str) -> int:
     return wanted
 
 
-def tokenise(rows: TextRows, tokenizer: Any, max_length: int, *, packing: bool | None, training: bool) -> Tokenised:
+def tokenise(
+    rows: TextRows, tokenizer: Any, max_length: int, *, packing: bool | None, training: bool, drop: bool = False
+) -> Tokenised:
     """The sequences of one part, at most `max_length` inputs long, with the next token as target.
 
     Texts in training: end of text after each, all in one line, cut in blocks, unless `packing` is false. Otherwise
     each text stands alone, and every token of it is predicted once, the first one from the start of text. Pairs and
     chats: see `pairs` and `chats`; longer ones lose their end, and with `packing` short ones share a sequence in
-    training. Raises StockpotError where nothing of a row can be learnt within `max_length`.
+    training. A row of which nothing can be learnt within `max_length` is left out with `drop`; without it, and where no
+    row is left, StockpotError is raised.
     """
     first = rows.items[0]
     if isinstance(first, str):
         return _texts(rows, tokenizer, max_length, packing is not False and training, training)
     said = (pairs if isinstance(first, Pair) else chats)(rows, tokenizer, training)
-    out = _assembled(rows, said, max_length, padding(tokenizer), training)
+    out = _assembled(rows, said, max_length, padding(tokenizer), drop)
     if packing and training:
-        return Tokenised(packed(out.examples, max_length), out.bytes, out.cut)
+        return replace(out, examples=packed(out.examples, max_length))
     return out
 
 
@@ -103,16 +110,18 @@ def _examples(inputs: Tokens, targets: Tokens, ends: NDArray[np.int64], pad: int
     )  # fmt: skip
 
 
-def _assembled(rows: TextRows, said: Sequence[Said], max_length: int, pad: int, training: bool) -> Tokenised:
+def _assembled(rows: TextRows, said: Sequence[Said], max_length: int, pad: int, drop: bool) -> Tokenised:
     firsts = [int(one.learnt.argmax()) for one in said]
     bad = [index for index, first in enumerate(firsts) if first > max_length]
-    if bad:
+    if bad and (not drop or len(bad) == len(said)):
         more = f" ({len(bad)} rows are so long)" if len(bad) > 1 else ""
         raise rows.error(
             bad[0],
             f"the prompt has {firsts[bad[0]]} tokens, and a sequence takes {max_length}, so nothing of the completion "
-            f"can be learnt{more}; raise data.max_length, shorten the prompt, or leave the row out.",
+            f"can be learnt{more}; raise data.max_length, shorten the prompt, or leave such rows out with "
+            "data.long_prompts: drop.",
         )
+    said = [one for one, first in zip(said, firsts, strict=True) if first <= max_length]
     inputs, targets, total = [], [], 0
     for one in said:
         kept = min(len(one.tokens), max_length + 1)
@@ -121,7 +130,7 @@ def _assembled(rows: TextRows, said: Sequence[Said], max_length: int, pad: int, 
         total += one.spelled(kept)
     cut = sum(len(one.tokens) > max_length + 1 for one in said)
     ends = np.cumsum([len(each) for each in inputs])
-    return Tokenised(_examples(np.concatenate(inputs), np.concatenate(targets), ends, pad), total, cut)
+    return Tokenised(_examples(np.concatenate(inputs), np.concatenate(targets), ends, pad), total, cut, tuple(bad))
 
 
 def text_part(task: str, rows: TextRows, made: Tokenised, tokenizer: Any) -> TextPart:
@@ -130,6 +139,8 @@ def text_part(task: str, rows: TextRows, made: Tokenised, tokenizer: Any) -> Tex
     Of a chat the last thing that the assistant says is the completion, and all before it the prompt.
     """
     prompts, completions = [], []
+    if made.dropped:
+        rows = rows.picked(sorted({*range(len(rows.items))} - {*made.dropped}))
     before = tokenizer.decode(begun(tokenizer))
     for index, item in enumerate(rows.items):
         if isinstance(item, Pair):
