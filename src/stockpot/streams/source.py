@@ -89,7 +89,8 @@ def _digits() -> Source:
     return Source([str(name) for name in bundle.target_names], train, test, _facts("digits", train, test))
 
 
-def _open_hub(data: DataSpec, where: str) -> Any:
+def open_hub(data: DataSpec, where: str) -> Any:
+    """The splits of a data set of the hub, or of a folder in its layout. Raises StockpotError where there is none."""
     import datasets
 
     path = str(data.path)
@@ -141,7 +142,7 @@ def _column(features: Any, wanted: str | None, key: str, kinds: tuple[str, ...],
 
 
 def _hub(data: DataSpec, where: str) -> Source:
-    splits = _open_hub(data, where)
+    splits = open_hub(data, where)
     names = list(splits)
     for key, wanted in (("train_split", data.train_split), ("test_split", data.test_split)):
         if wanted is not None and wanted not in names:

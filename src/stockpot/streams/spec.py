@@ -10,6 +10,7 @@ from stockpot.strict import Strict
 
 Scenario = Literal["class-incremental", "domain-incremental", "task-incremental", "language"]
 Format = Literal["text", "prompt-completion", "chat"]
+TUNING_SHARE = 5  # one in so many training examples (of each class, where there are classes) is held out to tune on
 
 
 class DataSpec(Strict):

@@ -16,7 +16,7 @@ from stockpot.errors import StockpotError, did_you_mean
 from stockpot.streams.examples import Batch, Examples, LazyExamples, TensorExamples
 from stockpot.streams.scenario import Rows
 from stockpot.streams.source import Labels, Part, Source, open_source
-from stockpot.streams.spec import DataSpec, Scenario, TaskSpec
+from stockpot.streams.spec import TUNING_SHARE, DataSpec, Scenario, TaskSpec
 from stockpot.streams.transforms import permute, rotate
 
 Processor = Callable[[list[Any]], Tensor]  # PIL images → (B, C, H, W)
@@ -36,7 +36,6 @@ class TextProcessor:
 
 
 CHUNK = 512  # images processed at once
-TUNING_SHARE = 5  # one in so many training examples of each class is held out to tune on
 MEMORY_SHARE = 0.25  # of the free memory: what one split's tensors may take before they are read lazily
 
 

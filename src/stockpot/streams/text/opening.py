@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from stockpot.errors import StockpotError, did_you_mean
-from stockpot.streams.source import _open_hub
-from stockpot.streams.spec import DataSpec
+from stockpot.streams.source import open_hub
+from stockpot.streams.spec import TUNING_SHARE, DataSpec
 
 BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".txt": "text", ".parquet": "parquet"}
 HELD_OUT = 10  # one in so many rows is held out, where the data have no test split
@@ -32,7 +32,7 @@ def open_splits(data: DataSpec, where: str) -> dict[str, Any]:
             raise StockpotError(f"{where}: data.{key} is for images, not for text; drop the key.")
     try:
         file = Path(data.path).expanduser()
-        splits = _open_file(file, data, where) if file.suffix in BUILDERS else _open_hub(data, where)
+        splits = _open_file(file, data, where) if file.suffix in BUILDERS else open_hub(data, where)
     except Exception as error:
         _refuse_encoding(error, where, data.path)
         raise
@@ -121,8 +121,6 @@ def parts(data: DataSpec, splits: dict[str, Any], where: str, tuning: bool) -> d
         test = list(range(len(splits[name])))
     if not tuning:
         return {"train": (data.train_split, train), "test": (name, test)}
-    from stockpot.streams.stream import TUNING_SHARE
-
     train, test = _held_out(train[: data.limit], TUNING_SHARE, where)
     return {"train": (data.train_split, train), "test": (data.train_split, test)}
 
