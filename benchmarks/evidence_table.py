@@ -1,0 +1,82 @@
+"""What a comparison found, as Markdown: every method, and SFA less each of the others.
+
+    python benchmarks/evidence_table.py runs/grey-domains/comparison.json
+
+Means with half the 95 % interval, over orders of the tasks where there are several, else over seeds; SFA's differences
+are paired and corrected by Holm's rule over all other methods.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from statistics import fmean
+
+from stockpot.evaluation.statistics import Place, correct, estimate_runs, paired_runs
+from stockpot.results import Comparison, MethodSummary, read_comparison
+
+
+def by_place(one: MethodSummary, metric: str = "average_accuracy") -> dict[Place, float | None]:
+    """A metric of each run, by its order of the tasks and its seed."""
+    values = getattr(one, metric).values
+    return {(cell.order, cell.seed): value for cell, value in zip(one.cells, values, strict=True)}
+
+
+def told(one: MethodSummary, metric: str) -> str:
+    """Mean ± half of the interval."""
+    found = estimate_runs(by_place(one, metric))
+    if found.mean is None:
+        return "—"
+    return f"{found.mean:.3f}" + ("" if found.high is None else f" ± {found.high - found.mean:.3f}")
+
+
+def orders(one: MethodSummary, count: int) -> str:
+    """The mean of each order, where there are several."""
+    values = by_place(one)
+    means = [fmean(v for (order, _), v in values.items() if order == k and v is not None) for k in range(count)]
+    return ", ".join(f"{mean:.3f}" for mean in means)
+
+
+def table(comparison: Comparison) -> list[str]:
+    """Every method, the best average first."""
+    chosen = comparison.tuning.chosen if comparison.tuning else {}
+    count = len(comparison.orders)
+    heads = ["method", "chosen", "average accuracy", "forgetting", "earlier tasks", "newest task"]
+    heads += ["by order"] * (count > 1) + ["against plain fine-tuning"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for label, one in sorted(comparison.methods.items(), key=lambda item: -(item[1].average_accuracy.mean or 0)):
+        keys = ", ".join(f"{key} {value:.3g}" for key, value in chosen.get(label, {}).items())
+        metrics = ("average_accuracy", "forgetting", "past_accuracy", "newest_accuracy")
+        cells = [label, keys, *(told(one, metric) for metric in metrics)]
+        cells += [orders(one, count)] * (count > 1)
+        cells.append(one.versus_sequential["average_accuracy"].verdict if one.versus_sequential else "")
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def gaps(comparison: Comparison, label: str = "sfa") -> list[str]:
+    """One method less each of the others, in average accuracy."""
+    own = by_place(comparison.methods[label])
+    tests = {other: paired_runs(own, by_place(one)) for other, one in comparison.methods.items() if other != label}
+    lines = [f"| {label} − | difference | corrected interval | | p, not corrected |", "|---|---|---|---|---|"]
+    for other, gap in correct(tests, lower_is_better=False).items():
+        interval = "—" if gap.low is None else f"{gap.low:+.3f} to {gap.high:+.3f}"
+        alone = "—" if gap.p_value is None else f"{gap.p_value:.3f}"
+        lines.append(f"| {other} | {gap.mean:+.3f} | {interval} | {gap.verdict} | {alone} |")
+    return lines
+
+
+def main() -> None:
+    """Prints both tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("file", type=Path, help="a comparison.json")
+    comparison = read_comparison(parser.parse_args().file)
+    seeds = len(comparison.seeds)
+    for number, order in enumerate(comparison.orders, 1):
+        print(f"Order {number}: {' → '.join(order)}.", end=" ")
+    print(f"{seeds} seeds.\n")
+    print("\n".join([*table(comparison), "", *gaps(comparison)]))
+
+
+if __name__ == "__main__":
+    main()
