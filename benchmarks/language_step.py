@@ -114,8 +114,8 @@ def main() -> None:
             for clock, of in enumerate(("wall", "processor")):
                 low, middle, high = statistics.quantiles([ratios[clock] for ratios in found], n=4)
                 print(f"{title}, {of}: stockpot / bare Trainer {middle:.3f} (quartiles {low:.3f} to {high:.3f})")
-            print(f"{title}: SFA holds {held[adapted]:,} bytes beside the model, whose anchor is a file")
-            print(f"{title}: an SFA with an anchor in memory allocates {allocated(model(adapted)):,} bytes")
+            print(f"{title}: SFA holds {held[adapted]:,} bytes beside the model (an anchor, if any, is a file)")
+            print(f"{title}: an SFA that is given no file allocates {allocated(model(adapted)):,} bytes")
 
 
 if __name__ == "__main__":
