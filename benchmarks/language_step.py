@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/language_step.py
 
-A Llama of 2 M parameters on packed sequences of 256 tokens. The loops alternate in one process: Stockpot's (SFA, p =
+A Llama of 1.6 M parameters on packed sequences of 256 tokens. The loops alternate in one process: Stockpot's (SFA, p =
 0.25) and the bare Trainer, whose batches are the same sequences collated by Transformers and whose loss is the model's
 own; then both again with a LoRA adapter. Printed are the ratios of seconds per step, median and quartiles over the
 rounds, of the wall clock and of the processor; what SFA holds in memory beside the model, by its own account; and what
