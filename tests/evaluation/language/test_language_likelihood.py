@@ -126,7 +126,7 @@ def test_the_loss_is_that_of_transformers_and_the_model_is_left_as_it_was() -> N
 def test_limits_on_logits_change_nothing_but_the_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     model, examples = llama(), ragged()
     wanted = token_scores(model, examples, 13)
-    monkeypatch.setattr(likelihood, "LOGITS", 40 * 25)
+    monkeypatch.setattr(likelihood, "ON_CPU", 40 * 25)
     monkeypatch.setattr(likelihood, "CHUNK", 40 * 3)
     seen: list[int] = []
     hook = model.register_forward_hook(lambda _m, _i, output: seen.append(output.logits.numel()))
