@@ -67,6 +67,7 @@ def place_of(point: FrontPoint) -> Place:
 
 
 def reference_places(comparison: Comparison, labels: Sequence[str]) -> dict[str, Place]:
+    """Where methods without a strength stand, by label; those whose scores are not known are left out."""
     found = {}
     for label in labels:
         summary = comparison.methods[label]

@@ -273,6 +273,7 @@ def _overview(results: list[tuple[str, Results]]) -> list[tuple[str, ...]]:
 
 
 def as_yaml(value: object) -> str:
+    """A value as YAML for people, its keys in their order."""
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
 
 
