@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+
+from stockpot.words import settled
+
+Free = Annotated[dict[str, Any], BeforeValidator(settled)]  # a block whose keys somebody else knows
 
 
 class Strict(BaseModel):
     """A block of the recipe: frozen, closed to keys that it does not know, and strict: `yes` is not the number 1."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _switches(cls, values: Any) -> Any:
+        """`yes` and its like where true or false is wanted."""
+        if not isinstance(values, dict):
+            return values
+        wanted = {key for key, field in cls.model_fields.items() if field.annotation in (bool, bool | None)}
+        return {key: settled(value) if key in wanted else value for key, value in values.items()}

@@ -385,7 +385,7 @@ def test_a_key_that_is_not_supported_or_not_known_is_named(text: str, said: str)
     (MODELS + "stockpot: model", "stockpot: expected `key: value` lines, not 'model'."),
     (MODELS + "stockpot: {trim: models}", "stockpot.trim: one of tensor, model, not 'models'. Did you mean 'model'?"),
     (MODELS + "stockpot: {on_missing: [a]}", "stockpot.on_missing: one of error, base, skip, not ['a']."),
-    (MODELS + "stockpot: {defaults: yes}", "stockpot.defaults: one of mergekit, stockpot, not True."),
+    (MODELS + "stockpot: {defaults: yes}", "stockpot.defaults: one of mergekit, stockpot, not 'yes'."),
     (MODELS + "stockpot: {seed: 1.5}", "stockpot.seed: expected a whole number, not 1.5."),
     (MODELS + "stockpot: {seed: true}", "stockpot.seed: expected a whole number, not True."),
     ("merge_method: linear\nslices: {sources: []}", "slices: expected a list of slices, not {'sources': []}."),

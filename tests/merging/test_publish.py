@@ -417,7 +417,7 @@ def test_the_card_says_rule_models_parameters_and_donor(tmp_path: Path) -> None:
     assert "TIES: trim each τ to its largest elements" in text
     assert "| model | weight | density |" in text
     assert r"| one | 1.0 | \[0.25, 0.5\] |" in text
-    assert "| two | \\[{filter: norm, value: 0.5}, {value: 1.0}\\] | 0.2 |" in text
+    assert "| two | \\[{value: 0.5, filter: norm}, {value: 1.0}\\] | 0.2 |" in text
     assert "| lambda | 0.75 |" in text
     assert "Configuration: of `base`" in text
     recipe = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stockpot.cli.console import say, show
+from stockpot.cli.launched import refuse_launchers
 from stockpot.cli.work import default_output, stopping
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.files import explained, write_text
@@ -41,6 +42,8 @@ class Asked:
 
 def compare(recipe_file: Path, overrides: Sequence[str], output: Path | None, asked: Asked) -> None:
     """`stockpot compare`."""
+    shard = _shard(asked.shard)
+    refuse_launchers(shares=shard[1] > 1)
     quiet()
     from stockpot.compare.cells import contenders, plan, prepare
     from stockpot.compare.front import front
@@ -56,7 +59,7 @@ def compare(recipe_file: Path, overrides: Sequence[str], output: Path | None, as
 
     recipe = with_asked(read_recipe(recipe_file, overrides), asked)
     path = output or default_output(recipe.name)
-    shard, engine = _shard(asked.shard), _engine(asked)
+    engine = _engine(asked)
     opened = prepare(recipe, path)
     methods, tuning = contenders(recipe), None
     with explained(path):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stockpot.cli.console import say, show
+from stockpot.cli.launched import refuse_launchers
 from stockpot.errors import StockpotError
 from stockpot.merging.api import Opened, Options, divide_parameters, dtype_name, merge_into, one_of, opened
 from stockpot.merging.donor import settle
@@ -34,6 +35,7 @@ def merge(
     score: str | None,
 ) -> None:
     """`stockpot merge`: a rule and models, or a configuration."""
+    refuse_launchers()
     if Path(what).suffix in (".yaml", ".yml"):
         spec = _from_file(Path(what), models, base, settings)
     else:
@@ -80,7 +82,11 @@ def _with_notes(work: Opened, output: Path, options: Options) -> Estimate:
 
 def parse_settings(rule: str, settings: Sequence[str], count: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """`key=value` for all, `key=v1,v2` one for each model, `key=[v1,v2]` over depth."""
+    from stockpot.words import settled
     from stockpot.yaml_text import parse_yaml
+
+    def read(text: str) -> Any:
+        return settled(parse_yaml(text, f"--set {setting}"))
 
     given: dict[str, Any] = {}
     depths: dict[str, Any] = {}
@@ -89,14 +95,14 @@ def parse_settings(rule: str, settings: Sequence[str], count: int) -> tuple[list
         if not equals or not key.strip():
             raise StockpotError(f"--set {setting}: it reads --set key=value.")
         if text.strip().startswith("["):
-            values = parse_yaml(text, f"--set {setting}")
+            values = read(text)
             if not isinstance(values, list) or not values:
                 raise StockpotError(f"--set {setting}: a list over depth reads [first, …, last].")
             depths[key.strip()] = tuple(values)
         elif "," in text:
-            given[key.strip()] = [parse_yaml(part, f"--set {setting}") for part in text.split(",")]
+            given[key.strip()] = [read(part) for part in text.split(",")]
         else:
-            given[key.strip()] = parse_yaml(text, f"--set {setting}")
+            given[key.strip()] = read(text)
     each, shared = divide_parameters(rule, given, count)
     return each, {**shared, **depths}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stockpot.cli.console import say, show
+from stockpot.cli.launched import refuse_launchers
 from stockpot.errors import StockpotError
 from stockpot.files import explained, make_folder, write_json
 from stockpot.quiet import quiet
@@ -22,6 +23,7 @@ def whatif(
     folder: Path, methods: str | None, points: int, output: Path | None, threads: int | None, allow_code: bool
 ) -> None:
     """Merges and evaluates a run's checkpoints; writes whatif.json and report.html."""
+    refuse_launchers()
     quiet()
     import torch
 

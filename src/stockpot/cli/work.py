@@ -13,6 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from stockpot.cli.console import say, show
+from stockpot.cli.launched import refuse_launchers
 from stockpot.errors import StockpotError
 from stockpot.files import explained
 from stockpot.quiet import quiet
@@ -84,6 +85,7 @@ def default_output(recipe_name: str | None) -> Path:
 
 def run(recipe_file: Path, overrides: Sequence[str], output: Path | None) -> None:
     """`stockpot run`."""
+    refuse_launchers()
     quiet()
     from stockpot.recipe.read import read_recipe
     from stockpot.runs.actions import begin
@@ -99,6 +101,7 @@ def run(recipe_file: Path, overrides: Sequence[str], output: Path | None) -> Non
 
 def add(folder: Path, task_file: Path, overrides: Sequence[str], output: Path | None, allow_code: bool) -> None:
     """`stockpot add`."""
+    refuse_launchers()
     quiet()
     from stockpot.recipe.read import read_task
     from stockpot.runs.actions import add_task, branch
@@ -119,6 +122,7 @@ def add(folder: Path, task_file: Path, overrides: Sequence[str], output: Path | 
 
 def resume(folder: Path, allow_code: bool) -> None:
     """`stockpot resume`."""
+    refuse_launchers()
     quiet()
     from stockpot.runs.folder import RunFolder
 
@@ -132,6 +136,7 @@ def resume(folder: Path, allow_code: bool) -> None:
 
 def report(folders: Sequence[Path], output: Path | None) -> None:
     """`stockpot report`."""
+    refuse_launchers()
     from stockpot.report.page import write_comparison_report, write_run_report
     from stockpot.results import read_comparison, read_results
 

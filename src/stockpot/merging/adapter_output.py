@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from stockpot.errors import StockpotError
 from stockpot.files import publishing, write_json, write_text
 from stockpot.merging.adapters import CONFIG, PREFIX, AdapterSource, Factors
@@ -24,6 +22,7 @@ from stockpot.merging.spec import MergeSpec, as_yaml
 from stockpot.merging.work import PIECE
 from stockpot.merging.writer import ShardFile, Slot, verify_shard
 from stockpot.weights.layout import ITEM_SIZE
+from stockpot.yaml_text import dump_yaml
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,7 +93,7 @@ def write_adapter(
             lost = _write(folder / _WEIGHTS, modules, dtype, options)
             base = plan.spec.base if plan.spec.base in work.folders else None
             write_json(folder / CONFIG, _config(plan, modules, base))
-            recipe = yaml.safe_dump(as_yaml(plan.spec), sort_keys=False, allow_unicode=True)
+            recipe = dump_yaml(as_yaml(plan.spec), width=80)
             write_text(folder / "stockpot_merge.yaml", recipe)
             if output.is_dir():
                 output.rmdir()  # empty, or it was refused

@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from stockpot import __version__
 from stockpot.markdown import code, fenced, plain, table
 from stockpot.merging.contract import Parameter, Value
 from stockpot.merging.donor import Beside
 from stockpot.merging.plan import Plan
 from stockpot.merging.spec import MergeSpec, as_yaml
+from stockpot.yaml_text import dump_yaml
 
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _FEW = 50
@@ -31,7 +30,7 @@ def merge_card(plan: Plan, beside: Beside, paths: Mapping[str, Path], notes: Seq
     count = len({part.source for target in plan.targets for part in target.inputs}) or len(spec.paths)
     over = f", over `{code(names[spec.base])}`" if spec.base else ""
     parts = [
-        f"---\n{yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)}---",
+        f"---\n{dump_yaml(metadata, width=80)}---",
         f"# {count} model{'s' * (count != 1)}, merged by {plain(spec.rule)}",
         f"Merged by `{code(spec.rule)}`{over}, with Stockpot {__version__}. {_size(plan)}",
         "## The rule",
@@ -46,7 +45,7 @@ def merge_card(plan: Plan, beside: Beside, paths: Mapping[str, Path], notes: Seq
         listed = [f"- {plain(_without_places(note, names))}" for note in notes[:_FEW]]
         more = [f"- {len(notes) - _FEW} more, in `stockpot_merge.json`"] if len(notes) > _FEW else []
         parts += ["## Notes", "\n".join(listed + more)]
-    recipe = yaml.safe_dump(_shortened(as_yaml(spec), names), sort_keys=False, allow_unicode=True)
+    recipe = dump_yaml(_shortened(as_yaml(spec), names), width=80)
     again = "`stockpot merge stockpot_merge.yaml -o FOLDER` does it again; here folders have their last names only."
     if len(paths) < len(spec.paths):
         again = "Some models were given in memory: here they have the places in which they were given."
@@ -154,4 +153,4 @@ def _written(value: Any) -> str:
         return "none"
     if isinstance(value, str):
         return value
-    return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000).split("\n")[0]
+    return dump_yaml(value, width=1000, flow=True).split("\n")[0]

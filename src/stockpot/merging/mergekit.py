@@ -12,6 +12,7 @@ from stockpot.merging.api import dtype_name
 from stockpot.merging.contract import Parameter, Rule, Value
 from stockpot.merging.rules import RULES
 from stockpot.merging.spec import Filtered, MergeSpec, ModelSpec, Parameters, Setting, Slice, SliceSource
+from stockpot.words import settled
 from stockpot.yaml_text import read_yaml
 
 _Merged = TypeVar("_Merged", ModelSpec, SliceSource)
@@ -300,7 +301,7 @@ def _scalar(node: _Node, parameter: Parameter | None) -> Value:
     if value is not None and not isinstance(value, bool | int | float | str):
         raise node.wrong(f"expected a number, true or false, or a text, not {value!r}.")
     if parameter is None or parameter.required or value is None:
-        return value
+        return settled(value)  # type: ignore[no-any-return]
     if isinstance(parameter.default, bool):
         return _SWITCHES.get(str(value).lower(), value)
     if isinstance(value, str) and not isinstance(parameter.default, str):

@@ -10,8 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from stockpot import __version__
 from stockpot.files import sha256
 from stockpot.merging.card import merge_card
@@ -20,6 +18,7 @@ from stockpot.merging.donor import Beside
 from stockpot.merging.plan import Plan
 from stockpot.merging.sources import Source
 from stockpot.merging.spec import as_yaml
+from stockpot.yaml_text import dump_yaml
 
 
 def publish(
@@ -43,7 +42,7 @@ def publish(
     if beside.config is not None:
         notes += untie(beside.config, folder, plan)
         texts["config.json"] = _json(beside.config)
-    texts["stockpot_merge.yaml"] = yaml.safe_dump(as_yaml(plan.spec), sort_keys=False, allow_unicode=True)
+    texts["stockpot_merge.yaml"] = dump_yaml(as_yaml(plan.spec), width=80)
     texts["stockpot_merge.json"] = _json(_facts(plan, beside, fishers, notes, hash_files))
     texts["README.md"] = merge_card(plan, beside, paths, notes)
     for name, text in texts.items():

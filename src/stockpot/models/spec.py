@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from stockpot.models.lora import LoraSpec
 from stockpot.models.tokenizer import TrainedTokenizer
-from stockpot.strict import Strict
+from stockpot.strict import Free, Strict
 
 Kind = Literal["image", "text", "language"]  # what a model does: classify images or texts, or continue texts
 
@@ -17,12 +17,12 @@ class ModelSpec(Strict):
     """The start model: exactly one of `name`, `config` and `build`."""
 
     name: str | None = Field(None, description="a Transformers model: hub name or local folder")
-    config: dict[str, Any] | None = Field(None, description="a Transformers configuration, `model_type` among its keys")
+    config: Free | None = Field(None, description="a Transformers configuration, `model_type` among its keys")
     build: str | None = Field(None, description="package.module:function that returns a torch.nn.Module")
-    args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of `build`, beside `num_labels`")
+    args: Free = Field(default_factory=dict, description="keyword arguments of `build`, beside `num_labels`")
     revision: str | None = Field(None, description="branch, tag or commit of a hub model")
     head: str | None = Field(None, description="name of the output layer, where it cannot be told from its shape")
-    image_processor: dict[str, Any] | str | None = Field(
+    image_processor: Free | str | None = Field(
         None, description="settings (size, image_mean, …) that change the model's own processor, or another's name"
     )
     tokenizer: str | TrainedTokenizer | None = Field(

@@ -6,26 +6,32 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.recipe.schema import Recipe, Split
 from stockpot.streams.spec import TaskSpec
-from stockpot.yaml_text import parse_yaml, read_yaml
+from stockpot.yaml_text import DEEPEST, parse_yaml, read_yaml
 
 T = TypeVar("T", bound=BaseModel)
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """`values` with each `key.sub=value` set; list entries are numbered from 0; values are YAML."""
-    result: Any = parse_yaml(yaml.safe_dump(values), "recipe")
+    result = _unshared(values)
     for override in overrides:
         key, equals, text = override.partition("=")
-        if not equals or not all(part.strip() for part in key.split(".")):
-            raise StockpotError(f"{override!r}: an override reads key.sub=value.")
+        if not equals or not all(part.strip() for part in key.split(".")) or key.count(".") >= DEEPEST:
+            raise StockpotError(f"{override[:80]!r}: an override reads key.sub=value.")
         _set(result, key.split("."), parse_yaml(text, override), override)
     return dict(result)
+
+
+def _unshared(values: Any) -> Any:
+    """A copy in which what an alias repeated stands by itself: an override changes one place."""
+    if isinstance(values, dict):
+        return {key: _unshared(value) for key, value in values.items()}
+    return [_unshared(value) for value in values] if isinstance(values, list) else values
 
 
 def _set(target: Any, path: list[str], value: Any, override: str) -> None:
@@ -108,6 +114,10 @@ def check(model: type[T], values: Any, source: str) -> T:
         worst = max(errors, key=lambda item: (item["type"] == "extra_forbidden", len(item["loc"])))
         if not any(item["type"] == "extra_forbidden" for item in errors):
             worst = errors[0] if len({tuple(_where(item["loc"])) for item in errors}) == 1 else worst
+            text = [
+                item for item in errors if item["type"] == "string_type" and _where(item["loc"]) == _where(worst["loc"])
+            ]
+            worst = text[0] if text else worst  # what quotes would mend
         raise StockpotError(f"{source}: {_explain(model, worst, values)}") from error
 
 
@@ -144,8 +154,19 @@ def _explain(model: type[BaseModel], error: Any, values: Any) -> str:
         message = "should be a list of tasks, or {split: N} to cut `data` into tasks of N classes"
     if kind == "string_type" and isinstance(given, dict):
         message = "should be text; in YAML `a: b` is a block, so put text with a colon in quotes"
+    elif kind in ("string_type", "string_sub_type", "invalid_key"):
+        return f"{place}: should be text{_quotes(given)}."
     shown = "" if isinstance(given, dict | list) else f", not {'null' if given is None else repr(given)}"
     return f"{place}: {message[0].lower()}{message[1:]}{shown}."
+
+
+def _quotes(given: Any) -> str:
+    """What YAML made of a text that has no quotes."""
+    if isinstance(given, list):
+        return ", not a list"
+    words = {None: "nothing", True: "true", False: "false"}
+    read = words[given] if given is None or isinstance(given, bool) else f"the number {given!r}"
+    return f": YAML reads it as {read}; put it in quotes"
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

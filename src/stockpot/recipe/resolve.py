@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.methods.base import BaseConfig
 from stockpot.recipe.schema import Recipe, Split
 from stockpot.streams.spec import DataSpec, TaskSpec
 from stockpot.streams.stream import inherit, split_classes
+from stockpot.yaml_text import dump_yaml
 
 
 def absolute(path: str) -> str:
@@ -84,4 +83,4 @@ def to_values(recipe: Recipe) -> dict[str, Any]:
 
 def to_yaml(values: dict[str, Any]) -> str:
     """Plain values as YAML, in the order of the schema."""
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
+    return dump_yaml(values, width=120)

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from stockpot.evaluation.spec import AnyScore, defaults
 from stockpot.methods import MethodConfig
 from stockpot.models.spec import Kind, ModelSpec
-from stockpot.streams.spec import DataSpec, Scenario, TaskSpec
+from stockpot.streams.spec import DataSpec, Scenario, TaskSpec, TrainSettings
 from stockpot.strict import Strict
 
 
@@ -59,7 +59,7 @@ class Recipe(Strict):
     controls: list[TaskSpec] = Field(default_factory=list, description="evaluated, never trained on")
     method: MethodConfig = Field(default_factory=dict, validate_default=True)
     compare: list[MethodConfig] = Field(default_factory=list, description="the methods of `stockpot compare`")
-    train: dict[str, Any] = Field(default_factory=dict, description="names and values of TrainingArguments")
+    train: TrainSettings = Field(default_factory=dict, description="names and values of TrainingArguments")
     loop: Literal["trainer", "plain"] = Field("trainer", description="Transformers' Trainer, or a plain loop of torch")
     boundary: Literal["fresh", "keep-optimizer"] = Field(
         "fresh", description="at a new task: a new optimizer, or its state carried over; the schedule is always new"

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import yaml
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -18,6 +17,7 @@ from stockpot.report.answers import answers
 from stockpot.report.formatting import METRICS, all_runs, heading, leading, named, score, seconds, seeds, size
 from stockpot.report.svg import inline
 from stockpot.results import Comparison, Results
+from stockpot.yaml_text import dump_yaml
 
 FEW_ROWS = 40
 FEW_METHODS = 8  # beyond which tables and matrices show the best, and fold the rest away
@@ -274,7 +274,7 @@ def _overview(results: list[tuple[str, Results]]) -> list[tuple[str, ...]]:
 
 def as_yaml(value: object) -> str:
     """A value as YAML for people, its keys in their order."""
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
+    return dump_yaml(value)
 
 
 def _bound(text: str) -> str:

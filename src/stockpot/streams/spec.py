@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from stockpot.strict import Strict
+from stockpot.words import settled
 
 Scenario = Literal["class-incremental", "domain-incremental", "task-incremental", "language"]
 Format = Literal["text", "prompt-completion", "chat"]
 TUNING_SHARE = 5  # one in so many training examples (of each class, where there are classes) is held out to tune on
+
+# The keys of TrainingArguments among whose words is `no`; elsewhere it is false.
+_NO_IS_A_WORD = ("eval_strategy", "include_num_input_tokens_seen", "logging_strategy", "save_strategy")
+
+
+def _train_words(train: Any) -> Any:
+    if not isinstance(train, dict):
+        return train
+    return {key: value if key in _NO_IS_A_WORD else settled(value) for key, value in train.items()}
+
+
+TrainSettings = Annotated[dict[str, Any], BeforeValidator(_train_words)]
 
 
 class DataSpec(Strict):
@@ -56,4 +69,4 @@ class TaskSpec(Strict):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
     data: DataSpec = Field(default_factory=DataSpec)
-    train: dict[str, Any] = Field(default_factory=dict, description="TrainingArguments that differ for this task")
+    train: TrainSettings = Field(default_factory=dict, description="TrainingArguments that differ for this task")

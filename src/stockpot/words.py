@@ -1,0 +1,24 @@
+"""`on`, `off`, `yes` and `no`, which YAML 1.1 reads as true and false: words, until it is known what they stand for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+SWITCHES = {"yes": True, "no": False, "on": True, "off": False}
+
+
+class Word(str):
+    """One of SWITCHES that stood in YAML without quotes: text where text is wanted, else true or false."""
+
+    __slots__ = ()
+
+
+def settled(value: Any) -> Any:
+    """The value with every Word in it read as true or false, as YAML 1.1 does: for blocks that nothing describes."""
+    if isinstance(value, Word):
+        return SWITCHES[value.lower()]
+    if isinstance(value, dict):
+        return {key: settled(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [settled(part) for part in value]
+    return value
