@@ -149,7 +149,7 @@ def test_run_leaves_what_it_says(finished: Path, stockpot: Command, tmp_path: Pa
     assert results["method"]["beta"] == 0.75
     assert results["seed"] == 4
     assert results["tasks"] == ["part-1", "part-2"]
-    assert "Note: task 'part-1' is the first and was not averaged (first_task: skip)." in done.out
+    assert "is the first and was not averaged (first_task: skip): the start model has random weights." in done.out
     assert read_recipe(run / "recipe.yaml").method.beta == 0.75
 
 

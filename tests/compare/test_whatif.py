@@ -28,6 +28,7 @@ HALF = {
     "soup": {"name": "soup", **RAW},
     "magmax": {"name": "magmax", "scale": 0.5, **RAW},
 }
+AVERAGED, POST_HOC = whatif.AVERAGED.format(last="second"), whatif.POST_HOC.format(next="third")
 NORMED = {"build": "stockpot.models.networks:cnn", "args": {"width": 4}}  # with running statistics
 TASKS = [
     {"name": "first", "data": {"classes": [0, 1, 2]}},
@@ -150,7 +151,7 @@ def test_tasks_to_come_are_not_evaluated_and_the_start_is_scored_as_at_the_end(s
             assert len(point.scores.controls["slanted"]) == 4
     assert found.start == found.methods["task_arithmetic"].points[0].scores.matrix[-1]
     assert found.plain == sweep.results.scores["accuracy"] and found.plain_metrics == sweep.results.metrics
-    assert {whatif.OPTIMISTIC, whatif.ONE_SEED, whatif.RAW, whatif.AVERAGED, whatif.POST_HOC} == set(found.notes)
+    assert {whatif.OPTIMISTIC, whatif.ONE_SEED, whatif.RAW, AVERAGED, POST_HOC} == set(found.notes)
     assert WhatIf.model_validate_json(found.model_dump_json()) == found
 
 
@@ -159,7 +160,7 @@ def test_an_added_task_counts_and_two_tasks_leave_nothing_post_hoc(tmp_path: Pat
         learn(tmp_path / name, method, tasks=TASKS[:2], controls=[], model=NORMED)
     found, _ = swept(tmp_path / "plain", "wise_ft")
     assert all(all(point.exact) for point in found.methods["wise_ft"].points)
-    assert found.notes == [whatif.OPTIMISTIC, whatif.ONE_SEED, whatif.AVERAGED]
+    assert found.notes == [whatif.OPTIMISTIC, whatif.ONE_SEED, AVERAGED]
     for name in ("plain", "real"):
         add_task(tmp_path / name, TaskSpec.model_validate(TASKS[2]))
         results = go_on(tmp_path / name)

@@ -176,7 +176,8 @@ def test_a_negative_strength_is_refused(key: str) -> None:
 
 
 def test_a_stream_of_one_task_is_refused_unless_it_is_held() -> None:
-    assert "ever be penalised" in (config("l2").problem_with(1) or "")
+    assert "ever be penalised" in (config("l2").settled("random").problem_with(1) or "")
+    assert config("l2").settled("checkpoint").problem_with(1) is None
     assert config("l2").problem_with(2) is None
     assert config("l2", first_task="average").problem_with(1) is None
 

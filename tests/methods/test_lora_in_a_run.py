@@ -20,7 +20,7 @@ from stockpot.errors import StockpotError
 from stockpot.models.lora import fold, load_adapter
 from stockpot.models.names import plain_tensors
 from stockpot.models.spec import ModelSpec
-from stockpot.models.store import start_model
+from stockpot.models.store import Started, start_model
 from stockpot.recipe.read import check
 from stockpot.recipe.schema import Recipe
 from stockpot.runs.actions import begin, go_on
@@ -78,7 +78,7 @@ def left(run: Path) -> list[Weights]:
 
 @pytest.fixture
 def in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stockpot.runs.loop.start_model", lambda *given: start_model(*given).double())
+    monkeypatch.setattr("stockpot.runs.loop.started", lambda *given: Started(start_model(*given).double(), []))
     monkeypatch.setattr("stockpot.runs.session.load_model", lambda folder, *_: opened(folder))
 
 

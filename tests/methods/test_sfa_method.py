@@ -111,8 +111,10 @@ def test_the_first_task_is_averaged_where_that_is_asked_for(loop: str, tmp_path:
     assert_close(averaging.weights[1],
                  by_hand(start, TrainingData.of(examples(0)), seed(0), averaged(start, 0.25, [3, 6])))  # fmt: skip
     assert differ(averaging.weights[1], skipped.weights[1])
-    assert "task 'task0' is the first and was not averaged (first_task: skip)" in skipped.methods[0].notes
-    assert not averaging.methods[0].notes
+    why = "the start model has random weights"
+    assert skipped.methods[0].notes == [f"task 'task0' is the first and was not averaged (first_task: skip): {why}"]
+    assert averaging.methods[0].notes == [f"task 'task0' is the first and was averaged (first_task: average): {why}"]
+    assert not averaging.methods[1].notes
 
 
 def test_the_anchor_may_be_the_pretrained_model_or_a_path(loop: str, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def _swept(session: Session, names: list[str], points: int) -> WhatIf:
     from stockpot.compare.whatif import evaluations, sweep
     from stockpot.report.formatting import opening
 
-    total = evaluations(names, points, len(session.stream.tasks))
+    total = evaluations(names, points, session)
     terminal = sys.stderr.isatty()
     with tqdm(total=total, unit=" evaluations", dynamic_ncols=True, disable=not terminal) as bar:
 

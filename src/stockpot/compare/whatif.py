@@ -42,11 +42,16 @@ RAW = (
     "The merges of all tasks so far are exact: a run of the method with mode: chain, continue_from: raw, this value "
     "and this seed gives these scores."
 )
-AVERAGED = "WiSE-FT is exact up to the second task: a run with this α and this seed gives these scores."
+AVERAGED = "WiSE-FT is exact up to the {last} task: a run with this α and this seed gives these scores."
 POST_HOC = (
-    "WiSE-FT from the third task on is post-hoc: a real run would have gone on from the average, and later tasks would "
-    "have started from other weights. Only α = 1, which is plain fine-tuning, is exact throughout."
+    "WiSE-FT from the {next} task on is post-hoc: a real run would have gone on from the average, and later tasks "
+    "would have started from other weights. Only α = 1, which is plain fine-tuning, is exact throughout."
 )
+FIRST = (
+    "The first task is merged, too, with the start model, which comes from a checkpoint (first_task: average); give a "
+    "run of one of these methods the same key."
+)
+ORDINALS = ("first", "second", "third")
 
 
 class Swept(NamedTuple):
@@ -102,9 +107,14 @@ def strengths(name: str, points: int) -> list[float | None]:
     return [None] if key is None else [round(top * i / (points - 1), DECIMALS) for i in range(points)]
 
 
-def evaluations(names: Sequence[str], points: int, tasks: int) -> int:
-    """How many merged models a sweep evaluates: of each point one for each task but the first."""
-    return sum(len(strengths(name, points)) for name in names) * (tasks - 1)
+def evaluations(names: Sequence[str], points: int, session: Session) -> int:
+    """How many merged models a sweep evaluates: of each point one for each task, the first only if it is merged."""
+    return sum(len(strengths(name, points)) for name in names) * (len(session.stream.tasks) - _plain_tasks(session))
+
+
+def _plain_tasks(session: Session) -> int:
+    """How many tasks stay as plain fine-tuning left them: the first, where the start model has random weights."""
+    return 0 if session.recipe.model.origin == "checkpoint" else 1
 
 
 @contextmanager
@@ -134,7 +144,8 @@ def _check(run: RunFolder) -> None:
         raise StockpotError(f"{path}: the run is not finished; go on with `stockpot resume {path}` first.")
     if len(run.tasks) < 2:
         raise StockpotError(
-            f"{path}: the run has one task, and a first task is never merged; learn another one with `stockpot add`."
+            f"{path}: the run has one task: none is earlier, to be held against the newest; learn another one with "
+            "`stockpot add`."
         )
     if recipe.keep != "all":
         raise StockpotError(
@@ -165,16 +176,19 @@ def sweep(session: Session, names: Sequence[str], points: int, seen: Seen = lamb
         plain_metrics=plain.metrics,
         start=start,
         methods=methods,
-        notes=[*_notes(names, len(plain.tasks)), *_left_out(methods, points, plain.primary)],
+        notes=[*_notes(names, len(plain.tasks), _plain_tasks(session)), *_left_out(methods, points, plain.primary)],
         versions=versions(),
         commit=commit(),
     )
 
 
-def _notes(names: Sequence[str], tasks: int) -> list[str]:
+def _notes(names: Sequence[str], tasks: int, plain: int) -> list[str]:
+    averaged = AVERAGED.format(last=ORDINALS[plain])
+    post_hoc = POST_HOC.format(next=ORDINALS[plain + 1])
     averages = any(SWEPT[name].averages for name in names)
     merges = any(not SWEPT[name].averages for name in names)
-    told = {OPTIMISTIC: True, ONE_SEED: True, RAW: merges, AVERAGED: averages, POST_HOC: averages and tasks > 2}
+    told = {OPTIMISTIC: True, ONE_SEED: True, FIRST: plain == 0, RAW: merges, averaged: averages}
+    told[post_hoc] = averages and tasks > plain + 1
     return [note for note, holds in told.items() if holds]
 
 
@@ -196,7 +210,7 @@ def _method(session: Session, plain: Results, name: str, points: int, seen: Seen
         raise StockpotError(f"--methods: no merge by {name} has a finite {plain.primary}; leave it out.")
     sign = 1 if plain.scores[plain.primary].higher_is_better else -1
     return WhatIfMethod(
-        method=_config(name, None).model_dump(mode="json", exclude_none=True, exclude={key} if key else set()),
+        method=_config(name, None, session).model_dump(mode="json", exclude_none=True, exclude={key} if key else set()),
         key=key,
         points=found,
         best=best([sign * _measured(point.metrics.average_accuracy) for point in found]),
@@ -211,21 +225,22 @@ def _measured(score: float | None) -> float:
     return score
 
 
-def _config(name: str, value: float | None) -> BaseConfig:
+def _config(name: str, value: float | None, session: Session) -> BaseConfig:
     key, _, settings, _ = SWEPT[name]
     given = {} if key is None or value is None else {key: value}
-    return REGISTRY[name].config.model_validate({"name": name, **settings, **given})
+    made = REGISTRY[name].config.model_validate({"name": name, **settings, **given})
+    return made.settled(session.recipe.model.origin)
 
 
 def _point(session: Session, plain: Results, name: str, value: float | None, seen: Seen) -> WhatIfPoint:
     recorded = plain.scores[plain.primary]
-    count = len(plain.tasks)
-    method = build(_config(name, value))
+    count, untouched = len(plain.tasks), _plain_tasks(session)
+    method = build(_config(name, value, session))
     rows: list[list[float | None]] = []
-    controls = {control: values[:2] for control, values in recorded.controls.items()}
+    controls = {control: values[: 1 + untouched] for control, values in recorded.controls.items()}
     for index in range(count):
         model = _merged(session, method, index)
-        if index == 0:  # not merged: the run's own model, which was evaluated then
+        if index < untouched:  # not merged: the run's own model, which was evaluated then
             rows.append([recorded.matrix[0][0], *[None] * (count - 1)])
             continue
         scores = evaluate(_of_seen(session, index + 1), model, learnt=index + 1)
@@ -235,7 +250,7 @@ def _point(session: Session, plain: Results, name: str, value: float | None, see
         seen(name)
     made = Scores(**{**recorded.model_dump(), "matrix": rows, "controls": controls})
     everywhere = not SWEPT[name].averages or value == 1
-    exact = [everywhere or index < 2 for index in range(count)]
+    exact = [everywhere or index <= untouched for index in range(count)]
     return WhatIfPoint(value=value, scores=made, metrics=summarise(made), exact=exact)
 
 
@@ -251,6 +266,8 @@ def _merged(session: Session, method: Method, index: int) -> nn.Module:
         total_steps=1,
         checkpoint=lambda source: session.checkpoint(source, index),
         new=grown,
+        origin=session.recipe.model.origin,
+        drawn=run.drawn(index),
     )
     method.task_start(task)
     run.verify_model(index)

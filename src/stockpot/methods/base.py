@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from stockpot.methods.space import Space
 from stockpot.models.outputs import logits_of, moved_to, targets_of
-from stockpot.models.spec import ModelSpec
+from stockpot.models.spec import ModelSpec, Origin
 from stockpot.streams.examples import Batch, Examples, TrainingData
 from stockpot.streams.scenario import mask_rivals
 from stockpot.strict import Strict
@@ -51,6 +51,10 @@ class BaseConfig(Strict):
         """What a search may choose: the space, save keys that the user has set, and those that mean nothing here."""
         return {key: one for key, one in self.space.items() if key not in {*self.model_fields_set, *without}}
 
+    def settled(self, origin: Origin) -> Self:
+        """The configuration with what hangs on where the start model comes from decided."""
+        return self
+
     def problem_with(self, tasks: int) -> str | None:
         """Why the method would do nothing, or cannot work, in a stream of so many tasks."""
         return None
@@ -79,6 +83,8 @@ class Task:
     rows: Sequence[Sequence[int]] = ()  # the output rows of each task up to this one
     owners: Tensor | None = None  # see scenario.Rows.owners
     language: bool = False  # a causal language model: its rows are the tokens, and all tasks share them
+    origin: Origin = "random"  # of the stream's start model
+    drawn: Sequence[str] = ()  # in the first task, tensors that this checkpoint lacks, an output layer: drawn anew
     adapted: bool = False  # a fresh LoRA adapter is trained; at the task's end it is folded into the weights
 
     @property

@@ -46,6 +46,8 @@ class ImportanceMethod(Method):
     def task_start(self, task: Task) -> None:
         """Opens the anchor θ*, the model before the task, where anything is important."""
         self._pairs, self._fitted = [], {}
+        if task.index == 0 and task.origin == "checkpoint" and not self.importance:
+            self.notes.append(self._unprotected(task))
         self._changing = {one.name for one in trainable(task.model)} if task.adapted else None
         if self.importance and self.factor:
             self._pairs = anchored(task.model, task.checkpoint("previous"), task.new)
@@ -53,6 +55,14 @@ class ImportanceMethod(Method):
             pulled = [pair for pair in self._pairs if pair.name in self._fitted]
             held = sum(self._fitted[pair.name].nbytes for pair in pulled)
             self.costs.extra_memory_bytes = anchor_bytes(pulled) + held
+
+    def _unprotected(self, task: Task) -> str:
+        """Importances come from a task's examples, and the stream has none of what a start model learnt from."""
+        remedy = "; start_fisher would give them" if "start_fisher" in type(self.config).model_fields else ""
+        return (
+            f"task {task.name!r} is the first and was learnt as by plain fine-tuning: {self.config.name} knows no "
+            f"importances of the start model's weights{remedy}"
+        )
 
     def fit(self, values: Mapping[str, Tensor], live: list[Live], label: str) -> Tensors:
         """The values in the shapes of the model; see `fitted`."""

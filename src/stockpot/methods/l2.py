@@ -61,11 +61,12 @@ class L2(Method):
     def task_start(self, task: Task) -> None:
         """Takes a copy of the anchor."""
         self._pairs, self._new = [], []
-        if task.index == 0 and self.config.first_task == "skip":
-            self.notes.append(f"task {task.name!r} is the first and was not penalised (first_task: skip)")
+        if task.index == 0:
+            self.notes.append(self.config.first_task_note(task, task.drawn))
+        if not self.config.protects(task):
             return
         anchor = task.checkpoint(self.config.anchor)
-        self._pairs = anchored(task.model, anchor, task.new)
+        self._pairs = [pair for pair in anchored(task.model, anchor, task.new) if pair.name not in task.drawn]
         held = {pair.name: pair.rows for pair in self._pairs}
         for one in trainable(task.model):
             if one.name not in held:

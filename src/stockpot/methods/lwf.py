@@ -9,21 +9,27 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from stockpot.methods.base import BaseConfig, Method, Task
+from stockpot.methods.base import Method, Task
+from stockpot.methods.first_task import FirstTaskConfig
 from stockpot.methods.space import Choices, Range, Space
 from stockpot.models.outputs import answers, evaluation_mode, logits_of
 from stockpot.streams.examples import Batch
 
 
-class Config(BaseConfig):
+class Config(FirstTaskConfig):
     """How strongly the old answers count, and how soft they are."""
 
+    acts: ClassVar[str] = "distilled"
     space: ClassVar[Space] = {"strength": Range(0.1, 10.0, log=True), "temperature": Choices((1.0, 2.0, 4.0))}
     strength_key: ClassVar[str | None] = "strength"
 
     name: Literal["lwf"]
     strength: float = Field(1.0, ge=0, description="λ: weight of the distillation")
     temperature: float = Field(2.0, gt=0, description="T: divides the logits of teacher and student")
+
+    def problem_with(self, tasks: int) -> str | None:
+        """None: the first task of a classifier has no teacher, whatever comes after it."""
+        return None
 
 
 class LearningWithoutForgetting(Method):
@@ -36,7 +42,9 @@ class LearningWithoutForgetting(Method):
     Use: when no data may be kept and the new task's inputs look like the old ones'
     Reading: T² keeps the size of the gradients whatever T is (Hinton, arXiv 1503.02531, §2); with a head for each task
     every old head is distilled by itself; the teacher answers in eval mode, the same inputs as the student's; of a
-    causal language model the whole vocabulary, the mean over the positions where something is to be learnt
+    causal language model the whole vocabulary, the mean over the positions where something is to be learnt, in the
+    first task too where the start model comes from a checkpoint; a classifier's start model has no old rows to answer
+    with
     """
 
     config: Config
@@ -46,7 +54,9 @@ class LearningWithoutForgetting(Method):
     def task_start(self, task: Task) -> None:
         """Keeps a frozen copy of the model as the task finds it."""
         self._teacher, self._groups = None, []
-        if task.index == 0 or not self.config.strength:
+        if task.index == 0:
+            self.notes.append(self._first(task))
+        if not self.config.strength or not self._has_teacher(task):
             return
         past = task.rows[:-1]
         if task.language:
@@ -64,6 +74,17 @@ class LearningWithoutForgetting(Method):
         teacher.zero_grad(set_to_none=True)
         self._teacher = teacher
         self.costs.extra_memory_bytes = sum(tensor.nbytes for tensor in teacher.state_dict().values())
+
+    def _has_teacher(self, task: Task) -> bool:
+        """A classifier's first task has no old rows to answer with; a language model's start model has them all."""
+        return self.config.protects(task) and (task.index > 0 or task.language)
+
+    def _first(self, task: Task) -> str:
+        if task.language:
+            return self.config.first_task_note(task)
+        return (
+            f"task {task.name!r} is the first and was not distilled: the start model has no output row of an old task"
+        )
 
     def loss(self, loss: Tensor, logits: Tensor, batch: Batch, model: nn.Module) -> Tensor:
         """Adds the distillation."""

@@ -13,16 +13,18 @@ from torch import Tensor, nn
 from stockpot.errors import StockpotError
 from stockpot.files import folder_bytes
 from stockpot.merging.api import Options, merge
-from stockpot.methods.base import BaseConfig, Method, Task, Tensors
+from stockpot.methods.base import Method, Task, Tensors
+from stockpot.methods.first_task import FirstTaskConfig
 from stockpot.models.names import plain_tensors, under_own_names
 from stockpot.models.spec import ModelSpec
 from stockpot.streams.examples import Examples
 from stockpot.weights.checkpoint import open_checkpoint
 
 
-class MergedConfig(BaseConfig):
+class MergedConfig(FirstTaskConfig):
     """Where each task starts from, and from where its task vector is taken."""
 
+    acts: ClassVar[str] = "merged"
     default_vectors: ClassVar[str] = "consecutive"  # of a chain
     of_models: ClassVar[bool] = False  # whether whole models are averaged, which consecutive vectors do not make
 
@@ -35,7 +37,6 @@ class MergedConfig(BaseConfig):
     vectors: Literal["consecutive", "start"] | None = Field(
         None, description="in a chain, τ is taken from what the task itself started from, or from the start weights"
     )
-    first_task: Literal["skip", "average"] = Field("skip", description="average merges after the first task, too")
 
     @model_validator(mode="after")
     def _makes_sense(self) -> MergedConfig:
@@ -61,15 +62,6 @@ class MergedConfig(BaseConfig):
     def problem_with_model(self, spec: ModelSpec) -> str | None:
         """Stacked adapters are no weights to merge."""
         return "it merges the weights that a task leaves; with model.lora say output: merged." if spec.adapts else None
-
-    def problem_with(self, tasks: int) -> str | None:
-        """A stream of one task, which is skipped, would never be merged."""
-        if tasks == 1 and self.first_task == "skip":
-            return (
-                "nothing would ever be merged: the stream has one task, and first_task is skip. "
-                "Set first_task: average to merge it with the start model, or name more tasks."
-            )
-        return None
 
 
 class Merged(Method):
@@ -117,8 +109,9 @@ class Merged(Method):
         self.kept.setdefault("points", []).append(point)
         self._training = False
         self.costs.stored_bytes = _bytes(self.kept) + folder_bytes(task.checkpoint("pretrained"))
-        if len(self.kept["points"]) == 1 and self.config.first_task == "skip":
-            self.notes.append(f"task {task.name!r} is the first and was not merged (first_task: skip)")
+        if task.index == 0:
+            self.notes.append(self.config.first_task_note(task))
+        if not self.config.protects(task):
             return
         wall, cpu = time.perf_counter(), time.process_time()
         self._merge(task, base)

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stockpot.averaging.anchor import Keep
+from stockpot.averaging.live import model_names
 from stockpot.averaging.sfa import SFA
 from stockpot.files import folder_bytes
 from stockpot.methods.anchored import AnchorConfig
 from stockpot.methods.base import Method, Task, Tensors
 from stockpot.methods.space import Range, Space
+from stockpot.models.names import plain_name
 from stockpot.models.spec import ModelSpec
 from stockpot.streams.examples import Examples
 
@@ -84,8 +86,9 @@ class SequentialFineTuningWithAveraging(Method):
     Cost: nothing but an average, about one pass over the weights, 1/p times a task; the anchor can stay on disk
     Kept: nothing: the anchor is the previous model
     Use: when no data may be kept and memory is short; raise `beta` to keep more, and lower it to learn more
-    Reading: the first task of a stream is not averaged unless first_task says so; rows of the head that the anchor
-    lacks are left as training made them; under LoRA the base is the anchor and an average is `B ← (1−β)·B`: no copy
+    Reading: the first task is averaged where the start model comes from a checkpoint; rows of the head that the anchor
+    or that checkpoint lacks are left as training made them; under LoRA the base is the anchor and an average is
+    `B ← (1−β)·B`: no copy
     """
 
     config: Any
@@ -101,9 +104,10 @@ class SequentialFineTuningWithAveraging(Method):
         """Opens the anchor."""
         config: AnchoredConfig = self.config
         self._sfa = None
-        if task.index == 0 and config.first_task == "skip":
+        if task.index == 0:
+            self.notes.append(config.first_task_note(task, task.drawn))
+        if not config.protects(task):
             self._open(task, self._anchor(task, "previous"), "disk")  # what it refuses is told now, not a task later
-            self.notes.append(f"task {task.name!r} is the first and was not averaged (first_task: skip)")
             return
         anchor = self._anchor(task, config.anchor)
         self._sfa = self._open(task, anchor, config.anchor_on)
@@ -119,9 +123,13 @@ class SequentialFineTuningWithAveraging(Method):
         return "start"
 
     def _open(self, task: Task, anchor: Path | Literal["start"], keep: Keep) -> SFA:
+        cadence = self.cadence()
+        if drawn := [name for name in model_names(task.model) if plain_name(name) in task.drawn]:
+            others = cadence["beta"] if isinstance(cadence["beta"], dict) else {"*": cadence["beta"]}
+            cadence["beta"] = dict.fromkeys(sorted(drawn), 0.0) | others  # no pull towards what this task began with
         return SFA(
             task.model,
-            **self.cadence(),
+            **cadence,
             total_steps=task.total_steps,
             anchor=anchor,
             keep=None if task.adapted else keep,

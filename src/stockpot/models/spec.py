@@ -10,6 +10,8 @@ from stockpot.models.lora import LoraSpec
 from stockpot.models.tokenizer import TrainedTokenizer
 from stockpot.strict import Free, Strict
 
+NETWORKS = "stockpot.models.networks:"  # builders of Stockpot's own: importing them needs nobody's leave
+Origin = Literal["checkpoint", "random", "code"]
 Kind = Literal["image", "text", "language"]  # what a model does: classify images or texts, or continue texts
 
 
@@ -34,6 +36,13 @@ class ModelSpec(Strict):
     )
     lora: LoraSpec | None = Field(None, description="train a fresh LoRA adapter for each task, not the weights")
     trust_remote_code: bool = Field(False, description="run code that comes with a hub model: only if you trust it")
+
+    @property
+    def origin(self) -> Origin:
+        """Where the start weights come from: a checkpoint of the hub, a folder or a run, chance, or the user's code."""
+        if self.name is not None:
+            return "checkpoint"
+        return "code" if self.build is not None and not self.build.startswith(NETWORKS) else "random"
 
     @property
     def adapts(self) -> bool:

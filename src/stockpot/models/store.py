@@ -7,14 +7,14 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.models.head import find_head, grow_head
-from stockpot.models.spec import Kind, ModelSpec
+from stockpot.models.spec import NETWORKS, Kind, ModelSpec
 from stockpot.seeds import derive, generator, seed_everything
 
 WEIGHTS = "model.safetensors"
@@ -58,7 +58,19 @@ def _build(path: str, args: dict[str, Any], rows: int) -> nn.Module:
     return model
 
 
+class Started(NamedTuple):
+    """A start model, and the names of its tensors that the checkpoint it comes from lacks: drawn anew."""
+
+    model: nn.Module
+    drawn: list[str]
+
+
 def start_model(spec: ModelSpec, rows: int, seed: int, kind: Kind = "image", tokenizer: Any = None) -> nn.Module:
+    """The model of `started`."""
+    return started(spec, rows, seed, kind, tokenizer).model
+
+
+def started(spec: ModelSpec, rows: int, seed: int, kind: Kind = "image", tokenizer: Any = None) -> Started:
     """The model that the stream starts from, with `rows` outputs; drawn weights depend on `seed` only.
 
     A model of text learns from its tokenizer which token is padding; one that is built from a configuration has as many
@@ -67,6 +79,7 @@ def start_model(spec: ModelSpec, rows: int, seed: int, kind: Kind = "image", tok
     """
     seed_everything(derive(seed, "model"))
     labels = {} if kind == "language" else {"num_labels": rows}
+    drawn: list[str] = []
     if spec.build is not None:
         model = _build(spec.build, spec.args, rows)
     elif spec.config is not None:
@@ -74,12 +87,12 @@ def start_model(spec: ModelSpec, rows: int, seed: int, kind: Kind = "image", tok
         model = _from_config(_with_tokens(spec.config, tokenizer, kind), kind, **labels)
     else:
         mismatched = {} if kind == "language" else {"ignore_mismatched_sizes": True}
-        model = _from_pretrained(str(spec.name), spec, kind, spec.dtype, **labels, **mismatched)
+        model, drawn = _from_pretrained(str(spec.name), spec, kind, spec.dtype, **labels, **mismatched)
     if kind != "language":
         find_head(model, rows, spec.head)
     if tokenizer is not None:
         _fit_tokenizer(model, tokenizer, kind)
-    return model.to(getattr(torch, spec.dtype)) if spec.dtype != "float32" else model
+    return Started(model.to(getattr(torch, spec.dtype)) if spec.dtype != "float32" else model, drawn)
 
 
 def _with_tokens(values: dict[str, Any], tokenizer: Any, kind: Kind) -> dict[str, Any]:
@@ -208,7 +221,7 @@ def _from_config(values: dict[str, Any], kind: Kind, **labels: Any) -> nn.Module
 
 def _from_pretrained(
     path: str, spec: ModelSpec | None, kind: Kind = "image", dtype: str = "float32", **options: Any
-) -> nn.Module:
+) -> Started:
     import transformers
 
     folder = _check_folder(path)
@@ -236,7 +249,8 @@ def _from_pretrained(
             f"model.name: {path} is no {AUTO[kind][2]}: it has no weights for '{min(found['missing_keys'])}'; "
             "name a model that was saved as one."
         )
-    return model
+    other_shapes = [entry if isinstance(entry, str) else entry[0] for entry in found["mismatched_keys"]]
+    return Started(model, sorted({*found["missing_keys"], *other_shapes}))
 
 
 def save_model(model: nn.Module, folder: Path, spec: ModelSpec, rows: int) -> None:
@@ -254,7 +268,7 @@ def save_model(model: nn.Module, folder: Path, spec: ModelSpec, rows: int) -> No
 
 def is_own(path: str) -> bool:
     """Whether a dotted path names a builder of Stockpot's own: importing it needs nobody's leave."""
-    return path.startswith("stockpot.models.networks:")
+    return path.startswith(NETWORKS)
 
 
 def needs_code(folder: Path) -> str | None:
@@ -278,7 +292,7 @@ def load_model(folder: Path, allow_code: bool, spec: ModelSpec | None = None, ki
     if not (folder / BUILT).is_file():
         trusted = allow_code and spec is not None and spec.trust_remote_code
         dtype = "float32" if spec is None else spec.dtype
-        return _from_pretrained(str(folder), None, kind, dtype, trust_remote_code=trusted)
+        return _from_pretrained(str(folder), None, kind, dtype, trust_remote_code=trusted).model
     path = needs_code(folder)
     if path is not None and not allow_code:
         raise StockpotError(

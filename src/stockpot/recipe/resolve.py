@@ -40,6 +40,7 @@ def listed(recipe: Recipe) -> list[TaskSpec]:
 def resolve(recipe: Recipe, method: BaseConfig, seed: int) -> Recipe:
     """The recipe of one run: one method, one seed, a list of tasks. Raises StockpotError where nothing would happen."""
     resolved = [resolve_task(task, recipe.data) for task in listed(recipe)]
+    method = method.settled(recipe.model.origin)
     problem = method.problem_with(len(resolved))
     if problem:
         raise StockpotError(f"method {method.title!r}: {problem}")

@@ -132,6 +132,11 @@ class RunFolder:
         """Whether every task was learnt."""
         return bool(self.journal.of("started")) and len(self.finished) == len(self.tasks)
 
+    def drawn(self, index: int) -> list[str]:
+        """The tensors that the start model's checkpoint lacked, in the first task; later they are the run's own."""
+        names: list[str] = self.journal.of("started")[0].get("drawn", []) if index == 0 else []
+        return names
+
     # Where things are
 
     def place(self, index: int) -> str:

@@ -8,7 +8,7 @@ from stockpot import files, methods
 from stockpot.methods.base import Method, Task
 from stockpot.models import lora
 from stockpot.models.head import name_rows
-from stockpot.models.store import start_model
+from stockpot.models.store import started
 from stockpot.results import Costs
 from stockpot.runs.evaluating import evaluate
 from stockpot.runs.meter import Clock, peak_memory, reset_peak_memory
@@ -32,12 +32,12 @@ def learn_stream(session: Session) -> None:
 def start(session: Session) -> None:
     """Publishes the start model and its scores."""
     run, recipe, rows = session.run, session.recipe, session.rows(-1)
-    model = start_model(recipe.model, rows, run.seed, recipe.kind, session.tokenizer)
+    model, drawn = started(recipe.model, rows, run.seed, recipe.kind, session.tokenizer)
     if recipe.kind != "language":
         name_rows(model, list(session.stream.rows.names[:rows]))
     scores = evaluate(session, model.to(session.device), learnt=0)
     publish_model(session, model, -1)
-    run.journal.append({"event": "started", "files": files.fingerprint(run.model(-1)), **scores})
+    run.journal.append({"event": "started", "files": files.fingerprint(run.model(-1)), "drawn": drawn, **scores})
 
 
 def learn(session: Session, index: int) -> None:
@@ -60,6 +60,8 @@ def learn(session: Session, index: int) -> None:
         rows=stream.rows.tasks[: index + 1],
         owners=stream.rows.owners(session.rows(index)),
         language=recipe.kind == "language",
+        origin=recipe.model.origin,
+        drawn=run.drawn(index),
         adapted=recipe.model.lora is not None,
     )
     seed_everything(task.seed)
