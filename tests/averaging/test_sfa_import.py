@@ -22,7 +22,8 @@ def test_the_package_imports_nothing_heavy() -> None:
 
 
 def test_sfa_needs_no_transformers() -> None:
-    assert not loaded_by("import stockpot; stockpot.SFA") & {"transformers", "matplotlib", "datasets", "accelerate"}
+    made = loaded_by("import stockpot, torch; stockpot.SFA(torch.nn.Linear(2, 2), beta=0.5, every=1)")
+    assert not made & {"transformers", "matplotlib", "datasets", "accelerate", "torch.distributed.fsdp"}
 
 
 def test_public_names() -> None:

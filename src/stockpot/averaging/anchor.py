@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from stockpot.averaging.live import Live, is_sharded, local, storages
+from stockpot.averaging.live import Live, address, is_sharded, local, storages
 from stockpot.averaging.match import Pair
 from stockpot.errors import StockpotError
 from stockpot.models.names import under_own_names
@@ -35,8 +35,8 @@ class Anchor:
 
     @property
     def bytes(self) -> int:
-        """Memory that the anchor takes beside the model; none for a memory-mapped file."""
-        return 0 if self.path else sum(tensor.nbytes for tensor in self.tensors.values())
+        """Memory of this process that the anchor takes beside the model; none for a memory-mapped file."""
+        return 0 if self.path else sum(local(tensor).nbytes for tensor in self.tensors.values())
 
 
 def offered(source: Source, live: list[Live], model: nn.Module) -> Anchor:
@@ -71,9 +71,9 @@ def kept(anchor: Anchor, pairs: list[Pair], model: nn.Module, keep: Keep, folder
         # The type that an average works in, once and not at each average; half weights keep what is most exact.
         dtype = pair.tensor.dtype if pair.tensor.dtype.itemsize > 2 else pair.anchor.dtype
         moved = pair.anchor.detach().to(device, dtype)
-        memory = local(moved).untyped_storage().data_ptr()
-        mapped = anchor.path is not None and memory == pair.anchor.untyped_storage().data_ptr()
-        tensors[pair.name] = moved.clone() if mapped or memory in shared else moved
+        place = address(moved)
+        mapped = anchor.path is not None and place == address(pair.anchor)
+        tensors[pair.name] = moved.clone() if mapped or place in shared else moved
     return replace(anchor, tensors=tensors, path=None)
 
 
@@ -102,6 +102,8 @@ def _by_clean_name(tensors: Mapping[str, object]) -> dict[str, Tensor]:
         if not isinstance(tensor, Tensor):
             continue  # a module's `_extra_state` can be anything
         name = clean_name(raw)
+        if type(tensor).__name__ == "ShardedTensor" or name.split(".")[-1] == "_flat_param":
+            raise StockpotError(f"the anchor's '{raw}' is FSDP1's own piece: take a full state dict, or use FSDP2.")
         if name in named:
             raise StockpotError(f"the anchor holds '{name}' twice, once with a wrapper's prefix ('{raw}').")
         named[name] = tensor

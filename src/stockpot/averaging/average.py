@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from stockpot.averaging.lora import squared_norms
 from stockpot.averaging.match import Pair
 
 _PIECE = 1 << 22  # elements: temporaries of the slow path stay within 16 MiB of fp32
@@ -31,13 +29,13 @@ def average(pairs: Sequence[Pair], *, stochastic: bool = False, generator: torch
         if pair.is_buffer:
             anchor = anchor.to(tensor.device)
             tensor.copy_(torch.where(tensor == anchor, tensor, _mean(tensor, anchor, beta)))
-        elif tensor.dtype == anchor.dtype == _working(tensor.dtype) and tensor.device == anchor.device:
+        elif tensor.dtype == anchor.dtype == working_type(tensor.dtype) and tensor.device == anchor.device:
             to_zero = pair.factor is not None
             tensors, anchors = alike.setdefault((beta, tensor.dtype, tensor.device, to_zero), ([], []))
             tensors.append(tensor)
             anchors.append(anchor)
         else:
-            for part, origin in _pieces(tensor, anchor):
+            for part, origin in pieces(tensor, anchor):
                 mean = _mean(part, origin, beta)
                 if stochastic and part.dtype == torch.bfloat16 and mean.dtype == torch.float32:
                     mean = round_stochastically(mean, generator)
@@ -49,19 +47,6 @@ def average(pairs: Sequence[Pair], *, stochastic: bool = False, generator: torch
             torch._foreach_mul_(tensors, 1 - beta)
         else:
             torch._foreach_lerp_(tensors, anchors, beta)
-
-
-@torch.no_grad()
-def distance(pairs: Sequence[Pair]) -> float:
-    """‖θ − θ_o‖₂ over the parameters of the pairs, in the unit of the weights; ‖ΔW‖ for factors of LoRA."""
-    squares = list(squared_norms(pair.factor for pair in pairs if pair.factor is not None))
-    for pair in pairs:
-        if not pair.is_buffer and pair.factor is None:
-            for part, origin in _pieces(*pair.views):
-                working = _working(part.dtype)
-                gap = part.to(working) - origin.to(part.device, working)
-                squares.append(float(torch.linalg.vector_norm(gap)) ** 2)
-    return math.sqrt(math.fsum(squares))
 
 
 def round_stochastically(values: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -76,17 +61,18 @@ def round_stochastically(values: Tensor, generator: torch.Generator | None = Non
     return torch.where(values.isfinite(), rounded, values).to(torch.bfloat16)
 
 
-def _working(dtype: torch.dtype) -> torch.dtype:
+def working_type(dtype: torch.dtype) -> torch.dtype:
+    """What an average of such weights is computed in."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _mean(tensor: Tensor, anchor: Tensor, beta: float) -> Tensor:
-    working = _working(tensor.dtype)
+    working = working_type(tensor.dtype)
     anchor = anchor.to(tensor.device, working)
     return anchor if beta == 1 else tensor.to(working).lerp(anchor, beta)
 
 
-def _pieces(tensor: Tensor, anchor: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def pieces(tensor: Tensor, anchor: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """The same numbers in pieces small enough that a converted copy of one costs nothing."""
     if tensor.is_contiguous():
         flat = torch.split(tensor.view(-1), _PIECE), torch.split(anchor.reshape(-1), _PIECE)

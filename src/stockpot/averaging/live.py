@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from stockpot.errors import StockpotError
+from stockpot.models.wrappers import refuse_fsdp1
 from stockpot.weights.names import clean_name
 
 if TYPE_CHECKING:
@@ -41,9 +43,11 @@ def live_tensors(
 
     Of the LoRA factors in `lora` (see `lora_factors`) only those that an average scales; others are refused.
 
-    Raises StockpotError, naming the tensor, for meta tensors, DeepSpeed and quantised parameters, LoRA factors,
-    complex parameters, and bf16 or fp16 parameters unless `halves` allows them.
+    Quantised buffers are left alone, as integers are. Raises StockpotError, naming the tensor, for tensors without
+    data, FSDP1's, DeepSpeed's and quantised parameters, LoRA factors, complex parameters, and bf16 or fp16 parameters
+    unless `halves` allows them.
     """
+    refuse_fsdp1(model)  # here too: it may have been wrapped since SFA was made
     found: dict[object, tuple[list[str], Tensor, bool, Factor | None]] = {}
     known = lora or {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -52,12 +56,13 @@ def live_tensors(
             factor = known.get(id(parameter))
             if factor is None and id(parameter) in known:
                 continue
-            memory = _memory(parameter) if factor is None else _place(parameter)
-            found.setdefault(memory, ([], parameter, False, factor))[0].append(clean_name(name))
+            place = memory(parameter) if factor is None else _place(parameter)
+            found.setdefault(place, ([], parameter, False, factor))[0].append(clean_name(name))
     if buffers:
         for name, buffer in named_buffers(model):
-            if buffer.is_floating_point():
-                found.setdefault(_memory(buffer), ([], buffer, True, None))[0].append(clean_name(name))
+            if is_plain(buffer):
+                _refuse_empty(clean_name(name), buffer)
+                found.setdefault(memory(buffer), ([], buffer, True, None))[0].append(clean_name(name))
     live = [Live(tuple(names), tensor, is_buffer, factor) for names, tensor, is_buffer, factor in found.values()]
     _one_name_one_tensor(live)
     return live
@@ -94,18 +99,38 @@ def local(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _memory(tensor: Tensor) -> object:
+def is_plain(tensor: Tensor) -> bool:
+    """Whether its numbers are fp16 to fp64 as they stand: neither integers nor quantised, whatever type it shows."""
+    quantised = hasattr(tensor, "__tensor_flatten__") and not is_sharded(tensor)
+    return not quantised and tensor.is_floating_point() and tensor.dtype.itemsize >= 2
+
+
+def address(tensor: Tensor) -> int | None:
+    """Where this process's piece of the tensor begins in memory, its storage that is; None where it has no storage.
+
+    A meta or fake tensor has none, nor has a sparse one, or a subclass that wraps other tensors (torchao's).
+    """
+    try:
+        storage = local(tensor).untyped_storage()
+        return None if storage.device.type == "meta" else storage.data_ptr() or None
+    except RuntimeError:  # NotImplementedError too, which is one
+        return None
+
+
+def memory(tensor: Tensor) -> object:
     """Equal for two tensors that are the same numbers in the same memory."""
-    piece = local(tensor)
-    if piece.numel() == 0:
+    piece, start = local(tensor), address(tensor)
+    if piece.numel() == 0 or start is None:
         return id(tensor)
-    return piece.device, piece.data_ptr(), piece.shape, piece.stride()
+    return piece.device, start + piece.storage_offset() * piece.element_size(), piece.shape, piece.stride()
 
 
 def _place(tensor: Tensor) -> object:
     """Equal also for a transposed view: PEFT ties the adapters of an embedding and a head that way."""
-    piece = local(tensor)
-    return (piece.device, piece.data_ptr(), piece.numel()) if piece.numel() else id(tensor)
+    piece, start = local(tensor), address(tensor)
+    if piece.numel() == 0 or start is None:
+        return id(tensor)
+    return piece.device, start + piece.storage_offset() * piece.element_size(), piece.numel()
 
 
 def _refuse(name: str, parameter: nn.Parameter, halves: bool, known_factor: bool) -> None:
@@ -115,22 +140,29 @@ def _refuse(name: str, parameter: nn.Parameter, halves: bool, known_factor: bool
         )
     if nn.parameter.is_lazy(parameter):
         raise StockpotError(f"'{name}' has no shape yet; run one batch through the model before SFA(model, …).")
-    if parameter.is_meta:
-        raise StockpotError(f"'{name}' is a meta tensor without data; load the weights before SFA(model, …).")
+    if is_plain(parameter):
+        _refuse_empty(name, parameter)
     if not known_factor and not name.endswith(".bias") and any(part in _LORA for part in name.split(".")):
         raise StockpotError(
             f"'{name}' is a LoRA factor: averaging A and B apart is not averaging their product BA; train the merged "
             "model, or merge after the task (`merge_and_unload`) and average those weights with the old ones (p=1)."
         )
-    quantised = hasattr(parameter, "__tensor_flatten__") and not is_sharded(parameter)
-    if quantised or not parameter.is_floating_point() or parameter.dtype.itemsize < 2:
-        kind = type(parameter.data).__name__ if quantised else str(parameter.dtype)
+    if not is_plain(parameter):
+        kind = str(parameter.dtype) if type(parameter.data) is Tensor else type(parameter.data).__name__
         raise StockpotError(f"'{name}' is a trainable {kind}, quantised or not real: SFA averages fp16 to fp64 only.")
     if not halves and parameter.dtype.itemsize == 2:
         raise StockpotError(
             f"'{name}' is {str(parameter.dtype).removeprefix('torch.')}, where a small pull rounds away: load the "
             "weights in fp32 and train with bf16=True, or say rounding='stochastic' (unbiased, bf16) or 'nearest'."
         )
+
+
+def _refuse_empty(name: str, tensor: Tensor) -> None:
+    if tensor.is_meta:
+        raise StockpotError(f"'{name}' is a meta tensor without data; load the weights before SFA(model, …).")
+    if address(tensor) is None and local(tensor).numel():
+        kind = "sparse tensor" if tensor.layout != torch.strided else type(tensor.data).__name__
+        raise StockpotError(f"'{name}' is a {kind} without memory of its own: SFA averages dense weights only.")
 
 
 def _one_name_one_tensor(live: list[Live]) -> None:
@@ -154,6 +186,5 @@ def model_names(model: nn.Module) -> frozenset[str]:
 
 
 def storages(model: nn.Module) -> frozenset[int]:
-    """Addresses of the memory that the model lives in."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return frozenset(local(tensor).untyped_storage().data_ptr() for tensor in tensors if not tensor.is_meta)
+    """Addresses of the memory that the model lives in, as far as its tensors have any."""
+    return frozenset(filter(None, map(address, (*model.parameters(), *model.buffers()))))

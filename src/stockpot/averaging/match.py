@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from stockpot.averaging.live import Live, is_sharded, local
+from stockpot.averaging.live import Live, address, is_sharded, local
 from stockpot.averaging.schedule import is_number
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.weights.names import match_any, suggest_pattern
@@ -124,6 +124,11 @@ def _common_rows(one: Live, origin: Tensor, is_new: bool, label: str) -> int | N
         raise StockpotError(f"'{one.name}' is sharded in another way than in {label}; shard both alike.")
     if not origin.is_floating_point():
         raise StockpotError(f"'{one.name}' is {origin.dtype} in {label}; the anchor must hold floating weights.")
+    if hasattr(origin, "__tensor_flatten__") and not is_sharded(origin):
+        kind = type(origin.data).__name__
+        raise StockpotError(f"'{one.name}' is quantised ({kind}) in {label}; the anchor must hold floating weights.")
+    if local(origin).numel() and address(origin) is None:
+        raise StockpotError(f"'{one.name}' has no data of its own in {label} (a meta, sparse or wrapped tensor).")
     if here == there:
         return None
     if is_new and here and there and here[1:] == there[1:] and there[0] < here[0] and not is_sharded(origin):

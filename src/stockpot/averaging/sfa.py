@@ -12,13 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from stockpot.averaging.anchor import Anchor, Keep, Source, kept, moved_with, offered
-from stockpot.averaging.average import average, distance
+from stockpot.averaging.average import average
+from stockpot.averaging.distance import distance
 from stockpot.averaging.live import Live, is_deepspeed, live_tensors, model_names, signature
 from stockpot.averaging.lora import check_anchor, doubt, lora_factors, refuse_merged
 from stockpot.averaging.match import Pair, check_beta, check_patterns, match
 from stockpot.averaging.notes import notes_on
 from stockpot.averaging.schedule import Schedule
 from stockpot.errors import StockpotError, did_you_mean
+from stockpot.models.wrappers import refuse_fsdp1
 from stockpot.weights.checkpoint import Checkpoint
 
 Rounding = Literal["nearest", "stochastic"]
@@ -58,7 +60,7 @@ class SFA:
 
     Averaged are trainable parameters, tied ones once, and floating buffers. Frozen parameters and integer buffers
     stay as they are. Anchor tensors that the model lacks are not used, which is logged. Under DDP every process
-    averages alike; sharded (FSDP2) parameters are averaged shard by shard, without communication.
+    averages alike; sharded (FSDP2) parameters are averaged shard by shard, without communication; FSDP1 is refused.
 
     LoRA of PEFT: each task begins a new adapter (B = 0) on the base that it starts from. That base is θ_o, θ − θ_o is
     ΔW = s·B·A, and the average is `B ← (1−β)·B` (A of embeddings, which starts at zero there): exact, and nothing is
@@ -94,6 +96,7 @@ class SFA:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise StockpotError(f"SFA needs a torch.nn.Module, not {type(model).__name__}.")
+        refuse_fsdp1(model)
         if is_deepspeed(model):
             raise StockpotError("DeepSpeed keeps fp32 copies that would overwrite an average; train without it.")
         _one_of("keep", keep, (None, *get_args(Keep)))
@@ -182,9 +185,10 @@ class SFA:
         self.cpu_seconds += time.process_time() - cpu
 
     def distance(self) -> float:
-        """‖θ − θ_o‖₂ over the averaged parameters, buffers left out; of this process's shards where sharded.
+        """‖θ − θ_o‖₂ over the averaged parameters, buffers left out, in the unit of the weights.
 
-        Of LoRA ‖s·B·A‖; raises StockpotError where its factors are sharded.
+        Where they are sharded it is that of the whole weights: every process has to call it. Of LoRA ‖s·B·A‖; raises
+        StockpotError where its factors are sharded.
         """
         return distance(self._current_pairs())
 
@@ -195,7 +199,7 @@ class SFA:
 
     @property
     def anchor_bytes(self) -> int:
-        """Memory that the anchor takes beside the model, in bytes; 0 when it is memory-mapped."""
+        """Memory of this process that the anchor takes beside the model, in bytes; 0 when it is memory-mapped."""
         return self._anchor.bytes
 
     def state_dict(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from stockpot.errors import StockpotError, did_you_mean
 from stockpot.files import write_json
 from stockpot.importance.per_example import Directions, Logits, Sums, batches, per_example_sums, zeros
 from stockpot.models.outputs import evaluation_mode, targets_of
+from stockpot.models.wrappers import refuse_fsdp1
 from stockpot.streams.examples import IGNORED, Batch, Examples
 from stockpot.weights.checkpoint import open_checkpoint, save_checkpoint
 
@@ -54,13 +55,14 @@ def fisher(
     Of a causal language model an example is a sequence, and log p_y the sum over its positions that are to be learnt,
     given the true tokens before each; `sample` draws all of them, independently: unbiased, too.
     With `samples`, that many examples, chosen by `draws` without replacement; all where there are no more.
-    Raises StockpotError for an unknown kind, no examples, where `draws` is missing, and for `exact` of sequences.
+    Raises StockpotError for an unknown kind, no examples, where `draws` is missing, for `exact` of sequences and FSDP1.
     Paper: Kirkpatrick et al. (arXiv 1612.00796), section 2; Kunstner et al. (arXiv 1905.12558) on the empirical one.
     """
     if kind not in get_args(Kind):
         raise StockpotError(
             f"fisher: {kind!r} is none of {', '.join(get_args(Kind))}.{did_you_mean(kind, get_args(Kind))}"
         )
+    refuse_fsdp1(model)
     indices = chosen(len(examples), samples, draws, batch_size)
     if kind == "batched":
         total = _batched(model, examples, logits, indices, batch_size, seen)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from stockpot.importance.fisher import averaged, chosen
 from stockpot.importance.per_example import Logits, Sums, per_example_sums
 from stockpot.models.outputs import targets_of
+from stockpot.models.wrappers import refuse_fsdp1
 from stockpot.streams.examples import IGNORED, Batch, Examples
 
 
@@ -27,9 +28,10 @@ def sensitivity(
 
     Of a causal language model an example is a sequence, and ‖f‖² the sum over the positions that are to be learnt.
     In eval mode and in the parameters' types. With `samples`, that many examples, chosen by `draws`.
-    Raises StockpotError where there are no examples, and where `draws` is missing.
+    Raises StockpotError where there are no examples, where `draws` is missing, and for FSDP1.
     Paper: Aljundi et al. (arXiv 1711.09601), section 4.1, equations 2 and 3 with the squared norm.
     """
+    refuse_fsdp1(model)
     indices = chosen(len(examples), samples, draws, batch_size)
     total = per_example_sums(model, examples, logits, _outward, 1, indices, batch_size, seen)
     return averaged(total, model, len(indices))
