@@ -6,9 +6,7 @@ from torch import Tensor, nn
 
 from stockpot.errors import StockpotError
 
-_INSTEAD = (
-    "shard it with FSDP2 instead: torch.distributed.fsdp.fully_shard (Accelerate and the Trainer: fsdp_version 2)."
-)
+_INSTEAD = "shard it with FSDP2: torch.distributed.fsdp.fully_shard (Accelerate and the Trainer: fsdp_version 2)."
 
 
 def refuse_fsdp1(model: nn.Module) -> None:
@@ -23,9 +21,7 @@ def refuse_fsdp1(model: nn.Module) -> None:
             raise StockpotError(f"FSDP1 (FullyShardedDataParallel) wraps {place}: {_INSTEAD}")
     for name, parameter in model.named_parameters():
         if _is_flat(parameter):
-            raise StockpotError(
-                f"'{name}' is a piece of FSDP1's flat parameters (FullyShardedDataParallel): {_INSTEAD}"
-            )
+            raise StockpotError(f"'{name}' is a piece of flat parameters of FSDP1: {_INSTEAD}")
 
 
 def _is_flat(parameter: Tensor) -> bool:
