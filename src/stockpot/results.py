@@ -7,15 +7,25 @@ is null. Readers reject files of another major version and keys that they do not
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from stockpot.errors import StockpotError
+from stockpot.names import is_inside
 
 SCHEMA_VERSION: Final = "1"
 WHATIF_VERSION: Final = "1"
 T = TypeVar("T", bound=BaseModel)
+
+
+def _inside(path: str) -> str:
+    if not is_inside(path):
+        raise ValueError(f"{path!r} leads out of the folder")
+    return path
+
+
+InsidePath = Annotated[str, AfterValidator(_inside)]
 
 
 class _Strict(BaseModel):
@@ -115,7 +125,7 @@ class Cell(_Strict):
 
     seed: int
     order: int = Field(0, description="index into the comparison's `orders`")
-    run: str = Field(description="the run folder, relative to comparison.json")
+    run: InsidePath = Field(description="the run folder, relative to comparison.json")
 
 
 class MethodSummary(_Strict):
@@ -154,7 +164,7 @@ class Trial(_Strict):
 
     keys: dict[str, Any] = Field(description="the parameters that were searched, with the values tried")
     score: float | None = Field(description="the objective, on the tuning split; null where training diverged")
-    run: str = Field(description="the run folder, relative to comparison.json")
+    run: InsidePath = Field(description="the run folder, relative to comparison.json")
 
 
 class Tuning(_Strict):
@@ -262,6 +272,8 @@ def _read(path: Path, model: type[T]) -> T:
         return model.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise StockpotError(f"{path}: could not be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise StockpotError(f"{path}: not a text file in UTF-8.") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

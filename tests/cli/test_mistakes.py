@@ -211,3 +211,15 @@ def test_training_that_diverges_says_what_to_lower(
         r"Error: task 'part-1': training diverged: [\w.]+ holds values .*lower train\.learning_rate", done.err
     )
     assert "Traceback" not in done.err
+
+
+def test_a_name_that_is_a_path_writes_nothing(
+    finished: Path, stockpot: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "deep" / "er")
+    for command in ("run", "compare"):
+        told = one_line(stockpot(command, finished / "recipe.yaml", "name=../../trav"))
+        assert "name: '../../trav' is not a name: no slashes" in told
+    one_line(stockpot("merge", "../../trav", "a", "b"))
+    assert [path.name for path in tmp_path.rglob("*")] == ["deep", "er"]

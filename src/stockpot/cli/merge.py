@@ -19,6 +19,7 @@ from stockpot.merging.donor import settle
 from stockpot.merging.estimate import Estimate, estimate
 from stockpot.merging.plan import check_rule
 from stockpot.merging.spec import MergeSpec, ModelSpec
+from stockpot.names import as_name
 
 _FEW = 20  # of the tensors that do not fit are named
 
@@ -43,7 +44,7 @@ def merge(
     if changes.get("dtype"):
         changes["dtype"] = dtype_name(changes["dtype"])
     spec = replace(spec, **{key: value for key, value in changes.items() if value is not None})
-    target = output or Path("merged") / (Path(what).stem if Path(what).suffix else what)
+    target = output or Path("merged") / as_name(Path(what).stem if Path(what).suffix else what, "merge")
     if what == "greedy_soup":
         return _greedy(spec, target, options, score)
     if score:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from stockpot.errors import StockpotError, did_you_mean
+from stockpot.names import as_name
 from stockpot.recipe.schema import Recipe, Split
 from stockpot.streams.spec import TaskSpec
 from stockpot.yaml_text import DEEPEST, parse_yaml, read_yaml
@@ -174,7 +175,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     from stockpot.recipe.train import check_train
 
     values = apply_overrides(read_yaml(path), overrides)
-    values.setdefault("name", path.stem)
+    values.setdefault("name", as_name(path.stem, "recipe"))
     recipe = check(Recipe, values, str(path))
     check_train(recipe.train, f"{path}: train", recipe.loop)
     if isinstance(recipe.tasks, list):

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from stockpot.evaluation.spec import AnyScore, defaults
 from stockpot.methods import MethodConfig
 from stockpot.models.spec import Kind, ModelSpec
+from stockpot.names import is_name
 from stockpot.streams.spec import DataSpec, Scenario, TaskSpec, TrainSettings
 from stockpot.strict import Strict
 
@@ -48,7 +49,7 @@ class Tune(Strict):
 class Recipe(Strict):
     """A stream of tasks, a model and a method."""
 
-    name: str | None = Field(None, description="default: the file's name")
+    name: str | None = Field(None, description="of the folder below runs/, without slashes; default: the file's name")
     model: ModelSpec
     scenario: Scenario = "class-incremental"
     head: Literal["all", "seen"] = Field(
@@ -94,6 +95,16 @@ class Recipe(Strict):
     def primary_score(self) -> AnyScore:
         """The score that the metrics are made of."""
         return next((one for one in self.measured if one.title == self.primary), self.measured[0])
+
+    @field_validator("name")
+    @classmethod
+    def _no_path(cls, name: str | None) -> str | None:
+        if name is not None and not is_name(name):
+            raise ValueError(
+                f"{name!r} is not a name: no slashes, no dot or blank at its ends, 1 to 120 printable letters; "
+                "-o says where a folder goes"
+            )
+        return name
 
     @field_validator("method", mode="before")
     @classmethod

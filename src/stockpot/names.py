@@ -1,0 +1,25 @@
+"""Names that become a folder's or a file's: they lead nowhere else."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+
+_LONGEST = 120
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can be a folder's name: printable, no slashes, no dot or blank at its ends, not too long."""
+    marks = any(letter in "/\\" or not letter.isprintable() for letter in text)
+    return 0 < len(text) <= _LONGEST and text == text.strip(". ") and not marks
+
+
+def as_name(text: str, otherwise: str) -> str:
+    """The text with everything replaced that `is_name` refuses; `otherwise` where nothing is left."""
+    return re.sub(r"[^\w.+=%@, -]", "-", text)[:_LONGEST].strip(". ") or otherwise
+
+
+def is_inside(path: str) -> bool:
+    """Whether a relative path stays below the folder that it starts from."""
+    parts = PurePosixPath(path).parts
+    return bool(parts) and not path.startswith("/") and ".." not in parts and "\\" not in path and path.isprintable()
