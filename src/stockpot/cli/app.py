@@ -274,16 +274,21 @@ def inspect_checkpoint(
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line. A user's mistake is one line on stderr and exit code 2."""
-    from stockpot.cli.console import fail
+    from stockpot.cli.console import fail, give_up_output, prepare_streams
 
     try:
+        if not prepare_streams():
+            raise StockpotError("the standard output is closed; send it somewhere, to /dev/null for example.")
         code: Any = app(args=arguments, standalone_mode=True)
     except StockpotError as error:
         fail(str(error))
         sys.exit(2)
-    except OSError as error:  # a path that cannot be read or written
+    except RecursionError:
+        fail("something that was read is nested too deeply.")
+        sys.exit(2)
+    except OSError as error:  # a path that cannot be read or written; without one, most often the output
         if error.filename is None:
-            raise
-        fail(f"{error.filename}: {error.strerror}.")
+            give_up_output()
+        fail(f"{error.filename or 'the output, or a file, could not be written'}: {error.strerror or error}.")
         sys.exit(2)
     sys.exit(code)

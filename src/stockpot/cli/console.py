@@ -1,27 +1,100 @@
-"""Words for the terminal."""
+"""Words for the terminal: all that the commands print passes through here."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from stockpot.errors import StockpotError
+from stockpot.printing import SPELT, harmless
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WIDTH = 110  # of tables, where the output is not a terminal
 
 
 def fail(message: str) -> None:
     """One line on stderr, in red where the terminal has colours."""
-    text = " ".join(message.split())
-    red, plain = ("\033[31m", "\033[0m") if sys.stderr.isatty() else ("", "")
-    sys.stderr.write(f"{red}Error:{plain} {text}\n")
+    text = harmless(" ".join(message.split()), lines=False)
+    with contextlib.suppress(OSError, ValueError):  # nobody can be told
+        red, plain = ("\033[31m", "\033[0m") if sys.stderr.isatty() else ("", "")
+        sys.stderr.write(f"{red}Error:{plain} {text}\n")
+        sys.stderr.flush()
 
 
 def say(message: str = "") -> None:
     """One line on stdout."""
-    sys.stdout.write(f"{message}\n")
-    sys.stdout.flush()
+    with writing():
+        sys.stdout.write(f"{harmless(message)}\n")
+        sys.stdout.flush()
+
+
+def note(message: str) -> None:
+    """One line on stderr, for logs."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"{harmless(message, lines=False)}\n")
 
 
 def show(table: Any) -> None:
-    """A rich table on stdout; 100 columns where the output is no terminal."""
-    from rich.console import Console
+    """A rich table on stdout; its texts are not read as markup."""
+    with writing():
+        console(markup=False, width=None if sys.stdout.isatty() else WIDTH).print(table)
 
-    console = Console() if sys.stdout.isatty() else Console(width=110)
-    console.print(table)
+
+def console(markup: bool = True, width: int | None = None) -> Console:
+    """A rich console on stdout, through which no text of others can steer the terminal."""
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
+
+    class Harmless(Console):
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+            for segment in super().render(renderable, options):
+                yield segment if segment.control else segment._replace(text=harmless(segment.text))
+
+    return Harmless(width=width, markup=markup, emoji=False, highlight=not markup)
+
+
+@contextlib.contextmanager
+def writing() -> Iterator[None]:
+    """Turns an output that cannot be written into one clear line; a reader that went away is nobody's mistake."""
+    try:
+        yield
+    except BrokenPipeError:
+        give_up_output()
+        raise
+    except OSError as error:
+        give_up_output()
+        raise StockpotError(
+            f"the output could not be written: {error.strerror}; what was finished before is safe."
+        ) from error
+
+
+def give_up_output() -> None:
+    """What is still to be written to stdout goes nowhere, so that leaving does not fail as well."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def prepare_streams() -> bool:
+    """Lets stdout and stderr spell what their encoding lacks; whether there is a stdout.
+
+    A stream that was closed is opened on nothing: the next file would get its number, and what is printed.
+    """
+    whole = sys.stdout is not None
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            handle = os.open(os.devnull, os.O_RDWR)
+            if handle != number:
+                os.dup2(handle, number)
+                os.close(handle)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8"))
+        elif number and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=SPELT)
+    return whole

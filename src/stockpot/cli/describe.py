@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from stockpot.cli.console import say
+from stockpot.cli.console import console, say
 from stockpot.errors import StockpotError, did_you_mean
 
 
@@ -21,26 +21,25 @@ def print_methods_page() -> None:
 
 def describe_methods(name: str | None) -> None:
     """Every method, or one: what it does, equation, paper, parameters with defaults and meaning."""
-    from rich.console import Console
     from rich.markup import escape
 
     from stockpot.methods import REGISTRY
 
     if name is not None and name not in REGISTRY:
         raise StockpotError(f"there is no method {name!r}.{did_you_mean(name, REGISTRY)} Known: {', '.join(REGISTRY)}.")
-    console = Console(highlight=False)
+    terminal = console()
     for key, (config, method) in REGISTRY.items():
         if name not in (None, key):
             continue
-        console.print(f"[bold]{key}[/bold]")
+        terminal.print(f"[bold]{key}[/bold]")
         for line in inspect.cleandoc(method.__doc__ or "").splitlines():
             if line:
-                console.print(f"  {escape(line)}")
+                terminal.print(f"  {escape(line)}")
         fields = {field: info for field, info in config.model_fields.items() if field not in ("name", "label")}
         for field, info in fields.items():
             default = "" if info.default is None else f" = {info.default}"
-            console.print(f"    [cyan]{field}[/cyan]{escape(default)}  {escape(info.description or '')}")
-        console.print()
+            terminal.print(f"    [cyan]{field}[/cyan]{escape(default)}  {escape(info.description or '')}")
+        terminal.print()
 
 
 def write_starter(path: Path) -> None:

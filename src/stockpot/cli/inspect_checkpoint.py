@@ -16,6 +16,7 @@ from stockpot.merging.inspection import Facts, Ties, facts_of, find_ties, fold, 
 from stockpot.merging.opening import located
 from stockpot.merging.sources import Info, Source
 from stockpot.merging.work import processors
+from stockpot.printing import harmless
 from stockpot.weights.layout import FLOATS
 
 # Lines of a folded listing, and of what is named below a table; --all prints all.
@@ -171,8 +172,8 @@ def _nbytes(infos: Iterable[Info]) -> int:
 
 
 def printable(text: str) -> str:
-    """Names come from files of others: what would steer a terminal is shown as a replacement character."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    """Names come from files of others: on one line, with nothing that would steer a terminal."""
+    return harmless(text, lines=False)
 
 
 def _shape(shape: Sequence[int]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stockpot.cli.console import say, show
+from stockpot.cli.console import console, say, show
 from stockpot.cli.launched import refuse_launchers
 from stockpot.errors import StockpotError
 from stockpot.merging.api import Opened, Options, divide_parameters, dtype_name, merge_into, one_of, opened
@@ -269,7 +269,6 @@ def describe_rules(name: str | None) -> None:
     """Every rule, or one: what it does, equation, paper, models, parameters with defaults and meaning."""
     import inspect
 
-    from rich.console import Console
     from rich.markup import escape
 
     from stockpot.merging.greedy import greedy_soup
@@ -277,22 +276,22 @@ def describe_rules(name: str | None) -> None:
 
     known = [*RULES, "greedy_soup"]
     one_of("a rule", name or "linear", known)
-    console = Console(highlight=False)
+    terminal = console()
     for key in known:
         if name not in (None, key):
             continue
         rule = RULES.get(key)
         doc = rule.doc if rule else inspect.cleandoc(greedy_soup.__doc__ or "")
-        console.print(f"[bold]{key}[/bold]")
+        terminal.print(f"[bold]{key}[/bold]")
         for line in doc.splitlines():
             if line:
-                console.print(f"  {escape(line)}")
+                terminal.print(f"  {escape(line)}")
         if rule is not None:
             most = "" if rule.most == rule.least else " or more" if rule.most is None else f" to {rule.most}"
             needs = "needs --base" if rule.base == "required" else "a base is allowed"
-            console.print(f"    {rule.least}{most} model{'' if rule.most == 1 else 's'}, {needs}")
+            terminal.print(f"    {rule.least}{most} model{'' if rule.most == 1 else 's'}, {needs}")
         for parameter in rule.parameters if rule else ():
             default = "" if parameter.default is None else f" = {str(parameter.default).lower()}"
             own = " (one for each model, or for all)" if parameter.each else ""
-            console.print(f"    [cyan]{parameter.name}[/cyan]{escape(default)}  {escape(parameter.help)}{own}")
-        console.print()
+            terminal.print(f"    [cyan]{parameter.name}[/cyan]{escape(default)}  {escape(parameter.help)}{own}")
+        terminal.print()

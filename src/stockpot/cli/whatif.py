@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stockpot.cli.console import say, show
+from stockpot.cli.console import note, say, show
 from stockpot.cli.launched import refuse_launchers
 from stockpot.errors import StockpotError
 from stockpot.files import explained, make_folder, write_json
@@ -47,8 +47,8 @@ def whatif(
     show(whatif_table(found))
     for sentence in findings(found):
         say(sentence)
-    for note in sorted(found.notes, key=OPTIMISTIC.__eq__):  # last, where it is read
-        say(f"Note: {note}")
+    for warning in sorted(found.notes, key=OPTIMISTIC.__eq__):  # last, where it is read
+        say(f"Note: {warning}")
     say(f"Numbers: {target / FILE}")
     say(f"Report:  {page}")
 
@@ -68,5 +68,5 @@ def _swept(session: Session, names: list[str], points: int) -> WhatIf:
             bar.update()
 
         if not terminal:
-            sys.stderr.write(f"{total} merged models to evaluate\n")
+            note(f"{total} merged models to evaluate")
         return sweep(session, names, points, seen)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -89,11 +89,13 @@ def _known_keys(model: type[BaseModel], path: Sequence[str | int], values: Any) 
     return list(blocks.model_fields)
 
 
-def _where(location: Iterable[str | int]) -> list[str | int]:
-    """The user's path: without the names of union branches that pydantic puts in."""
+def _where(error: Any) -> list[str | int]:
+    """The user's path: without the names of union branches that pydantic puts in; an unknown key is the user's."""
     from stockpot.evaluation.spec import SCORES
     from stockpot.methods import REGISTRY
 
+    last = len(error["loc"]) - (error["type"] == "extra_forbidden")
+    location, key = error["loc"][:last], error["loc"][last:]
     kept: list[str | int] = []
     for part in location:
         branch = isinstance(part, str) and ("[" in part or part in ("Split", "float", "str", "int", "function-after"))
@@ -102,7 +104,7 @@ def _where(location: Iterable[str | int]) -> list[str | int]:
         )
         if not branch and not tag:
             kept.append(part)
-    return kept
+    return [*kept, *key]
 
 
 def check(model: type[T], values: Any, source: str) -> T:
@@ -114,10 +116,8 @@ def check(model: type[T], values: Any, source: str) -> T:
         # Of a union's branches, report the one that got furthest: its message is about what the user meant.
         worst = max(errors, key=lambda item: (item["type"] == "extra_forbidden", len(item["loc"])))
         if not any(item["type"] == "extra_forbidden" for item in errors):
-            worst = errors[0] if len({tuple(_where(item["loc"])) for item in errors}) == 1 else worst
-            text = [
-                item for item in errors if item["type"] == "string_type" and _where(item["loc"]) == _where(worst["loc"])
-            ]
+            worst = errors[0] if len({tuple(_where(item)) for item in errors}) == 1 else worst
+            text = [item for item in errors if item["type"] == "string_type" and _where(item) == _where(worst)]
             worst = text[0] if text else worst  # what quotes would mend
         raise StockpotError(f"{source}: {_explain(model, worst, values)}") from error
 
@@ -131,7 +131,7 @@ _PLAINLY = {
 
 
 def _explain(model: type[BaseModel], error: Any, values: Any) -> str:
-    path = _where(error["loc"])
+    path = _where(error)
     place = ".".join(str(part) for part in path)
     kind, given = error["type"], error.get("input")
     if kind == "extra_forbidden":

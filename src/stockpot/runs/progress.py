@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import Any
+
+from stockpot.printing import harmless
 
 
 class Progress:
@@ -84,12 +87,12 @@ class Lines(Progress):
     def evaluated(self, scores: dict[str, float]) -> None:
         """Writes the task's line."""
         if self._count is None:
-            sys.stderr.write(f"{self._head}: {_listed(scores)}\n")
+            _write(f"{self._head}: {_listed(scores)}")
 
     def cell(self, name: str, score: float | None) -> None:
         """Writes the run's line."""
         self._done += 1
-        sys.stderr.write(f"run {self._done}/{self._count} {_scored(name, score)}\n")
+        _write(f"run {self._done}/{self._count} {_scored(name, score)}")
 
 
 def shown(cells: int | None = None) -> Progress:
@@ -101,6 +104,12 @@ def _bar(**settings: Any) -> Any:
     from tqdm import tqdm
 
     return tqdm(dynamic_ncols=True, **settings)
+
+
+def _write(line: str) -> None:
+    """On stderr; nobody's loss where that cannot be written: the run goes on."""
+    with suppress(OSError):
+        sys.stderr.write(f"{harmless(line, lines=False)}\n")
 
 
 def _listed(scores: dict[str, float]) -> str:

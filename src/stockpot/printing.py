@@ -1,0 +1,54 @@
+"""Text for terminals: what would steer one is shown, and what its encoding lacks is spelt."""
+
+from __future__ import annotations
+
+import codecs
+import unicodedata
+
+SPELT = "stockpot.spelt"  # as `errors` of a stream: "β ≥ 0 — ±1" is written "beta >= 0 - +/-1"
+_SYMBOLS = {
+    "×": "x", "·": "*", "±": "+/-", "−": "-", "–": "-", "—": "-", "…": "...", "←": "<-", "→": "->", "≤": "<=",
+    "≥": ">=", "≠": "!=", "≈": "~", "∞": "inf", "√": "sqrt", "‖": "||", "²": "^2", "½": "1/2", "“": '"', "”": '"',
+    "‘": "'", "’": "'", "\u00a0": " ",
+}  # fmt: skip
+_STEERING = ("Cc", "Cs", "Zl", "Zp")  # controls, halves of a letter, ends of lines
+_DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff"
+
+
+def harmless(text: str, lines: bool = True) -> str:
+    """The text with what would steer a terminal as `\\x1b` and its like; with `lines` ends of lines and tabs stay.
+
+    Escape sequences come from files of others: configurations, tensors' names, class names, rows of data.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    kept = "\n\t" if lines else ""
+    return "".join(_escaped(c) if c not in kept and _steers(c) else c for c in text)
+
+
+def _steers(letter: str) -> bool:
+    return letter in _DIRECTIONS or unicodedata.category(letter) in _STEERING
+
+
+def _escaped(letter: str) -> str:
+    return letter.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def _spelt(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letters = error.object[error.start : error.end]
+    return "".join(map(_spell, letters)), error.end
+
+
+def _spell(letter: str) -> str:
+    if letter in _SYMBOLS:
+        return _SYMBOLS[letter]
+    name = unicodedata.name(letter, "")
+    if name.startswith("GREEK") and " LETTER " in name:
+        word = name.rpartition(" LETTER ")[2].partition(" WITH ")[0].lower()
+        return word.title() if "CAPITAL" in name else word
+    return _escaped(letter)
+
+
+codecs.register_error(SPELT, _spelt)
