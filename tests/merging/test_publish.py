@@ -22,6 +22,7 @@ from stockpot.merging.card import short_names
 from stockpot.merging.contract import Value
 from stockpot.merging.spec import Filtered, MergeSpec, ModelSpec, Slice, SliceSource, as_yaml
 from stockpot.weights.checkpoint import open_checkpoint, save_checkpoint
+from stockpot.weights.layout import Layout, read_layout
 
 FAST = Options(sync=False)
 
@@ -229,22 +230,58 @@ def test_a_donor_with_fewer_layers_than_are_taken_is_refused(tmp_path: Path) -> 
     assert "layer_types in its config.json has 2 entries, and layer 3 is taken" in said
 
 
-def test_what_a_configuration_says_of_layers_in_another_way_is_noted(tmp_path: Path) -> None:
-    one = model(tmp_path / "one", {"num_layers": 3, "first_k_dense_replace": 2, "mlp_only_layers": []}, layers=3)
-    nowhere = model(tmp_path / "nowhere", {"depth": 3}, layers=3)
-    notes = noted(merged(sliced(one, (one, 0, 2)), tmp_path / "out"))
-    assert "first_k_dense_replace" in notes
-    assert "mlp_only_layers" not in notes
-    assert not facts(merged(sliced(one, (one, 0, 3)), tmp_path / "whole"))["notes"]
-    notes = noted(merged(sliced(nowhere, (nowhere, 0, 2)), tmp_path / "uncounted"))
-    assert f"config.json of {nowhere} has no count of its 3 layers (model.layers.…): say there that it is 2" in notes
+def test_a_configuration_that_does_not_count_the_layers_as_the_weights_do_is_refused(tmp_path: Path) -> None:
+    nowhere = model(tmp_path / "nowhere", {"units": 3}, layers=3)
+    assert "has no count of its layers, and its weights hold 3 (model.layers.0 to 2)" in refusal(
+        sliced(nowhere, (nowhere, 0, 2)), tmp_path / "out"
+    )
+    assert not facts(merged(sliced(nowhere, (nowhere, 0, 3)), tmp_path / "whole"))["notes"]
+    other = model(tmp_path / "other", {"num_layers": 5}, layers=3)
+    said = refusal(sliced(other, (other, 0, 2)), tmp_path / "out")
+    assert "says that num_layers is 5, and its weights hold 3 (model.layers.0 to 2)" in said
+    assert "says that num_layers is 5, and there are 3 layers" in noted(merged(linear(other), tmp_path / "plain"))
 
 
-def test_a_tensor_outside_the_layers_that_the_output_lacks_is_noted(tmp_path: Path) -> None:
+def test_tensors_outside_the_layers_are_those_that_the_configuration_asks_for(tmp_path: Path) -> None:
     one, two = model(tmp_path / "one", {"num_layers": 2}), model(tmp_path / "two", {"num_layers": 2})
-    save_checkpoint(state() | {"lm_head.weight": torch.ones(4, 4)}, one / "model.safetensors")
-    out = merged(sliced(one, (one, 0, 1), (two, 1, 2)), tmp_path / "out")
-    assert f"the output has no 'lm_head.weight', which {one} has" in noted(out)
+    save_checkpoint(state() | {"score.weight": torch.ones(4, 4)}, one / "model.safetensors")
+    said = refusal(replace(sliced(one, (one, 0, 1), (two, 1, 2)), base=None), tmp_path / "out")
+    assert f"the output would lack 'score.weight' (1), and its configuration, that of {one}, asks for it" in said
+    said = refusal(replace(sliced(two, (two, 0, 1), (one, 1, 2)), base=None), tmp_path / "out")
+    assert f"the output would have 'score.weight' (1), and its configuration, that of {two}, asks for no such" in said
+    assert "score.weight" in open_checkpoint(merged(sliced(one, (two, 0, 1), (one, 1, 2)), tmp_path / "out"))
+
+
+def test_a_layer_that_is_made_otherwise_than_the_configuration_has_it_is_refused(tmp_path: Path) -> None:
+    one, two = model(tmp_path / "one", {"num_layers": 2}), model(tmp_path / "two", {"num_layers": 2})
+    more = state() | {f"model.layers.{layer}.bias": torch.ones(4) for layer in (0, 1)}
+    save_checkpoint(more, two / "model.safetensors")
+    said = refusal(replace(sliced(one, (one, 0, 1), (two, 1, 2)), base=None), tmp_path / "out")
+    assert "the output would have 'model.layers.1.bias' (1)" in said
+
+
+def test_what_was_written_is_compared_with_its_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = model(tmp_path / "one", {"num_layers": 2})
+
+    def without_norm(folder: Path) -> Layout:
+        layout = read_layout(folder)
+        kept = {name: entry for name, entry in layout.entries.items() if name != "model.norm.weight"}
+        return replace(layout, entries=kept)
+
+    monkeypatch.setattr("stockpot.merging.publish.read_layout", without_norm)
+    assert "the output would lack 'model.norm.weight' (1)" in refusal(linear(one), tmp_path / "out")
+
+
+def test_what_a_model_has_and_the_first_of_its_slice_lacks_is_not_dropped_in_silence(tmp_path: Path) -> None:
+    one, two = model(tmp_path / "one", {"num_layers": 2}), model(tmp_path / "two", {"num_layers": 2})
+    more = state() | {f"model.layers.{layer}.bias": torch.ones(4) for layer in (0, 1)} | {"b": torch.ones(1)}
+    save_checkpoint(more, two / "model.safetensors")
+    both = Slice((SliceSource(str(one), 0, 1), SliceSource(str(two), 1, 2)))
+    spec = MergeSpec("linear", slices=(both,))
+    said = refusal(spec, tmp_path / "out")
+    assert f"{two} holds 2 tensors that the first model of the slice lacks: 'b', 'model.layers.1.bias'" in said
+    out = merged(replace(spec, on_missing="skip"), tmp_path / "out")
+    assert "alone holds 'b', 'model.layers.1.bias' (2): left out" in noted(out)
 
 
 @pytest.mark.parametrize(

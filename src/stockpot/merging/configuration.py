@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from stockpot.errors import StockpotError
-from stockpot.merging.places import layer_counts, layer_of
+from stockpot.merging.layer_config import pin_decoder, set_layers
+from stockpot.merging.places import Sliced, sliced_stacks
 from stockpot.merging.plan import Plan
 from stockpot.merging.sources import TORCH_NAMES
-from stockpot.merging.spec import MergeSpec
-from stockpot.weights.layout import FLOATS, Entry, read_layout
+from stockpot.merging.stacks import language_stacks, layer_counts
+from stockpot.weights.layout import FLOATS, Entry
 
-_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
-# Which layers are special, said in another way than a list with one entry for each.
-_POSITIONS = (
-    "first_k_dense_replace", "mlp_only_layers", "decoder_sparse_step", "moe_layers", "moe_layer_freq",
-    "full_attention_interval", "sliding_window_pattern", "attn_layer_period", "expert_layer_period",
-    "global_attn_every_n_layers", "cross_attention_layers", "num_kv_shared_layers",
-)  # fmt: skip
 # Types that hold numbers packed, or scaled by others: their average would be nobody's.
 _PACKED = frozenset({"U8", "I8", "I32", "U32", "F8_E4M3", "F8_E5M2"})
 _QUANTISED = ("quantization_config", "compression_config")
-_HEADS = ("lm_head.weight", "embed_out.weight", "predictions.decoder.weight", "lm_head.decoder.weight")
+HEADS = ("lm_head.weight", "embed_out.weight", "predictions.decoder.weight", "lm_head.decoder.weight")
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "shared.weight", "word_embeddings.weight", "embed_in.weight")
 _PIECE = 4 << 20
 
@@ -32,7 +26,7 @@ _PIECE = 4 << 20
 def output_config(config: Mapping[str, Any], plan: Plan, donor: str) -> tuple[dict[str, Any], list[str]]:
     """The donor's configuration made the output's, and notes on what cannot be told from names and shapes.
 
-    Raises StockpotError where the donor's weights are quantised, or a list of its layers is too short.
+    Raises StockpotError where the donor's weights are quantised, or it cannot say which layers the output has.
     """
     result = copy.deepcopy(dict(config))
     notes: list[str] = []
@@ -46,18 +40,16 @@ def output_config(config: Mapping[str, Any], plan: Plan, donor: str) -> tuple[di
     return result, notes
 
 
-def untie(config: dict[str, Any], folder: Path, plan: Plan) -> list[str]:
-    """Says in the configuration that the head is not tied, where the merged head is not the merged embedding.
+def untie(config: dict[str, Any], entries: Mapping[str, Entry]) -> list[str]:
+    """Says in the configuration that the head is not tied, where the written head is not the written embedding.
 
     Otherwise a library would take the embedding for both, and what was merged into the head would count for nothing.
     """
-    names = [target.name for target in plan.targets]
-    heads = [name for name in names if name.endswith(_HEADS)]
-    embeddings = [name for name in names if name.endswith(_EMBEDDINGS)]
+    heads = [name for name in entries if name.endswith(HEADS)]
+    embeddings = [name for name in entries if name.endswith(_EMBEDDINGS)]
     said = [block["tie_word_embeddings"] for block in _blocks(config) if "tie_word_embeddings" in block]
     if not heads or not embeddings or (said and not any(said)):  # unsaid, it hangs on the architecture
         return []
-    entries = read_layout(folder).entries
     notes = []
     for head in heads:
         alike = [entries[name] for name in embeddings if entries[name].shape == entries[head].shape]
@@ -116,44 +108,19 @@ def _set_dtype(config: dict[str, Any], dtype: str) -> None:
 
 
 def _set_layers(config: dict[str, Any], plan: Plan, donor: str) -> Iterator[str]:
-    spec = plan.spec
-    index = {path: number for number, path in enumerate(spec.paths)}
-    first = layer_counts(plan.sources[index[spec.slices[0].sources[0].path]].tensors)
-    stack = max(first, key=lambda key: first[key])
-    held = layer_counts(plan.sources[index[donor]].tensors).get(stack, 0)
-    taken = taken_layers(spec, donor)
-    counted = False
-    for block in _blocks(config):
-        keys = [key for key in _COUNTS if block.get(key) == held]
-        if not keys:
-            continue
-        counted = True
-        for key in keys:
-            block[key] = len(taken)
-        for key, value in block.items():
-            if isinstance(value, list) and len(value) == held and "token" not in key and key != "architectures":
-                if max(taken) >= held:
-                    raise StockpotError(
-                        f"{donor}: {key} in its config.json has {held} entries, and layer {max(taken)} is taken: "
-                        "name a base that has as many layers."
-                    )
-                block[key] = [value[layer] for layer in taken]
-        for key in _POSITIONS:
-            if block.get(key) not in (None, 0, 1, []) and list(taken) != list(range(held)):
-                yield f"config.json: {key} is that of {donor}; whether it fits the output's layers is yours to check."
-    if not counted:
-        yield f"config.json of {donor} has no count of its {held} layers ({stack}…): say there that it is {len(taken)}."
-    names = {target.name for target in plan.targets}
-    for name in plan.sources[index[donor]].tensors:
-        layer = layer_of(name)
-        if name not in names and (layer is None or layer[0] != stack):
-            yield f"the output has no '{name}', which {donor} has: the last slice's first model lacks it."
+    tensors = plan.sources[plan.spec.paths.index(donor)].tensors
+    stacks, counts = language_stacks(tensors), layer_counts(tensors)
+    cut = sliced_stacks(plan.spec, plan.sources)
+    pin_decoder(config, stacks)
+    for each in cut:
+        stack = replace(each.stack, count=counts.get(each.stack.prefix, 0))
+        yield from set_layers(config, stack, stacks, taken_layers(each, donor), donor)
 
 
-def taken_layers(spec: MergeSpec, donor: str) -> Sequence[int]:
-    """For every layer of the output, which of the donor's it is; the first source's where it is none of them."""
+def taken_layers(sliced: Sliced, donor: str) -> Sequence[int]:
+    """For every layer of a sliced stack, which of the donor's it is; the first source's where it is none of them."""
     layers: list[int] = []
-    for part in spec.slices:
+    for _, part in sliced.parts:
         source = next((source for source in part.sources if source.path == donor), part.sources[0])
         layers += range(source.first, source.last)
     return layers

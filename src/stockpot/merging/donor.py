@@ -14,6 +14,7 @@ from typing import Any
 
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.files import explained
+from stockpot.merging.agreement import check_agreement
 from stockpot.merging.configuration import output_config
 from stockpot.merging.plan import Plan
 from stockpot.merging.spec import MergeSpec
@@ -74,6 +75,7 @@ def settle(plan: Plan, paths: Mapping[str, Path]) -> Beside:
     if _CONFIG in copies:
         own = read_mapping(copies.pop(_CONFIG))
         config, more = output_config(own, plan, donor)
+        more += check_agreement([target.name for target in plan.targets], config, plan, donor)
         notes += [*more, *_other_configurations(paths, donor, own)]
     else:
         notes.append(f"{donor} has no config.json, so that from_pretrained cannot load the output as it stands.")

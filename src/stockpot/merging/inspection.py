@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from stockpot.errors import StockpotError
 from stockpot.merging.adapters import is_adapter
 from stockpot.merging.opening import open_model
-from stockpot.merging.places import layer_counts
 from stockpot.merging.sources import Info, Source, torch_dtype
+from stockpot.merging.stacks import layer_counts
 from stockpot.merging.work import PIECE
 from stockpot.weights.layout import FileFacts, plain_file
 

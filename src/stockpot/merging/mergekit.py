@@ -49,7 +49,8 @@ def parse_config(values: Mapping[str, Any], source: str) -> MergeSpec:
     from the base to the other model; a base that linear does not list is merged too. Largest elements are counted by
     tensor. The output has the type `out_dtype`, else `dtype`; the arithmetic is in fp32 whatever `dtype` says. A block
     of our own, `stockpot: {trim, on_missing, seed, defaults}`, says what mergekit has no words for; with
-    `defaults: stockpot` models, defaults and trim mean what they do on the command line. Raises StockpotError with
+    `defaults: stockpot` models, defaults and trim mean what they do on the command line; so does `stack` in a slice,
+    see `Slice`. Raises StockpotError with
     `source` and the key for unknown and unsupported keys and for values of the wrong shape.
     """
     top = _Node(values, source)
@@ -161,7 +162,7 @@ class _Reader:
     def slices(self, node: _Node) -> tuple[Slice, ...]:
         found = []
         for entry in node.items("slices"):
-            fields = entry.fields(("sources", "base_model", "parameters"), needed=("sources",))
+            fields = entry.fields(("sources", "base_model", "parameters", "stack"), needed=("sources",))
             base = _model(fields["base_model"]) if "base_model" in fields else None
             sources = [self._source(source) for source in fields["sources"].items("sources")]
             merged = self._merged(fields["sources"], sources, base or self.base)
@@ -169,7 +170,8 @@ class _Reader:
             ranges = {(source.first, source.last) for source in sources if source not in merged}
             if merged and ranges - {(merged[0].first, merged[0].last)}:
                 raise fields["sources"].wrong("the base should have the layer_range of the first other model.")
-            found.append(Slice(merged, base, _parameters(fields, self.rule)))
+            stack = fields["stack"].text() if "stack" in fields else None
+            found.append(Slice(merged, base, _parameters(fields, self.rule), stack))
         return tuple(found)
 
     def _source(self, node: _Node) -> SliceSource:

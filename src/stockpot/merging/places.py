@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from stockpot.errors import StockpotError
 from stockpot.merging.sources import Source
-from stockpot.merging.spec import MergeSpec, Parameters, Slice
-
-_NUMBERED = re.compile(r"^(?P<stack>.*?\.|)(?P<layer>\d{1,9})(?P<rest>\..*|)$")
+from stockpot.merging.spec import MergeSpec, Parameters, Slice, SliceSource
+from stockpot.merging.stacks import (
+    Stack,
+    choose_stack,
+    feeds,
+    first_layer_extras,
+    is_pair,
+    language_stacks,
+    layer_counts,
+    layer_of,
+    rests_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,28 +32,16 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One tensor of the output: `depth` from 0 at the first layer to 1 at the last, 0 outside the layers."""
+    """One tensor of the output: `depth` from 0 at the first layer of the language model to 1 at its last, else 0.
+
+    An encoder and its decoder each have their own.
+    """
 
     name: str
     depth: float
     parts: tuple[Part, ...]
     base: tuple[int, str] | None
     scopes: tuple[Parameters, ...]
-
-
-def layer_of(name: str) -> tuple[str, int, str] | None:
-    """The name cut at its first number: `model.layers.3.mlp.weight` is layer 3 of the stack `model.layers.`."""
-    found = _NUMBERED.match(name)
-    return (found["stack"], int(found["layer"]), found["rest"]) if found else None
-
-
-def layer_counts(names: Sequence[str] | Mapping[str, object]) -> dict[str, int]:
-    """How many layers every stack has."""
-    counts: dict[str, int] = {}
-    for name in names:
-        if (layer := layer_of(name)) is not None:
-            counts[layer[0]] = max(counts.get(layer[0], 0), layer[1] + 1)
-    return counts
 
 
 def places(spec: MergeSpec, sources: Sequence[Source]) -> Iterable[Place]:
@@ -55,7 +51,7 @@ def places(spec: MergeSpec, sources: Sequence[Source]) -> Iterable[Place]:
         return _sliced(spec, sources, index)
     base = index[spec.base] if spec.base else None
     reference = sources[base if base is not None else index[spec.models[0].path]].tensors
-    counts = layer_counts(reference)
+    counts = {stack.prefix: stack.count for stack in language_stacks(reference)}
     return (
         Place(
             name,
@@ -70,51 +66,117 @@ def places(spec: MergeSpec, sources: Sequence[Source]) -> Iterable[Place]:
 
 def _depth(name: str, counts: Mapping[str, int]) -> float:
     layer = layer_of(name)
-    if layer is None:
+    if layer is None or layer[0] not in counts:
         return 0.0
     return layer[1] / (counts[layer[0]] - 1) if counts[layer[0]] > 1 else 1.0
 
 
-def _sliced(spec: MergeSpec, sources: Sequence[Source], index: Mapping[str, int]) -> list[Place]:
+@dataclass(frozen=True, slots=True)
+class Sliced:
+    """A stack of the output, and the slices that it is made of, with their places in the spec."""
+
+    stack: Stack
+    parts: tuple[tuple[int, Slice], ...]
+
+
+def sliced_stacks(spec: MergeSpec, sources: Sequence[Source]) -> list[Sliced]:
+    """The stacks that are sliced, an encoder before its decoder; raises StockpotError where a slice does not fit."""
+    index = {path: number for number, path in enumerate(spec.paths)}
     first = sources[index[spec.slices[0].sources[0].path]]
-    counts = layer_counts(first.tensors)
-    if not counts:
-        raise StockpotError(f"{first.label}: no tensor's name has a layer's number, so there are no layers to slice.")
-    stack = max(counts, key=lambda key: counts[key])
-    found: list[Place] = []
-    done = 0
+    stacks = language_stacks(first.tensors)
+    parts: dict[Stack, list[tuple[int, Slice]]] = {}
     for number, part in enumerate(spec.slices):
+        where = f"slices.{number}"
+        stack = choose_stack(stacks, part.stack, where, first.label)
         lengths = {source.last - source.first for source in part.sources}
         if len(lengths) > 1 or min(lengths) < 1:
-            raise StockpotError(f"slices.{number}: every source should give the same number of layers, at least one.")
-        length = lengths.pop()
+            raise StockpotError(f"{where}: every source should give the same number of layers, at least one.")
         for source in part.sources:
-            held = layer_counts(sources[index[source.path]].tensors).get(stack, 0)
+            held = layer_counts(sources[index[source.path]].tensors).get(stack.prefix, 0)
             if not 0 <= source.first < source.last <= held:
                 raise StockpotError(
-                    f"slices.{number}: {source.path} has {held} layers ({stack}0 to {held - 1}); "
+                    f"{where}: {source.path} has {held} layers ({stack.prefix}0 to {held - 1}); "
                     f"layer_range [{source.first}, {source.last}] asks for others."
                 )
-        reference = sources[index[part.sources[0].path]].tensors
-        last = number == len(spec.slices) - 1
-        for name in reference:
+        parts.setdefault(stack, []).append((number, part))
+    return [Sliced(stack, tuple(parts[stack])) for stack in stacks if stack in parts]
+
+
+def _sliced(spec: MergeSpec, sources: Sequence[Source], index: Mapping[str, int]) -> Iterator[Place]:
+    cut = sliced_stacks(spec, sources)
+    stacks = language_stacks(sources[index[spec.slices[0].sources[0].path]].tensors)
+    prefixes = {each.stack.prefix for each in cut}
+    for each in cut:
+        prefix, done = each.stack.prefix, 0
+        for number, part in each.parts:
+            reference = sources[index[part.sources[0].path]].tensors
+            extras = first_layer_extras(rests_of(reference, prefix))
+            length = part.sources[0].last - part.sources[0].first
+            for name in reference:
+                layer = layer_of(name)
+                if layer is None or layer[0] not in prefixes:
+                    if _giver(name, cut, stacks) == number:
+                        yield _place(spec, part, index, name, [name] * len(part.sources), 0.0)
+                    continue
+                step = layer[1] - part.sources[0].first
+                if layer[0] != prefix:
+                    continue
+                if layer[2] in extras:
+                    if done == 0:
+                        yield _place(spec, part, index, name, [name] * len(part.sources), 0.0)
+                elif 0 <= step < length:
+                    names = [f"{prefix}{source.first + step}{layer[2]}" for source in part.sources]
+                    depth = step / (length - 1) if length > 1 else 1.0
+                    yield _place(spec, part, index, f"{prefix}{done + step}{layer[2]}", names, depth)
+            done += length
+
+
+def strays(spec: MergeSpec, sources: Sequence[Source]) -> Iterator[tuple[int, list[str]]]:
+    """Of the models that are merged in a slice, what one has and the first of them lacks there."""
+    index = {path: number for number, path in enumerate(spec.paths)}
+    cut = sliced_stacks(spec, sources)
+    prefixes = {each.stack.prefix for each in cut}
+
+    def by_place(source: SliceSource, prefix: str) -> dict[object, str]:
+        tensors = sources[index[source.path]].tensors
+        extras = first_layer_extras(rests_of(tensors, prefix))
+        names: dict[object, str] = {}
+        for name in tensors:
             layer = layer_of(name)
-            if layer is None or layer[0] != stack:
-                # What feeds the layers comes from the first slice, what follows them from the last.
-                if (number == 0) if _before_layers(name) else last:
-                    found.append(_place(spec, part, index, name, [name] * len(part.sources), name, 0.0))
-                continue
-            step = layer[1] - part.sources[0].first
-            if 0 <= step < length:
-                names = [f"{stack}{source.first + step}{layer[2]}" for source in part.sources]
-                depth = step / (length - 1) if length > 1 else 1.0
-                found.append(_place(spec, part, index, f"{stack}{done + step}{layer[2]}", names, names[0], depth))
-        done += length
-    return found
+            if layer is None or layer[0] not in prefixes:
+                names[name] = name
+            elif layer[0] == prefix and source.first <= layer[1] < source.last and layer[2] not in extras:
+                names[layer[1] - source.first, layer[2]] = name
+        return names
+
+    for each in cut:
+        for _, part in each.parts:
+            reference = by_place(part.sources[0], each.stack.prefix) if len(part.sources) > 1 else {}
+            for source in part.sources[1:]:
+                theirs = by_place(source, each.stack.prefix)
+                yield index[source.path], [name for place, name in theirs.items() if place not in reference]
+
+
+def _giver(name: str, cut: Sequence[Sliced], stacks: Sequence[Stack]) -> int:
+    """The slice whose models give a tensor outside the sliced layers.
+
+    What feeds the layers comes from the first slice, what follows them from the last; what stands in an encoder or a
+    decoder goes with that.
+    """
+    first, last = cut[0], cut[-1]
+    after = not feeds(name, first.stack)
+    for stack in stacks if is_pair(stacks) else ():
+        if stack.root and name.startswith(stack.root):
+            sliced = next((each for each in cut if each.stack == stack), None)
+            if sliced is not None:
+                first = last = sliced
+            else:  # the other half is sliced, this one is taken whole
+                after = stack.role == "decoder"
+    return last.parts[-1][0] if after else first.parts[0][0]
 
 
 def _place(
-    spec: MergeSpec, part: Slice, index: Mapping[str, int], name: str, names: Sequence[str], held: str, depth: float
+    spec: MergeSpec, part: Slice, index: Mapping[str, int], name: str, names: Sequence[str], depth: float
 ) -> Place:
     base = part.base or spec.base
     named = {source.path: name for source, name in zip(part.sources, names, strict=True)}
@@ -122,9 +184,9 @@ def _place(
         Part(index[source.path], own, source.parameters) for source, own in zip(part.sources, names, strict=True)
     )
     return Place(
-        name, depth, parts, (index[base], named.get(base, held)) if base else None, (part.parameters, spec.parameters)
+        name,
+        depth,
+        parts,
+        (index[base], named.get(base, names[0])) if base else None,
+        (part.parameters, spec.parameters),
     )
-
-
-def _before_layers(name: str) -> bool:
-    return any(word in name for word in ("embed", "wte", "wpe"))

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.merging.contract import Gram, Rule, Settings
-from stockpot.merging.places import Part, Place, places
+from stockpot.merging.places import Part, Place, places, strays
 from stockpot.merging.rules import RULES
 from stockpot.merging.settings import check_parameters, resolve
 from stockpot.merging.sources import Info, Source
@@ -134,8 +134,14 @@ def make_plan(spec: MergeSpec, sources: Sequence[Source]) -> Plan:
         targets.append(_Settling(spec, rule, sources, place, notes).target())
     if not targets:
         raise StockpotError(f"{sources[0].label}: nothing to merge: it holds no tensors.")
-    if not spec.slices:  # with slices, layers are left out on purpose
-        _extras(spec, [sources[number] for number in used], {target.name for target in targets}, notes)
+    if spec.slices:
+        for number, extra in strays(spec, sources):
+            _leave_out(spec, sources[number], extra, "first model of the slice", notes)
+    else:
+        names, first = {target.name for target in targets}, "base" if spec.base else "first model"
+        for number in used:
+            extra = [name for name in sources[number].tensors if name not in names]
+            _leave_out(spec, sources[number], extra, first, notes)
     # The average of adapters is that of what they add.
     deltas = rule.name == "linear" and all(sources[number].adapter for number in used)
     return Plan(spec, rule, sources, targets, notes, rule.of == "vectors" or deltas)
@@ -266,16 +272,14 @@ def _refuse_scaled(source: Source, name: str, info: Info) -> None:
                 )
 
 
-def _extras(spec: MergeSpec, models: Sequence[Source], known: set[str], notes: list[str]) -> None:
-    for model in models:
-        extra = [name for name in model.tensors if name not in known]
-        if not extra:
-            continue
-        shown = ", ".join(f"'{name}'" for name in extra[:3]) + (" …" if len(extra) > 3 else "")
-        if spec.on_missing == "error":
-            raise StockpotError(
-                f"{model.label} holds {len(extra)} tensor{'s' * (len(extra) > 1)} that the "
-                f"{'base' if spec.base else 'first model'} lacks: {shown}. Say what to do: --on-missing base or skip "
-                "leaves them out."
-            )
-        notes.append(f"{model.label} alone holds {shown} ({len(extra)}): left out")
+def _leave_out(spec: MergeSpec, model: Source, extra: Sequence[str], whose: str, notes: list[str]) -> None:
+    """Notes, or refuses, what a model has and the one lacks after which the output is made."""
+    if not extra:
+        return
+    shown = ", ".join(f"'{name}'" for name in extra[:3]) + (" …" if len(extra) > 3 else "")
+    if spec.on_missing == "error":
+        raise StockpotError(
+            f"{model.label} holds {len(extra)} tensor{'s' * (len(extra) > 1)} that the {whose} lacks: {shown}. "
+            "Say what to do: --on-missing base or skip leaves them out."
+        )
+    notes.append(f"{model.label} alone holds {shown} ({len(extra)}): left out")

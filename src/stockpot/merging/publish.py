@@ -12,12 +12,14 @@ from typing import Any
 
 from stockpot import __version__
 from stockpot.files import sha256
+from stockpot.merging.agreement import check_agreement
 from stockpot.merging.card import merge_card
 from stockpot.merging.configuration import untie
 from stockpot.merging.donor import Beside
 from stockpot.merging.plan import Plan
 from stockpot.merging.sources import Source
 from stockpot.merging.spec import as_yaml
+from stockpot.weights.layout import read_layout
 from stockpot.yaml_text import dump_yaml
 
 
@@ -40,7 +42,9 @@ def publish(
         shutil.copyfile(file, folder / name)
     texts = dict(beside.texts)
     if beside.config is not None:
-        notes += untie(beside.config, folder, plan)
+        written = read_layout(folder).entries
+        notes += untie(beside.config, written)
+        check_agreement(written, beside.config, plan, beside.donor)
         texts["config.json"] = _json(beside.config)
     texts["stockpot_merge.yaml"] = dump_yaml(as_yaml(plan.spec), width=80)
     texts["stockpot_merge.json"] = _json(_facts(plan, beside, fishers, notes, hash_files))

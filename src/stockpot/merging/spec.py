@@ -42,11 +42,16 @@ class SliceSource:
 
 @dataclass(frozen=True)
 class Slice:
-    """A run of the output's layers: the merge of as many layers of every source."""
+    """A run of the output's layers: the merge of as many layers of every source.
+
+    `stack` says of which stack: `encoder`, `decoder`, or what its tensors' names begin with; default: the language
+    model's.
+    """
 
     sources: tuple[SliceSource, ...]
     base: str | None = None
     parameters: Parameters = field(default_factory=dict)
+    stack: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,7 @@ def as_yaml(spec: MergeSpec) -> dict[str, Any]:
                     for source in part.sources
                 ]
             }
+            | ({"stack": part.stack} if part.stack else {})
             | ({"base_model": part.base} if part.base else {})
             | parameters(part.parameters)
             for part in spec.slices
