@@ -16,6 +16,7 @@ FOLDER = Path(__file__).parents[2] / "examples" / "by_feature"
 
 NEEDS = {
     "plain_loop": [],
+    "accelerate_accumulate": [],
     "trainer": [],
     "trl_sft": ["trl"],
     "trl_dpo": ["trl"],

@@ -8,15 +8,17 @@ import torch
 from torch import Tensor
 
 from stockpot.averaging.match import Pair
+from stockpot.averaging.noise import Noise
 
 _PIECE = 1 << 22  # elements: temporaries of the slow path stay within 16 MiB of fp32
+_NOISY_PIECE = 1 << 18  # noise is made of 64-bit numbers, and faster where they fit into the processor's cache
 
 
 @torch.no_grad()
-def average(pairs: Sequence[Pair], *, stochastic: bool = False, generator: torch.Generator | None = None) -> None:
+def average(pairs: Sequence[Pair], noise: Noise | None = None) -> None:
     """θ ← θ + β(θ_o − θ) for every pair, in place, computed in fp32 (float64 in float64).
 
-    β = 0 writes nothing and β = 1 copies the anchor. bf16 is rounded to nearest, or without bias where `stochastic`.
+    β = 0 writes nothing and β = 1 copies the anchor. bf16 is rounded to nearest, or without bias with `noise`.
     A factor of LoRA has θ_o = 0 and is scaled by 1−β. A buffer's element that equals its anchor is not touched, so
     that masks of −inf survive.
     """
@@ -35,11 +37,15 @@ def average(pairs: Sequence[Pair], *, stochastic: bool = False, generator: torch
             tensors.append(tensor)
             anchors.append(anchor)
         else:
-            for part, origin in pieces(tensor, anchor):
+            drawn = noise.of(pair.name, pair.tensor) if noise is not None and tensor.dtype == torch.bfloat16 else None
+            start = 0
+            for part, origin in pieces(tensor, anchor, _PIECE if drawn is None else _NOISY_PIECE):
                 mean = _mean(part, origin, beta)
-                if stochastic and part.dtype == torch.bfloat16 and mean.dtype == torch.float32:
-                    mean = round_stochastically(mean, generator)
+                if drawn is not None:
+                    bits = drawn.bits(start, start + part.numel())
+                    mean = round_stochastically(mean, bits.view(part.shape))
                 part.copy_(mean)
+                start += part.numel()
     for (beta, _, _, to_zero), (tensors, anchors) in alike.items():
         if beta == 1:
             torch._foreach_copy_(tensors, anchors)
@@ -49,14 +55,13 @@ def average(pairs: Sequence[Pair], *, stochastic: bool = False, generator: torch
             torch._foreach_lerp_(tensors, anchors, beta)
 
 
-def round_stochastically(values: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """fp32 → bf16, up or down at random such that the expectation is the fp32 value; finite values only are drawn.
+def round_stochastically(values: Tensor, noise: Tensor) -> Tensor:
+    """fp32 → bf16, up or down such that over `noise` the expectation is the fp32 value; infinities and NaN stay.
 
-    Adds uniform noise below the last bit that bf16 keeps, then truncates. Values that bf16 holds stay as they are.
+    `noise`, int32 in [0, 2**16) and of the same shape, is added below the last bit that bf16 keeps; the rest is cut
+    off. Values that bf16 holds stay as they are.
     """
-    device = values.device if generator is None else generator.device
-    noise = torch.randint(1 << 16, values.shape, dtype=torch.int32, device=device, generator=generator)
-    bits = values.contiguous().view(torch.int32) + noise.to(values.device)
+    bits = values.contiguous().view(torch.int32) + noise
     rounded = (bits & -(1 << 16)).view(torch.float32)
     return torch.where(values.isfinite(), rounded, values).to(torch.bfloat16)
 
@@ -72,10 +77,9 @@ def _mean(tensor: Tensor, anchor: Tensor, beta: float) -> Tensor:
     return anchor if beta == 1 else tensor.to(working).lerp(anchor, beta)
 
 
-def pieces(tensor: Tensor, anchor: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """The same numbers in pieces small enough that a converted copy of one costs nothing."""
+def pieces(tensor: Tensor, anchor: Tensor, size: int = _PIECE) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same numbers in pieces, in the order of the elements, so that a converted copy of one costs little."""
     if tensor.is_contiguous():
-        flat = torch.split(tensor.view(-1), _PIECE), torch.split(anchor.reshape(-1), _PIECE)
-        yield from zip(*flat, strict=True)
-    else:
-        yield tensor, anchor
+        tensor, anchor = tensor.view(-1), anchor.reshape(-1)
+    rows = max(1, size * len(tensor) // max(1, tensor.numel()))
+    yield from zip(tensor.split(rows), anchor.split(rows), strict=True)

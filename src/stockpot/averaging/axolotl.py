@@ -35,6 +35,7 @@ class SFASettings(Strict):
     rounding: Rounding | None = Field(None, description="How averages of bf16 weights are rounded; none refuses them.")
     buffers: Buffers = Field("average", description="Whether floating buffers are averaged or kept.")
     reset_optimizer: bool = Field(False, description="Forget the optimizer's state of what was averaged.")
+    seed: int = Field(0, description="Of the noise of rounding: stochastic.")
 
     @model_validator(mode="before")
     @classmethod

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from stockpot.averaging.anchor import Keep, Source
+from stockpot.averaging.counting import was_skipped
 from stockpot.averaging.live import is_sharded
 from stockpot.averaging.lora import BESIDE
 from stockpot.averaging.match import check_beta
@@ -38,8 +39,9 @@ class SFACallback(TrainerCallback):
 
     The arguments are those of `SFA`; T is the Trainer's `max_steps`, and each `train()` is a task of its own, whose
     anchor by default is the model as that task starts. The average comes right after the optimizer's update and
-    before anything is logged, evaluated or saved; whether it is due depends on `global_step` alone (micro-batches do
-    not count, an fp16 update that was skipped does).
+    before anything is logged, evaluated or saved; whether it is due depends on `global_step` alone, as the Trainer
+    counts: micro-batches do not count, an fp16 update that was skipped does, but weights that have not moved since the
+    last average are not averaged again.
 
     Resuming: `sfa_state.json` in each checkpoint holds the settings, and `sfa-anchor/` in `output_dir` the anchor,
     unless that is a path. A resumed run checks the one and reads the other; it never takes mid-task weights for the
@@ -64,6 +66,7 @@ class SFACallback(TrainerCallback):
         rounding: Rounding | None = None,
         buffers: Buffers = "average",
         reset_optimizer: bool = False,
+        seed: int = 0,
     ) -> None:
         Schedule(p=p, every=every, total_steps=1)  # a mistake is told here; T is known when training begins
         self._anchor = anchor
@@ -77,6 +80,7 @@ class SFACallback(TrainerCallback):
             "buffers": buffers,
             "reset_optimizer": reset_optimizer,
         }
+        self._seed = seed
         self._anchor_id: str | None = None
 
     def on_train_begin(
@@ -100,8 +104,9 @@ class SFACallback(TrainerCallback):
             anchor, keep = self._saved_anchor(args, saved), self._keep or "device"
             self._anchor_id = saved.get("anchor_id")
         self.sfa = SFA(
-            model, anchor=anchor, keep=keep, total_steps=state.max_steps, optimizer=optimizer, **self._settings
-        )
+            model, anchor=anchor, keep=keep, total_steps=state.max_steps, optimizer=optimizer, seed=self._seed,
+            **self._settings,
+        )  # fmt: skip
         if needs_none and self.sfa.anchor:
             name = next(iter(self.sfa.anchor))
             raise StockpotError(f"'{name}' is trained here and was not when the run began: resume with what it began.")
@@ -114,11 +119,15 @@ class SFACallback(TrainerCallback):
             raise StockpotError("a sharded anchor cannot be saved with checkpoints yet; train with save_strategy='no'.")
 
     def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        optimizer: torch.optim.Optimizer | None = None,
+        **kwargs: Any,
     ) -> None:
         """Averages when step `global_step + 1`, which has just been made, is one to average after."""
-        self.sfa.steps = state.global_step
-        self.sfa.step()
+        self.sfa.reach(state.global_step + 1, skipped=was_skipped(optimizer))
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Writes what a resumed run checks, and once in a training the anchor."""

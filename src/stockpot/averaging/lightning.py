@@ -58,6 +58,7 @@ class SFALightning(Callback):
         rounding: Rounding | None = None,
         buffers: Buffers = "average",
         reset_optimizer: bool = False,
+        seed: int = 0,
     ) -> None:
         Schedule(p=p, every=every, total_steps=1)  # a mistake is told here; T is known when training begins
         self._schedule: dict[str, Any] = {"beta": check_beta(beta), "p": p, "every": every}
@@ -69,6 +70,7 @@ class SFALightning(Callback):
             "buffers": buffers,
             "reset_optimizer": reset_optimizer,
         }
+        self._seed = seed
         self._resumed: dict[str, Any] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -86,6 +88,7 @@ class SFALightning(Callback):
             keep=self._keep,
             total_steps=int(steps) if 0 < steps < math.inf else None,
             optimizer=trainer.optimizers[0],
+            seed=self._seed,
             **self._schedule,
             **self._settings,
         )
@@ -121,7 +124,7 @@ class SFALightning(Callback):
     def _catch_up(self, trainer: Trainer) -> None:
         # On resume too: a checkpoint written on an exception may lie between an optimizer step and its average.
         while self.sfa.steps < trainer.global_step:
-            self.sfa.step()
+            self.sfa.reach(self.sfa.steps + 1)
 
     def _is_path(self) -> bool:
         return isinstance(self._anchor, str | os.PathLike) and self._anchor != "start"

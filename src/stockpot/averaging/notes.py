@@ -30,3 +30,12 @@ def notes_on(model: nn.Module, anchor: Anchor, buffers: str) -> list[str]:
     for note in notes:
         _log_once(note)
     return notes
+
+
+def note_not_counted(total_steps: int | None, batches: int | None) -> None:
+    """Logs once, after a call that was not counted, where `total_steps` may be meant in `batches` of an epoch."""
+    if total_steps is not None and not (batches and total_steps % batches):
+        _log_once(
+            f"SFA.step() does not count batches that only accumulate gradients: total_steps, {total_steps}, must be "
+            "the number of optimizer steps; call finish() after the last one if it may be fewer."
+        )

@@ -13,11 +13,15 @@ from torch import Tensor, nn
 
 from stockpot.averaging.anchor import Anchor, Keep, Source, kept, moved_with, offered
 from stockpot.averaging.average import average
+from stockpot.averaging.copies import check_optimizer, with_copies
+from stockpot.averaging.counting import OptimizerSteps, batches_of_epoch, wrapped
 from stockpot.averaging.distance import distance
 from stockpot.averaging.live import Live, is_deepspeed, live_tensors, model_names, signature
 from stockpot.averaging.lora import check_anchor, doubt, lora_factors, refuse_merged
+from stockpot.averaging.lost import LostAverage
 from stockpot.averaging.match import Pair, check_beta, check_patterns, match
-from stockpot.averaging.notes import notes_on
+from stockpot.averaging.noise import Noise
+from stockpot.averaging.notes import note_not_counted, notes_on
 from stockpot.averaging.schedule import Schedule
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.models.wrappers import refuse_fsdp1
@@ -51,12 +55,15 @@ class SFA:
         new: name patterns of tensors that the anchor may lack (a new head: left alone) or hold with fewer rows (a
             grown head or vocabulary: the anchor's rows, assumed the first ones, are averaged).
         rounding: how averages of bf16 and fp16 weights return to their type, "nearest" (small pulls are lost) or
-            "stochastic" (bf16, unbiased, drawn from `generator` or torch's default one). None refuses such weights.
+            "stochastic" (bf16, unbiased). None refuses such weights.
         buffers: "average" treats BatchNorm's running statistics as weights, "keep" leaves them as training made them.
             Neither are the statistics of the averaged weights: `torch.optim.swa_utils.update_bn` recomputes those.
-        optimizer, reset_optimizer: at each average, forget this optimizer's state (Adam's moments) of what was
-            averaged; by default it is kept.
+        optimizer: the optimizer that trains the model, for exact counts (see `step`), and for copies of the weights
+            that it keeps (docs/optimizers.md): they are averaged too.
+        reset_optimizer: at each average, forget its state (Adam's moments) of what was averaged; by default it is kept.
         folder: where keep="disk" writes an anchor that is no file yet; a temporary folder by default.
+        seed: of stochastic rounding, whose noise depends on seed, step, name and element alone, so that the processes
+            of DDP round alike, whatever their generators. `generator` draws a seed, once; give every process the same.
 
     Averaged are trainable parameters, tied ones once, and floating buffers. Frozen parameters and integer buffers
     stay as they are. Anchor tensors that the model lacks are not used, which is logged. Under DDP every process
@@ -92,6 +99,7 @@ class SFA:
         optimizer: torch.optim.Optimizer | None = None,
         reset_optimizer: bool = False,
         folder: str | os.PathLike[str] | None = None,
+        seed: int = 0,
         generator: torch.Generator | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -104,6 +112,8 @@ class SFA:
         _one_of("buffers", buffers, get_args(Buffers))
         if reset_optimizer and optimizer is None:
             raise StockpotError("reset_optimizer=True needs optimizer=…, whose state is to be reset.")
+        if optimizer is not None:
+            check_optimizer(optimizer, model)
         self.schedule = Schedule(p, total_steps, every)
         self.beta = check_beta(beta)
         self.steps = 0
@@ -116,9 +126,13 @@ class SFA:
         self._new = (new,) if isinstance(new, str) else tuple(new)
         self._rounding = rounding
         self._buffers = buffers
-        self._optimizer = optimizer if reset_optimizer else None
+        self._optimizer = optimizer
+        self._reset_optimizer = reset_optimizer
         self._folder = Path(folder) if folder is not None else None
-        self._generator = generator
+        self._seed = seed if generator is None else _drawn_seed(generator)
+        self._moved = True  # by an optimizer step, since the last average
+        self._guard = LostAverage()
+        self._optimizer_steps = OptimizerSteps(model, self._guard)
         if isinstance(anchor, Checkpoint):
             anchor = anchor.path
         self._own_path = not isinstance(anchor, Mapping) and anchor != "start"
@@ -145,26 +159,44 @@ class SFA:
     def step(self) -> bool:
         """Call after each `optimizer.step()`; averages when it is time to. Returns whether it averaged.
 
-        Raises StockpotError beyond `total_steps`, and as `check_start` does.
+        Counted are optimizer steps. Not counted is a call in which Accelerate's state says that the batch only
+        accumulated gradients, nor with `optimizer=` one before which that optimizer made no step (a gradient scaler
+        skipped it, fp16; a batch that accumulates): then T may not be reached, and `finish()` after the last one makes
+        the average that is due. Without `optimizer=` a skipped step counts, since it cannot be known, and under
+        `fused=True`, which skips on the device. Under CUDA graphs no step can be seen: leave `optimizer=` out.
+
+        Raises StockpotError beyond `total_steps`, as `check_start` does, and when the optimizer step undid the average
+        before it.
         """
         self.check_start()
-        if self.schedule.total_steps is not None and self.steps >= self.schedule.total_steps:
+        if not self._optimizer_steps.follows_step(self._optimizer):
+            note_not_counted(self.schedule.total_steps, batches_of_epoch())
+            return False
+        return self.reach(self.steps + 1)
+
+    def reach(self, step: int, *, skipped: bool = False) -> bool:
+        """For trainers that count themselves: step `step` is done. Averages, returns and raises as `step()` does.
+
+        Where the trainer counts a step that a gradient scaler `skipped`, an average that is due after it is made,
+        unless it would be the second of the same weights.
+        """
+        self.check_start()
+        total = self.schedule.total_steps
+        if total is not None and step > total:
             raise StockpotError(
-                f"step {self.steps + 1} is beyond total_steps={self.schedule.total_steps}, whose last average is done; "
+                f"step {step} is beyond total_steps={total}, whose last average is done; "
                 "count optimizer steps, not batches, and make a new SFA for the next task."
             )
-        self.steps += 1
-        due = self.schedule.due(self.steps)
-        if due:
-            self.average()
+        self._guard.check()
+        self.steps = step
+        self._moved = self._moved or not skipped
+        due = self.schedule.due(step) and self._average_moved()
+        self._guard.look()
         return due
 
     def finish(self) -> bool:
         """Averages at the end of the task, unless the last step just did. Returns whether it averaged."""
-        due = self.steps > self.last_average
-        if due:
-            self.average()
-        return due
+        return self.steps > self.last_average and self._average_moved()
 
     def average(self) -> None:
         """Averages now, whatever the schedule says. Raises StockpotError while a LoRA adapter is merged."""
@@ -172,11 +204,16 @@ class SFA:
         wall, cpu = time.perf_counter(), time.process_time()
         pairs = self._current_pairs()
         refuse_merged(pairs)
-        average(pairs, stochastic=self._rounding == "stochastic", generator=self._generator)
-        if self._optimizer is not None:
+        optimizers = [*wrapped(self._optimizer), *self._optimizer_steps.seen]
+        noise = Noise(self._seed, self.steps, self.averages) if self._rounding == "stochastic" else None
+        self._guard.begin(pairs)
+        average(with_copies(pairs, optimizers), noise)
+        self._guard.end()
+        self._moved = False
+        for optimizer in wrapped(self._optimizer if self._reset_optimizer else None):
             for pair in pairs:
                 if pair.beta > 0:
-                    self._optimizer.state.pop(pair.tensor, None)
+                    optimizer.state.pop(pair.tensor, None)
         for device in {pair.tensor.device for pair in pairs if pair.tensor.is_cuda}:
             torch.cuda.synchronize(device)  # else the seconds below would be those of the launch
         self.averages += 1
@@ -206,7 +243,7 @@ class SFA:
         """What a resumed run needs, readable with `torch.load(…, weights_only=True)`.
 
         `steps`, `averages`, `last_average`, `beta`, `p`, `total_steps`, `every`, and `anchor`: the path of a file that
-        stays, else its tensors (not copied). `generator` is the state of the generator that was given.
+        stays, else its tensors (not copied). `seed` is that of the noise.
         """
         stays = self._anchor.path is not None and self._anchor.scratch is None
         self._unclaimed = None
@@ -216,7 +253,7 @@ class SFA:
             "last_average": self.last_average,
             **self._settings(),
             "anchor": str(self._anchor.path) if stays else dict(self._anchor.tensors),
-            "generator": None if self._generator is None else self._generator.get_state(),
+            "seed": self._seed,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -238,8 +275,15 @@ class SFA:
                 unclaimed.unlink(missing_ok=True)
         self.doubt = None
         self.steps, self.averages, self.last_average = state["steps"], state["averages"], state["last_average"]
-        if self._generator is not None and state.get("generator") is not None:
-            self._generator.set_state(state["generator"].cpu())
+        self._seed = state.get("seed", self._seed)
+        self._moved = self.steps > self.last_average
+
+    def _average_moved(self) -> bool:
+        moved = self._moved
+        if moved:
+            self.average()
+        self.last_average = self.steps
+        return moved
 
     def _settings(self) -> dict[str, Any]:
         schedule = self.schedule
@@ -256,6 +300,8 @@ class SFA:
         self._anchor = kept(anchor, anchored, self._model, self._keep, self._folder)
         self._unclaimed = self._anchor.path if anchor.path is None and self._anchor.scratch is None else None
         self._signature = []
+        self._guard.choose(pairs)
+        self._guard.look()
         return pairs
 
     def _live(self) -> list[Live]:
@@ -274,6 +320,10 @@ class SFA:
             self._pairs = match(live, self._anchor.tensors, self._anchor.label, self.beta, self._new)
             self._signature = now
         return self._pairs
+
+
+def _drawn_seed(generator: torch.Generator) -> int:
+    return int(torch.randint(1 << 62, (), generator=generator, device=generator.device))
 
 
 def _one_of(name: str, value: object, allowed: Sequence[object]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stockpot.averaging.anchor import Keep
+from stockpot.averaging.counting import was_skipped
 from stockpot.averaging.live import model_names
 from stockpot.averaging.sfa import SFA
 from stockpot.files import folder_bytes
@@ -19,6 +20,7 @@ from stockpot.methods.base import Method, Task, Tensors
 from stockpot.methods.space import Range, Space
 from stockpot.models.names import plain_name
 from stockpot.models.spec import ModelSpec
+from stockpot.seeds import derive
 from stockpot.streams.examples import Examples
 
 
@@ -136,11 +138,12 @@ class SequentialFineTuningWithAveraging(Method):
             new=task.new,
             rounding=self.config.rounding,
             buffers=self.config.buffers,
+            seed=derive(task.seed, "rounding"),
         )
 
     def after_step(self, model: nn.Module, optimizer: Optimizer, step: int) -> None:
         """Averages when the schedule says so."""
-        if self._sfa is not None and self._sfa.step():
+        if self._sfa is not None and self._sfa.reach(step, skipped=was_skipped(optimizer)):
             if getattr(self.config, "optimizer_state", "keep") == "reset":
                 optimizer.state.clear()
             self._count()

@@ -1,0 +1,67 @@
+"""SFA in a loop of Accelerate that accumulates gradients: the same two lines, which count optimizer steps.
+
+Digits 0-4, then digits 5-9, one after the other; afterwards the network is asked for all ten.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from accelerate import Accelerator
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import stockpot
+
+EPOCHS, BATCH, ACCUMULATE = 10, 8, 4
+
+
+def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Images and labels to train on, images and labels to test on."""
+    bunch = load_digits()
+    x = torch.tensor(bunch.data, dtype=torch.float32) / 16
+    y = torch.tensor(bunch.target)
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
+    test, train = order[:360], order[360:]
+    return x[train], y[train], x[test], y[test]
+
+
+def train_task(accelerator: Accelerator, model: nn.Module, x: Tensor, y: Tensor, beta: float) -> None:
+    """Trains one task; the anchor is the model as it comes in."""
+    loader = DataLoader(TensorDataset(x, y), BATCH, shuffle=True)
+    model, optimizer, loader = accelerator.prepare(model, torch.optim.Adam(model.parameters(), lr=1e-3), loader)
+    steps = EPOCHS * math.ceil(len(loader) / ACCUMULATE)  # optimizer steps, not batches
+    sfa = stockpot.SFA(model, beta=beta, p=0.25, total_steps=steps, optimizer=optimizer)  # line one
+    for _ in range(EPOCHS):
+        for images, labels in loader:
+            with accelerator.accumulate(model):
+                accelerator.backward(nn.functional.cross_entropy(model(images), labels))
+                optimizer.step()
+                sfa.step()  # line two: batches that only accumulate do not count
+                optimizer.zero_grad()
+    sfa.finish()  # does nothing here; under fp16 skipped steps do not count, and the last average may still be due
+
+
+def accuracy_on_both(beta: float) -> tuple[float, float]:
+    """Test accuracy on each half of the digits, after both were learnt in turn."""
+    torch.manual_seed(0)
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=ACCUMULATE)
+    x, y, test_x, test_y = digits()
+    model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 10))
+    train_task(accelerator, model, x[y < 5], y[y < 5], beta=0.0)  # nothing is known yet, so there is nothing to keep
+    train_task(accelerator, model, x[y >= 5], y[y >= 5], beta)
+    right = model(test_x).argmax(1) == test_y
+    return right[test_y < 5].float().mean().item(), right[test_y >= 5].float().mean().item()
+
+
+def main() -> None:
+    """Trains twice, plainly and with SFA, and prints what is left of each task."""
+    for name, beta in (("plain", 0.0), ("SFA", 0.25)):
+        first, second = accuracy_on_both(beta)
+        print(f"{name:5}  first task {first:.2f}  second task {second:.2f}  both {(first + second) / 2:.2f}")
+
+
+if __name__ == "__main__":
+    main()

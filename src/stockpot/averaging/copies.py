@@ -1,0 +1,70 @@
+"""Optimizers that keep a second copy of the weights: it is averaged with them, or the optimizer is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from stockpot.averaging.counting import holds_any, wrapped
+from stockpot.averaging.match import Pair
+from stockpot.errors import StockpotError
+
+# Names, in the state of a parameter, of tensors that are weights: Lookahead's slow ones (timm, pytorch_optimizer), fp32
+# masters (apex, Transformer Engine), the shadow of EmoNavi and its kin.
+_WEIGHTS = ("lookahead_slow_buff", "slow_params", "slow_buffer", "master_param", "shadow")
+_SCHEDULE_FREE = ("z", "x", "y")  # of which it keeps z, and its reference versions all three
+
+
+def check_optimizer(optimizer: Any, model: nn.Module) -> None:
+    """Raises StockpotError for an optimizer that steps on other tensors than the model's, of DeepSpeed for example."""
+    for one in wrapped(optimizer):
+        if type(one).__module__.split(".")[0] == "deepspeed":
+            raise StockpotError(
+                f"DeepSpeed's {type(one).__name__} keeps fp32 copies that would overwrite an average; train without it."
+            )
+    if not holds_any(optimizer, model):
+        raise StockpotError(
+            f"optimizer: {type(optimizer).__name__} holds none of the model's own tensors, so its next step would "
+            "overwrite an average with the copies that it does hold: make it of model.parameters(), after the model "
+            "was wrapped or moved."
+        )
+
+
+def with_copies(pairs: Iterable[Pair], optimizers: Iterable[Any]) -> list[Pair]:
+    """The pairs, and with the same anchor and β each copy that the optimizers keep of a pair's tensor.
+
+    Any rule of an optimizer that is linear in its copies (schedule-free's y = (1−β₁)z + β₁x, Lookahead's slow and fast
+    weights) gives the same result whether the average acts on all of them or on what the rule makes of them. Raises
+    StockpotError for dual averaging (MADGRAD, D-Adaptation), which computes the weights anew from where it began.
+    """
+    layers = [layer for optimizer in optimizers for layer in wrapped(optimizer)]
+    result: list[Pair] = []
+    for pair in pairs:
+        result.append(pair)
+        if not pair.is_buffer:
+            known = {id(pair.tensor)}
+            for key, copy in _copies(pair, layers):
+                if id(copy) not in known:
+                    known.add(id(copy))
+                    result.append(replace(pair, name=f"{pair.name} ({key})", tensor=copy))
+    return result
+
+
+def _copies(pair: Pair, layers: list[Any]) -> Iterator[tuple[str, Any]]:
+    for layer in layers:
+        state = getattr(layer, "state", {}).get(pair.tensor) or {}
+        tensors = {key: value for key, value in state.items() if getattr(value, "shape", None) == pair.tensor.shape}
+        if "x0" in tensors:
+            raise StockpotError(
+                f"'{pair.name}': {type(layer).__name__} computes the weights anew from where it began (x0), which "
+                "would undo an average; choose an optimizer that steps from where the weights are."
+            )
+        free = any("weight_sum" in group for group in layer.param_groups)
+        keys = (*_WEIGHTS, *_SCHEDULE_FREE) if free else _WEIGHTS
+        yield from ((key, tensors[key]) for key in keys if key in tensors)
+        host = getattr(layer, "param_d2h_map", {}).get(pair.tensor)  # torchao's CPUOffloadOptimizer
+        if host is not None:
+            yield "on the host", host

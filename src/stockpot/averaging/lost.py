@@ -1,0 +1,110 @@
+"""An average that the next optimizer step undoes, since the optimizer keeps the weights elsewhere too, is noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from stockpot.averaging.live import local
+from stockpot.averaging.match import Pair
+from stockpot.errors import StockpotError
+
+_TENSORS, _ELEMENTS = 16, 16  # sampled
+
+
+class LostAverage:
+    """Samples a few weights around the first average that pulls them further than a step moves them.
+
+    Judged are the samples that it pulled at least four times as far as the step before had moved them. They were lost
+    when at the next step at least nine tenths of eight or more have come back to within a tenth of that pull, or when
+    nothing else moves at all (a learning rate of 0). What torch's own optimizers write to the tensors that they were
+    given is no loss, wherever it leads.
+    """
+
+    def __init__(self) -> None:
+        self._samples: list[tuple[str, Tensor, Tensor]] = []  # name, weight, positions
+        self._last: list[Tensor] = []  # values after the last counted step
+        self._earlier: list[Tensor] = []  # the same, at the last average
+        self._before: list[Tensor] = []
+        self._after: list[Tensor] = []
+        self._settled = False
+
+    def choose(self, pairs: Sequence[Pair]) -> None:
+        """Chooses what to sample, anew for weights that were replaced or loaded."""
+        weights = [pair for pair in pairs if not pair.is_buffer and pair.beta > 0 and pair.views[0].numel()]
+        chosen = weights[:: -(-len(weights) // _TENSORS) or 1]
+        self._samples = [(pair.name, pair.tensor, _spread(pair.views[0].numel(), pair.tensor)) for pair in chosen]
+        self._last, self._earlier, self._before, self._after = [], [], [], []
+
+    def look(self) -> None:
+        """Called once a step, when all is done: remembers where the weights are."""
+        if not self._settled:
+            self._last = self._values()
+
+    def begin(self, pairs: Sequence[Pair]) -> None:
+        """Called right before an average."""
+        if not (self._settled or self._after):  # an average that is still to be judged is the one that counts
+            here = {id(pair.tensor) for pair in pairs}
+            if not all(id(weight) in here for _, weight, _ in self._samples):
+                self.choose(pairs)
+            self._earlier, self._before = self._last, self._values()
+
+    def end(self) -> None:
+        """Called right after an average."""
+        if self._before and not self._after:
+            self._after = self._values()
+
+    def stepped(self, optimizer: Optimizer) -> None:
+        """Called in torch's hook, before anything else can write to the weights."""
+        if self._after and type(optimizer).__module__.startswith("torch.optim."):
+            updated = {id(tensor) for group in optimizer.param_groups for tensor in group["params"]}
+            for index, (_, weight, positions) in enumerate(self._samples):
+                if id(weight) in updated:
+                    self._after[index] = _values_of(weight, positions)
+
+    def check(self) -> None:
+        """Called when a step was made and nothing has been averaged since. Raises StockpotError for a lost average."""
+        taken = self._earlier, self._before, self._after
+        self._before, self._after = [], []
+        if not all(taken):
+            return
+        earlier, before, after, now = map(_joined, (*taken, self._values()))
+        pull = before - after
+        judged = (pull != 0) & (pull.abs() >= 4 * (before - earlier).abs())
+        back = judged & ((now - before).abs() <= 0.1 * pull.abs())
+        self._settled = int(judged.sum()) >= 8
+        still = bool(judged.any()) and torch.equal(now, before) and torch.equal(earlier, before)
+        if still or (self._settled and int(back.sum()) >= 0.9 * int(judged.sum())):
+            raise StockpotError(
+                f"'{self._name_at(int(back.int().argmax()))}': the optimizer step after an average put back the "
+                "weights from before it, from copies kept elsewhere (fp32 masters of DeepSpeed or apex, for example): "
+                "train fp32 weights with a plain optimizer, under bf16 autocast."
+            )
+
+    def _values(self) -> list[Tensor]:
+        return [_values_of(weight, positions) for _, weight, positions in self._samples]
+
+    def _name_at(self, position: int) -> str:
+        for name, _, positions in self._samples:
+            if position < len(positions):
+                return name
+            position -= len(positions)
+        raise AssertionError
+
+
+def _spread(count: int, weight: Tensor) -> Tensor:
+    """Positions all over the first `count` elements."""
+    many = min(count, _ELEMENTS)
+    return torch.arange(many, device=weight.device) * count // max(1, many)
+
+
+def _values_of(weight: Tensor, positions: Tensor) -> Tensor:
+    piece = local(weight.detach())
+    return piece.take(positions.to(piece.device))
+
+
+def _joined(values: list[Tensor]) -> Tensor:
+    return torch.cat([value.double().cpu() for value in values])
