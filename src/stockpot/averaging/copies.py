@@ -20,6 +20,7 @@ _SCHEDULE_FREE = ("z", "x", "y")  # of which it keeps z, and its reference versi
 
 def check_optimizer(optimizer: Any, model: nn.Module) -> None:
     """Raises StockpotError for an optimizer that steps on other tensors than the model's, of DeepSpeed for example."""
+    one = optimizer
     for one in wrapped(optimizer):
         if type(one).__module__.split(".")[0] == "deepspeed":
             raise StockpotError(
@@ -27,7 +28,7 @@ def check_optimizer(optimizer: Any, model: nn.Module) -> None:
             )
     if not holds_any(optimizer, model):
         raise StockpotError(
-            f"optimizer: {type(optimizer).__name__} holds none of the model's own tensors, so its next step would "
+            f"optimizer: {type(one).__name__} holds none of the model's own tensors, so its next step would "
             "overwrite an average with the copies that it does hold: make it of model.parameters(), after the model "
             "was wrapped or moved."
         )

@@ -174,8 +174,17 @@ def _one_name_one_tensor(live: list[Live]) -> None:
 
 
 def is_deepspeed(model: nn.Module) -> bool:
-    """Whether the model is a DeepSpeed engine."""
-    return type(model).__module__.split(".")[0] == "deepspeed"
+    """Whether the model is a DeepSpeed engine, or the module of one that trains in half precision.
+
+    In fp32 an engine of stage 0 keeps no copies; the parameters of ZeRO are told by their own marks.
+    """
+    hooks = (*model._forward_pre_hooks.values(), *model._forward_hooks.values())
+    halves = any(parameter.dtype.itemsize == 2 for parameter in model.parameters())
+    return _of_deepspeed(type(model)) or (halves and any(map(_of_deepspeed, hooks)))
+
+
+def _of_deepspeed(thing: object) -> bool:
+    return str(getattr(thing, "__module__", "")).split(".")[0] == "deepspeed"
 
 
 def model_names(model: nn.Module) -> frozenset[str]:

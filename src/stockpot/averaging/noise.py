@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -88,7 +87,7 @@ def splitmix64(key: int, positions: Tensor) -> Tensor:
     return z
 
 
-def shard_offsets(tensor: Tensor) -> Sequence[int]:
+def shard_offsets(tensor: Tensor) -> tuple[int, ...]:
     """Where this process's shard begins in each dimension; zeros for a tensor that is whole."""
     if not is_sharded(tensor):
         return (0,) * tensor.dim()
