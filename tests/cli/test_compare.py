@@ -105,3 +105,16 @@ def test_one_command_tunes_runs_orders_and_draws_the_front(
     chosen = found["tuning"]["chosen"]["wise_ft"]["alpha"]
     assert found["methods"]["wise_ft"]["method"]["alpha"] == chosen
     assert "front" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_shard_that_is_done_says_so_and_is_no_mistake(
+    digits_recipe: dict[str, Any], stockpot: Command, tmp_path: Path, write_yaml: Callable[..., Path]
+) -> None:
+    digits_recipe["train"] |= {"max_steps": 1}
+    path = write_yaml({**digits_recipe, "method": {"name": "sfa", "p": 0.5}})
+    for _ in range(2):  # the second time there is nothing left to run
+        done = stockpot("compare", path, "--shard", "1/3", "-o", tmp_path / "cells")
+        assert done.code == 0
+        assert done.out.startswith("Shard 1/3 is done: 1 of 3 cells of this stage are finished.")
+        assert done.out.count("\n") == 1
+        assert "Error" not in done.err

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from stockpot.compare.cells import CellPlan, contenders, orders_of, plan, prepare, recipe_of
 from stockpot.compare.engines import Engine, in_processes, on_ray
 from stockpot.compare.front import front
-from stockpot.compare.running import Running
+from stockpot.compare.running import Running, ShareDone
 from stockpot.compare.summary import summarise
 from stockpot.compare.tuning import tune
 from stockpot.errors import StockpotError
@@ -255,7 +255,7 @@ def test_cells_are_the_same_wherever_they_run(kind: str, recipes: Recipes, tmp_p
 def test_shards_share_the_cells_out_and_the_last_one_sees_all(recipes: Recipes, tmp_path: Path) -> None:
     recipe = recipes(seeds=[0, 1])
     cells = plan(recipe)
-    with pytest.raises(StockpotError, match="shard 1/2 is done: 3 of 6 cells"):
+    with pytest.raises(ShareDone, match="Shard 1/2 is done: 3 of 6 cells"):
         running(recipe, tmp_path, shard=(1, 2)).run(cells)
     assert len(list(tmp_path.glob("cells/*/*/results.json"))) == 3
     done = running(recipe, tmp_path, shard=(2, 2)).run(cells)

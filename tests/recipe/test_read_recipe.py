@@ -247,3 +247,30 @@ def test_a_task_file_is_one_entry_of_tasks(write_yaml: Write) -> None:
         read_task(path, ["dta=1"])
     with pytest.raises(StockpotError, match=r"task\.yaml: train\.max_stps: unknown key\."):
         read_task(path, ["train.max_stps=1"])
+
+
+# Fields of TrainingArguments that act in a task's training, or in what is logged of it.
+ACTING = {
+    "accelerator_config", "adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "dataloader_drop_last",
+    "dataloader_num_workers", "dataloader_persistent_workers", "dataloader_pin_memory", "dataloader_prefetch_factor",
+    "debug", "full_determinism", "gradient_accumulation_steps", "gradient_checkpointing",
+    "gradient_checkpointing_kwargs", "include_num_input_tokens_seen", "label_smoothing_factor", "learning_rate",
+    "liger_kernel_config", "log_level", "logging_first_step", "logging_nan_inf_filter", "logging_steps",
+    "logging_strategy", "lr_scheduler_kwargs", "lr_scheduler_type", "max_grad_norm", "max_steps",
+    "neftune_noise_alpha", "num_train_epochs", "optim", "optim_args", "optim_target_modules",
+    "per_device_train_batch_size", "project", "report_to", "run_name", "save_steps", "tf32", "torch_compile",
+    "torch_compile_backend", "torch_compile_mode", "torch_empty_cache_steps", "trackio_bucket_id", "trackio_space_id",
+    "trackio_static_space_id", "use_cache", "use_cpu", "use_liger_kernel", "warmup_steps", "weight_decay",
+}  # fmt: skip
+
+
+def test_every_field_of_training_arguments_acts_or_is_refused_with_its_reason() -> None:
+    import dataclasses
+
+    from transformers import TrainingArguments
+
+    from stockpot.recipe.train import RESERVED
+
+    fields = {field.name for field in dataclasses.fields(TrainingArguments)}
+    assert fields == ACTING | (fields & set(RESERVED))
+    assert not ACTING & set(RESERVED)

@@ -41,10 +41,21 @@ class Asked:
 
 
 def compare(recipe_file: Path, overrides: Sequence[str], output: Path | None, asked: Asked) -> None:
-    """`stockpot compare`."""
+    """`stockpot compare`. A shard whose cells are finished says so, and is no mistake."""
     shard = _shard(asked.shard)
     refuse_launchers(shares=shard[1] > 1)
     quiet()
+    from stockpot.compare.running import ShareDone
+
+    try:
+        _compare(recipe_file, overrides, output, asked, shard)
+    except ShareDone as done:
+        say(str(done))
+
+
+def _compare(
+    recipe_file: Path, overrides: Sequence[str], output: Path | None, asked: Asked, shard: tuple[int, int]
+) -> None:
     from stockpot.compare.cells import contenders, plan, prepare
     from stockpot.compare.front import front
     from stockpot.compare.running import Running

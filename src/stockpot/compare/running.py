@@ -22,6 +22,11 @@ from stockpot.runs.session import Opened
 from stockpot.runs.summary import results_of
 from stockpot.training.job import Diverged, Stop
 
+
+class ShareDone(Exception):  # noqa: N818 - what happened, not an error
+    """This shard's cells are finished, and those of other shards are missing: a comparison has nothing to say yet."""
+
+
 Done = tuple[CellPlan, Results | None]  # no results: training diverged
 
 
@@ -40,8 +45,8 @@ class Running:
     def run(self, cells: Sequence[CellPlan]) -> list[Done]:
         """Runs what is not finished of this shard's cells; every cell with its results, in the order given.
 
-        Raises StockpotError where a cell that is to be reported diverged, and where the cells of other shards are
-        missing; Interrupted where it was asked to stop.
+        Raises StockpotError where a cell that is to be reported diverged, ShareDone where the cells of other shards
+        are missing, and Interrupted where it was asked to stop.
         """
         check_cells(self.recipe, self.path, cells)
         with files.explained(self.path):
@@ -59,8 +64,8 @@ class Running:
             self.progress.cell(cell.told, None if results is None else results.metrics.average_accuracy)
         missing = [cell for cell in cells if not self._is_done(cell)]
         if missing:
-            raise StockpotError(
-                f"shard {number}/{count} is done: {len(cells) - len(missing)} of {len(cells)} cells of this stage are "
+            raise ShareDone(
+                f"Shard {number}/{count} is done: {len(cells) - len(missing)} of {len(cells)} cells of this stage are "
                 "finished. When the other shards are done, run this again."
             )
         return [(cell, self._read(cell)) for cell in cells]

@@ -12,6 +12,7 @@ from stockpot.errors import StockpotError, did_you_mean
 from stockpot.names import as_name
 from stockpot.recipe.schema import Recipe, Split
 from stockpot.streams.spec import TaskSpec
+from stockpot.strict import Strict
 from stockpot.yaml_text import DEEPEST, parse_yaml, read_yaml
 
 T = TypeVar("T", bound=BaseModel)
@@ -96,9 +97,10 @@ def _where(error: Any) -> list[str | int]:
 
     last = len(error["loc"]) - (error["type"] == "extra_forbidden")
     location, key = error["loc"][:last], error["loc"][last:]
+    blocks = {block.__name__ for block in Strict.__subclasses__()}
     kept: list[str | int] = []
     for part in location:
-        branch = isinstance(part, str) and ("[" in part or part in ("Split", "float", "str", "int", "function-after"))
+        branch = isinstance(part, str) and ("[" in part or part in {*blocks, "float", "str", "int", "function-after"})
         tag = (part in REGISTRY and kept[:1] in (["method"], ["compare"])) or (
             part in SCORES and kept[:1] == ["metrics"]
         )

@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stockpot.errors import StockpotError, did_you_mean
+from stockpot.streams.local import is_data, open_file, refuse_encoding
 from stockpot.streams.spec import DataSpec
 
 Labels = NDArray[np.int64]
+MOST_CLASSES = 1_000_000  # larger labels number something else
 
 
 @dataclass(frozen=True)
@@ -90,12 +92,26 @@ def _digits() -> Source:
 
 
 def open_hub(data: DataSpec, where: str) -> Any:
-    """The splits of a data set of the hub, or of a folder in its layout. Raises StockpotError where there is none."""
+    """The splits of a data set of the hub, of a folder in its layout, or of one file.
+
+    Raises StockpotError where there is none.
+    """
+    path = str(data.path)
+    file = Path(path).expanduser()
+    try:
+        if file.is_file() or (is_data(file) and not file.is_dir()):
+            return open_file(path, where)
+        return _open_named(data, file, where)
+    except Exception as error:
+        refuse_encoding(error, where, path)
+        raise
+
+
+def _open_named(data: DataSpec, folder: Path, where: str) -> Any:
     import datasets
 
     path = str(data.path)
     if path.startswith((".", "/", "~")):
-        folder = Path(path).expanduser()
         if not folder.exists():
             raise StockpotError(f"{where}: data.path: {path}: there is no such folder.")
         path = str(folder)
@@ -141,6 +157,34 @@ def _column(features: Any, wanted: str | None, key: str, kinds: tuple[str, ...],
     return str(found[0])
 
 
+def _refuse_text(data: DataSpec, features: Any, where: str) -> None:
+    """Raises StockpotError where the data hold texts and no images: the recipe has not said that it means them."""
+    pictures = any(type(feature).__name__ == "Image" for feature in features.values())
+    texts = [name for name, feature in features.items() if str(getattr(feature, "dtype", "")).endswith("string")]
+    chats = [name for name in features if name == "messages"]
+    if data.image is None and not pictures and "image" not in features and (texts or chats):
+        raise StockpotError(
+            f"{where}: {data.path!r} holds texts ({', '.join(texts or chats)}), no images: to classify them name their "
+            "column, data.text; to continue them say scenario: language."
+        )
+
+
+def not_a_class(value: Any) -> str | None:
+    """Why a label is not that of a class, where it looks like one of another kind of learning."""
+    if isinstance(value, float):
+        return f"{value!r} is a measured value, and regression is not learnt here: classes are whole numbers or names"
+    if isinstance(value, list | tuple | dict):
+        return "its labels are lists, and an example has one class here, not several"
+    return None
+
+
+def numbered(top: int, where: str) -> list[str]:
+    """The names of classes that are numbers alone: 0 to `top`. Raises StockpotError where these are too many to be."""
+    if top >= MOST_CLASSES:
+        raise StockpotError(f"{where}: {top} is not the number of a class: they are counted from 0.")
+    return [str(number) for number in range(top + 1)]
+
+
 def _hub(data: DataSpec, where: str) -> Source:
     splits = open_hub(data, where)
     names = list(splits)
@@ -149,6 +193,7 @@ def _hub(data: DataSpec, where: str) -> Source:
             hint = did_you_mean(wanted, names)
             raise StockpotError(f"{where}: data.{key}: there is no split {wanted!r}.{hint} Splits: {names}.")
     train = splits[data.train_split]
+    _refuse_text(data, train.features, where)
     image = _column(train.features, data.image, "image", ("Image",), where)
     label = _column(train.features, data.label, "label", ("ClassLabel",), where)
     named = getattr(train.features[label], "names", None)
@@ -167,7 +212,9 @@ def _hub(data: DataSpec, where: str) -> Source:
         raise StockpotError(f"{where}: the split {data.train_split!r} of {data.path!r} is empty.")
     first = train[0]
     if isinstance(first[label], bool) or not isinstance(first[label], int):
-        raise StockpotError(f"{where}: data.label: column {label!r} does not hold class numbers.")
+        reason = not_a_class(first[label])
+        state = f": {reason}" if reason else " does not hold class numbers"
+        raise StockpotError(f"{where}: data.label: column {label!r}{state}.")
     if not hasattr(first[image], "convert"):
         raise StockpotError(f"{where}: data.image: column {image!r} does not hold images.")
     test_name = data.test_split or next(
@@ -179,7 +226,7 @@ def _hub(data: DataSpec, where: str) -> Source:
         kept, held_out = _held_out(part(train).labels, where)
         parts = part(train, kept), part(train, held_out)
     top = int(max(parts[0].labels.max(), parts[1].labels.max() if len(parts[1].labels) else 0))
-    classes = list(named) if named else [str(number) for number in range(top + 1)]
+    classes = list(named) if named else numbered(top, f"{where}: data.label: column {label!r}")
     if min(int(p.labels.min()) for p in parts if len(p.labels)) < 0:
         raise StockpotError(f"{where}: some labels are −1: the split is not labelled; choose data.test_split.")
     return Source(classes, *parts, _facts(str(data.path), *parts))

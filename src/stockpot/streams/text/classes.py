@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from stockpot.errors import StockpotError, did_you_mean
-from stockpot.streams.source import Labels, Part, Source
+from stockpot.streams.source import Labels, Part, Source, not_a_class, numbered
 from stockpot.streams.spec import DataSpec
 from stockpot.streams.text.opening import columns_of, open_splits, parts
 from stockpot.streams.text.source import text_column
@@ -39,13 +39,16 @@ def open_text_classes(data: DataSpec, where: str) -> Source:
                 text = template(row)
             except StockpotError as error:
                 raise StockpotError(f"{place}, row {number}: {error}; mend the row, or leave it out.") from error
+            if reason := not_a_class(row[label]):
+                raise StockpotError(f"{place}, row {number}: data.label: column {label!r}: {reason}.")
             if not text.strip() or not isinstance(row[label], str | int) or row[label] in (-1, ""):
                 lacking = "label" if text.strip() else "text"
                 raise StockpotError(f"{place}, row {number}: it has no {lacking}; mend the row, or leave it out.")
             texts.append(text)
             labels.append(row[label])
         read[part] = (texts, labels)
-    classes = _classes(train.features[label], [value for _, labels in read.values() for value in labels])
+    every = [value for _, labels in read.values() for value in labels]
+    classes = _classes(train.features[label], every, f"{where}: data.label: column {label!r}")
     numbered = {name: number for number, name in enumerate(classes)}
     made = {
         part: _part(texts, np.array([numbered[str(value)] for value in labels], dtype=np.int64))
@@ -70,11 +73,13 @@ def _label_column(data: DataSpec, features: Any, where: str) -> str:
     return label
 
 
-def _classes(feature: Any, labels: list[Any]) -> list[str]:
+def _classes(feature: Any, labels: list[Any], where: str) -> list[str]:
     if getattr(feature, "names", None):
         return list(feature.names)
-    if all(isinstance(value, int) for value in labels):
-        return [str(number) for number in range(max(labels) + 1)]
+    if all(isinstance(value, int) and not isinstance(value, bool) for value in labels):
+        if min(labels) < 0:
+            raise StockpotError(f"{where}: {min(labels)} is not the number of a class: they are counted from 0.")
+        return numbered(max(labels), where)
     return sorted({str(value) for value in labels})
 
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from stockpot.errors import StockpotError, did_you_mean
+from stockpot.streams.local import REWRITE
 from stockpot.streams.source import open_hub
 from stockpot.streams.spec import TUNING_SHARE, DataSpec
 
-BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".txt": "text", ".parquet": "parquet"}
 HELD_OUT = 10  # one in so many rows is held out, where the data have no test split
 IMAGE_KEYS = ("image", "rotate", "permute", "in_memory")
-REWRITE = "write it again as UTF-8, for example with `iconv -f latin1 -t utf-8`."
 Numbers = list[int]
 
 
@@ -30,12 +27,7 @@ def open_splits(data: DataSpec, where: str) -> dict[str, Any]:
     for key in IMAGE_KEYS:
         if getattr(data, key) != DataSpec.model_fields[key].default:
             raise StockpotError(f"{where}: data.{key} is for images, not for text; drop the key.")
-    try:
-        file = Path(data.path).expanduser()
-        splits = _open_file(file, data, where) if file.suffix in BUILDERS else open_hub(data, where)
-    except Exception as error:
-        _refuse_encoding(error, where, data.path)
-        raise
+    splits = open_hub(data, where)
     for key, wanted in (("train_split", data.train_split), ("test_split", data.test_split)):
         if wanted is not None and wanted not in splits:
             hint = did_you_mean(wanted, splits)
@@ -43,67 +35,6 @@ def open_splits(data: DataSpec, where: str) -> dict[str, Any]:
     if len(splits[data.train_split]) == 0:
         raise StockpotError(f"{where}: the split {data.train_split!r} of {data.path!r} is empty.")
     return dict(splits)
-
-
-def _open_file(file: Path, data: DataSpec, where: str) -> Any:
-    import datasets
-
-    if not file.is_file():
-        raise StockpotError(f"{where}: data.path: {data.path}: there is no such file.")
-    try:
-        return datasets.load_dataset(BUILDERS[file.suffix], data_files=str(file))
-    except Exception as error:
-        if not file.stat().st_size:
-            raise StockpotError(f"{where}: {data.path} is empty.") from error
-        _refuse_encoding(error, where, data.path)
-        cause = list(_causes(error))[-1]
-        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-        row = _broken_row(file)
-        place, remedy = ("", "") if row is None else (f", row {row}", "; mend the row, or leave it out.")
-        kind = file.suffix[1:]
-        raise StockpotError(f"{where}: {data.path}{place} could not be read as {kind}: {reason}{remedy}") from error
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    at: BaseException | None = error
-    while at is not None:
-        yield at
-        at = at.__cause__ or at.__context__
-
-
-def _broken_row(file: Path) -> int | None:
-    """The first line of a .jsonl file that is no JSON, from 0."""
-    if file.suffix != ".jsonl":
-        return None
-    for number, line in enumerate(file.read_bytes().splitlines()):
-        try:
-            json.loads(line)
-        except ValueError:
-            return number
-    return None
-
-
-def _refuse_encoding(error: Exception, where: str, path: str | None) -> None:
-    """Raises one clear line where text that is not UTF-8 is behind an error."""
-    for cause in _causes(error):
-        said = str(cause).lower()
-        if isinstance(cause, UnicodeDecodeError) or "invalid utf" in said or "encoding in string" in said:
-            at = Path(str(path)).expanduser()
-            files = [at] if at.is_file() else sorted(file for file in at.rglob("*") if file.suffix in BUILDERS)
-            bad = next((found for file in files if (found := _foreign_line(file))), f"{path}: it is not UTF-8 text")
-            raise StockpotError(f"{where}: {bad}; {REWRITE}") from error
-
-
-def _foreign_line(file: Path) -> str | None:
-    """Which line of a file is the first that is not UTF-8, from 1, as editors count."""
-    if file.suffix == ".parquet":
-        return None
-    for number, line in enumerate(file.read_bytes().split(b"\n"), 1):
-        try:
-            line.decode()
-        except UnicodeDecodeError:
-            return f"{file}, line {number}: it is not UTF-8 text"
-    return None
 
 
 def parts(data: DataSpec, splits: dict[str, Any], where: str, tuning: bool) -> dict[str, tuple[str, Numbers]]:
