@@ -9,86 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from hf_training import ACCUMULATE, EPOCHS, TOTAL, Regression, Spy, StopAt, train, trainer, weights
 
 from stockpot import SFA, SFACallback, StockpotError
 from stockpot.weights.checkpoint import open_checkpoint, save_checkpoint
-
-ROWS, BATCH, ACCUMULATE, EPOCHS = 48, 4, 2, 2
-TOTAL = ROWS // (BATCH * ACCUMULATE) * EPOCHS
-
-
-class Regression(nn.Module):
-    """Returns the loss as Transformers' models do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.layers = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
-
-    def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        return {"loss": (self.layers(x)[:, 0] - labels).pow(2).mean()}
-
-
-def rows() -> list[dict[str, Tensor]]:
-    generator = torch.Generator().manual_seed(1)
-    x = torch.randn(ROWS, 4, generator=generator)
-    return [{"x": row, "labels": row.sum().sin()} for row in x]
-
-
-def trainer(folder: Path, *callbacks: TrainerCallback, **settings: Any) -> Trainer:
-    arguments: dict[str, Any] = {
-        "output_dir": str(folder),
-        "per_device_train_batch_size": BATCH,
-        "gradient_accumulation_steps": ACCUMULATE,
-        "num_train_epochs": EPOCHS,
-        "learning_rate": 0.01,
-        "lr_scheduler_type": "constant",
-        "weight_decay": 0.0,
-        "save_strategy": "steps",
-        "save_steps": 5,
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "report_to": "none",
-        "logging_strategy": "no",
-        **settings,
-    }
-    return Trainer(
-        Regression(),
-        TrainingArguments(**arguments),
-        train_dataset=rows(),
-        eval_dataset=rows(),
-        callbacks=list(callbacks),
-    )
-
-
-def weights(model: Any) -> Tensor:
-    return torch.cat([tensor.detach().flatten() for tensor in model.parameters()])
-
-
-def train(folder: Path, *callbacks: TrainerCallback, **settings: Any) -> Tensor:
-    one = trainer(folder, *callbacks, **settings)
-    one.train()
-    return weights(one.model)
-
-
-class Spy(TrainerCallback):
-    """Writes down the weights after each update, before and after SFA's turn."""
-
-    def __init__(self) -> None:
-        self.seen: list[Tensor] = []
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        self.seen.append(weights(model).clone())
-
-
-class StopAt(TrainerCallback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        control.should_training_stop = state.global_step >= self.step
 
 
 @pytest.mark.parametrize("settings", [{"p": 0.25}, {"every": 5}], ids=["p", "every"])
@@ -182,24 +106,6 @@ def test_resume_with_other_settings_is_refused(stopped: Path) -> None:
     assert "buffers is 'keep' here and 'average' in" in refusal(stopped, buffers="keep")
 
 
-def test_resume_without_the_anchor_is_refused(stopped: Path) -> None:
-    file = stopped / "sfa-anchor" / "model.safetensors"
-    moved = file.rename(stopped / "moved.safetensors")
-    assert "is missing: pass it from where it is now, anchor=PATH" in refusal(stopped)
-    save_checkpoint(Regression().state_dict(), file, {"anchor_id": "another"})
-    assert "is the anchor of another run" in refusal(stopped)
-    resumed = trainer(stopped, SFACallback(beta=0.25, p=0.25, anchor=moved))
-    resumed.train(resume_from_checkpoint=str(stopped / "checkpoint-5"))
-    assert resumed.state.global_step == TOTAL
-
-
-def test_resume_of_a_run_without_the_callback_is_refused(stopped: Path) -> None:
-    (stopped / "checkpoint-5" / "sfa_state.json").write_text("[1")
-    assert "sfa_state.json is damaged" in refusal(stopped)
-    (stopped / "checkpoint-5" / "sfa_state.json").unlink()
-    assert "which is missing: pass the anchor of the run, anchor=PATH" in refusal(stopped)
-
-
 def test_a_training_that_stops_early_is_averaged_at_its_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     spy, callback = Spy(), SFACallback(beta=0.25, p=1)
     with caplog.at_level(logging.WARNING, logger="stockpot"):
@@ -207,19 +113,6 @@ def test_a_training_that_stops_early_is_averaged_at_its_end(tmp_path: Path, capl
     assert callback.sfa.averages == 1
     torch.testing.assert_close(result, spy.seen[-1].lerp(weights(Regression()), 0.25), rtol=1e-6, atol=1e-7)
     assert "stopped early, at step 5" in caplog.text
-
-
-def test_the_best_model_is_left_as_loaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    callback = SFACallback(beta=0.25, p=1)
-    best_of: dict[str, Any] = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 5}
-    one = trainer(tmp_path, callback, StopAt(5), **best_of)
-    with caplog.at_level(logging.WARNING, logger="stockpot"):
-        one.train()
-    assert callback.sfa.averages == 0
-    best = open_checkpoint(tmp_path / "checkpoint-5")
-    for name, tensor in one.model.named_parameters():
-        assert torch.equal(tensor, best[name])
-    assert "left without a last average" in caplog.text
 
 
 def test_each_training_takes_an_anchor_of_its_own(tmp_path: Path) -> None:

@@ -14,20 +14,21 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from stockpot.averaging import saved_anchor
 from stockpot.averaging.anchor import Keep, Source
+from stockpot.averaging.best import BETWEEN, chooses_best, refuse_best_between, saves
 from stockpot.averaging.counting import was_skipped
 from stockpot.averaging.live import is_sharded
 from stockpot.averaging.lora import BESIDE
 from stockpot.averaging.match import check_beta
+from stockpot.averaging.resumed import remember_folders, resumed_folder
 from stockpot.averaging.schedule import Schedule
 from stockpot.averaging.sfa import SFA, Buffers, Rounding
 from stockpot.errors import StockpotError
 from stockpot.files import write_json
-from stockpot.weights.checkpoint import open_checkpoint, save_checkpoint
 
 _logger = logging.getLogger("stockpot")
-_STATE = "sfa_state.json"
-_ANCHOR = Path("sfa-anchor") / "model.safetensors"
+_NAME = "stockpot.SFACallback"  # in the Trainer's state
 
 
 class SFACallback(TrainerCallback):
@@ -43,12 +44,18 @@ class SFACallback(TrainerCallback):
     counts: micro-batches do not count, an fp16 update that was skipped does, but weights that have not moved since the
     last average are not averaged again.
 
-    Resuming: `sfa_state.json` in each checkpoint holds the settings, and `sfa-anchor/` in `output_dir` the anchor,
-    unless that is a path. A resumed run checks the one and reads the other; it never takes mid-task weights for the
-    anchor; with LoRA alone there is none to save. A training that stops early is averaged at its end, which no
-    checkpoint on disk holds then; with `load_best_model_at_end` it is left as loaded. Both are logged.
+    Resuming takes one folder, `checkpoint-N`, wherever it lies now: it holds the settings and the anchor. The anchor is
+    written once, to `sfa-anchor/` beside the checkpoints, and each of them has it as a hard link (of an anchor that is
+    a path: its SHA-256). A resumed run never takes mid-task weights for the anchor; with LoRA alone there is none to
+    save. With `every`, `max_steps` may change; with `p` it cannot, since p·T is when to average.
 
-    Raises StockpotError as `SFA` does, with DeepSpeed, and on resume when settings differ or the anchor is gone.
+    A checkpoint is where an unbroken training would be at that step. A training that stops early is averaged once more
+    in memory, after the last checkpoint, which is logged: save the model. `load_best_model_at_end` (and
+    `save_strategy="best"`) chooses among checkpoints, so an average has to be due at every evaluation, which
+    `every=eval_steps` does; what lies between two averages would be plain fine-tuning.
+
+    Raises StockpotError as `SFA` does, with DeepSpeed, where the best of weights between two averages would be chosen,
+    and on resume when settings or the anchor differ, or the anchor is gone.
     `sfa` is the running SFA, with its counts and seconds.
     """
 
@@ -69,6 +76,7 @@ class SFACallback(TrainerCallback):
         seed: int = 0,
     ) -> None:
         Schedule(p=p, every=every, total_steps=1)  # a mistake is told here; T is known when training begins
+        remember_folders()
         self._anchor = anchor
         self._keep = keep
         self._settings: dict[str, Any] = {
@@ -81,7 +89,9 @@ class SFACallback(TrainerCallback):
             "reset_optimizer": reset_optimizer,
         }
         self._seed = seed
+        self._file: Path | None = None
         self._anchor_id: str | None = None
+        self._sha256: str | None = None
 
     def on_train_begin(
         self,
@@ -96,13 +106,13 @@ class SFACallback(TrainerCallback):
         if getattr(args, "deepspeed", None) or type(optimizer).__module__ == "accelerate.utils.deepspeed":
             raise StockpotError("DeepSpeed keeps fp32 copies that would overwrite an average; train without deepspeed.")
         assert model is not None
-        self._anchor_id = None
+        self._file = self._anchor_id = self._sha256 = None
         saved = self._saved(args, state) if state.global_step else {}
         anchor, keep = self._anchor, self._keep
         needs_none = "anchor" in saved and saved["anchor"] is None
         if state.global_step and not self._is_path() and not needs_none:
-            anchor, keep = self._saved_anchor(args, saved), self._keep or "device"
-            self._anchor_id = saved.get("anchor_id")
+            anchor, keep = self._saved_anchor(args, state, saved), self._keep or "device"
+            self._file, self._anchor_id = anchor, saved["anchor_id"]
         self.sfa = SFA(
             model, anchor=anchor, keep=keep, total_steps=state.max_steps, optimizer=optimizer, seed=self._seed,
             **self._settings,
@@ -110,13 +120,16 @@ class SFACallback(TrainerCallback):
         if needs_none and self.sfa.anchor:
             name = next(iter(self.sfa.anchor))
             raise StockpotError(f"'{name}' is trained here and was not when the run began: resume with what it began.")
+        if saved.get("anchor_sha256") not in (None, self.sfa.anchor_sha256()):
+            raise StockpotError(f"{anchor} is not, for what is trained here, the anchor that the training began with.")
         if state.global_step:
             self.sfa.doubt = None  # ΔW is what the run has learnt so far
         self.sfa.check_start()
+        due = self.sfa.schedule.due(state.global_step)
         self.sfa.averages = saved.get("averages", 0)
-        self.sfa.last_average = state.global_step if self.sfa.schedule.due(state.global_step) else 0
-        if args.save_strategy != "no" and not self._is_path() and any(map(is_sharded, self.sfa.anchor.values())):
-            raise StockpotError("a sharded anchor cannot be saved with checkpoints yet; train with save_strategy='no'.")
+        self.sfa.last_average = saved.get("last_average", state.global_step if due else 0)
+        refuse_best_between(args, state, self.sfa.schedule, kwargs.get("train_dataloader"))
+        self._begin_saving(args, state)
 
     def on_optimizer_step(
         self,
@@ -127,78 +140,136 @@ class SFACallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Averages when step `global_step + 1`, which has just been made, is one to average after."""
+        if control.should_training_stop:  # a SIGTERM, which saves before this step
+            self._complete_unseen(args, state)
         self.sfa.reach(state.global_step + 1, skipped=was_skipped(optimizer))
+        self._note(state, state.global_step + 1)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Keeps the weights of a training that stops within an epoch, and between averages, out of the comparison."""
+        if chooses_best(args) and control.should_training_stop and self.sfa.last_average < state.global_step:
+            control.should_evaluate = False
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Writes what a resumed run checks, and once in a training the anchor."""
-        if not state.is_world_process_zero:
-            return
-        own = bool(self.sfa.anchor) and not self._is_path()
-        if own and self._anchor_id is None:
-            self._anchor_id = uuid.uuid4().hex
-            metadata = {"anchor_id": self._anchor_id, **(BESIDE if self.sfa.factors else {})}
-            save_checkpoint(self.sfa.anchor, _folder(args) / _ANCHOR, metadata)
-        write_json(
-            _folder(args) / f"checkpoint-{state.global_step}" / _STATE,
-            {
-                **self._settings,
-                "total_steps": state.max_steps,
-                "anchor": str(self._anchor) if self._is_path() else str(_ANCHOR.parent) if own else None,
-                "anchor_id": self._anchor_id,
-                "steps": state.global_step,
-                "averages": self.sfa.averages,
-            },
-        )
+        """Completes the checkpoint: the settings and the anchor."""
+        self._begin_saving(args, state, now=True)
+        self._complete(args, state)
+        if chooses_best(args) and state.best_global_step == state.global_step > self.sfa.last_average:
+            raise StockpotError(f"checkpoint-{state.global_step} is the best so far, and {BETWEEN}.")
+
+    def on_push_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Completes the checkpoint before it goes to the hub, which comes before `on_save`."""
+        self._complete_unseen(args, state)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Makes the last average of a training that stopped early."""
+        self._complete_unseen(args, state)
         self.sfa.steps = state.global_step
-        if self.sfa.last_average >= state.global_step:
+        loaded = args.load_best_model_at_end and state.best_model_checkpoint is not None
+        if loaded and self.sfa.schedule.due(state.best_global_step or 0):
             return
-        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
-            _logger.warning("training stopped early: the best checkpoint, as loaded, is left without a last average.")
+        if self.sfa.finish():
+            _logger.warning(
+                "training stopped early, at step %d: averaged a last time; the last checkpoint on disk holds the "
+                "weights before it, so save the model again.",
+                state.global_step,
+            )
+
+    def _begin_saving(self, args: TrainingArguments, state: TrainerState, now: bool = False) -> None:
+        """Writes the anchor beside the checkpoints to come, once; `now` where there is a checkpoint already."""
+        if self._sha256 is not None or not (now or saves(args)):
             return
-        self.sfa.finish()
-        _logger.warning(
-            "training stopped early, at step %d: averaged a last time; the last checkpoint on disk holds the weights "
-            "before it, so save the model again.",
-            state.global_step,
-        )
+        if not self._is_path() and any(map(is_sharded, self.sfa.anchor.values())):
+            raise StockpotError("a sharded anchor cannot be saved with checkpoints yet; train with save_strategy='no'.")
+        self._sha256 = self.sfa.anchor_sha256()
+        if state.is_world_process_zero and self.sfa.anchor and not self._is_path():
+            if self._file is not None:
+                saved_anchor.take_over(self._file, _folder(args))
+            else:
+                self._anchor_id = uuid.uuid4().hex
+                metadata = {"anchor_id": self._anchor_id, **(BESIDE if self.sfa.factors else {})}
+                saved_anchor.write(self.sfa.anchor, _folder(args), metadata)
+        self._note(state, state.global_step)
+
+    def _note(self, state: TrainerState, step: int) -> None:
+        """Writes what a resumed run checks into the Trainer's state, which goes into every checkpoint."""
+        own = bool(self.sfa.anchor) and not self._is_path()
+        state.stateful_callbacks[_NAME] = {
+            **self._settings,
+            "total_steps": state.max_steps,
+            "anchor": str(self._anchor) if self._is_path() else saved_anchor.FOLDER if own else None,
+            "anchor_id": self._anchor_id,
+            "anchor_sha256": self._sha256,
+            "steps": step,
+            "averages": self.sfa.averages,
+            "last_average": self.sfa.last_average,
+        }
+
+    def _complete_unseen(self, args: TrainingArguments, state: TrainerState) -> None:
+        """Completes a checkpoint of which no `on_save` told, if this training, not an earlier one, has written it."""
+        file, facts = _checkpoint(args, state) / "trainer_state.json", state.stateful_callbacks.get(_NAME)
+        if facts and file.is_file() and TrainerState.load_from_json(str(file)).stateful_callbacks.get(_NAME) == facts:
+            self._complete(args, state)
+
+    def _complete(self, args: TrainingArguments, state: TrainerState) -> None:
+        """Puts settings and anchor into the checkpoint of this step."""
+        if state.is_world_process_zero:
+            facts, checkpoint = state.stateful_callbacks[_NAME], _checkpoint(args, state)
+            if facts["anchor_id"] is not None:
+                saved_anchor.link(saved_anchor.file_in(_folder(args)), checkpoint)
+            write_json(checkpoint / saved_anchor.STATE, facts)
 
     def _is_path(self) -> bool:
         return isinstance(self._anchor, str | os.PathLike) and self._anchor != "start"
 
     def _saved(self, args: TrainingArguments, state: TrainerState) -> dict[str, Any]:
-        """`sfa_state.json` of the checkpoint that training resumes from, checked against this callback."""
-        file = _folder(args) / f"checkpoint-{state.global_step}" / _STATE
-        if not file.is_file():
+        """What the checkpoint that training resumes from says of its settings, checked against this callback."""
+        folder = resumed_folder(args, state)
+        file, saved = folder / saved_anchor.STATE, state.stateful_callbacks.get(_NAME)
+        if not isinstance(saved, dict) or saved.get("steps") != state.global_step:  # of an older Stockpot
+            saved = _read(file)
+        if saved is None:
             if self._is_path():
                 _logger.warning("%s is missing: whether the run was begun with these settings is not known.", file)
                 return {}
             raise StockpotError(f"resuming needs {file}, which is missing: pass the anchor of the run, anchor=PATH.")
-        try:
-            saved = dict[str, Any](json.loads(file.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise StockpotError(f"{file} is damaged: {error}") from error
-        for name, value in {**self._settings, "total_steps": state.max_steps}.items():
+        for name, value in self._settings.items():
             if json.dumps(saved.get(name)) != json.dumps(value):
                 raise StockpotError(
-                    f"{name} is {value!r} here and {saved.get(name)!r} in {file}: resume with what the run began with."
+                    f"{name} is {value!r} here and {saved.get(name)!r} in {folder}: resume with what it began with."
                 )
-        return saved
+        if self._settings["p"] is not None and saved.get("total_steps") != state.max_steps:
+            raise StockpotError(
+                f"T, the steps of the training, is {state.max_steps} here and {saved.get('total_steps')} in {folder}: "
+                "p·T is when to average, so resume with the same; with every= it could change."
+            )
+        return dict(saved)
 
-    def _saved_anchor(self, args: TrainingArguments, saved: Mapping[str, Any]) -> Path:
-        file = _folder(args) / _ANCHOR
+    def _saved_anchor(self, args: TrainingArguments, state: TrainerState, saved: Mapping[str, Any]) -> Path:
         if saved.get("anchor_id") is None:
             raise StockpotError(f"this run was begun with anchor='{saved.get('anchor')}': pass it again to resume.")
-        if not file.is_file():
-            raise StockpotError(f"the run's anchor {file} is missing: pass it from where it is now, anchor=PATH.")
-        if open_checkpoint(file).metadata.get("anchor_id") != saved.get("anchor_id"):
-            raise StockpotError(f"{file} is the anchor of another run in this folder: pass the right one, anchor=PATH.")
-        return file
+        checkpoint = resumed_folder(args, state)
+        return saved_anchor.find((checkpoint, checkpoint.parent, _folder(args)), saved["anchor_id"])
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    if not file.is_file():
+        return None
+    try:
+        return dict[str, Any](json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise StockpotError(f"{file} is damaged: {error}") from error
 
 
 def _folder(args: TrainingArguments) -> Path:
     return Path(args.output_dir or ".")
+
+
+def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
+    return _folder(args) / f"checkpoint-{state.global_step}"

@@ -22,6 +22,7 @@ from stockpot.averaging.lost import LostAverage
 from stockpot.averaging.match import Pair, check_beta, check_patterns, match
 from stockpot.averaging.noise import Noise
 from stockpot.averaging.notes import note_not_counted, notes_on
+from stockpot.averaging.saved_anchor import digest
 from stockpot.averaging.schedule import Schedule
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.models.wrappers import refuse_fsdp1
@@ -238,6 +239,10 @@ class SFA:
     def anchor_bytes(self) -> int:
         """Memory of this process that the anchor takes beside the model, in bytes; 0 when it is memory-mapped."""
         return self._anchor.bytes
+
+    def anchor_sha256(self) -> str:
+        """SHA-256 of θ_o as averages see it: the same for the same anchor, wherever and however it is stored."""
+        return digest(self._current_pairs())
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs, readable with `torch.load(…, weights_only=True)`.
