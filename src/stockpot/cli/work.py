@@ -56,10 +56,12 @@ def _finish(path: Path, stop: Stop, allow_code: bool, opened: Opened | None = No
     from stockpot.report.sentences import run_summary
     from stockpot.report.tables import run_table
     from stockpot.runs.actions import go_on
+    from stockpot.runs.folder import RunFolder
     from stockpot.runs.progress import shown
 
     with closing(shown()) as progress:
         results = go_on(path, allow_code=allow_code, stop=stop, progress=progress, opened=opened)
+    RunFolder.open(path)  # still there: the report would make the folder anew
     with explained(path):
         page = write_run_report([(path.name, results)], path)
     show(run_table(results))

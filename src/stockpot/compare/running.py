@@ -86,6 +86,8 @@ class Running:
             yield self.path / cell.path
 
     def _begin(self, cell: CellPlan) -> Opened:
+        if not self.path.is_dir():  # the next cell would make it anew
+            raise StockpotError(f"{self.path}: the comparison's folder was removed or moved while it was running.")
         changed = recipe_of(self.recipe, cell)
         key = (cell.order, cell.tuning)
         if key not in self.opened:

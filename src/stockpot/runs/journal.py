@@ -92,8 +92,25 @@ class Journal:
         _held.add(handle)
         return self
 
+    def check_place(self) -> None:
+        """Raises StockpotError where the folder of the journal that is locked is not at its path any more.
+
+        Called before every write, which would make a folder of that name anew.
+        """
+        assert self._handle is not None, "only a journal that is locked has a place"
+        try:
+            same = os.path.samestat(os.fstat(self._handle), self.path.stat())
+        except OSError:
+            same = False
+        if not same:
+            raise StockpotError(
+                f"{self.path.parent}: the run folder was removed, moved or replaced while this run was working in it; "
+                "nothing more is written there. If it was moved, go on there with `stockpot resume`."
+            )
+
     def append(self, event: Event) -> None:
         """Writes one event; when this returns, it is on the disk. A failed write leaves the journal as it was."""
+        self.check_place()
         assert self._handle is not None, "append needs the lock"
         body = json.dumps(event, sort_keys=True, allow_nan=False)
         total = _sum(self._last, body)

@@ -32,6 +32,7 @@ def learn_stream(session: Session) -> None:
 def start(session: Session) -> None:
     """Publishes the start model and its scores."""
     run, recipe, rows = session.run, session.recipe, session.rows(-1)
+    run.journal.check_place()
     model, drawn = started(recipe.model, rows, run.seed, recipe.kind, session.tokenizer)
     if recipe.kind != "language":
         name_rows(model, list(session.stream.rows.names[:rows]))
@@ -43,6 +44,7 @@ def start(session: Session) -> None:
 def learn(session: Session, index: int) -> None:
     """One task: start, train, end, evaluate, record."""
     run, stream, recipe = session.run, session.stream, session.recipe
+    run.journal.check_place()
     reset_peak_memory()
     method = methods.build(recipe.method)
     model, grown = session.starting_model(method, index)
@@ -124,6 +126,7 @@ def _resume(session: Session, job: Job, index: int) -> Clock:
         run.journal.append({"event": "checkpoint", "task": index, "step": step, **facts})
         run.drop_older_checkpoints(folder)
 
+    job.before_checkpoint = run.journal.check_place
     job.on_checkpoint = journal
     job.on_begin = clock.start
     return clock

@@ -23,6 +23,7 @@ from stockpot.training.method_state import write_state
 def publish_model(session: Session, model: nn.Module, index: int, card: str | None = None) -> None:
     """Writes the model folder after task `index` (−1: the start model), whole or not at all."""
     folder = session.run.model(index)
+    session.run.journal.check_place()
     with files.publishing(folder.parent) as temporary:
         inside = temporary / folder.name
         inside.mkdir()

@@ -117,6 +117,7 @@ class TaskTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         target = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        self.job.before_checkpoint()
         with publishing(target) as folder:
             # The Trainer makes checkpoint-N inside its output folder: give it one, and lift the content out.
             self._saving = folder
@@ -163,6 +164,7 @@ def _failing_as_a_full_disk() -> Iterator[None]:
 def train(job: Job) -> dict[str, Tensor]:
     """Trains one task to its end; returns the optimizer's state. Raises Interrupted after a requested checkpoint."""
     args = training_arguments(job.settings, job.folder, job.seed)
+    job.before_checkpoint()
     make_folder(job.folder)  # the Trainer would, without a sync
     settings: Any = getattr(job.model, "config", None)
     caches = getattr(settings, "use_cache", None)  # the Trainer writes its own over it

@@ -52,6 +52,7 @@ class Job:
     stop: Stop = field(default_factory=Stop)
     on_begin: Callable[[], None] = lambda: None  # set-up is over, the first step comes next
     on_step: Callable[[int, int], None] = lambda step, total: None
+    before_checkpoint: Callable[[], None] = lambda: None  # raises where there is no place for one
     on_checkpoint: Callable[[int, Path], None] = lambda step, folder: None
 
 

@@ -109,6 +109,7 @@ def _optimizer(job: Job, args: Any, total: int) -> tuple[torch.optim.Optimizer, 
 
 def _save(job: Job, step: int, optimizer: torch.optim.Optimizer, schedule: Any) -> None:
     target = job.folder / f"checkpoint-{step}"
+    job.before_checkpoint()
     with publishing(target) as folder:
         save_weights(job.model, folder / WEIGHTS)
         generators, more = _generators()
