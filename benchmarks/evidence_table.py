@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import fmean
 
 from stockpot.evaluation.statistics import Place, correct, estimate_runs, paired_runs
+from stockpot.report.ends import chosen_keys, ends, fair, sentences
 from stockpot.results import Comparison, MethodSummary, read_comparison
 
 
@@ -39,15 +40,13 @@ def orders(one: MethodSummary, count: int) -> str:
 
 def table(comparison: Comparison) -> list[str]:
     """Every method, the best average first."""
-    chosen = comparison.tuning.chosen if comparison.tuning else {}
     count = len(comparison.orders)
     heads = ["method", "chosen", "average accuracy", "forgetting", "earlier tasks", "newest task"]
     heads += ["by order"] * (count > 1) + ["against plain fine-tuning"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for label, one in sorted(comparison.methods.items(), key=lambda item: -(item[1].average_accuracy.mean or 0)):
-        keys = ", ".join(f"{key} {value:.3g}" for key, value in chosen.get(label, {}).items())
         metrics = ("average_accuracy", "forgetting", "past_accuracy", "newest_accuracy")
-        cells = [label, keys, *(told(one, metric) for metric in metrics)]
+        cells = [label, chosen_keys(comparison, label), *(told(one, metric) for metric in metrics)]
         cells += [orders(one, count)] * (count > 1)
         cells.append(one.versus_sequential["average_accuracy"].verdict if one.versus_sequential else "")
         lines.append(f"| {' | '.join(cells)} |")
@@ -59,7 +58,8 @@ def gaps(comparison: Comparison, label: str = "sfa") -> list[str]:
     own = by_place(comparison.methods[label])
     tests = {other: paired_runs(own, by_place(one)) for other, one in comparison.methods.items() if other != label}
     lines = [f"| {label} − | difference | corrected interval | | p, not corrected |", "|---|---|---|---|---|"]
-    for other, gap in correct(tests, lower_is_better=False).items():
+    for other, found in correct(tests, lower_is_better=not comparison.higher_is_better).items():
+        gap = fair(found, label, other, ends(comparison))
         interval = "—" if gap.low is None else f"{gap.low:+.3f} to {gap.high:+.3f}"
         alone = "—" if gap.p_value is None else f"{gap.p_value:.3f}"
         lines.append(f"| {other} | {gap.mean:+.3f} | {interval} | {gap.verdict} | {alone} |")
@@ -75,7 +75,7 @@ def main() -> None:
     for number, order in enumerate(comparison.orders, 1):
         print(f"Order {number}: {' → '.join(order)}.", end=" ")
     print(f"{seeds} seeds.\n")
-    print("\n".join([*table(comparison), "", *gaps(comparison)]))
+    print("\n".join([*table(comparison), "", *gaps(comparison), "", *sentences(comparison)]))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from stockpot.evaluation.statistics import correct, paired
+from stockpot.report.ends import NO_COMPARISON, chosen_keys, ends, fair, sentences
 from stockpot.results import Comparison, Difference, MethodSummary, read_comparison
 
 SCENARIOS = ("class-incremental", "domain-incremental", "task-incremental")
@@ -41,7 +42,7 @@ COMPARE: list[dict[str, Any]] = [
     *({"name": name} for name in ("task_arithmetic", "soup", "magmax", "fisher_average")),
 ]
 
-Claim = Callable[[dict[str, MethodSummary]], str]
+Claim = Callable[[Comparison], str]
 
 
 def accuracy(of: MethodSummary) -> float:
@@ -53,8 +54,9 @@ def accuracy(of: MethodSummary) -> float:
 def better(label: str, metric: str = "average_accuracy") -> Claim:
     """Whether a method is better than plain fine-tuning: the corrected verdict, and at how many seeds it is so."""
 
-    def told(methods: dict[str, MethodSummary]) -> str:
-        shown = methods[label].versus_sequential[metric].verdict
+    def told(comparison: Comparison) -> str:
+        methods = comparison.methods
+        shown = fair(methods[label].versus_sequential[metric], label, "sequential", ends(comparison)).verdict
         return _told_of(shown, methods[label], methods["sequential"], metric)
 
     return told
@@ -63,9 +65,11 @@ def better(label: str, metric: str = "average_accuracy") -> Claim:
 def above(one: str, other: str) -> Claim:
     """Whether one method is more accurate than another: a paired t test of this one question, and the seeds."""
 
-    def told(methods: dict[str, MethodSummary]) -> str:
+    def told(comparison: Comparison) -> str:
+        methods = comparison.methods
         values = [methods[label].average_accuracy.values for label in (one, other)]
-        shown = correct({"it": paired(*values)}, lower_is_better=False)["it"].verdict
+        found = correct({"it": paired(*values)}, lower_is_better=False)["it"]
+        shown = fair(found, one, other, ends(comparison)).verdict
         return _told_of(shown, methods[one], methods[other], "average_accuracy")
 
     return told
@@ -76,7 +80,11 @@ def _told_of(shown: str, one: MethodSummary, other: MethodSummary, metric: str) 
     pairs = zip(getattr(one, metric).values, getattr(other, metric).values, strict=True)
     gains = [sign * (a - b) for a, b in pairs]
     counted = f"at {sum(gain > 0 for gain in gains)} of {len(gains)} seeds"
-    words = {"better": f"shown, {counted}", "worse": f"**the opposite is shown**, {counted}"}
+    words = {
+        "better": f"shown, {counted}",
+        "worse": f"**the opposite is shown**, {counted}",
+        NO_COMPARISON: f"no comparison: the one behind was chosen at an end of what was tried; {counted}",
+    }
     return f"{words.get(shown, f'not shown; {counted}')}, by {sum(gains) / len(gains):+.3f}"
 
 
@@ -152,8 +160,7 @@ def page(found: dict[str, Comparison], command: str) -> str:
         lines += ["| method | chosen | average accuracy | forgetting | newest task | against plain fine-tuning |"]
         lines += ["|---|---|---|---|---|---|"]
         for label, one in sorted(comparison.methods.items(), key=lambda item: -accuracy(item[1])):
-            chosen = comparison.tuning.chosen.get(label, {}) if comparison.tuning else {}
-            keys = ", ".join(f"{key} {value:.3g}" for key, value in chosen.items())
+            keys = chosen_keys(comparison, label)
             verdict = one.versus_sequential["average_accuracy"].verdict if one.versus_sequential else ""
             cells = (_told(one.average_accuracy), _told(one.forgetting), _told(one.newest_accuracy), verdict)
             lines.append(f"| {label} | {keys} | {' | '.join(cells)} |")
@@ -162,7 +169,7 @@ def page(found: dict[str, Comparison], command: str) -> str:
         for label, gap in sfa_against_all(comparison).items():
             interval = f"{gap.low:+.3f} to {gap.high:+.3f}" if gap.low is not None else "—"
             lines.append(f"| {label} | {gap.mean:+.3f} | {interval} | {gap.verdict} |")
-        lines.append("")
+        lines += ["", *sentences(comparison), ""]
     lines += [
         "## What the papers lead one to expect", "",
         "Shown: the interval excludes zero; of questions about plain fine-tuning, after Holm's correction over all",
@@ -171,7 +178,7 @@ def page(found: dict[str, Comparison], command: str) -> str:
     ]  # fmt: skip
     for scenario, claim, told in CLAIMS:
         if scenario in found:
-            lines.append(f"| {scenario} | {claim} | {told(dict(found[scenario].methods))} |")
+            lines.append(f"| {scenario} | {claim} | {told(found[scenario])} |")
     return "\n".join(lines) + "\n"
 
 
@@ -181,12 +188,17 @@ def sfa_against_all(comparison: Comparison) -> dict[str, Difference]:
     tests = {
         label: paired(own, one.average_accuracy.values) for label, one in comparison.methods.items() if label != "sfa"
     }
-    return correct(tests, lower_is_better=False)
+    at_end = ends(comparison)
+    return {label: fair(gap, "sfa", label, at_end) for label, gap in correct(tests, lower_is_better=False).items()}
 
 
 def _setting(comparison: Comparison) -> str:
     tuning = comparison.tuning
-    chosen = f"; parameters from {tuning.trials} trials a method, seed {tuning.seeds[0]}" if tuning else ""
+    chosen = ""
+    if tuning:
+        chosen = f"; parameters from {tuning.trials} trials a method, seed {tuning.seeds[0]}"
+        if tuning.extensions:
+            chosen += f", and {tuning.further_trials} more in {tuning.extensions} rounds beyond the ends"
     return f"{len(comparison.seeds)} seeds, mean ± half the 95 % interval{chosen}."
 
 

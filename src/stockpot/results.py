@@ -116,7 +116,9 @@ class Difference(_Strict):
     high: float | None = Field(description="of the corrected interval")
     p_value: float | None
     p_holm: float | None
-    verdict: Literal["better", "worse", "no difference shown"]
+    verdict: Literal["better", "worse", "no difference shown", "no comparison"] = Field(
+        description="no comparison: it would be against a method whose parameters were chosen at an end of their range"
+    )
     n: int
 
 
@@ -171,12 +173,25 @@ class Tuning(_Strict):
     """How parameters were chosen before the reported runs: by as many trials for every method that has any."""
 
     search: Literal["grid", "random", "optuna"]
-    trials: int = Field(description="for each method")
+    trials: int = Field(description="for each method, in the range that its search began with")
+    extensions: int = Field(0, description="rounds of further trials, for some method's best value was the outermost")
+    further_trials: int = Field(0, description="for each method, in all of these rounds")
     seeds: list[int] = Field(description="of the trials, apart from the reported ones")
     objective: str = "average_accuracy"
     split: str = Field(description="what the objective is measured on")
     methods: dict[str, list[Trial]] = Field(description="label → its trials; methods without parameters have none")
     chosen: dict[str, dict[str, Any]] = Field(description="label → the parameters that the reported runs have")
+    ranges: dict[str, dict[str, list[float]]] = Field(
+        default_factory=dict, description="label → parameter → low and high, where its search began"
+    )
+    at_end: dict[str, dict[str, float]] | None = Field(
+        None,
+        description="label → the parameters whose chosen value is the outermost tried, though others lie beyond; null "
+        "in files of before this was recorded",
+    )
+    at_limit: dict[str, dict[str, float]] = Field(
+        default_factory=dict, description="label → the parameters chosen at a mathematical limit: nothing lies beyond"
+    )
 
 
 class FrontPoint(_Strict):

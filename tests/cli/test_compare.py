@@ -98,7 +98,7 @@ def test_one_command_tunes_runs_orders_and_draws_the_front(
     assert {label: len(summary["cells"]) for label, summary in found["methods"].items()} == {
         "sequential": 4, "wise_ft": 4, "joint": 4,
     }  # fmt: skip
-    assert len(found["tuning"]["methods"]["wise_ft"]) == 2
+    assert len(found["tuning"]["methods"]["wise_ft"]) == 2 + found["tuning"]["further_trials"]
     assert [point["method"] for point in found["front"]] == ["wise_ft"] * 2
     assert [len(point["cells"]) for point in found["front"]] == [4, 4]  # every seed and order, as the reported runs
     assert [point["past_accuracy"]["n"] for point in found["front"]] == [2, 2]

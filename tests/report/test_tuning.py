@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from stockpot.report import tuning
+from stockpot.report.ends import strength
 from stockpot.results import Trial
 
 Factory = Callable[..., Any]
@@ -64,7 +65,7 @@ def test_several_parameters_are_drawn_by_the_number_of_the_trial(comparison_of: 
     comparison, _ = comparison_of(3, tuned=True)
     trials = [Trial(keys={"beta": 0.1 * k, "p": 1}, score=0.5 + 0.1 * k, run="") for k in range(3)]
     comparison.tuning.methods["sfa"] = trials
-    assert tuning.strength(trials) is None
+    assert strength(trials) is None
     panel = next(axes for axes in tuning.figure(comparison).axes if axes.get_title(loc="left") == "sfa")
     assert list(panel.lines[0].get_xdata()) == [1, 2, 3] and panel.get_xlabel() == "trial"
 

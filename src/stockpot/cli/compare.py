@@ -20,7 +20,7 @@ from stockpot.quiet import quiet
 if TYPE_CHECKING:
     from stockpot.compare.engines import Engine
     from stockpot.methods.base import BaseConfig
-    from stockpot.recipe.schema import Recipe
+    from stockpot.recipe.schema import Recipe, Tune
     from stockpot.results import Results
 
 
@@ -117,6 +117,9 @@ def with_asked(recipe: Recipe, asked: Asked) -> Recipe:
             values[key] = value
     if asked.tune is not None:
         values["tune"] = {**values.get("tune", {}), "trials": asked.tune}
+    if asked.methods is not None and (ranges := values.get("tune", {}).get("ranges")):
+        compared = {name for method in values["compare"] for name in (method["name"], method.get("label"))}
+        values["tune"]["ranges"] = {label: keys for label, keys in ranges.items() if label in compared}
     for key, wanted in (("search", asked.search), ("minutes", _minutes(asked.budget))):
         if wanted is not None:
             if "tune" not in values:
@@ -181,11 +184,17 @@ def _again(recipe_file: Path, overrides: Sequence[str], path: Path, asked: Asked
 
 def _many(recipe: Recipe, methods: Sequence[BaseConfig], shard: tuple[int, int]) -> int:
     """How many runs there are, at most: a grid may have fewer points than trials, a time end the tuning."""
-    tuned = sum(bool(method.searched()) for method in methods) if recipe.tune else 0
-    trials = tuned * recipe.tune.trials * len(recipe.tune.seeds) if recipe.tune else 0
+    trials = _tuning_stages(recipe.tune, sum(bool(method.searched()) for method in methods)) if recipe.tune else []
     points = sum(method.strength_key is not None for method in methods) * _each(recipe) * (recipe.front or 0)
     number, count = shard
-    return sum(len(range(number - 1, stage, count)) for stage in (trials, len(methods) * _each(recipe), points))
+    return sum(len(range(number - 1, stage, count)) for stage in (*trials, len(methods) * _each(recipe), points))
+
+
+def _tuning_stages(tune: Tune, methods: int) -> list[int]:
+    """The runs of the trials, and those of each round beyond the ends."""
+    from stockpot.compare.extension import round_size
+
+    return [methods * many * len(tune.seeds) for many in (tune.trials, *[round_size(tune.trials)] * tune.extensions)]
 
 
 def _each(recipe: Recipe) -> int:

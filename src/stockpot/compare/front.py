@@ -12,6 +12,7 @@ from stockpot.compare.search import with_keys
 from stockpot.errors import StockpotError
 from stockpot.evaluation.statistics import METRICS, estimate_runs
 from stockpot.methods.base import BaseConfig
+from stockpot.recipe.ranges import with_ranges
 from stockpot.recipe.schema import Recipe
 from stockpot.results import Cell, FrontPoint
 
@@ -58,7 +59,8 @@ def _points(method: BaseConfig, points: int, recipe: Recipe) -> list[_Point]:
     if key is None:
         return []
     found = []
-    for value in method.space[key].grid(points):
+    space = with_ranges(method.space, method, recipe.tune.ranges if recipe.tune else {})
+    for value in space[key].grid(points):
         try:
             changed = with_keys(method, {key: value})
         except StockpotError:  # the size of a buffer is given by another key, for example

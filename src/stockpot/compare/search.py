@@ -41,8 +41,10 @@ class Search(Protocol):
         """
 
 
-def open_search(kind: Kind, config: BaseConfig, trials: int, seed: int, folder: Path) -> Search:
-    """The search over what `config`, as the user wrote it, leaves open: `config.searched()`.
+def open_search(
+    kind: Kind, config: BaseConfig, trials: int, seed: int, folder: Path, space: Space | None = None
+) -> Search:
+    """The search over what `config`, as the user wrote it, leaves open: `config.searched()`, or `space` in its place.
 
     Optuna's journal, which a search goes on from, is a file in `folder`; the other kinds write nothing. Raises
     StockpotError for an unknown kind, no trials, a missing Optuna, and a journal of another search.
@@ -56,14 +58,15 @@ def open_search(kind: Kind, config: BaseConfig, trials: int, seed: int, folder: 
         raise StockpotError(f"{trials} trials: a search has at least one.")
     if kind == "optuna":
         _need_optuna()
-    if not config.searched():
+    space = config.searched() if space is None else space
+    if not space:
         return Listed([])
     if kind == "optuna":
-        return WithOptuna(config, trials, seed, folder)
+        return WithOptuna(config, trials, seed, folder, space)
     if kind == "random":
-        points = [drawn(config, number, seed) for number in range(trials)]
+        points = [drawn(space, config.title, number, seed) for number in range(trials)]
     else:
-        points = grid(config.searched(), trials, config.strength_key)
+        points = grid(space, trials, config.strength_key)
     for point in points:
         with_keys(config, point)
     return Listed(points)
@@ -121,11 +124,9 @@ def _mirrored(number: int) -> str:
     return f"{number:032b}"[::-1]
 
 
-def drawn(config: BaseConfig, number: int, seed: int) -> dict[str, Any]:
+def drawn(space: Space, label: str, number: int, seed: int) -> dict[str, Any]:
     """A random trial: each value depends on the seed, the method's label, the number and the key, on nothing else."""
-    return {
-        key: one.at(derive(seed, "search", config.title, number, key) / 2**31) for key, one in config.searched().items()
-    }
+    return {key: one.at(derive(seed, "search", label, number, key) / 2**31) for key, one in space.items()}
 
 
 class WithOptuna:
@@ -137,12 +138,13 @@ class WithOptuna:
     Paper: "Algorithms for Hyper-Parameter Optimization" (NeurIPS 2011), §4
     """
 
-    def __init__(self, config: BaseConfig, trials: int, seed: int, folder: Path) -> None:
+    def __init__(self, config: BaseConfig, trials: int, seed: int, folder: Path, space: Space) -> None:
         self.trials = trials
         self._config = config
+        self._space = space
         self._seed = seed
         self._path = folder / f"{config.title}.optuna.jsonl"
-        self._study = _open_study(self._path, config, seed)
+        self._study = _open_study(self._path, config, seed, space)
 
     def ask(self, number: int) -> dict[str, Any]:
         """The values of a trial. Raises StockpotError where those before it were not asked for yet."""
@@ -163,7 +165,7 @@ class WithOptuna:
         # In memory, since a trial in the journal gets its values key by key: a kill would leave a part of them there.
         memory = optuna.create_study(direction="maximize", sampler=sampler)
         memory.add_trials(past)
-        chosen = memory.ask(_distributions(self._config.searched()))
+        chosen = memory.ask(_distributions(self._space))
         with_keys(self._config, chosen.params)
         self._study.add_trial(
             optuna.trial.create_trial(
@@ -201,7 +203,7 @@ def _need_optuna() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-def _open_study(path: Path, config: BaseConfig, seed: int) -> Study:
+def _open_study(path: Path, config: BaseConfig, seed: int, space: Space) -> Study:
     """The study in a journal, new or begun. Raises StockpotError where it is another search's, or damaged."""
     import optuna
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
@@ -217,7 +219,7 @@ def _open_study(path: Path, config: BaseConfig, seed: int) -> Study:
     searched = {
         "seed": seed,
         "method": config.model_dump(mode="json", exclude_unset=True),
-        "space": {key: repr(one) for key, one in config.searched().items()},
+        "space": {key: repr(one) for key, one in space.items()},
     }
     begun = study.user_attrs.get("searched")
     if begun is None:

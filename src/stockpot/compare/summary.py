@@ -7,10 +7,11 @@ from pathlib import Path
 
 from stockpot import files
 from stockpot.compare.cells import CellPlan, orders_of
-from stockpot.evaluation.statistics import Run, compare
+from stockpot.evaluation.statistics import METRICS, Run, compare
 from stockpot.recipe.schema import Recipe
+from stockpot.report.ends import ends, fair
 from stockpot.report.sentences import findings
-from stockpot.results import Comparison, FrontPoint, Results, Tuning
+from stockpot.results import Comparison, Difference, FrontPoint, MethodSummary, Results, Tuning
 
 
 def summarise(
@@ -39,7 +40,23 @@ def summarise(
         versions=first.versions,
         commit=first.commit,
     )
+    comparison = comparison.model_copy(update={"methods": _fair(comparison)})
     return comparison.model_copy(update={"sentences": findings(comparison)})
+
+
+def _fair(comparison: Comparison) -> dict[str, MethodSummary]:
+    """The methods, none called worse in a score whose parameters were chosen at an end of their range."""
+    at_end = ends(comparison)
+
+    def kept(label: str, metric: str, found: Difference) -> Difference:
+        return fair(found, label, "", at_end) if metric in METRICS else found
+
+    return {
+        label: one.model_copy(
+            update={"versus_sequential": {key: kept(label, key, d) for key, d in one.versus_sequential.items()}}
+        )
+        for label, one in comparison.methods.items()
+    }
 
 
 def write_comparison(comparison: Comparison, path: Path) -> None:

@@ -5,66 +5,148 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 from stockpot import files
 from stockpot.compare.cells import CellPlan
-from stockpot.compare.running import Done, Running
+from stockpot.compare.extension import best_keys, ends_of, further, round_size
+from stockpot.compare.running import Running
 from stockpot.compare.search import Search, open_search, with_keys
 from stockpot.errors import StockpotError
 from stockpot.methods.base import BaseConfig
+from stockpot.methods.space import Range, Space
+from stockpot.recipe.ranges import with_ranges
 from stockpot.recipe.schema import Tune
 from stockpot.results import Trial, Tuning
 
 FOLDER = Path("tuning")
+Point = tuple[str, int, dict[str, Any]]  # label, number of the trial, the keys that it sets
 
 
 def tune(running: Running, asked: Tune, methods: Sequence[BaseConfig]) -> tuple[list[BaseConfig], Tuning]:
     """The methods with the parameters that scored best, and all that was tried.
 
     The score is the average accuracy on the tuning split, in the order of the tasks as written, averaged over the
-    tuning seeds; of equal ones the first counts. Raises StockpotError where every trial of a method diverged.
+    tuning seeds; of equal ones the first counts that is at no end of what was tried. Where one is at an end, all
+    methods get further trials: see `extension`. Raises StockpotError where every trial of a method diverged.
     """
     if asked.search == "optuna" and running.shard != (1, 1):
         raise StockpotError("--search optuna learns from one trial after the other: it cannot be sharded; use random.")
-    searches = {
-        method.title: open_search(
-            asked.search, method, asked.trials, asked.seeds[0], running.path / FOLDER / method.title
-        )
-        for method in methods
-    }
-    by_label = {method.title: method for method in methods}
+    tuned = {method.title: _Tuned.of(method, asked, running.path) for method in methods}
     sign = 1 if running.recipe.primary_score.higher_is_better else -1
-    trials: dict[str, list[Trial]] = {label: [] for label in searches}
-    for numbers in _rounds(running, asked):
-        cells = [
-            cell
+    budget = _Budget(running, asked)
+    for numbers in _rounds(asked, budget):
+        points = [
+            (label, number, one.search.ask(number))
             for number in numbers
-            for label, search in searches.items()
-            if number < search.trials
-            for cell in _cells(by_label[label], search, number, asked.seeds)
+            for label, one in tuned.items()
+            if number < one.search.trials
         ]
-        _take_in(running.run(cells), searches, trials, numbers, len(asked.seeds), sign)
-    chosen = {}
-    for label, tried in trials.items():
-        scored = [(trial.score, trial.keys) for trial in tried if trial.score is not None]
-        if tried and not scored:
-            raise StockpotError(f"tuning {label!r}: training diverged in all {len(tried)} trials; lower its rates.")
-        if scored:
-            chosen[label] = max(scored, key=lambda one: sign * one[0])[1]
+        for (label, number, _), trial in zip(points, _scored(running, tuned, points, asked.seeds), strict=True):
+            tuned[label].search.tell(number, None if trial.score is None else sign * trial.score)
+            tuned[label].trials.append(trial)
+    begun = max((len(one.trials) for one in tuned.values()), default=0)
+    rounds = _extend(running, asked, tuned, sign, budget)
+    most = max((len(one.trials) for one in tuned.values()), default=0)
+    chosen = {label: keys for label, one in tuned.items() if (keys := one.best(sign)) is not None}
+    ends = {label: _ends(tuned[label], keys) for label, keys in chosen.items()}
     tuning = Tuning(
         search=asked.search,
-        trials=max((len(tried) for tried in trials.values()), default=0),
+        trials=begun,
+        extensions=rounds,
+        further_trials=most - begun,
         seeds=asked.seeds,
         split="a fifth of each class's training examples, held out; the tasks in the order written",
-        methods=trials,
+        methods={label: one.trials for label, one in tuned.items()},
         chosen=chosen,
+        ranges={label: one.ranges for label, one in tuned.items() if one.ranges},
+        at_end={label: going for label, (going, _) in ends.items() if going},
+        at_limit={label: limited for label, (_, limited) in ends.items() if limited},
     )
     return [with_keys(method, chosen.get(method.title, {})) for method in methods], tuning
 
 
-def _cells(method: BaseConfig, search: Search, number: int, seeds: Sequence[int]) -> list[CellPlan]:
-    keys = search.ask(number)
+@dataclass
+class _Tuned:
+    """One method, its search, and what was tried."""
+
+    method: BaseConfig
+    space: Space
+    search: Search
+    trials: list[Trial] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, method: BaseConfig, asked: Tune, path: Path) -> _Tuned:
+        space = with_ranges(method.searched(), method, asked.ranges)
+        folder = path / FOLDER / method.title
+        return cls(method, space, open_search(asked.search, method, asked.trials, asked.seeds[0], folder, space))
+
+    @property
+    def ranges(self) -> dict[str, list[float]]:
+        return {key: [one.low, one.high] for key, one in self.space.items() if isinstance(one, Range)}
+
+    def best(self, sign: int) -> dict[str, Any] | None:
+        """Raises StockpotError where every trial diverged; None where nothing was tuned."""
+        keys = best_keys(self.trials, self.space, sign)
+        if self.trials and keys is None:
+            raise StockpotError(
+                f"tuning {self.method.title!r}: training diverged in all {len(self.trials)} trials; lower its rates."
+            )
+        return keys
+
+
+def _ends(one: _Tuned, chosen: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+    going, limited = ends_of(chosen, [trial.keys for trial in one.trials], one.space)
+    return {key: float(chosen[key]) for key in going}, {key: float(chosen[key]) for key in limited}
+
+
+def _extend(running: Running, asked: Tune, tuned: Mapping[str, _Tuned], sign: int, budget: _Budget) -> int:
+    """Goes on, all methods alike, while one's best value is the outermost tried; returns the number of rounds.
+
+    Shards share each round's runs out as those of every stage. Raises StockpotError as `_Tuned.best` does.
+    """
+    size = round_size(max((len(one.trials) for one in tuned.values()), default=0))
+    done = 0
+    while done < asked.extensions:
+        chosen = {label: keys for label, one in tuned.items() if (keys := one.best(sign)) is not None}
+        at_end = any(_ends(tuned[label], keys)[0] for label, keys in chosen.items())
+        if not at_end or not budget.has("extensions", done):
+            break
+        points = [
+            (label, asked.trials + done * size + number, keys)
+            for label, best in chosen.items()
+            for number, keys in enumerate(_more(tuned[label], best, size))
+        ]
+        for (label, _, _), trial in zip(points, _scored(running, tuned, points, asked.seeds), strict=True):
+            tuned[label].trials.append(trial)
+        done += 1
+    budget.keep("extensions", done)
+    return done
+
+
+def _more(one: _Tuned, best: Mapping[str, Any], size: int) -> list[dict[str, Any]]:
+    return further(one.space, one.method.strength_key, best, [trial.keys for trial in one.trials], size)
+
+
+def _scored(
+    running: Running, tuned: Mapping[str, _Tuned], points: Sequence[Point], seeds: Sequence[int]
+) -> list[Trial]:
+    """The points as trials: each runs with every seed, and its score is their mean; None where one diverged."""
+    done = iter(running.run([cell for point in points for cell in _cells(tuned[point[0]].method, point, seeds)]))
+    trials = []
+    for _, _, keys in points:
+        runs = [next(done) for _ in seeds]
+        scores = [None if results is None else results.metrics.average_accuracy for _, results in runs]
+        measured = [score for score in scores if score is not None]
+        score = sum(measured) / len(seeds) if len(measured) == len(seeds) else None
+        trials.append(Trial(keys=keys, score=score, run=runs[0][0].path.parent.as_posix()))
+    return trials
+
+
+def _cells(method: BaseConfig, point: Point, seeds: Sequence[int]) -> list[CellPlan]:
+    _, number, keys = point
     tried = with_keys(method, keys)
     folder = FOLDER / method.title / f"trial-{number:03d}"
     told = " ".join(
@@ -73,47 +155,47 @@ def _cells(method: BaseConfig, search: Search, number: int, seeds: Sequence[int]
     return [CellPlan(tried, seed, folder / f"seed-{seed}", tuning=True, keys=told) for seed in seeds]
 
 
-def _take_in(
-    done: Sequence[Done],
-    searches: Mapping[str, Search],
-    trials: Mapping[str, list[Trial]],
-    numbers: Sequence[int],
-    seeds: int,
-    sign: int,
-) -> None:
-    """Groups the cells by trial, as they were made: by number, method and seed; to a search more is better."""
-    place = 0
-    for number in numbers:
-        for label, search in searches.items():
-            if number >= search.trials:
-                continue
-            own = done[place : place + seeds]
-            place += seeds
-            scores = [None if results is None else results.metrics.average_accuracy for _, results in own]
-            measured = [score for score in scores if score is not None]
-            score = sum(measured) / seeds if len(measured) == seeds else None
-            search.tell(number, None if score is None else sign * score)
-            trials[label].append(Trial(keys=search.ask(number), score=score, run=own[0][0].path.parent.as_posix()))
-
-
-def _rounds(running: Running, asked: Tune) -> Iterator[list[int]]:
+def _rounds(asked: Tune, budget: _Budget) -> Iterator[list[int]]:
     """Which trials run together: all, where none waits for another's score and none for the time.
 
-    With a time, rounds of one trial a method until it is over; how many they were is kept, so that going on adds none.
+    With a time, rounds of one trial a method until it is over.
     """
     if asked.minutes is None:
         numbers = [*range(asked.trials)]
         yield from ([number] for number in numbers) if asked.search == "optuna" else [numbers]
         return
-    if running.shard != (1, 1):
-        raise StockpotError("--budget ends the tuning at a time, which the shards of a comparison do not share.")
-    file, begun = running.path / FOLDER / "rounds.json", time.monotonic()
-    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
     done = 0
-    while done < (asked.trials if known is None else known):
-        if known is None and done and time.monotonic() - begun > 60 * asked.minutes:
-            break
+    while done < asked.trials and budget.has("rounds", done):
         yield [done]
         done += 1
-    file.parent.mkdir(parents=True, exist_ok=True)
-    files.write_text(file, json.dumps(done))
+    budget.keep("rounds", done)
+
+
+class _Budget:
+    """The time for tuning, if there is one. How many rounds it gave is kept, so that going on adds none.
+
+    Raises StockpotError for a shard: the shards of a comparison share no time.
+    """
+
+    def __init__(self, running: Running, asked: Tune) -> None:
+        if asked.minutes is not None and running.shard != (1, 1):
+            raise StockpotError("--budget ends the tuning at a time, which the shards of a comparison do not share.")
+        self._seconds = None if asked.minutes is None else 60 * asked.minutes
+        self._file, self._begun = running.path / FOLDER / "rounds.json", time.monotonic()
+        known = json.loads(self._file.read_text(encoding="utf-8")) if self._file.is_file() else {}
+        self._known: dict[str, int] = known if isinstance(known, dict) else {"rounds": known, "extensions": 0}
+
+    def has(self, stage: Literal["rounds", "extensions"], done: int) -> bool:
+        """Whether another round may begin; the first of all always may."""
+        if self._seconds is None:
+            return True
+        if stage in self._known:
+            return done < self._known[stage]
+        return (stage == "rounds" and not done) or time.monotonic() - self._begun <= self._seconds
+
+    def keep(self, stage: Literal["rounds", "extensions"], done: int) -> None:
+        """Writes down how many rounds there were."""
+        if self._seconds is not None:
+            self._known[stage] = done
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            files.write_text(self._file, json.dumps(self._known))

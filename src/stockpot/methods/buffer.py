@@ -25,7 +25,7 @@ BATCH = 256  # examples in a forward pass without gradients
 class BufferConfig(BaseConfig):
     """How much of the past is kept, and which examples."""
 
-    space: ClassVar[Space] = {"fraction": Range(0.01, 0.5, log=True)}
+    space: ClassVar[Space] = {"fraction": Range(0.01, 0.5, log=True, limits=(0, 1))}
     strength_key: ClassVar[str | None] = "fraction"
 
     fraction: float | None = Field(None, ge=0, le=1, description="kept of EACH past task; default 0.1")

@@ -15,7 +15,7 @@ from stockpot.seeds import derive
 class Config(MergedConfig):
     """`density` is the chance of an element to be KEPT, 1 − p of the paper; `scale` is λ."""
 
-    space: ClassVar[Space] = {"scale": Range(0.1, 1.5), "density": Range(0.1, 0.9)}
+    space: ClassVar[Space] = {"scale": Range(0.02, 2.0, log=True), "density": Range(0.05, 0.9, log=True, limits=(0, 1))}
     strength_key: ClassVar[str | None] = "scale"
 
     name: Literal["dare"]

@@ -25,7 +25,7 @@ _SLOPE = "slope/"
 class Config(ImportanceConfig):
     """λ means nothing without the Fisher's variant: both are written into the results."""
 
-    space: ClassVar[Space] = {"strength": Range(1.0, 1e5, log=True), "gamma": Range(0.5, 1.0)}
+    space: ClassVar[Space] = {"strength": Range(1.0, 1e8, log=True), "gamma": Range(0.5, 1.0, limits=(0, 1))}
     strength_key: ClassVar[str | None] = "strength"
 
     name: Literal["ewc"]

@@ -24,7 +24,7 @@ class Config(AnchorConfig):
     """`strength` is the a of L2-SP, `new_strength` its b."""
 
     acts: ClassVar[str] = "penalised"
-    space: ClassVar[Space] = {"strength": Range(1e-3, 10.0, log=True)}
+    space: ClassVar[Space] = {"strength": Range(1e-3, 1e3, log=True)}
     strength_key: ClassVar[str | None] = "strength"
 
     name: Literal["l2"]

@@ -20,7 +20,7 @@ class Config(FirstTaskConfig):
     """How strongly the old answers count, and how soft they are."""
 
     acts: ClassVar[str] = "distilled"
-    space: ClassVar[Space] = {"strength": Range(0.1, 10.0, log=True), "temperature": Choices((1.0, 2.0, 4.0))}
+    space: ClassVar[Space] = {"strength": Range(0.01, 100.0, log=True), "temperature": Choices((1.0, 2.0, 4.0))}
     strength_key: ClassVar[str | None] = "strength"
 
     name: Literal["lwf"]

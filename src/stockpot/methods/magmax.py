@@ -15,7 +15,7 @@ class Config(MergedConfig):
     """`scale` is λ."""
 
     default_vectors: ClassVar[str] = "start"
-    space: ClassVar[Space] = {"scale": Range(0.1, 1.5)}
+    space: ClassVar[Space] = {"scale": Range(0.02, 5.0, log=True)}
     strength_key: ClassVar[str | None] = "scale"
 
     name: Literal["magmax"]

@@ -17,7 +17,7 @@ from stockpot.streams.examples import Examples
 class Config(ImportanceConfig):
     """How strongly weights are held, and on how many examples their importance is measured."""
 
-    space: ClassVar[Space] = {"strength": Range(0.01, 100.0, log=True)}
+    space: ClassVar[Space] = {"strength": Range(0.01, 1e4, log=True)}
     strength_key: ClassVar[str | None] = "strength"
 
     name: Literal["mas"]

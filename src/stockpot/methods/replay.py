@@ -23,8 +23,8 @@ class Config(BufferConfig):
 
     space: ClassVar[Space] = {
         **BufferConfig.space,
-        "logits_weight": Range(0.05, 2.0, log=True),
-        "labels_weight": Range(0.05, 2.0, log=True),
+        "logits_weight": Range(0.01, 5.0, log=True),
+        "labels_weight": Range(0.01, 5.0, log=True),
         "per_batch": Choices((8, 16, 32, 64)),
     }
 

@@ -46,7 +46,10 @@ class AnchoredConfig(AnchorConfig):
 class Config(AnchoredConfig):
     """`beta` weighs the anchor; averages come every `p` of the task's steps, or every `every` steps, and at its end."""
 
-    space: ClassVar[Space] = {"beta": Range(0.05, 0.95), "p": Range(0.05, 1.0, log=True)}
+    space: ClassVar[Space] = {
+        "beta": Range(0.05, 0.95, limits=(0, 1)),
+        "p": Range(0.05, 1.0, log=True, limits=(0, 1)),
+    }
     strength_key: ClassVar[str | None] = "beta"
 
     name: Literal["sfa"]

@@ -21,7 +21,7 @@ from stockpot.streams.examples import Examples
 class Config(BaseConfig):
     """`strength` is the c of the paper."""
 
-    space: ClassVar[Space] = {"strength": Range(0.01, 1e3, log=True)}
+    space: ClassVar[Space] = {"strength": Range(0.01, 1e5, log=True)}
     strength_key: ClassVar[str | None] = "strength"
 
     name: Literal["si"]

@@ -14,16 +14,20 @@ T = TypeVar("T")
 class Range:
     """The numbers from `low` to `high`, even in themselves or, with `log`, in their logarithms.
 
-    Raises ValueError where it is empty or infinite, or with `log` not positive.
+    `limits` are the mathematical ends, beyond which the parameter means nothing: a search may leave the range, but not
+    them. Raises ValueError where the range is empty, infinite or beyond its limits, or with `log` not positive.
     """
 
     low: float
     high: float
     log: bool = False
+    limits: tuple[float, float] = (-math.inf, math.inf)
 
     def __post_init__(self) -> None:
         if not (self.low < self.high and math.isfinite(self.high - self.low)) or (self.log and self.low <= 0):
             raise ValueError(f"{self}: low should lie below high, both finite, and above 0 with log")
+        if not self.limits[0] <= self.low < self.high <= self.limits[1]:
+            raise ValueError(f"{self}: it goes beyond its limits")
 
     def at(self, u: float) -> float:
         """The value so far into the range, u in [0, 1).
@@ -38,6 +42,36 @@ class Range:
         if n == 1:
             return [self.at(0.5)]
         return [*(self.at(i / (n - 1)) for i in range(n - 1)), self.high]
+
+    def beyond(self, value: float, upwards: bool) -> float | None:
+        """The next value to try when `value` is the outermost so far and the best; None where it is at a limit.
+
+        A quarter of the range's width further, with `log` of its logarithm. On a linear scale half of what is left up
+        to a finite limit, and the limit itself once a hundredth of the width or less would be left.
+        """
+        limit = self.limits[upwards]
+        if value == limit:
+            return None
+        if self.log:
+            quarter = math.sqrt(math.sqrt(self.high / self.low))
+            further = value * quarter if upwards else value / quarter
+        elif math.isfinite(limit):
+            further = (value + limit) / 2
+            if abs(limit - further) <= 0.01 * (self.high - self.low):
+                return limit
+        else:
+            further = value + (self.high - self.low) / 4 * (1 if upwards else -1)
+        return min(further, limit) if upwards else max(further, limit)
+
+    def between(self, one: float, other: float) -> float:
+        """The middle of two values in the range's scale: the geometric mean with `log`."""
+        return math.sqrt(one) * math.sqrt(other) if self.log else (one + other) / 2
+
+    def gap(self, one: float, other: float) -> float:
+        """How far apart two values are, in widths of the range."""
+        if self.log:
+            return abs(math.log(other / one)) / math.log(self.high / self.low)
+        return abs(other - one) / (self.high - self.low)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from stockpot.methods.space import Range, Space
 class Config(MergedConfig):
     """`scale` is λ."""
 
-    space: ClassVar[Space] = {"scale": Range(0.1, 1.0)}
+    space: ClassVar[Space] = {"scale": Range(0.02, 2.0, log=True)}
     strength_key: ClassVar[str | None] = "scale"
 
     name: Literal["task_arithmetic"]

@@ -14,7 +14,7 @@ from stockpot.methods.space import Range, Space
 class Config(MergedConfig):
     """`density` is the share of each task vector that is kept, `scale` is λ."""
 
-    space: ClassVar[Space] = {"scale": Range(0.2, 2.0), "density": Range(0.05, 1.0, log=True)}
+    space: ClassVar[Space] = {"scale": Range(0.02, 5.0, log=True), "density": Range(0.05, 1.0, log=True, limits=(0, 1))}
     strength_key: ClassVar[str | None] = "scale"
 
     name: Literal["ties"]

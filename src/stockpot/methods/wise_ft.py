@@ -13,7 +13,7 @@ from stockpot.methods.space import Range, Space
 class Config(AnchoredConfig):
     """`alpha` weighs the NEW weights, as in the paper: the opposite of SFA's beta."""
 
-    space: ClassVar[Space] = {"alpha": Range(0.05, 0.95)}
+    space: ClassVar[Space] = {"alpha": Range(0.05, 0.95, limits=(0, 1))}
     strength_key: ClassVar[str | None] = "alpha"
 
     name: Literal["wise_ft"]

@@ -10,6 +10,7 @@ from stockpot.evaluation.spec import AnyScore, defaults
 from stockpot.methods import MethodConfig
 from stockpot.models.spec import Kind, ModelSpec
 from stockpot.names import is_name
+from stockpot.recipe.ranges import check_ranges
 from stockpot.streams.spec import DataSpec, Scenario, TaskSpec, TrainSettings
 from stockpot.strict import Strict
 
@@ -43,6 +44,16 @@ class Tune(Strict):
     )
     minutes: float | None = Field(
         None, gt=0, description="no new round of trials begins later; every method has then had as many"
+    )
+    ranges: dict[str, dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]]] = Field(
+        default_factory=dict,
+        description="label or name of a method → parameter → [low, high], where the search begins; default: built in",
+    )
+    extensions: int = Field(
+        3,
+        ge=0,
+        description="rounds at most in which, while a method's best value is the outermost tried, the search goes on "
+        "beyond it; every method gets as many further trials, a third of `trials` in a round",
     )
 
 
@@ -120,6 +131,8 @@ class Recipe(Strict):
                 raise ValueError("boundary: under model.lora each task trains a new adapter, with no state to keep")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: a seed is named twice in {self.seeds}")
+        if self.tune:
+            check_ranges(self.tune.ranges, self.compare or [self.method])
         if self.tune and (shared := set(self.tune.seeds) & set(self.seeds)):
             raise ValueError(f"tune.seeds: {min(shared)} is one of `seeds`, which must not have been tuned on")
         if isinstance(self.tasks, list):

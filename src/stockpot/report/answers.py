@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from stockpot.evaluation.statistics import lower_is_better
+from stockpot.report.ends import NO_COMPARISON
 from stockpot.report.formatting import (
     all_runs,
     begin,
@@ -110,8 +111,12 @@ def _apart(comparison: Comparison, metric: str, rows: Ranked) -> str:
         if first in (label, second) and difference.n >= 2
     }
     alike = [title(label) for label, _ in rows if label in found and found[label].verdict == NONE_SHOWN]
+    barred = [title(label) for label, _ in rows if label in found and found[label].verdict == NO_COMPARISON]
     if not found:
         return ""
+    if barred:
+        apart = f" It cannot be told apart from {listing(alike)}." if alike else ""
+        return f"{apart} No comparison with {listing(barred)}, tuned to an end of what was tried."
     if not alike:
         return " It can be told apart from every other method."
     if len(alike) == len(found) > 1:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from stockpot.evaluation.statistics import estimate
+from stockpot.report import ends
+from stockpot.report.ends import NO_COMPARISON
 from stockpot.report.formatting import (
     all_runs,
     amount,
@@ -56,29 +58,36 @@ def findings(comparison: Comparison) -> list[str]:
             f"One seed shows no spread, so no claim is made{whom}: "
             "an interval needs at least two seeds in common with sequential fine-tuning."
         )
-    return sentences + _alike(comparison) + _sequential(comparison.methods[base], comparison)
+    sentences += _alike(comparison) + ends.sentences(comparison)
+    return sentences + _sequential(comparison.methods[base], comparison)
 
 
 def _verdicts(tested: list[tuple[str, MethodSummary]], metric: str, comparison: Comparison) -> str:
     """How many are better and worse than plain fine-tuning in one metric, the best few by name."""
-    found: dict[str, list[str]] = {"better": [], "worse": [], NONE_SHOWN: []}
+    found: dict[str, list[str]] = {"better": [], "worse": [], NONE_SHOWN: [], NO_COMPARISON: []}
     for label, summary in tested:
         found[summary.versus_sequential[metric].verdict].append(title(label))
     parts = [
         f"{len(labels)} {verdict} ({listing(labels)})" if labels else f"none {verdict}"
         for verdict, labels in found.items()
-        if verdict != NONE_SHOWN
+        if verdict in ("better", "worse")
     ]
+    barred = found[NO_COMPARISON]
+    without = f", {NO_COMPARISON} for {len(barred)} ({listing(barred)})" if barred else ""
     return (
         f"{heading(metric, comparison.primary)} against sequential fine-tuning, of {len(tested)} methods: "
         f"{', '.join(parts)}, "
-        f"no difference shown for {len(found[NONE_SHOWN])} ({all_runs(comparison)})."
+        f"no difference shown for {len(found[NONE_SHOWN])}{without} ({all_runs(comparison)})."
     )
 
 
 def _alike(comparison: Comparison) -> list[str]:
     """Which pairs of methods cannot be told apart by their average accuracy."""
-    found = {pair: d for pair, d in differences(comparison, "average_accuracy").items() if d.n >= 2}
+    found = {
+        pair: d
+        for pair, d in differences(comparison, "average_accuracy").items()
+        if d.n >= 2 and d.verdict != NO_COMPARISON
+    }
     alike = [f"{title(a)} and {title(b)}" for (a, b), d in found.items() if d.verdict == NONE_SHOWN]
     if not found:
         return []
@@ -143,7 +152,7 @@ def _method(label: str, summary: MethodSummary, base: MethodSummary, comparison:
     if forgetting.verdict == "better" and kept.mean is not None and kept.low is not None and kept.low > 0:
         limits = f"{percent(kept.low).removesuffix(' %')} to {percent(kept.high or kept.low)}"
         verb = f"kept {percent(kept.mean)} ({limits}) of what sequential training lost"
-    elif forgetting.verdict != NONE_SHOWN and forgetting.mean is not None:
+    elif forgetting.verdict in ("better", "worse") and forgetting.mean is not None:
         more = "less" if forgetting.verdict == "better" else "more"
         verb = f"forgot {amount(forgetting.mean, comparison.unit)} {more} than sequential fine-tuning"
     else:
@@ -152,8 +161,8 @@ def _method(label: str, summary: MethodSummary, base: MethodSummary, comparison:
         _change(versus["average_accuracy"], "on average", comparison),
         _change(versus["newest_accuracy"], "on the newest task", comparison),
     ]
-    if forgetting.verdict == NONE_SHOWN and forgetting.mean is not None:
-        clauses.append(f"{NONE_SHOWN} in forgetting")
+    if forgetting.verdict not in ("better", "worse") and forgetting.mean is not None:
+        clauses.append(f"{forgetting.verdict} in forgetting")
     found = ", ".join(clause for clause in clauses if clause)
     if not verb:
         return f"{opening(label)} against sequential fine-tuning: {found}{_costs(summary, base)} ({count})."
@@ -164,8 +173,8 @@ def _change(found: Difference, where: str, comparison: Comparison) -> str:
     """A difference of scores in words: "3.1 points lower …"; better or worse where lower scores are better."""
     if found.mean is None:
         return ""
-    if found.verdict == NONE_SHOWN:
-        return f"{NONE_SHOWN} {where}"
+    if found.verdict not in ("better", "worse"):
+        return f"{found.verdict} {where}"
     up, down = ("higher", "lower") if comparison.higher_is_better else ("worse", "better")
     return f"{amount(found.mean, comparison.unit)} {up if found.mean > 0 else down} {where}"
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from stockpot.evaluation.statistics import lower_is_better
+from stockpot.report.ends import ends, plainly, strength
 from stockpot.report.figures import FLOOR, WIDTH, looks, short, styled
 from stockpot.report.formatting import MISSING, listing, named, ranked, score, seeds, title
 from stockpot.results import Comparison, Trial, Tuning
@@ -46,9 +47,20 @@ def sentences(comparison: Comparison) -> list[str]:
     nothing = [title(label) for label in comparison.methods if not tuning.methods.get(label)]
     if nothing:
         found.append(f"Nothing to tune, for want of parameters: {listing(nothing, 6)}.")
-    edge = [title(label) for label in tuned(comparison) if _at_an_end(tuning.methods[label], tuning.chosen.get(label))]
+    if tuning.extensions:
+        found.append(
+            f"Since a best value was the outermost tried, {_rounds(tuning)}: up to {tuning.further_trials} further "
+            "trials for each method, beyond the end for those at one, around the best value for the others."
+        )
+    edge = [title(label) for label in tuned(comparison) if label in ends(comparison)]
     if edge:
         found.append(f"Chosen at the end of what was tried, so that a better value may lie beyond: {listing(edge, 6)}.")
+    if tuning.at_limit:
+        at_limit = [
+            f"{title(label)} ({', '.join(f'{key} {plainly(value)}' for key, value in keys.items())})"
+            for label, keys in tuning.at_limit.items()
+        ]
+        found.append(f"Chosen at a mathematical limit, beyond which there is nothing: {listing(at_limit, 6)}.")
     lost = {title(label): sum(t.score is None for t in tuning.methods[label]) for label in tuned(comparison)}
     if any(lost.values()):
         which = [f"{name} ({count})" for name, count in lost.items() if count]
@@ -84,22 +96,8 @@ def number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def strength(trials: list[Trial]) -> str | None:
-    """The one number that was searched; None where there are several parameters, or others than numbers."""
-    keys = {key for trial in trials for key in trial.keys}
-    if len(keys) != 1:
-        return None
-    [key] = keys
-    values = [trial.keys.get(key) for trial in trials]
-    return key if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values) else None
-
-
-def _at_an_end(trials: list[Trial], chosen: dict[str, Any] | None) -> bool:
-    key = strength(trials)
-    if key is None or chosen is None or key not in chosen:
-        return False
-    values = [trial.keys[key] for trial in trials]
-    return len(set(values)) > 1 and chosen[key] in (min(values), max(values))
+def _rounds(tuning: Tuning) -> str:
+    return "the search went on" if tuning.extensions == 1 else f"the search went on {tuning.extensions} times"
 
 
 def _is_chosen(trial: Trial, tuning: Tuning, label: str) -> bool:

@@ -1,0 +1,95 @@
+"""A search that ends at an end of what it tried goes on: beyond that end, and as long for every other method."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stockpot.methods.space import Range, Space
+from stockpot.results import Trial
+
+Keys = Mapping[str, Any]
+SHARE = 3  # a round of extension has a third of the trials that the search began with
+SAME = 1e-6  # widths of a range: closer values are not worth a trial
+
+
+def round_size(trials: int) -> int:
+    """Further trials for each method in a round: a third of those that the search began with, rounded up."""
+    return math.ceil(trials / SHARE)
+
+
+def best_keys(tried: Sequence[Trial], space: Space, sign: int) -> dict[str, Any] | None:
+    """What scored best, `sign` · score being better the higher; None where every trial diverged.
+
+    Of equal scores the first that is at no end: where the score is flat, no value beyond it can be better.
+    """
+    scores = [sign * trial.score for trial in tried if trial.score is not None]
+    equal = [trial.keys for trial in tried if trial.score is not None and sign * trial.score == max(scores)]
+    if not equal:
+        return None
+    every = [trial.keys for trial in tried]
+    return next((keys for keys in equal if not any(ends_of(keys, every, space))), equal[0])
+
+
+def ends_of(chosen: Keys, tried: Sequence[Keys], space: Space) -> tuple[dict[str, bool], dict[str, bool]]:
+    """Keys whose chosen value is the outermost that was tried, with whether it is the highest.
+
+    First those that could go on, then those at a mathematical limit. A key with one value only was not searched.
+    """
+    going: dict[str, bool] = {}
+    limited: dict[str, bool] = {}
+    for key, one in space.items():
+        values = {keys[key] for keys in tried}
+        if not isinstance(one, Range) or len(values) < 2 or chosen[key] not in (min(values), max(values)):
+            continue
+        upwards = chosen[key] == max(values)
+        (limited if one.beyond(chosen[key], upwards) is None else going)[key] = upwards
+    return going, limited
+
+
+def further(space: Space, strength: str | None, chosen: Keys, tried: Sequence[Keys], many: int) -> list[dict[str, Any]]:
+    """So many more points, each the chosen one but for one key; fewer where nothing is left to try.
+
+    Keys at an end take their turns, the strength first, each time a step further out. A method without any halves the
+    wider of the gaps beside its chosen values, its keys in turns.
+    """
+    going, _ = ends_of(chosen, tried, space)
+    known, points = list(tried), []
+    keys = sorted((key for key, one in space.items() if isinstance(one, Range)), key=lambda key: key != strength)
+    outwards = [key for key in keys if key in going]
+    for number in range(many):
+        value = _first(outwards, number, lambda key: _outwards(space[key], key, going[key], known))
+        value = value or _first(keys, number, lambda key: _inwards(space[key], key, chosen, known))
+        if value is None:
+            break
+        points.append({**chosen, **value})
+        known.append(points[-1])
+    return points
+
+
+def _first(keys: Sequence[str], turn: int, propose: Any) -> dict[str, float] | None:
+    """The first proposal of the keys in their order, which begins with another key in each turn."""
+    for place in range(len(keys)):
+        key = keys[(turn + place) % len(keys)]
+        if (value := propose(key)) is not None:
+            return {key: value}
+    return None
+
+
+def _outwards(one: Any, key: str, upwards: bool, known: Sequence[Keys]) -> float | None:
+    value: float | None = one.beyond((max if upwards else min)(keys[key] for keys in known), upwards)
+    return value
+
+
+def _inwards(one: Any, key: str, chosen: Keys, known: Sequence[Keys]) -> float | None:
+    """The middle of the wider of the gaps between the chosen value and its neighbours."""
+    middle = chosen[key]
+    values = {one.low, one.high, *(keys[key] for keys in known)}
+    beside = [
+        max((v for v in values if v < middle), default=middle),
+        min((v for v in values if v > middle), default=middle),
+    ]
+    other = max(beside, key=lambda value: one.gap(middle, value))
+    value: float = one.between(middle, other)
+    return value if one.gap(middle, other) > SAME else None
