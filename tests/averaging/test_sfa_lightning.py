@@ -21,7 +21,7 @@ if importlib.util.find_spec("lightning") is None:
     pytest.skip("Lightning is not installed", allow_module_level=True)
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
 from lightning.pytorch.strategies import FSDPStrategy
 
 from stockpot.averaging.lightning import SFALightning
@@ -335,6 +335,44 @@ def test_what_it_cannot_average_rightly_is_refused_by_name(tmp_path: Path) -> No
 
     with pytest.raises(StockpotError, match="not under FSDPStrategy"):
         SFALightning(beta=0.25, p=1).on_train_start(Stand(), Regression())  # type: ignore[arg-type]
+
+
+class PutsBack(torch.optim.SGD):
+    """Writes its masters over the weights at each step."""
+
+    def step(self, closure: Any = None) -> Any:
+        params = [p for group in self.param_groups for p in group["params"]]
+        self.masters = getattr(self, "masters", None) or [p.detach().clone() for p in params]
+        loss = super().step(closure)
+        with torch.no_grad():
+            for p, master in zip(params, self.masters, strict=True):
+                p.copy_(master)
+        return loss
+
+
+def test_an_average_that_the_next_step_undoes_is_noticed_here_too(tmp_path: Path) -> None:
+    class Masters(Regression):
+        def configure_optimizers(self) -> Any:
+            return PutsBack(self.parameters(), lr=0.0)
+
+    module = Masters()
+    anchor = {name: torch.zeros_like(tensor) for name, tensor in module.state_dict().items()}
+    with pytest.raises(StockpotError, match="put back the weights from before it"):
+        fit(tmp_path, SFALightning(beta=0.25, every=2, anchor=anchor), module=module)
+
+    class Elsewhere(Regression):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(Regression().parameters(), lr=0.1)
+
+    with pytest.raises(StockpotError, match="SGD holds none of the model's own tensors"):
+        fit(tmp_path, SFALightning(beta=0.25, every=2), module=Elsewhere())
+
+
+@pytest.mark.parametrize("callback", [StochasticWeightAveraging(swa_lrs=0.01), EMAWeightAveraging()])
+def test_callbacks_that_replace_the_weights_at_the_end_are_refused(callback: Callback, tmp_path: Path) -> None:
+    for callbacks in ((callback, SFALightning(beta=0.25, p=1)), (SFALightning(beta=0.25, p=1), callback)):
+        with pytest.raises(StockpotError, match=f"^{type(callback).__name__} puts its own mean of the weights"):
+            fit(tmp_path, *callbacks)
 
 
 def test_p_of_an_unknown_length_is_refused_and_every_is_averaged_at_the_end(tmp_path: Path) -> None:

@@ -120,6 +120,11 @@ def test_a_wrong_value_is_an_error_that_says_what_would_be_right(override: str, 
         ("train.seed=3", "train.seed: not for a recipe: use the recipe's `seeds`."),
         ("train.output_dir=x", "train.output_dir: not for a recipe: the run folder decides; use -o."),
         ("train.fp16=true", "train.fp16: not for a recipe: methods act on unscaled gradients; use bf16."),
+        (
+            "train.optim=schedule_free_adamw",
+            "train.optim: schedule_free_adamw hands out other weights than those that it trains, which a run would "
+            "publish; choose adamw_torch, for example.",
+        ),
         ("train.learning_rate=fast", "train.learning_rate: should be a number, not 'fast'."),
         ("train.learning_rate=-1", "train.learning_rate: should be at least 0, not -1."),
         ("train.num_train_epochs=0", "train.num_train_epochs: should be more than 0, not 0: nothing would be trained."),

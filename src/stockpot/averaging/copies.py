@@ -13,20 +13,25 @@ from stockpot.averaging.match import Pair
 from stockpot.errors import StockpotError
 
 # Names, in the state of a parameter, of tensors that are weights: Lookahead's slow ones (timm, pytorch_optimizer), fp32
-# masters (apex, Transformer Engine), the shadow of EmoNavi and its kin.
-_WEIGHTS = ("lookahead_slow_buff", "slow_params", "slow_buffer", "master_param", "shadow")
-_SCHEDULE_FREE = ("z", "x", "y")  # of which it keeps z, and its reference versions all three
+# masters (apex, Transformer Engine), the shadow of EmoNavi and its kin, what torch's ASGD makes of the weights.
+_WEIGHTS = ("lookahead_slow_buff", "slow_buffer", "slow_params", "lookahead_params", "master_param", "shadow", "ax")
+# Schedule-free keeps z, its reference versions x and y too, and MirrorMADGRAD z; FTRL's z are not weights.
+_SEQUENCES = ("z", "x", "y")
+# They compute the weights from sums or means of their own; so does dual averaging, which is told by its state, x0.
+_ANEW = frozenset({"FTRL", "TRAC", "SPlus", "SRMM", "AccSGD"})
 
 
 def check_optimizer(optimizer: Any, model: nn.Module) -> None:
     """Raises StockpotError for an optimizer that steps on other tensors than the model's, of DeepSpeed for example."""
     one = optimizer
     for one in wrapped(optimizer):
+        _refuse_anew(one)
         if type(one).__module__.split(".")[0] == "deepspeed":
             raise StockpotError(
                 f"DeepSpeed's {type(one).__name__} keeps fp32 copies that would overwrite an average; train without it."
             )
-    if not holds_any(optimizer, model):
+    known = getattr(optimizer, "param_d2h_map", {})  # torchao's CPUOffloadOptimizer
+    if not (holds_any(optimizer, model) or any(tensor in known for tensor in model.parameters())):
         raise StockpotError(
             f"optimizer: {type(one).__name__} holds none of the model's own tensors, so its next step would "
             "overwrite an average with the copies that it does hold: make it of model.parameters(), after the model "
@@ -42,6 +47,8 @@ def with_copies(pairs: Iterable[Pair], optimizers: Iterable[Any]) -> list[Pair]:
     StockpotError for dual averaging (MADGRAD, D-Adaptation), which computes the weights anew from where it began.
     """
     layers = [layer for optimizer in optimizers for layer in wrapped(optimizer)]
+    for layer in layers:
+        _refuse_anew(layer)
     result: list[Pair] = []
     for pair in pairs:
         result.append(pair)
@@ -54,18 +61,27 @@ def with_copies(pairs: Iterable[Pair], optimizers: Iterable[Any]) -> list[Pair]:
     return result
 
 
+def _refuse_anew(optimizer: Any) -> None:
+    if any(kind.__name__ in _ANEW for kind in type(optimizer).__mro__):
+        raise _undoes(optimizer)
+
+
+def _undoes(optimizer: Any) -> StockpotError:
+    return StockpotError(
+        f"{type(optimizer).__name__} computes the weights anew from sums or means of its own, which would undo an "
+        "average; choose an optimizer that steps from where the weights are."
+    )
+
+
 def _copies(pair: Pair, layers: list[Any]) -> Iterator[tuple[str, Any]]:
     for layer in layers:
         state = getattr(layer, "state", {}).get(pair.tensor) or {}
         tensors = {key: value for key, value in state.items() if getattr(value, "shape", None) == pair.tensor.shape}
         if "x0" in tensors:
-            raise StockpotError(
-                f"'{pair.name}': {type(layer).__name__} computes the weights anew from where it began (x0), which "
-                "would undo an average; choose an optimizer that steps from where the weights are."
-            )
-        free = any("weight_sum" in group for group in layer.param_groups)
-        keys = (*_WEIGHTS, *_SCHEDULE_FREE) if free else _WEIGHTS
+            raise _undoes(layer)
+        sequences = "grad_sum_sq" in state or any("weight_sum" in group for group in layer.param_groups)
+        keys = (*_WEIGHTS, *_SEQUENCES) if sequences else _WEIGHTS
         yield from ((key, tensors[key]) for key in keys if key in tensors)
-        host = getattr(layer, "param_d2h_map", {}).get(pair.tensor)  # torchao's CPUOffloadOptimizer
+        host = getattr(layer, "param_d2h_map", {}).get(pair.tensor)
         if host is not None:
             yield "on the host", host

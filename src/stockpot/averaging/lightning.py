@@ -20,6 +20,7 @@ except ImportError as error:
     raise StockpotError("SFALightning needs Lightning: pip install 'stockpot[lightning]'.") from error
 
 _logger = logging.getLogger("stockpot")
+_REPLACING = ("StochasticWeightAveraging", "WeightAveraging")  # callbacks that put a mean of their own in the weights
 _STRATEGIES = ("SingleDeviceStrategy", "DDPStrategy")  # by name: `pytorch_lightning` has classes of its own
 
 
@@ -32,8 +33,8 @@ class SFALightning(Callback):
 
     The arguments are those of `SFA`; T is `trainer.estimated_stepping_batches`, and each `fit` of a new Trainer is a
     task of its own, whose anchor by default is the module as that task starts. The average comes at the end of the
-    batch whose optimizer step was due (batches that only accumulate gradients do not count), before validation and
-    before `ModelCheckpoint` saves.
+    batch whose optimizer step was due (as Lightning counts them: batches that only accumulate gradients do not count,
+    a step that a gradient scaler skipped does), before validation and before `ModelCheckpoint` saves.
 
     Resuming: a checkpoint holds SFA's counts and the anchor, as many bytes as the weights, or only its path where it
     is one. `fit(ckpt_path=…)` goes on with that anchor, never with mid-task weights, and equals an unbroken training.
@@ -155,6 +156,12 @@ def _refuse(trainer: Trainer, module: LightningModule) -> None:
     strategy = type(trainer.strategy).__name__
     if strategy not in _STRATEGIES:
         raise StockpotError(f"SFALightning averages on one device or under DDP, not under {strategy}.")
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if any(kind.__name__ in _REPLACING for kind in type(callback).__mro__):
+            raise StockpotError(
+                f"{type(callback).__name__} puts its own mean of the weights into the module when training ends, which "
+                "was not averaged with the anchor: leave out one of the two callbacks."
+            )
     if not module.automatic_optimization or len(trainer.optimizers) != 1:
         raise StockpotError(
             "SFALightning needs automatic optimization with one optimizer; in a module that steps its own, call "

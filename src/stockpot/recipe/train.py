@@ -123,6 +123,11 @@ def check_train(train: dict[str, Any], source: str, loop: str = "trainer") -> No
         if key not in known:
             hint = did_you_mean(key, known) or " See the documentation of TrainingArguments."
             raise StockpotError(f"{source}.{key}: unknown key.{hint}")
+        if key == "optim" and str(value).startswith("schedule_free"):
+            raise StockpotError(
+                f"{source}.optim: {value} hands out other weights than those that it trains, which a run would "
+                "publish; choose adamw_torch, for example."
+            )
         if _is_number(known[key]) and not _is_number(value):
             raise StockpotError(f"{source}.{key}: should be a number, not {'null' if value is None else repr(value)}.")
         if key in WHOLE and not isinstance(value, int):
