@@ -61,6 +61,14 @@ def with_copies(pairs: Iterable[Pair], optimizers: Iterable[Any]) -> list[Pair]:
     return result
 
 
+def forget(optimizer: Any, pairs: Iterable[Pair]) -> None:
+    """Removes what the optimizer keeps of the tensors that an average changed: moments, and copies of the weights."""
+    for layer in wrapped(optimizer):
+        for pair in pairs:
+            if pair.beta > 0:
+                layer.state.pop(pair.tensor, None)
+
+
 def _refuse_anew(optimizer: Any) -> None:
     if any(kind.__name__ in _ANEW for kind in type(optimizer).__mro__):
         raise _undoes(optimizer)

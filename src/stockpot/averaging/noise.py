@@ -75,6 +75,11 @@ class TensorNoise:
         return index
 
 
+def drawn_seed(generator: torch.Generator) -> int:
+    """A seed that the generator draws, which moves it on by one number."""
+    return int(torch.randint(1 << 62, (), generator=generator, device=generator.device))
+
+
 def splitmix64(key: int, positions: Tensor) -> Tensor:
     """Outputs of SplitMix64 seeded with `key`, by position from 0; int64 of the shape of `positions`."""
     z = (positions + 1).mul_(_GAMMA).add_(key)

@@ -13,18 +13,19 @@ from torch import Tensor, nn
 
 from stockpot.averaging.anchor import Anchor, Keep, Source, kept, moved_with, offered
 from stockpot.averaging.average import average
-from stockpot.averaging.copies import check_optimizer, with_copies
-from stockpot.averaging.counting import OptimizerSteps, batches_of_epoch, wrapped
+from stockpot.averaging.copies import check_optimizer, forget, with_copies
+from stockpot.averaging.counting import OptimizerSteps, batches_of_epoch
 from stockpot.averaging.distance import distance
 from stockpot.averaging.live import Live, is_deepspeed, live_tensors, model_names, signature
 from stockpot.averaging.lora import check_anchor, doubt, lora_factors, refuse_merged
 from stockpot.averaging.lost import LostAverage
 from stockpot.averaging.match import Pair, check_beta, check_patterns, match
-from stockpot.averaging.noise import Noise
+from stockpot.averaging.noise import Noise, drawn_seed
 from stockpot.averaging.notes import note_not_counted, notes_on
 from stockpot.averaging.saved_anchor import digest
 from stockpot.averaging.schedule import Schedule
-from stockpot.errors import StockpotError, did_you_mean
+from stockpot.averaging.state import check_state
+from stockpot.errors import StockpotError
 from stockpot.models.wrappers import refuse_fsdp1
 from stockpot.weights.checkpoint import Checkpoint
 
@@ -130,7 +131,7 @@ class SFA:
         self._optimizer = optimizer
         self._reset_optimizer = reset_optimizer
         self._folder = Path(folder) if folder is not None else None
-        self._seed = seed if generator is None else _drawn_seed(generator)
+        self._seed = seed if generator is None else drawn_seed(generator)
         self._moved = True  # by an optimizer step, since the last average
         self._guard = LostAverage()
         self._optimizer_steps = OptimizerSteps(model, self._guard)
@@ -205,16 +206,14 @@ class SFA:
         wall, cpu = time.perf_counter(), time.process_time()
         pairs = self._current_pairs()
         refuse_merged(pairs)
-        optimizers = [*wrapped(self._optimizer), *self._optimizer_steps.seen]
+        optimizers = [self._optimizer, *self._optimizer_steps.seen]
         noise = Noise(self._seed, self.steps, self.averages) if self._rounding == "stochastic" else None
         self._guard.begin(pairs)
         average(with_copies(pairs, optimizers), noise)
         self._guard.end()
         self._moved = False
-        for optimizer in wrapped(self._optimizer if self._reset_optimizer else None):
-            for pair in pairs:
-                if pair.beta > 0:
-                    optimizer.state.pop(pair.tensor, None)
+        if self._reset_optimizer:
+            forget(self._optimizer, pairs)
         for device in {pair.tensor.device for pair in pairs if pair.tensor.is_cuda}:
             torch.cuda.synchronize(device)  # else the seconds below would be those of the launch
         self.averages += 1
@@ -267,12 +266,7 @@ class SFA:
         The anchor is the state's, unless this SFA was given a path itself: that is where it lies now. Raises
         StockpotError when beta, p, total_steps or every differ from the state's, or its anchor cannot be had.
         """
-        for name in ("steps", "averages", "last_average", "anchor", *self._settings()):
-            if name not in state:
-                raise StockpotError(f"this is no state of SFA: it has no '{name}'.{did_you_mean(name, state)}")
-        for name, value in self._settings().items():
-            if _ordered(value) != _ordered(state[name]):
-                raise StockpotError(f"{name} is {value!r} here and {state[name]!r} in the saved state; make them one.")
+        check_state(state, self._settings())
         if not self._own_path:
             unclaimed = self._unclaimed
             self._take(state["anchor"])
@@ -327,16 +321,7 @@ class SFA:
         return self._pairs
 
 
-def _drawn_seed(generator: torch.Generator) -> int:
-    return int(torch.randint(1 << 62, (), generator=generator, device=generator.device))
-
-
 def _one_of(name: str, value: object, allowed: Sequence[object]) -> None:
     if value not in allowed:
         options = ", ".join(repr(one) for one in allowed)
         raise StockpotError(f"{name} must be one of {options}, not {value!r}.")
-
-
-def _ordered(value: object) -> object:
-    """The order of patterns counts: the first match wins."""
-    return list(value.items()) if isinstance(value, Mapping) else value
