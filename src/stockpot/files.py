@@ -9,7 +9,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,20 +40,38 @@ _REFUSED = (
 )  # fmt: skip
 
 
+class DiskFullError(StockpotError):
+    """The disk is full: `path` could not be written. `advice` says what to do."""
+
+    def __init__(self, path: Path, advice: str) -> None:
+        super().__init__(f"the disk is full: {path} could not be written; {advice}")
+        self.path = path
+
+
+_ADVICE = (
+    "what was finished before is safe. Free some space and go on: a run with `stockpot resume`, anything else with "
+    "the same command."
+)
+
+
 @contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turns a full disk, or a folder that may not be written, into one clear line."""
+def explained(path: Path, advice: Callable[[], str] | None = None) -> Iterator[None]:
+    """Turns a full disk, or a folder that may not be written, into one clear line.
+
+    `advice`, asked for when a disk is full, says what to do; it counts for all that is written in the block.
+    """
     try:
         yield
+    except DiskFullError as error:
+        if advice is None:
+            raise
+        raise DiskFullError(error.path, advice()) from error
     except StockpotError:
         raise
     except Exception as error:
         number = _errno(error)
         if number in (errno.ENOSPC, errno.EDQUOT):
-            raise StockpotError(
-                f"the disk is full: {path} could not be written; what was finished before is safe. "
-                "Free some space and go on: `stockpot resume`, the same `stockpot compare`, `stockpot merge --resume`."
-            ) from error
+            raise DiskFullError(path, advice() if advice else _ADVICE) from error
         if number in _REFUSED:
             raise StockpotError(f"{getattr(error, 'filename', None) or path}: {os.strerror(number)}.") from error
         raise

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -193,3 +198,50 @@ def test_rules_are_described(run: Callable[..., str]) -> None:
     for name in [*RULES, "greedy_soup"]:
         assert f"\n{name}\n" in f"\n{said}"
     assert "density = 0.2" in run("rules ties")
+
+
+def stop_at(write: int, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process gets a signal at its so manieth write."""
+    real, count = os.pwrite, itertools.count(1)
+
+    def writing(*arguments: Any) -> int:
+        if next(count) == write:
+            os.kill(os.getpid(), number)
+        return real(*arguments)
+
+    monkeypatch.setattr(os, "pwrite", writing)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_merge_that_is_stopped_says_how_it_goes_on(
+    run: Callable[..., str],
+    models: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    code: int,
+    threads: int,
+) -> None:
+    command = f"merge linear a b -o out --max-shard-size 900B --threads {threads}"
+    before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    with monkeypatch.context() as patch:
+        stop_at(8, number, patch)
+        said = run(command)
+    assert said.startswith(f"exit {code}: Stopped by {number.name}: ")
+    assert re.search(r"\d finished files? (is|are) kept: give the same command with --resume", said)
+    assert not (models / "out").exists()
+    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before
+    run(f"{command} --resume")
+    assert_same(loaded(models / "out"), expected("linear", "ab"))
+
+
+def test_a_merge_that_is_stopped_before_its_first_file_is_whole_leaves_nothing(
+    run: Callable[..., str], models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = sorted(path.name for path in models.iterdir())
+    with monkeypatch.context() as patch:
+        stop_at(2, signal.SIGTERM, patch)
+        said = run("merge linear a b -o out")
+    assert said == "exit 143: Stopped by SIGTERM: nothing of it is kept: give the same command again.\n"
+    assert sorted(path.name for path in models.iterdir()) == names
+    assert run("merge linear a b -o out").rstrip().endswith("Model: out")

@@ -87,8 +87,10 @@ def test_finished_shards_are_taken_up_and_not_computed_again(inputs: Path, monke
         real(self)
 
     monkeypatch.setattr(writer.ShardFile, "__post_init__", counting)
-    with pytest.raises(StockpotError, match="the disk is full"):
+    with pytest.raises(StockpotError, match="the disk is full") as full:
         merge(inputs)
+    advice = "free some space; 2 finished files are kept: give the same command with --resume to go on from there."
+    assert str(full.value).endswith(f"could not be written; {advice}")
     assert not (inputs / "out").exists()
     partial = partial_of(inputs / "out")
     journal = json.loads((partial / "merge.json").read_text())
@@ -109,6 +111,37 @@ def test_finished_shards_are_taken_up_and_not_computed_again(inputs: Path, monke
     merge(inputs, resume=True)
     assert not set(opened) & set(done)
     assert_same(loaded(inputs / "out"), loaded(merge(inputs, "again")))
+
+
+@pytest.mark.parametrize("function", ["posix_fallocate", "pwrite", "fsync"])
+def test_a_full_disk_at_the_start_promises_nothing_to_go_on_from(
+    inputs: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, function, full)
+    with pytest.raises(StockpotError, match="the disk is full") as caught:
+        merge(inputs)
+    assert str(caught.value).endswith("free some space; nothing of it is kept: give the same command again.")
+
+
+def test_a_full_disk_beside_the_weights_gives_the_advice_for_merges(
+    inputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal is written by a function that runs use too, and that gives runs' advice."""
+    real = Path.replace
+
+    def full(self: Path, target: Any) -> Any:
+        if Path(target).name == "merge.json":
+            raise OSError(28, "No space left on device")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(StockpotError, match="the disk is full") as caught:
+        merge(inputs)
+    assert "stockpot resume" not in str(caught.value)
+    assert str(caught.value).endswith("nothing of it is kept: give the same command again.")
 
 
 def test_inputs_that_changed_are_another_merge(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

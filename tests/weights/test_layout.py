@@ -57,6 +57,14 @@ def test_a_whole_file_is_laid_out_as_the_library_writes_it(file: Path) -> None:
     assert file.read_bytes()[entry.offset : entry.offset + entry.nbytes] == tensors["a"].numpy().tobytes()
 
 
+@pytest.mark.parametrize("dtype", ["F4", "F6_E2M3", "F8_E8M0", "F8_E4M3FNUZ", "C64", "float32", "X" * 5000])
+def test_a_type_that_is_not_supported_is_not_called_damage(file: Path, dtype: str) -> None:
+    said = refusal(described(file, {"w": {"dtype": dtype, "shape": [1], "data_offsets": [0, 4]}}))
+    assert said.startswith(f"{file}: tensor 'w' has the type '{dtype[:400]}")
+    assert "which is not supported here; supported are F64, F32" in said
+    assert "damaged" not in said
+
+
 @pytest.mark.parametrize("header", ["{}", "{ }", "{}   ", '{"__metadata__":{}}'])
 def test_a_file_without_tensors_is_whole(file: Path, header: str) -> None:
     assert read_layout(raw(file, header)).entries == {}

@@ -138,3 +138,11 @@ def test_folders_with_nothing_to_open(tmp_path: Path) -> None:
     assert "name the file itself, for example" in refusal(tmp_path)
     save_checkpoint({"a": torch.ones(1)}, tmp_path / "adapter_model.safetensors")
     assert "it is an adapter" in refusal(tmp_path)
+
+
+def test_a_type_that_no_library_knows_is_not_called_damage(tmp_path: Path) -> None:
+    header = json.dumps({"w": {"dtype": "F7", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    said = refusal(tmp_path / "x.safetensors")
+    assert "tensor 'w' has the type 'F7', which is not supported here" in said
+    assert "damaged" not in said

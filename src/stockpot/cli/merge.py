@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from stockpot.cli.console import console, say, show
+from stockpot.cli.interrupts import stopping_cleanly
 from stockpot.cli.launched import refuse_launchers
 from stockpot.errors import StockpotError
 from stockpot.merging.api import Opened, Options, divide_parameters, dtype_name, merge_into, one_of, opened
 from stockpot.merging.donor import settle
 from stockpot.merging.estimate import Estimate, estimate
+from stockpot.merging.folder import what_next
 from stockpot.merging.plan import check_rule
 from stockpot.merging.spec import MergeSpec, ModelSpec
 from stockpot.names import as_name
@@ -45,16 +47,28 @@ def merge(
         changes["dtype"] = dtype_name(changes["dtype"])
     spec = replace(spec, **{key: value for key, value in changes.items() if value is not None})
     target = output or Path("merged") / as_name(Path(what).stem if Path(what).suffix else what, "merge")
-    if what == "greedy_soup":
-        return _greedy(spec, target, options, score)
-    if score:
+    if score and what != "greedy_soup":
         raise StockpotError("--score belongs to greedy_soup.")
-    if options.as_adapter:
-        return _adapter(spec, target, options, dry_run)
-    if options.adapter_rank is not None:
-        raise StockpotError("--rank is that of an adapter to be written: --as-adapter.")
-    if dry_run:
-        return _dry_run(spec, target, options)
+    with stopping_cleanly(lambda: _what_next(target)):
+        if what == "greedy_soup":
+            _greedy(spec, target, options, score)
+        elif options.as_adapter:
+            _adapter(spec, target, options, dry_run)
+        elif options.adapter_rank is not None:
+            raise StockpotError("--rank is that of an adapter to be written: --as-adapter.")
+        elif dry_run:
+            _dry_run(spec, target, options)
+        else:
+            _plain(spec, target, options)
+
+
+def _what_next(output: Path) -> str:
+    return (
+        f"the model was written already: {output}." if output.is_dir() and any(output.iterdir()) else what_next(output)
+    )
+
+
+def _plain(spec: MergeSpec, target: Path, options: Options) -> None:
     begun = time.perf_counter()
     expected = _expected(spec, target, options)
     with _bar(expected.work) as seen:
@@ -68,7 +82,6 @@ def merge(
     for note in expected.notes:
         say(f"Note: {note}.")
     say(f"Model: {target}")
-    return None
 
 
 def _expected(spec: MergeSpec, output: Path, options: Options) -> Estimate:

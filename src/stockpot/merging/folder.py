@@ -43,6 +43,15 @@ def partial_of(output: Path) -> Path:
     return output.with_name(f"{TEMPORARY}merge-{output.name}")
 
 
+def what_next(output: Path) -> str:
+    """What to do after a merge into `output` that stopped: go on from the files that it finished, or begin again."""
+    count = len(_journal(partial_of(output))["shards"])
+    if not count:
+        return "nothing of it is kept: give the same command again."
+    files = "1 finished file is" if count == 1 else f"{count:,} finished files are"
+    return f"{files} kept: give the same command with --resume to go on from there."
+
+
 def write_model(
     plan: Plan,
     engine: Engine,
@@ -60,7 +69,10 @@ def write_model(
     beside the weights. Nothing stands at `output` before all of it is written, verified and (`durable`) synced.
     """
     partial = partial_of(output)
-    with explained(output), _opened(partial, output, identity, resume) as done:
+    with (
+        explained(output, lambda: f"free some space; {what_next(output)}"),
+        _opened(partial, output, identity, resume) as done,
+    ):
         shards = split(plan.targets, largest)
         names = file_names(len(shards))
         journal: dict[str, Any] = done

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from stockpot.errors import StockpotError
 from stockpot.merging.api import Options, State, merge_into, merge_state
+from stockpot.merging.folder import partial_of
 from stockpot.merging.greedy import Soup, greedy_soup
 from stockpot.merging.opening import located
 from stockpot.merging.spec import MergeSpec
@@ -53,11 +54,12 @@ def soup_into(
         if len(paths) == 1 and (folder := _own_folder(paths[0], states)) is not None:
             value = score(folder)
         else:
-            merge_into(_of(spec, members), trial, replace(options, verify=False, sync=False), states=states)
             try:
+                merge_into(_of(spec, members), trial, replace(options, verify=False, sync=False), states=states)
                 value = score(trial)
             finally:
-                shutil.rmtree(trial)
+                for folder in (trial, partial_of(trial)):
+                    shutil.rmtree(folder, ignore_errors=True)
         told(paths, value)
         return value
 

@@ -182,8 +182,14 @@ class MemorySource:
             if not isinstance(tensor, torch.Tensor):
                 raise StockpotError(f"{label}: '{name}' is no tensor but a {type(tensor).__name__}.")
             short = names.get(str(tensor.dtype).removeprefix("torch."))
-            if short is None or tensor.layout != torch.strided:
-                raise StockpotError(f"{label}: tensor '{name}' is {tensor.dtype} {tensor.layout}: cannot be merged.")
+            if short is None:
+                known = ", ".join(TORCH_NAMES.values())
+                raise StockpotError(
+                    f"{label}: tensor '{name}' has the type {tensor.dtype}, which is not supported here; supported are "
+                    f"{known}."
+                )
+            if tensor.layout != torch.strided:
+                raise StockpotError(f"{label}: tensor '{name}' is {tensor.layout}, not a dense one: not merged.")
             self._state[name] = tensor.detach()
             tensors[name] = Held(short, tuple(tensor.shape))
         self.tensors: Mapping[str, Info] = tensors

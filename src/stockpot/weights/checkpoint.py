@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stockpot.errors import StockpotError
 from stockpot.files import TEMPORARY, explained, sync
-from stockpot.weights.layout import files_of
+from stockpot.weights.layout import files_of, read_header
 
 
 class Checkpoint(Mapping[str, Tensor]):
@@ -90,4 +90,5 @@ def _open_file(file: Path) -> Any:
     try:
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError) as error:
+        read_header(file)  # says it more exactly: a type that is not supported is no damage
         raise StockpotError(f"{file} is not a whole safetensors file (truncated or damaged): {error}") from error

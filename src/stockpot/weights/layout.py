@@ -132,8 +132,8 @@ def files_of(path: Path, stem: str = "model") -> Path | dict[str, Path]:
 def read_header(file: Path) -> tuple[list[Entry], FileFacts]:
     """The tensors of one safetensors file in the order of their bytes; raises StockpotError where it is not whole.
 
-    Refused: a header longer than 16 MiB or than the file, a key that stands twice, a type that is not known, offsets
-    that overlap, leave a gap, leave the file, or do not fit type and shape, a name that cannot be printed in one line.
+    Refused: a header longer than 16 MiB or than the file, a key that stands twice, a type that is not supported,
+    offsets that overlap, leave a gap, leave the file, or do not fit type and shape, a name that cannot be printed in one line.
     """
     with _readable(file), file.open("rb") as handle:
         size = os.fstat(handle.fileno()).st_size
@@ -152,6 +152,8 @@ def read_header(file: Path) -> tuple[list[Entry], FileFacts]:
                 metadata = _texts(value)
             else:
                 entries.append(_entry(file, name, _decoded(value), 8 + length))
+    except StockpotError:  # a type that is not supported is no damage
+        raise
     except (ValueError, RecursionError) as error:
         raise _damaged(file, str(error)) from error
     entries.sort(key=lambda entry: (entry.offset, entry.nbytes))
@@ -242,8 +244,13 @@ def _entry(file: Path, name: str, facts: Any, start: int) -> Entry:
     if not isinstance(facts, dict) or facts.keys() != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"tensor '{name}' should have the keys dtype, shape and data_offsets, and has {facts!r}")
     dtype, shape, offsets = facts["dtype"], facts["shape"], facts["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in ITEM_SIZE:
-        raise ValueError(f"tensor '{name}' has the type {dtype!r}, which is none of {', '.join(ITEM_SIZE)}")
+    if not isinstance(dtype, str):
+        raise ValueError(f"tensor '{name}' has the type {dtype!r}")
+    if dtype not in ITEM_SIZE:
+        raise StockpotError(
+            f"{file}: tensor '{name}' has the type {_short(repr(dtype))}, which is not supported here; "
+            f"supported are {', '.join(ITEM_SIZE)}. Save it in one of these first."
+        )
     if not _wholes(shape) or any(count >= 1 << 63 for count in accumulate((max(1, n) for n in shape), operator.mul)):
         raise ValueError(f"tensor '{name}' has the shape {shape!r}")
     if not _wholes(offsets) or len(offsets) != 2:
