@@ -133,7 +133,8 @@ def read_header(file: Path) -> tuple[list[Entry], FileFacts]:
     """The tensors of one safetensors file in the order of their bytes; raises StockpotError where it is not whole.
 
     Refused: a header longer than 16 MiB or than the file, a key that stands twice, a type that is not supported,
-    offsets that overlap, leave a gap, leave the file, or do not fit type and shape, a name that cannot be printed in one line.
+    offsets that overlap, leave a gap, leave the file, or do not fit type and shape, a name that cannot be printed in
+    one line.
     """
     with _readable(file), file.open("rb") as handle:
         size = os.fstat(handle.fileno()).st_size
