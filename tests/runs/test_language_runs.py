@@ -149,6 +149,23 @@ def test_an_added_task_equals_the_longer_stream_and_the_folder_is_what_a_user_lo
     assert "| after, on | law | sums | talk | (other) |" in card.text
 
 
+def test_whoever_resumes_a_run_agrees_again_to_run_what_the_model_writes(
+    stockpot: Stockpot, texts: Path, tmp_path: Path
+) -> None:
+    """Before a step is trained, not at the end of the task."""
+    recipe = {**stream(texts), "tasks": stream(texts)["tasks"][1:2], "controls": []}
+    score = {"name": "pass@k", "run_code": True, "tests": "answer", "limit": 1, "max_new_tokens": 2}
+    file, run = write(tmp_path / "recipe.yaml", {**recipe, "metrics": ["loss", score]}), tmp_path / "run"
+    fault = {"do": "kill", "kind": "step", "at": 2}
+    assert stockpot("run", file, "--run-code-unsandboxed", "-o", run, root=run, fault=fault).code == -9
+    refused = stockpot("resume", run, root=run)
+    assert refused.code == 2
+    assert "add --run-code to the command" in refused.error
+    assert "step" not in {kind for kind, _ in refused.events}
+    assert stockpot("resume", run, "--run-code-unsandboxed", root=run).code == 0
+    assert results(run)["scores"]["pass@1"]["matrix"] == [[0.0]]
+
+
 def test_a_tokenizer_trained_on_the_stream_is_kept_with_the_run(
     stockpot: Stockpot, unbroken: Make, texts: Path, tmp_path: Path
 ) -> None:

@@ -38,10 +38,27 @@ def _run_code(agreed: bool) -> None:
         consent()
 
 
-RunCode = Annotated[  # noted by its callback
+def _run_code_unsandboxed(agreed: bool) -> None:
+    if agreed:
+        from stockpot.evaluation.consent import consent_unsandboxed
+
+        consent_unsandboxed()
+
+
+# Both are noted by their callbacks.
+RunCode = Annotated[
     bool,
     typer.Option(
-        "--run-code", callback=_run_code, help="agree to run the programs that a model writes (metric pass@k)"
+        "--run-code", callback=_run_code, help="agree to run, in a sandbox, what a model writes (metric pass@k)"
+    ),
+]
+RunCodeUnsandboxed = Annotated[
+    bool,
+    typer.Option(
+        "--run-code-unsandboxed",
+        callback=_run_code_unsandboxed,
+        help="agree to run it even where there is no sandbox: it can then do what you can do here, such as read, "
+        "change and delete your files, stop your processes, read your tokens and use the network",
     ),
 ]
 
@@ -64,7 +81,13 @@ def _options(
 
 
 @app.command()
-def run(recipe: RecipeFile, overrides: Overrides = None, output: Output = None, run_code: RunCode = False) -> None:
+def run(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    output: Output = None,
+    run_code: RunCode = False,
+    run_code_unsandboxed: RunCodeUnsandboxed = False,
+) -> None:
     """Fine-tune on the recipe's stream of tasks with one method; leaves a run folder."""
     from stockpot.cli import work
 
@@ -81,6 +104,7 @@ def add(
     ] = None,
     allow_code: AllowCode = False,
     run_code: RunCode = False,
+    run_code_unsandboxed: RunCodeUnsandboxed = False,
 ) -> None:
     """Learn the next task, on top of a finished run."""
     from stockpot.cli import work
@@ -89,7 +113,12 @@ def add(
 
 
 @app.command()
-def resume(folder: Run, allow_code: AllowCode = False, run_code: RunCode = False) -> None:
+def resume(
+    folder: Run,
+    allow_code: AllowCode = False,
+    run_code: RunCode = False,
+    run_code_unsandboxed: RunCodeUnsandboxed = False,
+) -> None:
     """Go on with a run that was interrupted, from wherever it stopped."""
     from stockpot.cli import work
 
@@ -121,6 +150,7 @@ def compare(
     engine: Annotated[str | None, typer.Option(metavar="processes|ray", help="where runs run")] = None,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="this share of the runs only")] = None,
     run_code: RunCode = False,
+    run_code_unsandboxed: RunCodeUnsandboxed = False,
 ) -> None:
     """Run the methods of `compare` beside plain fine-tuning and joint training, over all seeds; goes on if stopped."""
     from stockpot.cli import compare as work
@@ -151,6 +181,7 @@ def whatif(
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="default: one a core")] = None,
     allow_code: AllowCode = False,
     run_code: RunCode = False,
+    run_code_unsandboxed: RunCodeUnsandboxed = False,
 ) -> None:
     """Say what merging would have made of a finished run of `sequential`, at every strength; trains nothing."""
     from stockpot.cli import whatif as work

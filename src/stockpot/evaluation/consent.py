@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import os
 
-RUN_CODE = "STOCKPOT_RUN_CODE"  # an environment variable, so that the workers of a comparison are told, too
+# Environment variables, so that the workers of a comparison are told, too.
+RUN_CODE = "STOCKPOT_RUN_CODE"
+RUN_CODE_UNSANDBOXED = "STOCKPOT_RUN_CODE_UNSANDBOXED"
+
+WITHOUT_A_SANDBOX = (
+    "programs that the model writes can then do what you can do here: read, change and delete your files, stop your "
+    "processes, read your tokens and use the network"
+)
 
 
 def consent() -> None:
@@ -13,5 +20,15 @@ def consent() -> None:
 
 
 def consented() -> bool:
-    """Whether the user agreed, with --run-code or the environment variable."""
-    return os.environ.get(RUN_CODE) == "1"
+    """Whether the user agreed, with --run-code, --run-code-unsandboxed or an environment variable."""
+    return os.environ.get(RUN_CODE) == "1" or consented_unsandboxed()
+
+
+def consent_unsandboxed() -> None:
+    """The user agrees to run them even where there is no sandbox, for this process and those that it starts."""
+    os.environ[RUN_CODE_UNSANDBOXED] = "1"
+
+
+def consented_unsandboxed() -> bool:
+    """Whether the user agreed to do without a sandbox, with --run-code-unsandboxed or the environment variable."""
+    return os.environ.get(RUN_CODE_UNSANDBOXED) == "1"

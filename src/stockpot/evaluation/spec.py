@@ -145,7 +145,9 @@ class PassAtK(Score):
     """The chance that one of k programs that the model writes passes its tests: runs what the model writes."""
 
     name: Literal["pass@k"] = "pass@k"
-    run_code: bool = Field(False, description="must be true, beside --run-code: the programs are run on this machine")
+    run_code: bool = Field(
+        False, description="must be true, beside --run-code: the programs are run on this machine, in a sandbox"
+    )
     k: int = Field(1, ge=1)
     samples: int | None = Field(None, ge=1, description="programs written for each prompt, at least k; default: k")
     temperature: float | None = Field(None, ge=0, description="default: 0 (greedy) for one sample, else 0.8")

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from stockpot import files
 from stockpot.errors import StockpotError
-from stockpot.evaluation.consent import consented
-from stockpot.evaluation.spec import PassAtK
 from stockpot.methods.base import BaseConfig, Facts
 from stockpot.models.lora import attach
 from stockpot.models.store import start_model
@@ -22,7 +20,7 @@ from stockpot.runs.evaluating import evaluate_late
 from stockpot.runs.folder import RunFolder
 from stockpot.runs.loop import learn_stream
 from stockpot.runs.progress import Progress
-from stockpot.runs.session import AnyStream, Opened, Session, open_stream, tokenizer_of
+from stockpot.runs.session import AnyStream, Opened, Session, check_consent, open_stream, tokenizer_of
 from stockpot.runs.summary import write_results
 from stockpot.runs.versions import commit, versions
 from stockpot.streams.spec import TaskSpec
@@ -72,15 +70,12 @@ def check_start(resolved: Recipe, methods: Sequence[BaseConfig] = ()) -> Opened:
 def _check_scores(recipe: Recipe) -> None:
     if not recipe.metrics and recipe.primary is None:
         return
-    from stockpot.evaluation.language.code import consent
     from stockpot.evaluation.language.measure import check
 
     assert isinstance(recipe.tasks, list), "a resolved recipe lists its tasks"
     tasks, controls = ([task.name for task in some] for some in (recipe.tasks, recipe.controls))
     check(recipe.measured, tasks, controls, recipe.kind, recipe.primary)
-    for spec in recipe.measured:
-        if isinstance(spec, PassAtK):
-            consent(spec, consented())
+    check_consent(recipe)
 
 
 def _start_rows(resolved: Recipe, stream: AnyStream) -> int:

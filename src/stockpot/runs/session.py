@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from stockpot.errors import StockpotError
+from stockpot.evaluation.consent import consented
+from stockpot.evaluation.spec import PassAtK
 from stockpot.methods.base import Method
 from stockpot.models import lora
 from stockpot.models.head import find_head, head_tensors, name_rows
@@ -61,6 +63,7 @@ class Session:
         """
         recipe = recipe or run.recipe
         _check_code(run, recipe.model, allow_code)
+        check_consent(recipe)
         stream, processor = opened or open_stream(recipe, run.model(-1))
         for task, facts in stream.facts().items():
             recorded = run.facts.get(task, facts)
@@ -134,6 +137,15 @@ def _check_code(run: RunFolder, spec: ModelSpec, allowed: bool) -> None:
         raise StockpotError(
             f"{run.path}: this model is built by the code at {code!r}; read it, and add --allow-code to import it."
         )
+
+
+def check_consent(recipe: Recipe) -> None:
+    """Raises StockpotError where a score runs what the model writes, and the user did not agree to that."""
+    for spec in recipe.measured:
+        if isinstance(spec, PassAtK):
+            from stockpot.evaluation.language.code import consent
+
+            consent(spec, consented())
 
 
 def open_stream(recipe: Recipe, start: Path | None = None) -> Opened:

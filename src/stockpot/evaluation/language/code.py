@@ -14,7 +14,7 @@ from torch import nn
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.evaluation.language.answer import Unsuited, spaced
 from stockpot.evaluation.language.generation import continuations
-from stockpot.evaluation.language.sandbox import Limits, passes
+from stockpot.evaluation.language.sandbox import Limits, confined, passes
 from stockpot.evaluation.spec import PassAtK
 from stockpot.streams.text.part import TextPart
 
@@ -22,14 +22,17 @@ _FENCED = re.compile(r"```[^\n]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
 
 
 def consent(spec: PassAtK, allow_code: bool) -> None:
-    """Raises StockpotError unless the recipe and the command line both allow running what the model writes."""
+    """Raises StockpotError unless the recipe and the command line both allow running what the model writes, and there
+    is a sandbox, or consent to do without.
+    """
     if not (spec.run_code and allow_code):
         missing = [] if spec.run_code else ["set `run_code: true` in the metric"]
         missing += [] if allow_code else ["add --run-code to the command"]
         raise StockpotError(
             f"{spec.title}: this score runs programs that the model writes, on this machine: {' and '.join(missing)}, "
-            "if you want that; there is no guarantee that they cannot reach the network."
+            "if you want that."
         )
+    confined()
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from stockpot.errors import StockpotError, did_you_mean
+from stockpot.evaluation.consent import WITHOUT_A_SANDBOX
 from stockpot.evaluation.spec import LmEval
 from stockpot.models.outputs import evaluation_mode
 from stockpot.words import settled
@@ -84,8 +85,8 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
 def lm_eval_score(spec: LmEval, model: nn.Module, tokenizer: Any, batch_size: int, allow_code: bool = False) -> float:
     """One result of one task; random states and the model are left as they were.
 
-    Tasks that run the model's code do so only with `allow_code`. Raises StockpotError where the harness is missing,
-    does not know the task or fails, or has no such result.
+    Tasks that run the model's code do so in this process, so only with `allow_code`. Raises StockpotError where the
+    harness is missing, does not know the task or fails, or has no such result.
     """
     _require(spec)
     definition = _definition(spec)
@@ -113,6 +114,11 @@ def lm_eval_score(spec: LmEval, model: nn.Module, tokenizer: Any, batch_size: in
             )
         except Exception as error:  # tasks are programs and data of others: they may fail in any way
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            if "confirm_run_unsafe_code" in reason:
+                reason = (
+                    "it runs programs that the model writes, and not in the sandbox. Add --run-code-unsandboxed to the "
+                    f"command, if you want that: {WITHOUT_A_SANDBOX}."
+                )
             raise StockpotError(f"{spec.title}: the harness's task {title!r} failed: {reason}") from error
     return picked(spec, found["results"].get(title, {}))
 

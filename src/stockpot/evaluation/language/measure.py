@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from stockpot.errors import StockpotError, did_you_mean
+from stockpot.evaluation.consent import consented_unsandboxed
 from stockpot.evaluation.language.answer import Unsuited, exact_match
 from stockpot.evaluation.language.choice import multiple_choice
 from stockpot.evaluation.language.code import code_score
@@ -95,7 +96,7 @@ def _value(
     if isinstance(spec, PassAtK):
         return code_score(spec, model, tokenizer, part, batch_size, allow_code)
     if isinstance(spec, LmEval):
-        return lm_eval_score(spec, model, tokenizer, batch_size, allow_code)
+        return lm_eval_score(spec, model, tokenizer, batch_size, consented_unsandboxed())
     return shared.value(spec)
 
 
