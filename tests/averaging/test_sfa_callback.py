@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 from hf_training import ACCUMULATE, EPOCHS, TOTAL, Regression, Spy, StopAt, train, trainer, weights
+from torch import Tensor
+from transformers import TrainerCallback
 
 from stockpot import SFA, SFACallback, StockpotError
 from stockpot.weights.checkpoint import open_checkpoint, save_checkpoint
@@ -71,6 +73,23 @@ def test_resumed_equals_unbroken(settings: dict[str, Any], tmp_path: Path) -> No
     start = open_checkpoint(tmp_path / "run" / "sfa-anchor")
     for name, tensor in Regression().named_parameters():
         assert torch.equal(start[name], tensor)
+
+
+def test_stochastic_rounding_goes_on_as_it_would_have(tmp_path: Path) -> None:
+    def run(folder: Path, *callbacks: TrainerCallback, resume: str | None = None, seed: int = 3) -> Tensor:
+        sfa = SFACallback(beta=0.25, every=2, rounding="stochastic", seed=seed)
+        one = trainer(folder, sfa, *callbacks, learning_rate=0.1)
+        one.model.bfloat16()
+        for row in one.train_dataset:
+            row.update({key: value.bfloat16() for key, value in row.items()})
+        one.train(resume_from_checkpoint=resume)
+        return weights(one.model)
+
+    unbroken = run(tmp_path / "unbroken")
+    assert not torch.equal(run(tmp_path / "other", seed=4), unbroken)
+    run(tmp_path / "run", StopAt(5))
+    torch.manual_seed(77)
+    assert torch.equal(run(tmp_path / "run", resume=str(tmp_path / "run" / "checkpoint-5"), seed=9), unbroken)
 
 
 def test_resume_from_a_path_anchor_saves_no_copy(tmp_path: Path) -> None:

@@ -114,8 +114,8 @@ class SFACallback(TrainerCallback):
             anchor, keep = self._saved_anchor(args, state, saved), self._keep or "device"
             self._file, self._anchor_id = anchor, saved["anchor_id"]
         self.sfa = SFA(
-            model, anchor=anchor, keep=keep, total_steps=state.max_steps, optimizer=optimizer, seed=self._seed,
-            **self._settings,
+            model, anchor=anchor, keep=keep, total_steps=state.max_steps, optimizer=optimizer,
+            seed=saved.get("seed", self._seed), **self._settings,
         )  # fmt: skip
         if needs_none and self.sfa.anchor:
             name = next(iter(self.sfa.anchor))
@@ -209,6 +209,7 @@ class SFACallback(TrainerCallback):
             "steps": step,
             "averages": self.sfa.averages,
             "last_average": self.sfa.last_average,
+            "seed": self.sfa.seed,
         }
 
     def _complete_unseen(self, args: TrainingArguments, state: TrainerState) -> None:

@@ -131,7 +131,7 @@ class SFA:
         self._optimizer = optimizer
         self._reset_optimizer = reset_optimizer
         self._folder = Path(folder) if folder is not None else None
-        self._seed = seed if generator is None else drawn_seed(generator)
+        self.seed = seed if generator is None else drawn_seed(generator)
         self._moved = True  # by an optimizer step, since the last average
         self._guard = LostAverage()
         self._optimizer_steps = OptimizerSteps(model, self._guard)
@@ -207,7 +207,7 @@ class SFA:
         pairs = self._current_pairs()
         refuse_merged(pairs)
         optimizers = [self._optimizer, *self._optimizer_steps.seen]
-        noise = Noise(self._seed, self.steps, self.averages) if self._rounding == "stochastic" else None
+        noise = Noise(self.seed, self.steps, self.averages) if self._rounding == "stochastic" else None
         self._guard.begin(pairs)
         average(with_copies(pairs, optimizers), noise)
         self._guard.end()
@@ -257,7 +257,7 @@ class SFA:
             "last_average": self.last_average,
             **self._settings(),
             "anchor": str(self._anchor.path) if stays else dict(self._anchor.tensors),
-            "seed": self._seed,
+            "seed": self.seed,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -274,7 +274,7 @@ class SFA:
                 unclaimed.unlink(missing_ok=True)
         self.doubt = None
         self.steps, self.averages, self.last_average = state["steps"], state["averages"], state["last_average"]
-        self._seed = state.get("seed", self._seed)
+        self.seed = state.get("seed", self.seed)
         self._moved = self.steps > self.last_average
 
     def _average_moved(self) -> bool:
