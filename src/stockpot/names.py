@@ -21,5 +21,4 @@ def as_name(text: str, otherwise: str) -> str:
 
 def is_inside(path: str) -> bool:
     """Whether a relative path stays below the folder that it starts from."""
-    parts = PurePosixPath(path).parts
-    return bool(parts) and not path.startswith("/") and ".." not in parts and "\\" not in path and path.isprintable()
+    return not path.startswith("/") and ".." not in PurePosixPath(path).parts and "\0" not in path

@@ -57,7 +57,7 @@ def test_what_is_made_a_name_is_one(text: str) -> None:
         assert part == text
 
 
-@pytest.mark.parametrize("run", ["../elsewhere", "cells/../../x", "/tmp/run", "", "a\\..\\b"])
+@pytest.mark.parametrize("run", ["../elsewhere", "cells/../../x", "/tmp/run", "a/..", "a\0b"])
 def test_a_comparison_names_no_run_outside_its_folder(run: str) -> None:
     assert not is_inside(run)
     with pytest.raises(ValueError, match="leads out of the folder"):
