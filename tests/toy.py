@@ -99,7 +99,7 @@ def learn(
     save(-1)
     learnt = Learnt([copied(current)])
     for index, own in enumerate(tasks):
-        active = build(method)
+        active = build(method.decided(CLASSES, is_language(own)))
         if active.starts_from == "pretrained":
             current = copy.deepcopy(start)
         if index:

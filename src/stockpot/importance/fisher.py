@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.files import write_json
@@ -26,7 +27,7 @@ NOT_EXACT = (
 
 
 def default_kind(rows: int, language: bool = False) -> Kind:
-    """`exact` up to 100 classes, else, and of a causal language model, `sample`.
+    """`exact` up to 100 output rows of the whole stream, else, and of a causal language model, `sample`.
 
     The exact Fisher takes one backward pass a class, of a sequence one for every token at every position.
     """
@@ -102,7 +103,9 @@ def _directions(kind: Kind, draws: torch.Generator | None) -> Directions:
             if batch["labels"].dim() == 2:
                 raise StockpotError(NOT_EXACT)
             p = logits.to(wide).softmax(1)
-            found = p.sqrt()[..., None] * (torch.eye(p.shape[1]).to(p) - p[:, None])  # (B, classes, rows)
+            open_rows = p.any(0).nonzero().flatten()  # a class that competes for no example takes no backward pass
+            one_hot = functional.one_hot(open_rows, p.shape[1]).to(p)
+            found = p[:, open_rows].sqrt()[..., None] * (one_hot - p[:, None])  # (B, classes, rows)
             return found.transpose(0, 1).to(logits.dtype)
         labels = targets_of(batch)
         learnt = labels != IGNORED

@@ -55,6 +55,13 @@ class BaseConfig(Strict):
         """The configuration with what hangs on where the start model comes from decided."""
         return self
 
+    def decided(self, rows: int, language: bool) -> Self:
+        """The configuration with what hangs on the whole stream's head decided, once for a run.
+
+        `rows` are the outputs that all tasks have together, those that are added later left out.
+        """
+        return self
+
     def problem_with(self, tasks: int) -> str | None:
         """Why the method would do nothing, or cannot work, in a stream of so many tasks."""
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -37,8 +37,8 @@ class Config(ImportanceConfig):
     gamma: float = Field(0.9, ge=0, le=1, description="γ, with mode: online: what is left of the older Fishers")
     fisher: Kind | None = Field(
         None,
-        description="exact | sample | empirical | batched; default exact up to 100 classes, else sample, as for text "
-        "to be continued",
+        description="exact | sample | empirical | batched; default exact where the whole stream has up to 100 "
+        "output rows, else sample, as for text to be continued; one for all tasks",
     )
     samples: int | None = Field(None, ge=1, description="examples that the Fisher is the mean over; default all")
     batch_size: int = Field(64, ge=1, description="examples at a time; changes the values of `batched` alone")
@@ -49,6 +49,10 @@ class Config(ImportanceConfig):
     def searched(self, *without: str) -> Space:
         """γ only with mode: online."""
         return super().searched(*without, *(["gamma"] if self.mode != "online" else []))
+
+    def decided(self, rows: int, language: bool) -> Self:
+        """One variant of the Fisher for all tasks: sums of several mean nothing."""
+        return self.model_copy(update={"fisher": self.fisher or default_kind(rows, language)})
 
     def problem_in(self, model: nn.Module, tasks: Sequence[Facts]) -> str | None:
         """The exact Fisher of text; raises StockpotError for a start Fisher that is missing or of another model."""
@@ -102,7 +106,7 @@ class ElasticWeightConsolidation(ImportanceMethod):
         self.importance = {name: tensor for name, tensor in importance.items() if name in held}
 
     def _kind(self, task: Task) -> Kind:
-        return self.config.fisher or default_kind(task.row_count, task.language)
+        return self.config.fisher or default_kind(0, task.language)  # a run has decided it: `Config.decided`
 
     @torch.no_grad()
     def gradients(self, model: nn.Module, step: int) -> None:

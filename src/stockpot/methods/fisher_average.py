@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -23,9 +23,15 @@ class Config(MergedConfig):
 
     name: Literal["fisher_average"]
     fisher: Kind | None = Field(
-        None, description="exact | sample | empirical | batched; default exact up to 100 classes, else sample"
+        None,
+        description="exact | sample | empirical | batched; default exact where the whole stream has up to 100 output "
+        "rows, else sample; one for all tasks",
     )
     samples: int | None = Field(500, ge=1, description="examples that it is estimated from; null: all")
+
+    def decided(self, rows: int, language: bool) -> Self:
+        """One variant of the Fisher for all tasks: sums of several mean nothing."""
+        return self.model_copy(update={"fisher": self.fisher or default_kind(rows, language)})
 
     def problem_in(self, model: nn.Module, tasks: Sequence[Facts]) -> str | None:
         """The exact Fisher of text takes one backward pass a token of the vocabulary."""
@@ -54,7 +60,7 @@ class FisherAverage(Merged):
         information = fisher(
             task.model,
             examples,
-            config.fisher or default_kind(task.row_count, task.language),
+            config.fisher or default_kind(0, task.language),  # a run has decided it: `Config.decided`
             logits=task.logits,
             samples=config.samples,
             draws=generator(task.seed, "fisher"),

@@ -110,6 +110,11 @@ class RunFolder:
         return tasks
 
     @property
+    def begun_tasks(self) -> int:
+        """How many tasks the stream had when the run began: none of those that were added since."""
+        return len(self.created["recipe"]["tasks"])
+
+    @property
     def seed(self) -> int:
         """The run's seed."""
         return self.recipe.seeds[0]

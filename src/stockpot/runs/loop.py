@@ -46,7 +46,8 @@ def learn(session: Session, index: int) -> None:
     run, stream, recipe = session.run, session.stream, session.recipe
     run.journal.check_place()
     reset_peak_memory()
-    method = methods.build(recipe.method)
+    language = recipe.kind == "language"
+    method = methods.build(recipe.method.decided(stream.rows.count(run.begun_tasks), language))
     model, grown = session.starting_model(method, index)
     if recipe.model.lora is not None:
         model = lora.attach(model, recipe.model.lora, derive(run.seed, "lora", index))
@@ -61,7 +62,7 @@ def learn(session: Session, index: int) -> None:
         new=grown,
         rows=stream.rows.tasks[: index + 1],
         owners=stream.rows.owners(session.rows(index)),
-        language=recipe.kind == "language",
+        language=language,
         origin=recipe.model.origin,
         drawn=run.drawn(index),
         adapted=recipe.model.lora is not None,

@@ -24,13 +24,14 @@ def results_of(run: RunFolder, pending: Event | None = None) -> Results:
     names = [task.name for task in run.tasks]
     classes = [(name, run.facts[name]["classes"]) for name in names]
     rows = Rows.of(recipe.scenario, classes)
+    method = recipe.method.decided(rows.count(run.begun_tasks), recipe.kind == "language")
     notes = [f"optimizer and schedule at a new task: {recipe.boundary}"]
     notes += [f"output rows: {recipe.head}"] if rows.names else []  # texts to be continued have none
     for event in learnt:
         notes += [note for note in event["notes"] if note not in notes]
     return Results(
         label=created["label"],
-        method=recipe.method.model_dump(mode="json", exclude_none=True),
+        method=method.model_dump(mode="json", exclude_none=True),
         scenario=recipe.scenario,
         tasks=names[: len(learnt)],
         scores=scores,
