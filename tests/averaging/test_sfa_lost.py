@@ -82,6 +82,18 @@ def test_masters_that_come_back_are_noticed_at_the_next_step(
     assert (sfa.steps, sfa.averages) == (every, 1)
 
 
+def test_a_skipped_step_is_not_the_one_to_judge_by() -> None:
+    model = network()
+    optimizer = Masters(model.parameters(), lr=0.0)
+    sfa = SFA(model, beta=0.25, every=2, anchor=zeros(model))
+    assert not sfa.reach(1)
+    assert sfa.reach(2)
+    assert not sfa.reach(3, skipped=True)  # the weights are still where the average left them
+    optimizer.step()
+    with pytest.raises(StockpotError, match="put back the weights"):
+        sfa.reach(4)
+
+
 def test_masters_outside_of_a_torch_optimizer_are_noticed_too() -> None:
     model = network()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)

@@ -26,8 +26,8 @@ class LostAverage:
 
     def __init__(self) -> None:
         self._samples: list[tuple[str, Tensor, Tensor]] = []  # name, weight, positions
-        self._last: list[Tensor] = []  # values after the last counted step
-        self._earlier: list[Tensor] = []  # the same, at the last average
+        self._last: list[Tensor] = []  # values at the last look
+        self._earlier: list[Tensor] = []  # the same, when the last average began
         self._before: list[Tensor] = []
         self._after: list[Tensor] = []
         self._settled = False
@@ -40,7 +40,7 @@ class LostAverage:
         self._last, self._earlier, self._before, self._after = [], [], [], []
 
     def look(self) -> None:
-        """Called once a step, when all is done: remembers where the weights are."""
+        """Called a step before an average is due, when all is done: remembers where the weights are."""
         if not self._settled:
             self._last = self._values()
 
@@ -107,4 +107,4 @@ def _values_of(weight: Tensor, positions: Tensor) -> Tensor:
 
 
 def _joined(values: list[Tensor]) -> Tensor:
-    return torch.cat([value.double().cpu() for value in values])
+    return torch.cat([value.cpu().double() for value in values])

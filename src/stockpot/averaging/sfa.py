@@ -189,11 +189,13 @@ class SFA:
                 f"step {step} is beyond total_steps={total}, whose last average is done; "
                 "count optimizer steps, not batches, and make a new SFA for the next task."
             )
-        self._guard.check()
+        if not skipped:
+            self._guard.check()
+            self._moved = True
         self.steps = step
-        self._moved = self._moved or not skipped
         due = self.schedule.due(step) and self._average_moved()
-        self._guard.look()
+        if self.schedule.due(step + 1):
+            self._guard.look()
         return due
 
     def finish(self) -> bool:
