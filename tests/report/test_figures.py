@@ -64,6 +64,25 @@ def test_lines_are_tasks_and_controls_are_dashed(run_of: Factory) -> None:
     assert len(lines["task0"].get_xdata()) == 4  # before the first task, and after each of three
 
 
+def test_many_tasks_are_drawn_as_what_they_come_to(run_of: Factory) -> None:
+    run = run_of(K=30)
+    axes = stream_figures.over_time(run).axes[0]
+    lines = {str(line.get_label()): line for line in axes.lines}
+    assert set(lines) == {"mean of the tasks learnt", "the task just learnt", "noise (control)"}
+    matrix = run.scores["accuracy"].matrix
+    means = [sum(row[: i + 1]) / (i + 1) for i, row in enumerate(matrix)]
+    assert lines["mean of the tasks learnt"].get_ydata().tolist() == pytest.approx(means)
+    assert list(lines["the task just learnt"].get_ydata()) == [matrix[i][i] for i in range(30)]
+    (band,) = axes.collections
+    low, high = min(matrix[-1]), max(matrix[-1])
+    edge = sorted(y for x, y in band.get_paths()[0].vertices if x == 30)
+    assert (edge[0], edge[-1]) == pytest.approx((low, high))
+    heat = stream_figures.matrix(run).axes[0]
+    assert heat.images[0].get_array().shape == (30, 30)
+    assert not list(heat.texts)
+    assert [label.get_text() for label in heat.get_xticklabels()] == ["1", "5", "10", "15", "20", "25", "30"]
+
+
 def test_the_dot_plot_shows_means_intervals_and_single_seeds(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(4, {"sequential": {}, "sfa": {"keep": 0.9}})
     axes = figures.methods(comparison, "forgetting").axes[0]
@@ -106,7 +125,7 @@ def test_panels_share_their_axes_and_show_the_mean(comparison_of: Factory) -> No
 
 
 @pytest.mark.parametrize("unit", ["fraction", "nats"])
-@pytest.mark.parametrize("K", [1, 12])
+@pytest.mark.parametrize("K", [1, 12, 17])
 def test_every_figure_can_be_drawn_for_losses_and_for_one_and_many_tasks(
     comparison_of: Factory, hostile: str, unit: str, K: int, tmp_path: Path
 ) -> None:

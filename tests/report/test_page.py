@@ -193,6 +193,21 @@ def test_a_long_stream_stays_under_a_megabyte(run_of: Factory, tmp_path: Path) -
     check(page.write_run_report([("long", run_of(K=20))], tmp_path))
 
 
+def test_a_stream_of_200_tasks_is_one_picture_and_a_row_for_each_task(run_of: Factory, tmp_path: Path) -> None:
+    run = run_of(K=200)
+    text, read = check(page.write_run_report([("longer", run)], tmp_path))
+    assert len(text) < 500_000
+    assert len(read.svgs) == 2
+    assert 1 <= text.count("<image ") <= 2  # the heat map and its bar: cells are no paths
+    assert "at its worst since" in text
+    matrix = run.scores["accuracy"].matrix
+    column = [row[7] for row in matrix[7:]]
+    cells = re.search(rf'<th scope="row">{run.tasks[7]}</th>((?:<td class="n">[^<]*</td>){{4}})</tr>', text)
+    assert cells is not None
+    shown = re.findall(r">([\d.]+)<", cells[1])
+    assert shown == [f"{v:.3f}" for v in (run.scores["accuracy"].initial[7], column[0], min(column), column[-1])]
+
+
 def test_a_run_before_its_first_task(run_of: Factory, tmp_path: Path) -> None:
     run = run_of(K=2)
     run.scores["accuracy"].matrix = []

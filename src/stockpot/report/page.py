@@ -16,10 +16,11 @@ from stockpot.report import beside, figures, front, front_figures, orders, sente
 from stockpot.report.answers import answers
 from stockpot.report.formatting import METRICS, all_runs, heading, leading, named, score, seconds, seeds, size
 from stockpot.report.svg import inline
-from stockpot.results import Comparison, Results
+from stockpot.results import Comparison, Results, Scores
 from stockpot.yaml_text import dump_yaml
 
 FEW_ROWS = 40
+MOMENTS = ["before", "just learnt", "at its worst since", "at the end"]  # of a task, where there are many
 FEW_METHODS = 8  # beyond which tables and matrices show the best, and fold the rest away
 BEST = 4
 
@@ -137,10 +138,18 @@ def _stream(comparison: Comparison, cells: dict[str, list[Results]], gallery: Ga
         stream_figures.tasks_over_time(comparison, cells),
         "tasks-over-time",
         "Each task's score after every task, one panel a method.",
-        f"Each task's score over the stream: means over n seeds{_where(comparison)}. "
-        "The large mark is where the task was just learnt.",
+        f"{_over_time(len(comparison.tasks))}; means over n seeds{_where(comparison)}.",
     )
     return [lines, _matrices(comparison, cells, gallery)]
+
+
+def _over_time(tasks: int) -> str:
+    if tasks > stream_figures.MANY_TASKS:
+        return (
+            "After each task: the mean score of the tasks learnt so far, from the worst of them to the best, and the "
+            "task just learnt; the heat map has them one by one"
+        )
+    return "Each task's score over the stream. The large mark is where the task was just learnt"
 
 
 def _matrices(
@@ -225,8 +234,7 @@ def _run(name: str, run: Results, gallery: Gallery, stem: str) -> dict[str, Any]
                 stream_figures.over_time(run),
                 f"{stem}tasks-over-time",
                 f"Each task's {run.primary} over the stream; the numbers are in the table below.",
-                "Each task's score over the stream. The large mark is where the task was just learnt"
-                + ("; dashed: controls, never trained on." if scores.controls else "."),
+                _over_time(len(run.tasks)) + ("; dashed: controls, never trained on." if scores.controls else "."),
             ),
         ]
     return {
@@ -236,7 +244,7 @@ def _run(name: str, run: Results, gallery: Gallery, stem: str) -> dict[str, Any]
         "figures": pictures,
         "metrics": tables.metric_rows(run),
         "costs": tables.cost_rows([run.costs]),
-        "task_costs": tables.cost_rows(run.task_costs),
+        "task_costs": _task_costs(run),
         **grids,
         "told": beside.told(run.primary, scores),
         "beside": beside.others(run),
@@ -250,16 +258,43 @@ def _run(name: str, run: Results, gallery: Gallery, stem: str) -> dict[str, Any]
 
 
 def _grids(run: Results, title: str) -> dict[str, Any]:
-    """One score as tables: of every task after each, and of the controls."""
+    """One score as tables: of every task after each, of many tasks at four moments, and of the controls."""
     scores = run.scores[title]
+    headings, caption, corner = run.tasks, "after each task", "after \\ on"
 
     def written(values: list[float | None]) -> list[str]:
         return ["" if value is None else score(value, scores.unit) for value in values]
 
+    scored = [("start", written(scores.initial)), *zip(run.tasks, map(written, scores.matrix), strict=False)]
+    if len(run.tasks) > FEW_ROWS:
+        headings, caption, corner = MOMENTS, "at four moments; results.json has it after each task", "task"
+        scored = [(run.tasks[i], written(_moments(scores, i))) for i in range(len(scores.matrix))]
     return {
-        "scored": [("start", written(scores.initial)), *zip(run.tasks, map(written, scores.matrix), strict=False)],
+        "headings": headings,
+        "caption": caption,
+        "corner": corner,
+        "scored": scored,
         "controls": [(control, row) for control, values in scores.controls.items() if any(row := written(values))],
     }
+
+
+def _task_costs(run: Results) -> dict[str, Any] | None:
+    """The costs of each task: a column each, or where there are many a row each."""
+    rows, tasks = tables.cost_rows(run.task_costs), run.tasks[: len(run.task_costs)]
+    if not rows:
+        return None
+    if len(tasks) <= FEW_ROWS:
+        return {"headings": tasks, "rows": rows, "corner": "cost"}
+    turned = list(zip(tasks, zip(*(values for _, values in rows), strict=True), strict=True))
+    return {"headings": [name for name, _ in rows], "rows": turned, "corner": "task"}
+
+
+def _moments(scores: Scores, task: int) -> list[float | None]:
+    """A task's score before the stream, just learnt, at its worst since, and at the end."""
+    since = [row[task] for row in scores.matrix[task:]]
+    known = [value for value in since if value is not None]
+    worst = (min if scores.higher_is_better else max)(known, default=None)
+    return [scores.initial[task], since[0], worst, since[-1]]
 
 
 def _overview(results: list[tuple[str, Results]]) -> list[tuple[str, ...]]:

@@ -16,6 +16,8 @@ from stockpot.report.figures import FLOOR, MARKERS, PALETTE, WIDTH, short, style
 from stockpot.report.formatting import ranked, score
 from stockpot.results import Comparison, Results, Scores
 
+MANY_TASKS = 16  # beyond which a task has no line and no number of its own
+
 
 def _array(rows: Sequence[Sequence[float | None]]) -> NDArray[np.float64]:
     return np.array([[np.nan if value is None else value for value in row] for row in rows], dtype=np.float64, ndmin=2)
@@ -30,11 +32,28 @@ def _limits(values: NDArray[np.float64], unit: str) -> tuple[float, float]:
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
+def _every(count: int) -> int:
+    """Between numbers on an axis, so that there are at most a dozen of them."""
+    return next(step for step in (1, 5, 10, 25, 50, 100, 250, 500, count) if count <= 10 * step)
+
+
+def _numbers(count: int) -> tuple[NDArray[np.float64], list[str]]:
+    """Where the numbers of so many tasks stand on an axis of cells, and as text: the first one, then even steps."""
+    step = _every(count)
+    numbers = [*range(1, count + 1)] if step == 1 else [1, *range(step, count + 1, step)]
+    return np.array(numbers) - 0.5, list(map(str, numbers))
+
+
 def _heat(axes: Axes, R: NDArray[np.float64], limits: tuple[float, float], scores: Scores, values: bool) -> Any:
     """Draws one matrix, brighter is better; unmeasured cells stay blank."""
     K, columns = R.shape
     colormap = mpl.colormaps["viridis" if scores.higher_is_better else "viridis_r"]
-    mesh = axes.pcolormesh(np.ma.masked_invalid(R), cmap=colormap, vmin=limits[0], vmax=limits[1], linewidth=0)
+    colours: dict[str, Any] = {"cmap": colormap, "vmin": limits[0], "vmax": limits[1]}
+    mesh: Any
+    if columns > MANY_TASKS:  # one picture, not a path for every cell
+        mesh = axes.imshow(np.ma.masked_invalid(R), extent=(0, columns, K, 0), interpolation="none", **colours)
+    else:
+        mesh = axes.pcolormesh(np.ma.masked_invalid(R), linewidth=0, **colours)
     axes.set(xlim=(0, columns), ylim=(K, 0), aspect="equal")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
@@ -50,7 +69,12 @@ def _heat(axes: Axes, R: NDArray[np.float64], limits: tuple[float, float], score
 
 
 def _task_ticks(axes: Axes, tasks: Sequence[str], rows: int, after: bool = True) -> None:
-    """Names while there is room for them, else numbers."""
+    """Names while there is room for them, else numbers, of many tasks not every one."""
+    if len(tasks) > MANY_TASKS:
+        axes.set_xticks(*_numbers(len(tasks)))
+        axes.set_yticks(*_numbers(rows))
+        axes.set(xlabel="score on task", ylabel="after learning task" if after else "")
+        return
     named = len(tasks) <= 10
     columns = [short(task, 12) if named else str(j + 1) for j, task in enumerate(tasks)]
     slanted = named and sum(map(len, columns)) > 36
@@ -70,11 +94,12 @@ def matrix(results: Results) -> Figure:
     scores = results.scores[results.primary]
     R = _array(scores.matrix)
     K, columns = R.shape
-    width = max(WIDTH, 1.6 + 0.34 * columns)
+    many = columns > MANY_TASKS
+    width = 1.5 * WIDTH if many else max(WIDTH, 1.6 + 0.34 * columns)
     cell = min(0.62, (width - 2.2) / columns)
     figure = Figure(figsize=(width, 0.95 + cell * K), layout="constrained")
     axes = figure.add_subplot()
-    mesh = _heat(axes, R, _limits(R, scores.unit), scores, values=True)
+    mesh = _heat(axes, R, _limits(R, scores.unit), scores, values=not many)
     _task_ticks(axes, results.tasks[:columns], K)
     bar = figure.colorbar(mesh, ax=axes, shrink=0.8, pad=0.02)
     bar.outline.set_visible(False)
@@ -86,7 +111,32 @@ def matrix(results: Results) -> Figure:
 def _trajectory(
     axes: Axes, scores: Scores, R: NDArray[np.float64], initial: Sequence[float], tasks: Sequence[str]
 ) -> None:
-    """One line a task over the stages, a dot where the task has just been learnt."""
+    """One line a task over the stages, a dot where the task has just been learnt; of many tasks, what they come to."""
+    K, columns = R.shape
+    if columns > MANY_TASKS:
+        _summary(axes, scores, R)
+    else:
+        _lines(axes, R, initial, tasks)
+    axes.set_xlim(-0.15, K + 0.15)
+    axes.set_xticks(range(0, K + 1, _every(K)))
+    if scores.unit == "fraction":
+        axes.set_ylim(-0.03, 1.03)
+    axes.grid(axis="y", color=FLOOR, alpha=0.25, linewidth=0.6)
+
+
+def _summary(axes: Axes, scores: Scores, R: NDArray[np.float64]) -> None:
+    """After each task: the mean of those learnt so far, from the worst to the best of them, and the one just learnt."""
+    K = len(R)
+    stages, learnt = range(1, K + 1), [row[: i + 1][np.isfinite(row[: i + 1])] for i, row in enumerate(R)]
+    every = [(np.nan,) * 3 if not row.size else (row.min(), row.mean(), row.max()) for row in learnt]
+    low, mean, high = np.array(every, dtype=np.float64).reshape(K, 3).T
+    own = [R[i, i] for i in range(min(R.shape))]
+    axes.fill_between(stages, low, high, color=PALETTE[0], alpha=0.2, linewidth=0, label="worst to best task learnt")
+    axes.plot(stages, mean, color=PALETTE[0], linewidth=1.6, label="mean of the tasks learnt")
+    axes.plot(stages[: len(own)], own, ".", color=PALETTE[1], markersize=3, label="the task just learnt")
+
+
+def _lines(axes: Axes, R: NDArray[np.float64], initial: Sequence[float], tasks: Sequence[str]) -> None:
     K, columns = R.shape
     named = columns <= len(PALETTE)
     shades = mpl.colormaps["cividis"](np.linspace(0.35, 0.74, columns))
@@ -96,17 +146,12 @@ def _trajectory(
         axes.plot(range(K + 1), line, color=color, linewidth=1.4, marker=".", markersize=3, label=short(tasks[j]))
         if j < K:
             axes.plot(j + 1, R[j, j], marker=MARKERS[j % len(MARKERS)] if named else "o", color=color, markersize=6)
-    axes.set_xlim(-0.15, K + 0.15)
-    axes.set_xticks(range(0, K + 1, 1 if K <= 10 else 5))
-    if scores.unit == "fraction":
-        axes.set_ylim(-0.03, 1.03)
-    axes.grid(axis="y", color=FLOOR, alpha=0.25, linewidth=0.6)
 
 
 def _legend(figure: Figure, axes: Axes, tasks: int) -> None:
     """Below the panels, in even rows; of many tasks only the first and the last, between which the shades run."""
     handles, labels = axes.get_legend_handles_labels()
-    if tasks > len(PALETTE):
+    if len(PALETTE) < tasks <= MANY_TASKS:
         keep = [0, tasks - 1, *range(tasks, len(handles))]
         handles, labels = [handles[k] for k in keep], [labels[k] for k in keep]
     most = min(4, max(1, 48 // (3 + max(map(len, labels)))))
@@ -180,13 +225,11 @@ def mean_matrices(comparison: Comparison, cells: dict[str, list[Results]]) -> Fi
     limits = _limits(np.concatenate([R.ravel() for *_, R, _ in panels]), comparison.unit)
     figure, grid = _grid(len(panels), 2.0)
     for axes, (label, n, scores, R, _) in zip(grid, panels, strict=True):
-        _heat(axes, R, limits, scores, values=R.shape[1] <= 6)
+        mesh = _heat(axes, R, limits, scores, values=R.shape[1] <= 6)
         axes.set_title(f"{short(label, 17)} (n = {n})", loc="left")
-        every = 1 if R.shape[1] <= 10 else 5
-        ticks = np.arange(0, R.shape[1], every)
-        axes.set_xticks(ticks + 0.5, [str(j + 1) for j in ticks])
-        axes.set_yticks(ticks + 0.5, [str(j + 1) for j in ticks])
-    bar = figure.colorbar(grid[0].collections[0], ax=grid, location="bottom", shrink=0.6, aspect=40)
+        axes.set_xticks(*_numbers(R.shape[1]))
+        axes.set_yticks(*_numbers(R.shape[1]))
+    bar = figure.colorbar(mesh, ax=grid, location="bottom", shrink=0.6, aspect=40)
     bar.outline.set_visible(False)
     bar.set_label(comparison.primary)
     for axes in grid[-2:]:

@@ -24,6 +24,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.journal = Journal(path / "journal.jsonl")
+        self._recipe: tuple[int, Recipe] | None = None  # with the number of `added` events that it was made of
 
     @classmethod
     def create(cls, path: Path, recipe: Recipe, label: str, facts: dict[str, Any]) -> RunFolder:
@@ -98,9 +99,12 @@ class RunFolder:
     @property
     def recipe(self) -> Recipe:
         """The resolved recipe, with the tasks that were added since."""
-        values = {**self.created["recipe"]}
-        values["tasks"] = [*values["tasks"], *(event["task"] for event in self.journal.of("added"))]
-        return check(Recipe, values, str(self.journal.path))
+        added = self.journal.of("added")
+        if self._recipe is None or self._recipe[0] != len(added):
+            values = {**self.created["recipe"]}
+            values["tasks"] = [*values["tasks"], *(event["task"] for event in added)]
+            self._recipe = len(added), check(Recipe, values, str(self.journal.path))
+        return self._recipe[1]
 
     @property
     def tasks(self) -> list[TaskSpec]:
