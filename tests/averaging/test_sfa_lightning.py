@@ -272,6 +272,94 @@ def test_a_training_that_stops_early_is_averaged_at_its_end(tmp_path: Path, capl
     assert "stopped at step 5" in caplog.text
 
 
+class Validated(Regression):
+    """Its validations give these losses, whatever the weights."""
+
+    def __init__(self, losses: list[float]) -> None:
+        super().__init__()
+        self.losses, self.steps = losses, list[int]()
+
+    def val_dataloader(self) -> Any:
+        return [torch.zeros(1, 4).double()]
+
+    def validation_step(self, batch: Tensor, index: int) -> None:
+        if not self.trainer.sanity_checking:
+            self.steps.append(self.trainer.global_step)
+            self.log("val_loss", self.losses[len(self.steps) - 1])
+
+
+def best_of(folder: Path, **settings: Any) -> ModelCheckpoint:
+    return ModelCheckpoint(folder, monitor="val_loss", filename="{step}", **settings)
+
+
+def test_the_best_of_monitored_checkpoints_holds_averaged_weights(tmp_path: Path) -> None:
+    saver, spy = best_of(tmp_path), Spy()
+    module = Validated([1.0, 0.5, 2.0])
+    fit(tmp_path, spy, SFALightning(beta=0.25, every=4), saver, module=module)
+    assert module.steps == [4, 8, 12]
+    saved = torch.load(saver.best_model_path, weights_only=True)
+    assert saved["global_step"] == 8
+    tuned = next(seen for step, seen in spy.seen if step == 8)
+    weights_saved = torch.cat([tensor.flatten() for tensor in saved["state_dict"].values()])
+    torch.testing.assert_close(weights_saved, 0.75 * tuned + 0.25 * weights(Regression()), rtol=1e-14, atol=1e-14)
+
+
+def test_a_best_between_two_averages_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    for settings, trainer, step in (
+        ({"every": 5}, {}, 4),
+        ({"p": 1}, {}, 4),
+        ({"p": 0.25}, {"val_check_interval": 2}, 1),
+        ({"every": 4}, {"check_val_every_n_epoch": 2, "max_steps": 11}, 8),
+    ):
+        module = Validated([1.0] * 9)
+        saver = best_of(tmp_path, save_top_k=-1)
+        if step == 8:  # due: an epoch is four steps
+            fit(tmp_path, SFALightning(beta=0.25, **settings), saver, module=module, **trainer)
+            assert module.steps == [8]
+            continue
+        with pytest.raises(StockpotError, match=rf"would compare step {step}, which lies between two averages") as told:
+            fit(tmp_path, SFALightning(beta=0.25, **settings), saver, module=module, **trainer)
+        assert "\n" not in str(told.value)
+        assert module.steps == []
+    latest = ModelCheckpoint(tmp_path, monitor="step", mode="max", save_top_k=1)
+    fit(tmp_path, SFALightning(beta=0.25, p=1), latest, module=Validated([1.0] * 9))  # no score is compared
+
+
+def test_a_comparison_that_nobody_foresaw_is_stopped(tmp_path: Path) -> None:
+    module = Validated([1.0] * 9)
+    with pytest.raises(StockpotError, match="would compare step 3, which lies between two averages"):
+        fit(tmp_path, SFALightning(beta=0.25, every=2), best_of(tmp_path), module=module,
+            check_val_every_n_epoch=None, val_check_interval=6)  # fmt: skip
+    assert not list(tmp_path.glob("*.ckpt"))
+    of_training = ModelCheckpoint(tmp_path, monitor="train_loss")
+    with pytest.raises(StockpotError, match=r"'train_loss'.* would compare step 4"):
+        fit(tmp_path, SFALightning(beta=0.25, every=3), of_training)
+
+
+def test_of_an_anchor_by_path_the_content_is_checked(stopped: Callable[..., Path], tmp_path: Path) -> None:
+    file = tmp_path / "anchor.safetensors"
+    save_checkpoint(Regression().state_dict(), file)
+    settings: dict[str, Any] = {"beta": 0.25, "p": 0.25}
+    expected = fit(tmp_path, SFALightning(**settings))
+    checkpoint = stopped(5, SFALightning(**settings, anchor=file))
+    there = file.rename(tmp_path / "there.safetensors")
+    assert torch.equal(fit(tmp_path, SFALightning(**settings, anchor=there), resume=checkpoint), expected)
+    save_checkpoint({name: tensor + 1 for name, tensor in Regression().state_dict().items()}, there)
+    with pytest.raises(StockpotError, match=r"there.safetensors is not, for what is trained here, that of the saved"):
+        fit(tmp_path, SFALightning(**settings, anchor=there), resume=checkpoint)
+
+
+def test_a_checkpoint_resumes_wherever_it_lies_and_longer_with_every(
+    stopped: Callable[..., Path], tmp_path: Path
+) -> None:
+    expected = fit(tmp_path / "longer", SFALightning(beta=0.25, every=5), max_epochs=4)
+    checkpoint = stopped(5, SFALightning(beta=0.25, every=5, keep="disk"))
+    (tmp_path / "moved").mkdir()
+    moved = checkpoint.rename(tmp_path / "moved" / "any.ckpt")
+    callback = SFALightning(beta=0.25, every=5)
+    assert torch.equal(fit(tmp_path / "new", callback, resume=moved, max_epochs=4), expected)
+
+
 def test_each_fit_of_a_new_trainer_takes_an_anchor_of_its_own(tmp_path: Path) -> None:
     module, callback = Regression(), SFALightning(beta=1.0, p=1)
     assert torch.equal(fit(tmp_path, callback, module=module), weights(Regression()))

@@ -134,6 +134,41 @@ def test_an_anchor_file_that_went_away_is_named(tmp_path: Path) -> None:
         SFA(network(), beta=0.25, every=1).load_state_dict(state)
 
 
+def test_an_anchor_file_that_moved_with_its_folder_is_found(tmp_path: Path) -> None:
+    start = [tensor.detach().clone() for tensor in network().parameters()]
+    state = SFA(network(), beta=1.0, every=1, keep="disk", folder=tmp_path / "run").state_dict()
+    (tmp_path / "run").rename(tmp_path / "moved")
+    model = network(1)
+    sfa = SFA(model, beta=1.0, every=1, keep="disk", folder=tmp_path / "moved")
+    sfa.load_state_dict(state)
+    sfa.average()
+    assert all(map(torch.equal, model.parameters(), start))
+
+
+def test_of_an_anchor_in_a_file_the_content_is_checked(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    save_checkpoint(network(5).state_dict(), first)
+    save_checkpoint(network(5).state_dict(), second)
+    settings: dict[str, Any] = {"beta": 0.25, "every": 1}
+    state = SFA(network(), anchor=first, **settings).state_dict()
+    for keep in ("disk", "cpu"):  # the same anchor, wherever it lies and is held
+        SFA(network(), anchor=second, keep=keep, **settings).load_state_dict(state)
+    save_checkpoint(network(6).state_dict(), second)
+    with pytest.raises(StockpotError, match=r"b.safetensors is not, for what is trained here, that of the saved"):
+        SFA(network(), anchor=second, **settings).load_state_dict(state)
+    save_checkpoint(network(6).state_dict(), first)
+    with pytest.raises(StockpotError, match=r"a.safetensors is not, for what is trained here, that of the saved"):
+        SFA(network(), **settings).load_state_dict(state)
+
+
+def test_a_longer_training_goes_on_where_every_says_when_to_average() -> None:
+    state = SFA(network(), beta=0.25, every=4, total_steps=10).state_dict()
+    longer = SFA(network(), beta=0.25, every=4, total_steps=20)
+    longer.load_state_dict(state)
+    assert not longer.schedule.due(10)
+    SFA(network(), beta=0.25, every=4).load_state_dict(state)
+
+
 def test_a_resumed_run_leaves_one_anchor_in_the_folder(tmp_path: Path) -> None:
     state = SFA(network(), beta=0.25, every=1, keep="disk", folder=tmp_path).state_dict()
     resumed = SFA(network(1), beta=0.25, every=1, keep="disk", folder=tmp_path)

@@ -242,6 +242,15 @@ def test_an_interrupted_task_goes_on_to_the_same_bits(loop: str, tmp_path: Path)
         assert not differ(copied(again.model), copied(whole.model))
 
 
+def test_a_training_that_stops_of_itself_is_no_finished_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stops(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop = state.global_step == 2
+
+    monkeypatch.setattr("stockpot.training.hf._Hooks.on_step_end", stops)
+    with pytest.raises(StockpotError, match="training stopped at step 2 of 6, and nobody asked it to"):
+        learn(config("sfa"), "trainer", tmp_path)
+
+
 @pytest.mark.parametrize("loop", LOOPS)
 def test_training_that_diverges_is_an_error_that_names_the_tensor(loop: str, tmp_path: Path) -> None:
     model = train(loop, tmp_path, Recorder(), learning_rate=1.7e308, num_train_epochs=4)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stockpot.averaging.anchor import Keep, Source
+from stockpot.averaging.lightning_best import check_compared, refuse_best_between
 from stockpot.averaging.match import check_beta
 from stockpot.averaging.schedule import Schedule
 from stockpot.averaging.sfa import SFA, Buffers, Rounding
@@ -38,11 +39,15 @@ class SFALightning(Callback):
 
     Resuming: a checkpoint holds SFA's counts and the anchor, as many bytes as the weights, or only its path where it
     is one. `fit(ckpt_path=…)` goes on with that anchor, never with mid-task weights, and equals an unbroken training.
-    A training that stops early is averaged at its end, which no checkpoint saved before holds; that is logged.
+    An anchor by path is compared with the one of the beginning. With `every`, the length of the training may change.
+    A training that stops early is averaged at its end, which no checkpoint saved before holds; that is logged. Where
+    `ModelCheckpoint` monitors a score, an average has to be due at every validation: else its best could be plain
+    fine-tuning.
 
     Raises StockpotError as `SFA` does; for manual optimization, several optimizers and strategies other than one
-    device and DDP; on resume when settings differ or the checkpoint has no state of this callback. `sfa` is the
-    running SFA, with its counts and seconds.
+    device and DDP; where the best of weights between two averages would be chosen; on resume when settings or the
+    anchor differ, or the checkpoint has no state of this callback. `sfa` is the running SFA, with its counts and
+    seconds.
     """
 
     sfa: SFA
@@ -100,6 +105,17 @@ class SFALightning(Callback):
             self.sfa.steps = trainer.global_step
             self.sfa.last_average = self.sfa.steps if self.sfa.schedule.due(self.sfa.steps) else 0
         self._catch_up(trainer)
+        refuse_best_between(trainer, self.sfa)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lets nothing be compared that lies between two averages; ModelCheckpoint's turn comes after this."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            check_compared(trainer, self.sfa)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same where ModelCheckpoint monitors a score of training."""
+        if not trainer.enable_validation:
+            check_compared(trainer, self.sfa)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         """Averages when this batch made the optimizer step that an average is due after."""

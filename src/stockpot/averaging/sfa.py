@@ -24,7 +24,7 @@ from stockpot.averaging.noise import Noise, drawn_seed
 from stockpot.averaging.notes import note_not_counted, notes_on
 from stockpot.averaging.saved_anchor import digest
 from stockpot.averaging.schedule import Schedule
-from stockpot.averaging.state import check_state
+from stockpot.averaging.state import check_state, saved_source
 from stockpot.errors import StockpotError
 from stockpot.models.wrappers import refuse_fsdp1
 from stockpot.weights.checkpoint import Checkpoint
@@ -142,6 +142,7 @@ class SFA:
         self._anchor: Anchor
         self._pairs: list[Pair] = []
         self._signature: list[object] = []
+        self._sha256: str | None = None  # of the anchor
         self._unclaimed: Path | None = None  # a file written into `folder` that no saved state refers to yet
         names = model_names(model)
         check_patterns("new", self._new, names)
@@ -243,37 +244,41 @@ class SFA:
 
     def anchor_sha256(self) -> str:
         """SHA-256 of θ_o as averages see it: the same for the same anchor, wherever and however it is stored."""
-        return digest(self._current_pairs())
+        if self._sha256 is None:
+            self._sha256 = digest(self._current_pairs())
+        return self._sha256
+
+    def progress(self) -> dict[str, Any]:
+        """Where the task stands, without the anchor: what `state_dict` holds beside it."""
+        counts = {"steps": self.steps, "averages": self.averages, "last_average": self.last_average}
+        return {**counts, **self._settings(), "seed": self.seed}
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs, readable with `torch.load(…, weights_only=True)`.
 
-        `steps`, `averages`, `last_average`, `beta`, `p`, `total_steps`, `every`, and `anchor`: the path of a file that
-        stays, else its tensors (not copied). `seed` is that of the noise.
+        `steps`, `averages`, `last_average`, `beta`, `p`, `total_steps`, `every`, the `seed` of the noise, and `anchor`:
+        the path of a file that stays, with its `anchor_sha256`, else its tensors (not copied).
         """
         stays = self._anchor.path is not None and self._anchor.scratch is None
         self._unclaimed = None
-        return {
-            "steps": self.steps,
-            "averages": self.averages,
-            "last_average": self.last_average,
-            **self._settings(),
-            "anchor": str(self._anchor.path) if stays else dict(self._anchor.tensors),
-            "seed": self.seed,
-        }
+        anchor = str(self._anchor.path) if stays else dict(self._anchor.tensors)
+        return {**self.progress(), "anchor": anchor, "anchor_sha256": self.anchor_sha256() if stays else None}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where `state_dict` was taken: the run equals an unbroken one bit for bit.
 
         The anchor is the state's, unless this SFA was given a path itself: that is where it lies now. Raises
-        StockpotError when beta, p, total_steps or every differ from the state's, or its anchor cannot be had.
+        StockpotError when beta, p or every differ from the state's, with p total_steps too, or its anchor cannot be had
+        or is another than it was.
         """
         check_state(state, self._settings())
         if not self._own_path:
             unclaimed = self._unclaimed
-            self._take(state["anchor"])
+            self._take(saved_source(state, self._folder))
             if unclaimed is not None:
                 unclaimed.unlink(missing_ok=True)
+        if state.get("anchor_sha256") not in (None, self.anchor_sha256()):
+            raise StockpotError(f"{self._anchor.label} is not, for what is trained here, that of the saved state.")
         self.doubt = None
         self.steps, self.averages, self.last_average = state["steps"], state["averages"], state["last_average"]
         self.seed = state.get("seed", self.seed)
@@ -300,7 +305,7 @@ class SFA:
         self.factors = len(pairs) - len(anchored)
         self._anchor = kept(anchor, anchored, self._model, self._keep, self._folder)
         self._unclaimed = self._anchor.path if anchor.path is None and self._anchor.scratch is None else None
-        self._signature = []
+        self._signature, self._sha256 = [], None
         self._guard.choose(pairs)
         self._guard.look()
         return pairs

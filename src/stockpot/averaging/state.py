@@ -1,21 +1,38 @@
-"""Whether a saved state of SFA is one, and was saved with the settings that it is loaded with."""
+"""A saved state of SFA against the SFA that goes on with it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from stockpot.errors import StockpotError, did_you_mean
 
 
 def check_state(state: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Raises StockpotError for a name that `state` lacks, and for a setting that differs from the saved one."""
+    """Raises StockpotError for a name that `state` lacks, and for a setting that differs from the saved one.
+
+    T may differ with `every`, where it only says which step is the last.
+    """
     for name in ("steps", "averages", "last_average", "anchor", *settings):
         if name not in state:
             raise StockpotError(f"this is no state of SFA: it has no '{name}'.{did_you_mean(name, state)}")
     for name, value in settings.items():
+        if name == "total_steps" and settings["every"] is not None and settings["every"] == state["every"]:
+            continue
         if _ordered(value) != _ordered(state[name]):
-            raise StockpotError(f"{name} is {value!r} here and {state[name]!r} in the saved state; make them one.")
+            why = "p·total_steps is when to average; " if name == "total_steps" else ""
+            raise StockpotError(f"{name} is {value!r} here and {state[name]!r} in the saved state; {why}make them one.")
+
+
+def saved_source(state: Mapping[str, Any], folder: Path | None) -> Any:
+    """The anchor of the state: its tensors, or its file, which may have moved to `folder`. Raises StockpotError."""
+    source = state["anchor"]
+    if not isinstance(source, str) or Path(source).exists():
+        return source
+    if folder is not None and (folder / Path(source).name).is_file():
+        return folder / Path(source).name
+    raise StockpotError(f"the anchor {source} does not exist any more: pass it from where it is now, anchor=PATH.")
 
 
 def _ordered(value: object) -> object:

@@ -167,7 +167,7 @@ class SequentialFineTuningWithAveraging(Method):
         if self._sfa is None:
             return {}, {}
         seconds = {"seconds": self._sfa.seconds, "cpu_seconds": self._sfa.cpu_seconds}
-        return {}, {"sfa": {**self._sfa.state_dict(), "anchor": None, **seconds}}
+        return {}, {"sfa": {**self._sfa.progress(), "anchor": None, **seconds}}
 
     def load_state(self, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:
         """Goes on inside a task; between tasks there is nothing to take up."""

@@ -183,6 +183,9 @@ def train(job: Job) -> dict[str, Tensor]:
     finally:
         if caches is not None:
             settings.use_cache = caches
-    if job.stop.requested and trainer.state.global_step < trainer.state.max_steps:
-        raise Interrupted
+    if trainer.state.global_step < trainer.state.max_steps:
+        if job.stop.requested:
+            raise Interrupted
+        done = f"step {trainer.state.global_step} of {trainer.state.max_steps}"
+        raise StockpotError(f"training stopped at {done}, and nobody asked it to: the task is not done.")
     return export_state(trainer.optimizer, job.model)

@@ -1,0 +1,52 @@
+"""A ModelCheckpoint that monitors a score must not choose weights between two averages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from stockpot.averaging.sfa import SFA
+from stockpot.errors import StockpotError
+
+
+def refuse_best_between(trainer: Any, sfa: SFA) -> None:
+    """Raises StockpotError, with the remedy, unless an average is due at every validation that is compared."""
+    if _monitored(trainer):
+        for step in _validations(trainer):
+            if sfa.steps < step and not sfa.schedule.due(step):
+                raise StockpotError(_message(trainer, step))
+
+
+def check_compared(trainer: Any, sfa: SFA) -> None:
+    """Raises StockpotError where weights that were not averaged at this step are about to be compared."""
+    if _monitored(trainer) and sfa.last_average < sfa.steps:
+        raise StockpotError(_message(trainer, sfa.steps))
+
+
+def _monitored(trainer: Any) -> str | None:
+    """The score by which a checkpoint callback chooses, if any does; `step` and `epoch` keep the latest."""
+    monitors = [getattr(one, "monitor", None) for one in trainer.checkpoint_callbacks if getattr(one, "save_top_k", 0)]
+    return next((one for one in monitors if one not in (None, "step", "epoch")), None)
+
+
+def _validations(trainer: Any) -> Iterator[int]:
+    """The optimizer steps after which the trainer validates, where epochs and batches are known beforehand."""
+    batches, between, epochs = trainer.num_training_batches, trainer.val_check_batch, trainer.check_val_every_n_epoch
+    total = trainer.estimated_stepping_batches
+    if not trainer.enable_validation or None in (between, epochs) or math.inf in (batches, between, total):
+        return
+    accumulated = trainer.accumulate_grad_batches
+    per_epoch = -(-batches // accumulated)
+    for epoch in range(epochs - 1, -(-total // per_epoch), epochs):
+        for batch in range(between, batches + 1, between):
+            step = epoch * per_epoch + (per_epoch if batch == batches else batch // accumulated)
+            if step <= total:
+                yield step
+
+
+def _message(trainer: Any, step: int) -> str:
+    return (
+        f"ModelCheckpoint(monitor={_monitored(trainer)!r}) would compare step {step}, which lies between two averages, "
+        "where weights are plain fine-tuning: average at every validation (every=… steps), or do without monitor."
+    )
