@@ -13,7 +13,8 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -171,10 +172,10 @@ def test_home_and_the_project_cannot_be_seen(sandboxed: None, tmp_path: Path) ->
 
 
 def test_a_fork_bomb_and_a_thread_bomb_end(sandboxed: None) -> None:
-    assert not passes("import os\nwhile True: os.fork()", QUICK)
+    assert not passes("import os\nwhile True: os.fork()", _marked(2.0))
     threads = "import threading, time\nwhile True: threading.Thread(target=time.sleep, args=(9,), daemon=True).start()"
-    assert not passes(threads, Limits(seconds=2.0))
-    assert _gone()
+    assert not passes(threads, _marked(2.0))
+    assert _soon(lambda: not _running())
 
 
 def test_limits_cannot_be_lifted(sandboxed: None) -> None:
@@ -286,9 +287,12 @@ def test_the_environment_is_empty(confined: bool, monkeypatch: pytest.MonkeyPatc
 
 
 def test_time_is_limited(confined: bool) -> None:
-    for endless in ("while True: pass", "import time; time.sleep(60)"):  # the second would pass after a minute
-        assert not run(endless, Limits(seconds=0.5), confined).passed
-    assert _gone()
+    assert not run("while True: pass", _marked(0.5), confined).passed
+    with ThreadPoolExecutor() as pool:
+        sleeper = pool.submit(run, "import time; time.sleep(60)", _marked(1.0), confined)  # would pass after a minute
+        assert _soon(_running)
+        assert not sleeper.result().passed
+    assert _soon(lambda: not _running())
 
 
 def test_memory_is_limited(confined: bool) -> None:
@@ -322,29 +326,35 @@ def test_endless_output_is_not_kept(confined: bool) -> None:
 
 def test_without_the_sandbox_what_a_program_started_dies_with_it() -> None:
     start = "import os, time\nif os.fork() == 0:\n    time.sleep(60)\n    os._exit(0)\ntime.sleep({})"
-    assert not run(start.format(60), Limits(seconds=0.5), confined=False).passed
-    run(start.format(0), Limits(seconds=0.5), confined=False)
-    assert _gone()
+    assert not run(start.format(60), _marked(0.5), confined=False).passed
+    run(start.format(0), _marked(0.5), confined=False)
+    assert _soon(lambda: not _running())
 
 
-def _gone() -> bool:
-    """Whether no live process runs a program, soon."""
-    for _ in range(100):
-        if not _running():
-            return True
-        time.sleep(0.05)
-    return False
+def _marked(seconds: float) -> Limits:
+    """Limits that tell the programs of this test process from all others: their command line has them."""
+    return Limits(seconds, memory=2**29 + os.getpid())
 
 
 def _running() -> list[str]:
+    """The live processes that run a program within `_marked` limits."""
+    mark = str(_marked(1.0).memory).encode()
     numbers = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
-            children = f"\nPPid:\t{os.getpid()}\n" in (entry / "status").read_text()
-            if b"program.py" in (entry / "cmdline").read_bytes() and state != "Z" and children:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if mark in words and b"--die-with-parent" not in words and state != "Z":
                 numbers.append(entry.name)
     return numbers
+
+
+def _soon(holds: Callable[[], object]) -> bool:
+    for _ in range(200):
+        if holds():
+            return True
+        time.sleep(0.02)
+    return False
 
 
 # Whether there is a sandbox, and what is said where there is none
