@@ -16,6 +16,7 @@ from stockpot.streams.spec import TaskSpec
 
 SCHEMA = 1
 START = "tasks/00-start"
+CHECKPOINT = "checkpoint-"  # and the step: the Trainer's name for it
 
 
 class RunFolder:
@@ -165,9 +166,13 @@ class RunFolder:
         """The Trainer's checkpoints inside task `index`."""
         return self.path / "checkpoints" / self.place(index)
 
+    def logs(self, index: int) -> Path:
+        """What trackers such as TensorBoard write while task `index` is learnt; it is kept."""
+        return self.path / "logs" / self.place(index)
+
     def checkpoint_folder(self, event: Event) -> Path:
         """Where the checkpoint of a `checkpoint` event is."""
-        return self.checkpoints(int(event["task"])) / f"checkpoint-{int(event['step'])}"
+        return self.checkpoints(int(event["task"])) / f"{CHECKPOINT}{int(event['step'])}"
 
     # Checks and writes
 
@@ -223,7 +228,7 @@ class RunFolder:
 
     def drop_older_checkpoints(self, newest: Path) -> None:
         """Deletes the checkpoints beside the newest one, once that is journalled."""
-        for folder in newest.parent.iterdir():
+        for folder in newest.parent.glob(f"{CHECKPOINT}*"):
             if folder != newest:
                 files.remove(folder)
 
@@ -236,6 +241,19 @@ class RunFolder:
             if not keep_all:
                 files.remove(self.model(index).parent)
         for index in range(newest + 1):
+            self._keep_logs(index)
             files.remove(self.checkpoints(index))
         with contextlib.suppress(OSError):  # not there, or not empty
             (self.path / "checkpoints").rmdir()
+
+    def _keep_logs(self, index: int) -> None:
+        """Moves what stands beside the checkpoints of task `index`: trackers write there that know no other place."""
+        if not self.checkpoints(index).is_dir():
+            return
+        for entry in sorted(self.checkpoints(index).iterdir()):
+            if not entry.name.startswith((CHECKPOINT, files.TEMPORARY)):
+                target = self.logs(index) / entry.name
+                files.make_folder(target.parent)
+                if target.exists():  # of the same task, begun again
+                    target = target.with_name(f"{entry.name}.{len(list(target.parent.iterdir()))}")
+                entry.rename(target)

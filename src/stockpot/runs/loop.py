@@ -77,6 +77,7 @@ def learn(session: Session, index: int) -> None:
         settings={**recipe.train, **run.tasks[index].train},
         seed=task.seed,
         folder=run.checkpoints(index),
+        logs=run.logs(index),
         owners=task.owners,
         optimizer_state=carried if recipe.boundary == "keep-optimizer" else None,
         stop=session.stop,

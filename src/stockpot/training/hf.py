@@ -60,6 +60,8 @@ class TaskTrainer(Trainer):
         args.label_smoothing_factor = 0.0
         super().__init__(model=job.model, args=args, compute_loss_func=self._scaled, callbacks=[_Hooks(job)])
         for callback in list(self.callback_handler.callbacks):
+            if getattr(callback, "logging_dir", "") is None:  # TensorBoard's, unless TENSORBOARD_LOGGING_DIR says where
+                callback.logging_dir = None if job.logs is None else str(job.logs)
             if type(callback).__name__ in ("PrinterCallback", "ProgressCallback"):
                 self.remove_callback(callback)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ class Job:
     settings: dict[str, Any]
     seed: int
     folder: Path  # for checkpoints
+    logs: Path | None = None  # for the files of trackers; beside the checkpoints by default
     owners: Tensor | None = None  # see scenario.Rows.owners
     resume_from: Path | None = None
     optimizer_state: Mapping[str, Tensor] | None = None  # of the task before, for boundary: keep-optimizer
@@ -102,9 +103,28 @@ def training_arguments(settings: dict[str, Any], folder: Path, seed: int) -> Any
     defaults: dict[str, Any] = {"report_to": "none", "disable_tqdm": True, "save_steps": 500}
     fixed = {"output_dir": str(folder), "seed": seed, "save_strategy": "steps", "eval_strategy": "no"}
     try:
-        return TrainingArguments(**{**defaults, **settings, **fixed})
+        arguments = TrainingArguments(**{**defaults, **settings, **fixed})
     except (TypeError, ValueError, ImportError) as error:
         raise StockpotError(_refusal(settings, str(error))) from error
+    _check_trackers(arguments.report_to)
+    return arguments
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    """Raises StockpotError for a tracker that Transformers does not know, or that is not installed."""
+    if not names:
+        return
+    from transformers.integrations import integration_utils
+
+    known = integration_utils.INTEGRATION_TO_CALLBACK
+    # Of these it does not say whether they are installed, or not in every case.
+    usable = {*integration_utils.get_available_reporting_integrations(), "azure_ml", "flyte"}
+    for name in names:
+        if name not in known:
+            hint = did_you_mean(name, known) or f" Known: {', '.join(known)}."
+            raise StockpotError(f"train.report_to: unknown tracker {name!r}.{hint}")
+        if name not in usable:
+            raise StockpotError(f"train.report_to: {name} is not installed here: install it, or leave it out.")
 
 
 def _refusal(settings: dict[str, Any], message: str) -> str:
