@@ -93,7 +93,7 @@ def test_finished_shards_are_taken_up_and_not_computed_again(inputs: Path, monke
     assert str(full.value).endswith(f"could not be written; {advice}")
     assert not (inputs / "out").exists()
     partial = partial_of(inputs / "out")
-    journal = json.loads((partial / "merge.json").read_text())
+    journal = json.loads((partial / ".merge.json").read_text())
     assert list(journal["shards"]) == opened[:2]
     with pytest.raises(StockpotError, match=r"holds 2 finished files .* --resume"):
         merge(inputs)
@@ -133,7 +133,7 @@ def test_a_full_disk_beside_the_weights_gives_the_advice_for_merges(
     real = Path.replace
 
     def full(self: Path, target: Any) -> Any:
-        if Path(target).name == "merge.json":
+        if Path(target).name == ".merge.json":
             raise OSError(28, "No space left on device")
         return real(self, target)
 

@@ -299,7 +299,7 @@ def merge_into(
         refuse_output(output, work.paths)
         beside = settle(work.plan, work.folders)
         if not options.resume:
-            require_room(work.plan.nbytes, output)
+            require_room(work.plan.nbytes + sum(file.stat().st_size for file in beside.copies.values()), output)
         write_model(
             work.plan,
             engine_of(work, options, seen),

@@ -15,6 +15,7 @@ from typing import Any
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.files import explained
 from stockpot.merging.agreement import check_agreement
+from stockpot.merging.companions import LARGEST, companions, differing
 from stockpot.merging.configuration import output_config
 from stockpot.merging.plan import Plan
 from stockpot.merging.spec import MergeSpec
@@ -36,7 +37,6 @@ _PLAIN = re.compile(r"[\w.@-]+")
 # These keys tell of the file, not of the model.
 _OF_ONE_FILE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
 _LONGEST_TEXT = 64 << 20
-_LARGEST = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,16 @@ class Beside:
 def settle(plan: Plan, paths: Mapping[str, Path]) -> Beside:
     """What is taken from whom; `paths` are the local places of the inputs that lie on a disk, by their names.
 
-    The donor is the base, else the first model; the tokenizer's is the one that the spec names. Weights and code are
-    never taken, nor what lies outside a donor's folder. Raises StockpotError where the tokenizer's donor or the chat
-    template is not known, a file is damaged, too large or a link out of its folder, or the donor's weights are
-    quantised.
+    The donor is the base, else the first model; the tokenizer's is the one that the spec names. All that stands beside
+    the donor's weights is taken, but for what `companions` leaves out, which a note names. Raises StockpotError where
+    the tokenizer's donor or the chat template is not known, a file that is needed is damaged, too large or a link out
+    of its folder, or the donor's weights are quantised.
     """
-    spec, notes = plan.spec, []
+    spec, notes = plan.spec, list[str]()
     donor = spec.base or spec.paths[0]
     teacher = _tokenizer_donor(spec, paths, donor)
     copies = dict(_files(paths.get(donor), _OF_MODEL)) | dict(_files(paths.get(teacher), _OF_TOKENIZER))
+    copies = _companions(plan, paths, donor, notes) | copies
     for name, file in copies.items():
         if (name.endswith("_config.json") or name == _CONFIG) and "auto_map" in read_mapping(file):
             owner = teacher if name == _TOKENIZER_CONFIG else donor
@@ -82,6 +83,25 @@ def settle(plan: Plan, paths: Mapping[str, Path]) -> Beside:
     notes += _other_vocabularies(paths, teacher, copies)
     texts = _chat_template(spec, paths, teacher, copies, notes)
     return Beside(donor, teacher, config, copies, texts, notes)
+
+
+def _companions(plan: Plan, paths: Mapping[str, Path], donor: str, notes: list[str]) -> dict[str, Path]:
+    folder = paths.get(donor)
+    if folder is None or not folder.is_dir():
+        return {}
+
+    def settled(name: str) -> bool:
+        top, _, rest = name.partition("/")
+        if rest:
+            return top == _MORE_TEMPLATES and fnmatchcase(rest, "*.jinja")
+        known = any(fnmatchcase(name, pattern) for pattern in (*_OF_MODEL, *_OF_TOKENIZER))
+        return known and _PLAIN.fullmatch(name) is not None
+
+    merged = [facts.file for source in plan.sources for facts in source.files]
+    taken = companions(folder, merged, settled)
+    others = {name: place for name, place in paths.items() if place != folder and place.is_dir()}
+    notes += [*taken.notes(donor), *differing(taken, donor, others)]
+    return taken.files
 
 
 def read_mapping(file: Path) -> dict[str, Any]:
@@ -129,8 +149,8 @@ def _files(folder: Path | None, patterns: Sequence[str]) -> Iterator[tuple[str, 
         found += (folder / _MORE_TEMPLATES).glob("*.jinja")
     for path in sorted(found):
         if _PLAIN.fullmatch(path.name) and not path.is_dir():
-            if inside(folder, path).stat().st_size > _LARGEST:
-                raise StockpotError(f"{path} has {path.stat().st_size:,} bytes; more than {_LARGEST:,} are not copied.")
+            if inside(folder, path).stat().st_size > LARGEST:
+                raise StockpotError(f"{path} has {path.stat().st_size:,} bytes; more than {LARGEST:,} are not copied.")
             yield path.relative_to(folder).as_posix(), path
 
 

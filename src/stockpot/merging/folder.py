@@ -19,7 +19,7 @@ from stockpot.merging.plan import Plan, Target
 from stockpot.merging.shards import file_names, split
 from stockpot.merging.writer import ShardFile, verify_shard
 
-_JOURNAL = "merge.json"
+_JOURNAL = ".merge.json"  # hidden: no file that comes along with a model is
 
 
 def refuse_output(output: Path, inputs: Sequence[Path]) -> None:

@@ -38,7 +38,7 @@ def publish(
     """
     notes = [*plan.notes, *beside.notes]
     for name, file in beside.copies.items():
-        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, folder / name)
     texts = dict(beside.texts)
     if beside.config is not None:

@@ -1,0 +1,147 @@
+"""What stands beside a model's weights: which files come along with a merge, and which are left out, and why."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from stockpot.errors import StockpotError
+from stockpot.weights.layout import PICKLES, inside
+
+LARGEST = 1 << 30  # bytes of one file
+_MOST, _DEEPEST = 1000, 4
+_LONGEST = 1 << 20  # of modules.json
+_MODULES = "modules.json"
+# Written anew for the output.
+_OURS = ("README.md", "stockpot_merge.yaml", "stockpot_merge.json", "*.index.json")
+_WEIGHTS = frozenset({
+    ".safetensors", ".h5", ".msgpack", ".onnx", ".onnx_data", ".gguf", ".ggml", ".npz", ".npy", ".tflite", ".mlmodel",
+    ".ot", ".engine", ".pdparams",
+})  # fmt: skip
+_CODE = frozenset({".py", ".pyc", ".so", ".dll", ".dylib", ".sh", ".exe", ".js", ".ipynb", ".jar", ".bat", ".ps1"})
+_TRAINING = (
+    "trainer_state.json", "training_args*", "optimizer*", "scheduler*", "rng_state*", "events.out.tfevents*",
+    "zero_to_fp32*", "latest",
+)  # fmt: skip
+
+
+@dataclass
+class Companions:
+    """Files by their names in the output, and what is left out by the reason for it.
+
+    `modules` are those of the files that belong to modules of sentence-transformers.
+    """
+
+    files: dict[str, Path] = field(default_factory=dict)
+    left: dict[str, list[str]] = field(default_factory=dict)
+    modules: set[str] = field(default_factory=set)
+
+    def leave(self, name: str, why: str) -> None:
+        """Leaves a file or folder out."""
+        self.left.setdefault(why, []).append(name if name.isprintable() else ascii(name))
+
+    def notes(self, donor: str) -> Iterator[str]:
+        """One line for each reason."""
+        for why, names in self.left.items():
+            shown = ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
+            yield f"left out of what stands beside the weights of {donor}: {shown} ({why})."
+
+
+def companions(folder: Path, merged: Collection[Path], settled: Callable[[str], bool]) -> Companions:
+    """All files of a model's folder and those below, without weights, pickles, code and what training left.
+
+    `merged` are the files that are merged, `settled` says of which names others decide. Hidden files, and what is
+    written anew for the output, are passed over. Of modules that sentence-transformers names in modules.json the
+    weights come along too: they stand outside the model. A folder of any other weights is left out whole, and what a
+    link out of the folder leads to.
+    """
+    result = Companions()
+    modules = _modules(folder)
+    weights = {os.path.realpath(file) for file in merged}
+    for place, folders, names in os.walk(folder):
+        below = Path(place).relative_to(folder)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in list(folders):
+            if why := _why_not_entered(Path(place, name), below / name, modules):
+                folders.remove(name)
+                result.leave(f"{(below / name).as_posix()}/", why)
+        for name in sorted(names):
+            relative, path = (below / name).as_posix(), Path(place, name)
+            ours = name.startswith(".") or any(fnmatchcase(relative, pattern) for pattern in _OURS)
+            if ours or settled(relative) or os.path.realpath(path) in weights:
+                continue
+            in_module = bool(below.parts) and below.parts[0] in modules
+            why = _why_not_taken(folder, path, in_module)
+            if why is None and len(result.files) >= _MOST:
+                why = f"more than {_MOST:,} files"
+            if why:
+                result.leave(relative, why)
+                continue
+            result.files[relative] = path
+            if in_module or name == _MODULES:
+                result.modules.add(relative)
+    return result
+
+
+def _why_not_entered(inner: Path, relative: Path, modules: Collection[str]) -> str | None:
+    if inner.is_symlink():
+        return "a link"
+    if len(relative.parts) >= _DEEPEST:
+        return "too deep"
+    if relative.parts[0] not in modules and any(
+        Path(name).suffix in _WEIGHTS | PICKLES for _, _, names in os.walk(inner) for name in names
+    ):
+        return "a folder with weights of its own"
+    return None
+
+
+def _why_not_taken(folder: Path, path: Path, in_module: bool) -> str | None:
+    try:
+        size = inside(folder, path).stat().st_size
+    except (StockpotError, OSError):
+        return "a link out of the folder, or not a plain file"
+    if not path.name.isprintable():
+        return "a name that cannot be printed"
+    return _why_not_of_its_kind(path, in_module) or ("larger than 1 GiB" if size > LARGEST else None)
+
+
+def _why_not_of_its_kind(path: Path, in_module: bool) -> str | None:
+    if any(fnmatchcase(path.name, pattern) for pattern in _TRAINING):
+        return "left by training"
+    if path.suffix in PICKLES:
+        needed = ", without which sentence-transformers cannot open the output: save it as safetensors first"
+        return f"a pickle{needed if in_module else ''}"
+    if path.suffix in _WEIGHTS and not (in_module and path.suffix == ".safetensors"):
+        return "other weights"
+    return "code" if path.suffix in _CODE else None
+
+
+def _modules(folder: Path) -> frozenset[str]:
+    """The folders that modules.json names; a name is only ever compared with those that are there."""
+    try:
+        file = inside(folder, folder / _MODULES)
+        if file.stat().st_size > _LONGEST:
+            return frozenset()
+        paths = [module["path"] for module in json.loads(file.read_text(encoding="utf-8"))]
+        return frozenset(path.strip("/") for path in paths if isinstance(path, str) and path.strip("/"))
+    except (StockpotError, OSError, ValueError, TypeError, KeyError, RecursionError):
+        return frozenset()
+
+
+def differing(taken: Companions, donor: str, others: Mapping[str, Path]) -> Iterator[str]:
+    """What other models have otherwise in their modules of sentence-transformers, which are the donor's."""
+    import filecmp
+
+    for name in sorted(taken.modules):
+        for other, place in others.items():
+            try:
+                same = filecmp.cmp(inside(place, place / name), taken.files[name], shallow=False)
+            except (StockpotError, OSError, ValueError):
+                same = False
+            if not same:
+                merged = "; weights outside the model are not merged" if name.endswith(".safetensors") else ""
+                yield f"{name} of {other} is not that of {donor}, which is taken{merged}."
