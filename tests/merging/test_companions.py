@@ -67,6 +67,7 @@ def test_the_files_of_sentence_transformers_come_along(tmp_path: Path) -> None:
     for name in names(one) - {"config.json", "model.safetensors"}:
         assert (out / name).read_bytes() == (one / name).read_bytes()
     assert notes(out) == []
+    assert "library_name: sentence-transformers\n" in (out / "README.md").read_text()
 
 
 def test_modules_that_differ_are_the_donors_and_named(tmp_path: Path) -> None:
@@ -146,6 +147,17 @@ def test_names_that_cannot_be_printed_and_files_without_end_are_left(
     assert r"'a\x1b[31m.txt' (a name that cannot be printed)" in said
     assert "huge.csv (larger than 1 GiB)" in said
     assert "(more than 9 files)" in said
+
+
+def test_a_tree_of_many_folders_is_not_walked_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = encoder(tmp_path / "one")
+    for number in range(4):
+        (one / "data" / str(number)).mkdir(parents=True)
+        (one / "data" / str(number) / "x.csv").write_text("x")
+    monkeypatch.setattr(companions_module, "_MOST", 4)
+    out = merged(tmp_path / "out", one)
+    assert not (out / "data").exists()
+    assert any("data/ (more than 4 folders)" in note for note in notes(out))
 
 
 @pytest.mark.parametrize("listed", ["{", "3", "[3]", '[{"path": 3}]', '[{"path": ""}]', "[" * 100_000, "\xff"])

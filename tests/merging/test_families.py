@@ -118,6 +118,9 @@ def test_encoder_and_decoder_are_sliced_in_one_merge(name: str, saved: Saved, tm
     assert [value_of(tensors, f"{encoder}{layer}.") for layer in layers(tensors, encoder)] == [1, 1, 1, 2, 2]
     assert [value_of(tensors, f"{decoder}{layer}.") for layer in layers(tensors, decoder)] == [2, 2, 1]
     assert [counted(tmp_path / "out", place) for place in FAMILIES[name].stacks.values()] == [5, 3]
+    card = (tmp_path / "out" / "README.md").read_text()
+    for row in ("decoder 0 to 1 | b: 0 to 1", "encoder 0 to 2 | a: 0 to 2", "encoder 3 to 4", "decoder 2 to 2"):
+        assert f"| {row} " in card
 
 
 @pytest.mark.parametrize("name", ["t5", "bart", "whisper"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ _FEW = 50
 def merge_card(plan: Plan, beside: Beside, paths: Mapping[str, Path], notes: Sequence[str]) -> str:
     """The card's text. Folders are named by their last parts: where they lie on a disk is nobody else's business."""
     spec, names = plan.spec, short_names(plan.spec.paths, paths)
-    metadata: dict[str, Any] = {"library_name": "transformers"} if beside.config is not None else {}
+    library = "sentence-transformers" if "modules.json" in beside.copies else "transformers"
+    metadata: dict[str, Any] = {"library_name": library} if beside.config is not None else {}
     metadata["tags"] = ["merge", "stockpot"]
     hub = [part.partition("@")[0] for path in spec.paths if path in paths for part in _parts(path) if is_hub(part)]
     if hub:
@@ -113,12 +115,13 @@ def _default(parameter: Parameter, spec: MergeSpec) -> Value:
 
 
 def _sliced(spec: MergeSpec, names: Mapping[str, str]) -> str:
-    rows, done = [], 0
+    rows, done = [], Counter[str]()
     for part in spec.slices:
         length = part.sources[0].last - part.sources[0].first
         made = ", ".join(f"{names[source.path]}: {source.first} to {source.last - 1}" for source in part.sources)
-        rows.append([f"{done} to {done + length - 1}", made])
-        done += length
+        stack = part.stack or ""
+        rows.append([f"{stack} {done[stack]} to {done[stack] + length - 1}".strip(), made])
+        done[stack] += length
     return table(["layers", "made of the layers of"], rows)
 
 

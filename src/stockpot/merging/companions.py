@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path
 
 from stockpot.errors import StockpotError
@@ -92,11 +93,12 @@ def _why_not_entered(inner: Path, relative: Path, modules: Collection[str]) -> s
         return "a link"
     if len(relative.parts) >= _DEEPEST:
         return "too deep"
-    if relative.parts[0] not in modules and any(
-        Path(name).suffix in _WEIGHTS | PICKLES for _, _, names in os.walk(inner) for name in names
-    ):
+    if relative.parts[0] in modules:
+        return None
+    walk = list(islice(os.walk(inner), _MOST + 1))
+    if any(Path(name).suffix in _WEIGHTS | PICKLES for _, _, names in walk for name in names):
         return "a folder with weights of its own"
-    return None
+    return f"more than {_MOST:,} folders" if len(walk) > _MOST else None
 
 
 def _why_not_taken(folder: Path, path: Path, in_module: bool) -> str | None:
