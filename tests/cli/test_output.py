@@ -64,6 +64,23 @@ def test_all_three_ways_to_the_terminal_are_harmless(capfd: pytest.CaptureFixtur
     assert ":smile:" in out
 
 
+def test_what_libraries_say_is_harmless_too() -> None:
+    import logging
+    import warnings
+
+    from stockpot.quiet import quiet
+
+    factory, formatted = logging.getLogRecordFactory(), warnings.formatwarning
+    try:
+        quiet()
+        record = logging.getLogger("theirs").makeRecord("theirs", logging.ERROR, "f", 1, "of %s", (ESCAPE,), None)
+        assert logging.Formatter("%(message)s").format(record) == f"of {SHOWN}"
+        assert f"of {SHOWN}" in warnings.formatwarning(f"of {ESCAPE}", UserWarning, "file", 1, "")
+    finally:
+        logging.setLogRecordFactory(factory)
+        warnings.formatwarning = formatted
+
+
 def test_nothing_prints_past_the_console() -> None:
     """`print`, rich's Console and the streams' `write` stand in the console alone, and where runs tell progress."""
     found = set()

@@ -178,6 +178,13 @@ def test_what_cannot_be_meant_is_one_line(text: str, message: str) -> None:
     assert str(caught.value) == message
 
 
+def test_a_long_override_is_not_said_in_full() -> None:
+    for override in (f"seeds=[{'9' * 5000}]", ".".join("a" * 900) + "=1"):
+        with pytest.raises(StockpotError) as caught:
+            apply_overrides({}, [override])
+        assert len(str(caught.value)) < 200
+
+
 @pytest.mark.parametrize("link", ["[{}]", "{{<<: [{}], x: 1}}"])
 def test_aliases_that_multiply_are_bounded(link: str) -> None:
     lines = ["a0: &a0 {x: 1}", *(f"a{n}: &a{n} {link.format(', '.join([f'*a{n - 1}'] * 10))}" for n in range(1, 12))]

@@ -24,9 +24,13 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not all(part.strip() for part in key.split(".")) or key.count(".") >= DEEPEST:
-            raise StockpotError(f"{override[:80]!r}: an override reads key.sub=value.")
-        _set(result, key.split("."), parse_yaml(text, override), override)
+            raise StockpotError(f"{_shown(override)!r}: an override reads key.sub=value.")
+        _set(result, key.split("."), parse_yaml(text, _shown(override)), _shown(override))
     return dict(result)
+
+
+def _shown(override: str) -> str:
+    return override if len(override) <= 80 else f"{override[:79]}…"
 
 
 def _unshared(values: Any) -> Any:
