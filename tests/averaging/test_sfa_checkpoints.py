@@ -251,6 +251,16 @@ def test_a_checkpoint_is_complete_before_it_goes_to_the_hub(tmp_path: Path) -> N
     assert pushed == [True]
 
 
+def test_a_search_has_its_checkpoints_in_a_folder_for_each_trial(tmp_path: Path, unbroken: Tensor) -> None:
+    for place in ("run-0", "run-1"):  # as hyperparameter_search does
+        one = trainer(tmp_path, SFACallback(**SETTINGS), StopAt(5))
+        one._get_output_dir = lambda trial, place=place: str(tmp_path / place)
+        one.train()
+    assert not (tmp_path / "checkpoint-5").exists()
+    for place in ("run-0", "run-1"):
+        assert torch.equal(resumed(tmp_path / place / "checkpoint-5", tmp_path / "new"), unbroken)
+
+
 @pytest.mark.parametrize("at", ["link", "replace"])
 def test_a_failure_leaves_nothing_half_written(at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = Path.replace

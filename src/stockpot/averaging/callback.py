@@ -154,8 +154,9 @@ class SFACallback(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Completes the checkpoint: the settings and the anchor."""
+        seen = self._written(args, state)
         self._begin_saving(args, state, now=True)
-        self._complete(args, state)
+        self._complete(args, state, seen or _folder(args) / f"checkpoint-{state.global_step}")
         if chooses_best(args) and state.best_global_step == state.global_step > self.sfa.last_average:
             raise StockpotError(f"checkpoint-{state.global_step} is the best so far, and {BETWEEN}.")
 
@@ -214,14 +215,23 @@ class SFACallback(TrainerCallback):
 
     def _complete_unseen(self, args: TrainingArguments, state: TrainerState) -> None:
         """Completes a checkpoint of which no `on_save` told, if this training, not an earlier one, has written it."""
-        file, facts = _checkpoint(args, state) / "trainer_state.json", state.stateful_callbacks.get(_NAME)
-        if facts and file.is_file() and TrainerState.load_from_json(str(file)).stateful_callbacks.get(_NAME) == facts:
-            self._complete(args, state)
+        checkpoint = self._written(args, state)
+        if checkpoint is not None:
+            self._complete(args, state, checkpoint)
 
-    def _complete(self, args: TrainingArguments, state: TrainerState) -> None:
-        """Puts settings and anchor into the checkpoint of this step."""
+    def _written(self, args: TrainingArguments, state: TrainerState) -> Path | None:
+        """The checkpoint of this step that says what this training says; a search has a folder for each trial."""
+        name, facts = f"checkpoint-{state.global_step}", state.stateful_callbacks.get(_NAME)
+        for folder in (_folder(args) / name, *sorted(_folder(args).glob(f"*/{name}"))):
+            file = folder / "trainer_state.json"
+            if file.is_file() and TrainerState.load_from_json(str(file)).stateful_callbacks.get(_NAME) == facts:
+                return folder if facts else None
+        return None
+
+    def _complete(self, args: TrainingArguments, state: TrainerState, checkpoint: Path) -> None:
+        """Puts settings and anchor into a checkpoint."""
         if state.is_world_process_zero:
-            facts, checkpoint = state.stateful_callbacks[_NAME], _checkpoint(args, state)
+            facts = state.stateful_callbacks[_NAME]
             if facts["anchor_id"] is not None:
                 saved_anchor.link(saved_anchor.file_in(_folder(args)), checkpoint)
             write_json(checkpoint / saved_anchor.STATE, facts)
@@ -270,7 +280,3 @@ def _read(file: Path) -> dict[str, Any] | None:
 
 def _folder(args: TrainingArguments) -> Path:
     return Path(args.output_dir or ".")
-
-
-def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
-    return _folder(args) / f"checkpoint-{state.global_step}"
