@@ -57,6 +57,13 @@ class Metrics(_Strict):
     newest_accuracy: float | None
 
 
+class ControlMetrics(_Strict):
+    """What became of data that is never trained on; formulas in `stockpot.evaluation.metrics`. Positive: better."""
+
+    change: float | None = Field(description="after the last task, against the start model")
+    worst: float | None = Field(description="the same after the task where it is lowest")
+
+
 class Costs(_Strict):
     """What one task, or a whole stream, cost: seconds of the wall clock and of the processor, and bytes."""
 
@@ -70,6 +77,8 @@ class Costs(_Strict):
     extra_memory_bytes: int = Field(0, description="memory that the method holds while training, beside plain training")
     stored_bytes: int = Field(0, description="what the method must keep between tasks, beside the newest model")
     stored_data_bytes: int = Field(0, description="the part of it that is examples of past tasks")
+    stored_model_bytes: int = Field(0, description="the part of it that is models, or what tasks left of them")
+    stored_statistics_bytes: int = Field(0, description="the part of it that is importances and the like")
     steps: int = 0
     averages: int = 0
 
@@ -85,6 +94,9 @@ class Results(_Strict):
     scores: dict[str, Scores]
     primary: str = Field(description="the score that the metrics are made of")
     metrics: Metrics
+    controls: dict[str, ControlMetrics] = Field(
+        default_factory=dict, description="control → its metrics, of the primary score; positive is better"
+    )
     costs: Costs
     task_costs: list[Costs]
     seed: int
@@ -128,6 +140,23 @@ class Cell(_Strict):
     seed: int
     order: int = Field(0, description="index into the comparison's `orders`")
     run: InsidePath = Field(description="the run folder, relative to comparison.json")
+    digest: str | None = Field(
+        None, description="of the run's journal when the comparison was written, and so of its scores; null: unknown"
+    )
+
+
+def _unknown() -> Estimate:
+    return Estimate(mean=None, low=None, high=None, n=0, values=[])
+
+
+class ControlSummary(_Strict):
+    """One control under one method: its metrics over the cells, and their differences to sequential fine-tuning."""
+
+    change: Estimate = Field(description="since the start, after the last task; positive is better")
+    worst: Estimate = Field(description="the lowest change over the stream")
+    versus_sequential: dict[str, Difference] = Field(
+        default_factory=dict, description="'change' and 'worst' → paired difference; empty for sequential itself"
+    )
 
 
 class MethodSummary(_Strict):
@@ -154,8 +183,11 @@ class MethodSummary(_Strict):
     extra_memory_bytes: Estimate
     stored_bytes: Estimate
     stored_data_bytes: Estimate
+    stored_model_bytes: Estimate = Field(default_factory=_unknown)
+    stored_statistics_bytes: Estimate = Field(default_factory=_unknown)
     steps: Estimate
     averages: Estimate
+    controls: dict[str, ControlSummary] = Field(default_factory=dict, description="of the primary score")
     versus_sequential: dict[str, Difference] = Field(
         default_factory=dict, description="metric → paired difference; empty for sequential itself"
     )
@@ -208,6 +240,9 @@ class FrontPoint(_Strict):
     extra_memory_bytes: Estimate
     stored_bytes: Estimate
     stored_data_bytes: Estimate
+    controls: dict[str, Estimate] = Field(
+        default_factory=dict, description="control → its change since the start; positive is better"
+    )
 
 
 class Comparison(_Strict):

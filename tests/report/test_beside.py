@@ -62,8 +62,10 @@ def test_controls_and_other_scores_of_a_comparison_are_means_over_runs(compariso
     comparison, cells = comparison_of(2)
     cells = {label: [with_loss(run) for run in runs] for label, runs in cells.items()}
     controls, others = beside.of_comparison(comparison, cells)
-    assert controls.headings == ["noise, before", "noise, after"] and len(controls.rows) == len(comparison.methods)
-    assert {tuple(values) for _, values in controls.rows} == {("0.500", "0.350")}
+    assert controls.headings == ["noise, before", "noise, after", "noise, change", "noise, worst change"] and len(
+        controls.rows
+    ) == len(comparison.methods)
+    assert {tuple(values) for _, values in controls.rows} == {("0.500", "0.350", "−0.150", "−0.150")}
     assert others.headings == ["loss, nats per token ↓", "exact_match ↑"]
     assert {tuple(values) for _, values in others.rows} == {("2.50", "—")}
 

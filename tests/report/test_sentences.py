@@ -22,14 +22,14 @@ def test_the_sentence_that_a_person_wants(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(3, SEQUENTIAL | {"sfa": {**SFA, "peak": 0.9}})
     sentence = about(findings(comparison), "SFA")
     assert "SFA kept 9" in sentence and " % (" in sentence and "of what sequential training lost" in sentence
-    assert "for 0.4 % more training time and no stored data" in sentence
+    assert "for 0.4 % more training time and nothing stored" in sentence
     assert "points higher on average" in sentence and "points lower on the newest task" in sentence
     assert sentence.endswith("(3 seeds × 1 order).")
 
 
 def test_stored_data_is_said(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(3, SEQUENTIAL | {"replay": {"keep": 0.9, "stored_data_bytes": 1_260_000}})
-    assert "1.26 MB of stored data" in about(findings(comparison), "Rehearsal")
+    assert "1.26 MB data stored" in about(findings(comparison), "Rehearsal")
 
 
 def test_no_difference_is_not_called_equal(comparison_of: Factory) -> None:

@@ -27,8 +27,9 @@ def test_the_comparison_fits_100_columns_with_every_number_whole(comparison_of: 
     text = printed(tables.comparison_table(comparison))
     assert max(map(len, text.splitlines())) <= 100
     for row in tables.comparison_rows(comparison):
-        for value in (row.average_accuracy, row.forgetting, row.newest_accuracy, row.seconds, row.extra_memory):
+        for value in (row.average_accuracy, row.forgetting, row.newest_accuracy, row.seconds, row.stored):
             assert value in text
+    assert "noise" in text and "−0.150" in text  # the control, in the place of the extra memory
     assert "sfa-" in text and "(floor)" in text and "over 3 seeds" in text
 
 
@@ -44,7 +45,7 @@ def test_methods_stand_best_first_with_floor_and_ceiling_marked(comparison_of: F
     rows = tables.comparison_rows(comparison)
     assert [row.label for row in rows] == ["joint", "replay", "sfa", "wise_ft", "sequential"]
     assert [row.role for row in rows] == ["ceiling", "", "", "", "floor"]
-    assert rows[0].forgetting == formatting.MISSING and rows[2].stored_data == "none"
+    assert rows[0].forgetting == formatting.MISSING and rows[2].stored == "none"
 
 
 def test_a_single_seed_shows_no_interval(comparison_of: Factory) -> None:

@@ -10,6 +10,7 @@ from stockpot.compare.cells import CellPlan, place
 from stockpot.compare.running import Running
 from stockpot.compare.search import with_keys
 from stockpot.errors import StockpotError
+from stockpot.evaluation.metrics import of_controls
 from stockpot.evaluation.statistics import METRICS, estimate_runs
 from stockpot.methods.base import BaseConfig
 from stockpot.recipe.ranges import with_ranges
@@ -49,8 +50,15 @@ def front(running: Running, methods: Sequence[BaseConfig], points: int) -> list[
             )
             for name in SHOWN
         }
+        controls = {
+            place: {} if one is None else of_controls(one.scores[one.primary]) for place, one in results.items()
+        }
+        shared = [name for name in next(iter(controls.values()), {}) if all(name in own for own in controls.values())]
+        changes = {name: estimate_runs({place: own[name].change for place, own in controls.items()}) for name in shared}
         cells = [Cell(seed=cell.seed, order=cell.order, run=cell.path.as_posix()) for cell in point.cells]
-        found.append(FrontPoint(method=point.label, key=point.key, value=point.value, cells=cells, **values))
+        found.append(
+            FrontPoint(method=point.label, key=point.key, value=point.value, cells=cells, controls=changes, **values)
+        )
     return found
 
 

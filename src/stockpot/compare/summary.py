@@ -11,7 +11,7 @@ from stockpot.evaluation.statistics import METRICS, Run, compare
 from stockpot.recipe.schema import Recipe
 from stockpot.report.ends import ends, fair
 from stockpot.report.sentences import findings
-from stockpot.results import Comparison, Difference, FrontPoint, MethodSummary, Results, Tuning
+from stockpot.results import Comparison, ControlSummary, Difference, FrontPoint, MethodSummary, Results, Tuning
 
 
 def summarise(
@@ -51,9 +51,16 @@ def _fair(comparison: Comparison) -> dict[str, MethodSummary]:
     def kept(label: str, metric: str, found: Difference) -> Difference:
         return fair(found, label, "", at_end) if metric in METRICS else found
 
+    def control(label: str, one: ControlSummary) -> ControlSummary:
+        versus = {key: fair(found, label, "", at_end) for key, found in one.versus_sequential.items()}
+        return one.model_copy(update={"versus_sequential": versus})
+
     return {
         label: one.model_copy(
-            update={"versus_sequential": {key: kept(label, key, d) for key, d in one.versus_sequential.items()}}
+            update={
+                "versus_sequential": {key: kept(label, key, d) for key, d in one.versus_sequential.items()},
+                "controls": {name: control(label, found) for name, found in one.controls.items()},
+            }
         )
         for label, one in comparison.methods.items()
     }

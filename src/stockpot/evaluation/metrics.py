@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from math import fsum
 
-from stockpot.results import Metrics, Scores
+from stockpot.results import ControlMetrics, Metrics, Scores
 
 Row = Sequence[float | None]
 Matrix = Sequence[Row]
@@ -87,6 +87,32 @@ def newest_accuracy(matrix: Matrix) -> float | None:
     """Score on the newest task, just learnt: `R[K][K]`."""
     K = len(matrix)
     return matrix[-1][K - 1] if K else None
+
+
+def control_change(scores: Row, higher_is_better: bool = True) -> float | None:
+    """What the stream did to data that is never trained on: `c[K] − c[0]`, c[0] of the start model; positive is better.
+
+    For scores where lower is better the sign is turned. None before the first task.
+    """
+    return _gain(scores[-1], scores[0], higher_is_better) if len(scores) > 1 else None
+
+
+def control_worst(scores: Row, higher_is_better: bool = True) -> float | None:
+    """The lowest of these changes over the stream: `min_{i≥1} (c[i] − c[0])`; above zero no task did harm."""
+    changes = [_gain(score, scores[0], higher_is_better) for score in scores[1:]]
+    measured = [change for change in changes if change is not None]
+    return min(measured) if measured and len(measured) == len(changes) else None
+
+
+def of_controls(scores: Scores) -> dict[str, ControlMetrics]:
+    """The metrics of every control of one score."""
+    return {
+        name: ControlMetrics(
+            change=control_change(values, scores.higher_is_better),
+            worst=control_worst(values, scores.higher_is_better),
+        )
+        for name, values in scores.controls.items()
+    }
 
 
 def kept(forgetting: float | None, forgetting_sequential: float | None) -> float | None:

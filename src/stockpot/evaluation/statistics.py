@@ -14,13 +14,24 @@ from math import fsum, sqrt
 from typing import Literal, NamedTuple
 
 from stockpot.errors import StockpotError
-from stockpot.evaluation.metrics import kept
-from stockpot.results import Cell, Costs, Difference, Estimate, MethodSummary, Metrics, Results
+from stockpot.evaluation.metrics import kept, of_controls
+from stockpot.results import (
+    Cell,
+    ControlMetrics,
+    ControlSummary,
+    Costs,
+    Difference,
+    Estimate,
+    MethodSummary,
+    Metrics,
+    Results,
+)
 
 METRICS = tuple(Metrics.model_fields)
 COSTS = tuple(Costs.model_fields)
 # Counted, not sampled: the same difference at every seed is a fact about them, and needs no test.
-COUNTED = frozenset({"extra_memory_bytes", "stored_bytes", "stored_data_bytes", "steps", "averages"})
+COUNTED = frozenset({name for name in COSTS if name.endswith("_bytes")} - {"peak_memory_bytes"} | {"steps", "averages"})
+CONTROLS = tuple(ControlMetrics.model_fields)
 # Steps and averages are how a method works; fewer is neither better nor worse.
 COMPARED = METRICS + tuple(name for name in COSTS if name not in {"steps", "averages"})
 # These carry the direction of the score itself; the other metrics are changes, and fixed in sign.
@@ -258,6 +269,7 @@ def compare(
             for label, found in correct(tests, direction, confidence, counted=metric in COUNTED).items():
                 versus[label][metric] = found
 
+    controls = _controls(cells, base, confidence)
     lost = _by_place(cells[base], "forgetting") if base is not None else {}
     summaries = {}
     for label, runs in cells.items():
@@ -267,6 +279,38 @@ def compare(
             method=runs[0].results.method,
             cells=[Cell(seed=run.seed, order=run.order, run=run.path) for run in runs],
             versus_sequential=versus[label],
+            controls=controls[label],
             **estimates,
         )
     return summaries
+
+
+def _controls(
+    cells: Mapping[str, Sequence[Run]], base: str | None, confidence: float
+) -> dict[str, dict[str, ControlSummary]]:
+    """Every control that all runs have, under every method: estimates, and corrected differences to the reference."""
+    measured = {
+        label: {(run.order, run.seed): of_controls(run.results.scores[run.results.primary]) for run in runs}
+        for label, runs in cells.items()
+    }
+    every = [names for places in measured.values() for names in places.values()]
+    found: dict[str, dict[str, ControlSummary]] = {label: {} for label in cells}
+    for name in (name for name in every[0] if all(name in names for names in every)):
+        values = {
+            metric: {
+                label: {place: getattr(known[name], metric) for place, known in places.items()}
+                for label, places in measured.items()
+            }
+            for metric in CONTROLS
+        }
+        versus: dict[str, dict[str, Difference]] = {label: {} for label in cells}
+        for metric in CONTROLS if base is not None else ():
+            reference = values[metric][str(base)]
+            others = {label: own for label, own in values[metric].items() if label != base}
+            tests = {label: paired_runs(own, reference) for label, own in others.items()}
+            for label, difference in correct(tests, lower_is_better=False, confidence=confidence).items():
+                versus[label][metric] = difference
+        for label in cells:
+            estimates = {metric: estimate_runs(values[metric][label], confidence) for metric in CONTROLS}
+            found[label][name] = ControlSummary(versus_sequential=versus[label], **estimates)
+    return found

@@ -115,6 +115,8 @@ class MethodCosts:
     extra_memory_bytes: int = 0  # held while training
     stored_bytes: int = 0  # kept between tasks, beside the newest model
     stored_data_bytes: int = 0  # the part that is examples
+    stored_model_bytes: int = 0  # the part that is models, or what tasks left of them
+    stored_statistics_bytes: int = 0  # the part that is importances and the like
     averages: int = 0
     averaging_seconds: float = 0.0
     averaging_cpu_seconds: float = 0.0

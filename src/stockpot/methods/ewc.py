@@ -131,7 +131,8 @@ class ElasticWeightConsolidation(ImportanceMethod):
             draws=generator(task.seed, "fisher"),
         )
         self.add(found, config.gamma if config.mode == "online" else 1.0)
-        self.costs.stored_bytes += sum(tensor.nbytes for tensor in self._slope.values())
+        self.costs.stored_statistics_bytes += sum(tensor.nbytes for tensor in self._slope.values())
+        self.costs.stored_bytes = self.costs.stored_statistics_bytes
         many = min(config.samples or len(examples), len(examples))
         how = convention(kind, many, config.batch_size, task.language)
         told = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in how.items() if value is not None)

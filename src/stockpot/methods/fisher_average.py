@@ -53,6 +53,7 @@ class FisherAverage(Merged):
     """
 
     config: Config
+    statistics: ClassVar[frozenset[str]] = frozenset({"fishers"})
 
     def task_end(self, task: Task, examples: Examples) -> None:
         """Estimates the Fisher at what training left, and merges."""

@@ -82,7 +82,8 @@ class ImportanceMethod(Method):
                 continue
             old = self.importance.get(name)
             self.importance[name] = fresh if old is None else fresh + decay * grown(old.to(fresh), fresh.shape)
-        self.costs.stored_bytes = sum(tensor.nbytes for tensor in self.importance.values())
+        held = sum(tensor.nbytes for tensor in self.importance.values())
+        self.costs.stored_bytes = self.costs.stored_statistics_bytes = held
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
         """The importances; their anchor is a model of the run, and not repeated here."""

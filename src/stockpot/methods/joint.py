@@ -31,5 +31,6 @@ class Joint(Method):
         past = [read() for read in task.past]
         self.costs.stored_data_bytes = sum(part.nbytes for part in past) + examples.nbytes
         self.costs.extra_memory_bytes = sum(part.nbytes for part in past)
-        self.costs.stored_bytes = self.costs.stored_data_bytes + folder_bytes(task.checkpoint("pretrained"))
+        self.costs.stored_model_bytes = folder_bytes(task.checkpoint("pretrained"))
+        self.costs.stored_bytes = self.costs.stored_data_bytes + self.costs.stored_model_bytes
         return TrainingData.of(concat([*past, examples]))

@@ -75,7 +75,8 @@ class L2(Method):
                 self._new.append((one.tensor, rows))
         self.costs.extra_memory_bytes = anchor_bytes(self._pairs)
         if self.config.anchor != "previous":  # the previous model is there anyway
-            self.costs.stored_bytes = folder_bytes(anchor) if anchor.is_dir() else anchor.stat().st_size
+            size = folder_bytes(anchor) if anchor.is_dir() else anchor.stat().st_size
+            self.costs.stored_bytes = self.costs.stored_model_bytes = size
 
     def loss(self, loss: Tensor, logits: Tensor, batch: Batch, model: nn.Module) -> Tensor:
         """Adds the penalty to the loss, in that form; micro-batches share a step's out as they share its loss."""

@@ -75,6 +75,7 @@ class Merged(Method):
     """
 
     config: Any
+    statistics: ClassVar[frozenset[str]] = frozenset()  # what is kept that is no model
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -110,6 +111,9 @@ class Merged(Method):
         self.kept.setdefault("points", []).append(point)
         self._training = False
         self.costs.stored_bytes = _bytes(self.kept) + folder_bytes(task.checkpoint("pretrained"))
+        statistics = {kind: many for kind, many in self.kept.items() if kind in self.statistics}
+        self.costs.stored_statistics_bytes = _bytes(statistics)
+        self.costs.stored_model_bytes = self.costs.stored_bytes - self.costs.stored_statistics_bytes
         if task.index == 0:
             self.notes.append(self.config.first_task_note(task))
         if not self.config.protects(task):

@@ -131,6 +131,7 @@ class Replay(Method):
         self._buffer.fill(task, examples)
         self.costs.stored_bytes = self._buffer.nbytes
         self.costs.stored_data_bytes = self._buffer.examples.nbytes if len(self._buffer) else 0
+        self.costs.stored_statistics_bytes = self.costs.stored_bytes - self.costs.stored_data_bytes  # logits
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
         """The buffer, and how often it was drawn from in this task."""

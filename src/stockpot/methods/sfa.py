@@ -119,7 +119,8 @@ class SequentialFineTuningWithAveraging(Method):
         self.notes += self._sfa.notes
         self.costs.extra_memory_bytes = self._sfa.anchor_bytes
         if isinstance(anchor, Path) and config.anchor != "previous":  # the previous model is there anyway
-            self.costs.stored_bytes = folder_bytes(anchor) if anchor.is_dir() else anchor.stat().st_size
+            size = folder_bytes(anchor) if anchor.is_dir() else anchor.stat().st_size
+            self.costs.stored_bytes = self.costs.stored_model_bytes = size
 
     def _anchor(self, task: Task, source: str) -> Path | Literal["start"]:
         """Where θ_o is; under LoRA it is the base that the adapter sits on, and no file is opened."""

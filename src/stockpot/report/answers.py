@@ -6,6 +6,7 @@ the fourth question: is the difference real?
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from stockpot.evaluation.statistics import lower_is_better
@@ -13,6 +14,7 @@ from stockpot.report.ends import NO_COMPARISON
 from stockpot.report.formatting import (
     all_runs,
     begin,
+    kept_words,
     listing,
     named,
     ranked_by,
@@ -21,6 +23,7 @@ from stockpot.report.formatting import (
     role,
     score,
     seconds,
+    signed,
     size,
     spread_of_score,
     times,
@@ -28,7 +31,7 @@ from stockpot.report.formatting import (
 )
 from stockpot.report.pairs import differences
 from stockpot.report.sentences import NONE_SHOWN, findings
-from stockpot.results import Comparison, MethodSummary
+from stockpot.results import Comparison, Difference, MethodSummary
 
 Ranked = list[tuple[str, MethodSummary]]
 
@@ -52,6 +55,7 @@ def answers(comparison: Comparison) -> list[Answer]:
 
 def _keeps(comparison: Comparison) -> list[str]:
     found = [_first(comparison, "average_accuracy"), _references(comparison, "average_accuracy")]
+    found += [_control(comparison, name) for name in next(iter(comparison.methods.values())).controls]
     if forgetting := _first(comparison, "forgetting"):
         least = _contenders(comparison, "forgetting")[:3]
         unlearned = [title(label) for label, summary in least if _learns_less(summary)]
@@ -86,7 +90,10 @@ def _contenders(comparison: Comparison, metric: str) -> Ranked:
 
 
 def _first(comparison: Comparison, metric: str) -> str:
-    """The three first by their means, and what cannot be told apart from the first."""
+    """The three first by their means, what cannot be told apart from the first, and whether plain training beats it.
+
+    "Ranks first" is said of a method only that is told apart from every other, and is not behind plain fine-tuning.
+    """
     rows = _contenders(comparison, metric)
     if not rows:
         return ""
@@ -94,22 +101,64 @@ def _first(comparison: Comparison, metric: str) -> str:
     def with_mean(row: tuple[str, MethodSummary]) -> str:
         return f"{title(row[0])} ({spread_of_score(getattr(row[1], metric), comparison.unit)})"
 
-    text = f"By mean {named(metric, comparison.primary)}, {with_mean(rows[0])} ranks first"
-    if len(rows) > 1:
-        text += f", then {listing([with_mean(row) for row in rows[1:3]])}"
+    what, behind = named(metric, comparison.primary), _behind(comparison, metric, rows[0][1])
+    if len(rows) == 1:
+        label, summary = rows[0]
+        mean = spread_of_score(getattr(summary, metric), comparison.unit)
+        return f"The only method beside the references, {title(label)}, has a mean {what} of {mean}{behind} ({all_runs(comparison)})."  # noqa: E501
+    pairs = _pairs_of_first(comparison, metric, rows)
+    apart = len(pairs) == len(rows) - 1 and all(found.verdict in ("better", "worse") for found in pairs.values())
+    place = "ranks first" if apart and not behind else "has the best mean"
+    text = (
+        f"By mean {what}, {with_mean(rows[0])} {place}{behind}, then {listing([with_mean(row) for row in rows[1:3]])}"
+    )
     if len(rows) > 3:
         text += f", of {len(rows)} methods"
-    return f"{text}; {all_runs(comparison)}.{_apart(comparison, metric, rows)}"
+    return f"{text}; {all_runs(comparison)}.{_apart(pairs, rows)}"
 
 
-def _apart(comparison: Comparison, metric: str, rows: Ranked) -> str:
-    """What the pairs say of the first: from whom it can be told apart."""
+def _behind(comparison: Comparison, metric: str, summary: MethodSummary) -> str:
+    """`", behind sequential fine-tuning (6.80)"`; empty where the method's mean is the better one, or there is none."""
+    base = reference(comparison)
+    plain = getattr(comparison.methods[base], metric).mean if base is not None else None
+    own = getattr(summary, metric).mean
+    if base is None or plain is None or own is None:
+        return ""
+    lower = lower_is_better(metric, comparison.higher_is_better)
+    if own == plain:
+        return f", equal to {title(base)}'s"
+    return f", behind {title(base)} ({score(plain, comparison.unit)})" if (plain < own) == lower else ""
+
+
+def _control(comparison: Comparison, name: str) -> str:
+    """What became of a control under each method, described: `sentences.findings` says what is shown."""
+    rows = [(label, s.controls[name]) for label, s in comparison.methods.items()]
+    known = [(label, one) for label, one in rows if one.change.mean is not None]
+    if not known:
+        return ""
+    known.sort(key=lambda row: -(row[1].change.mean or 0.0))
+    parts = [
+        f"{signed(one.change.mean, comparison.unit)} after {title(label)}"
+        + ("" if one.worst.mean == one.change.mean else f" (at its worst {signed(one.worst.mean, comparison.unit)})")
+        for label, one in known
+    ]
+    return (
+        f"{name}, never trained on, changed since the start by {listing(parts, 6)}; below zero is worse "
+        f"({all_runs(comparison)})."
+    )
+
+
+def _pairs_of_first(comparison: Comparison, metric: str, rows: Ranked) -> dict[str, Difference]:
     first = rows[0][0]
-    found = {
+    return {
         second if first == label else label: difference
         for (label, second), difference in differences(comparison, metric).items()
         if first in (label, second) and difference.n >= 2
     }
+
+
+def _apart(found: Mapping[str, Difference], rows: Ranked) -> str:
+    """What the pairs say of the first: from whom it can be told apart."""
     alike = [title(label) for label, _ in rows if label in found and found[label].verdict == NONE_SHOWN]
     barred = [title(label) for label, _ in rows if label in found and found[label].verdict == NO_COMPARISON]
     if not found:
@@ -143,7 +192,7 @@ def _costs(comparison: Comparison) -> list[str]:
     found = [
         _time(comparison, rows, over),
         _range(rows, "extra_memory_bytes", "Extra memory while training", over),
-        _range(rows, "stored_bytes", "Stored between tasks, beside the newest model", over),
+        _stored(rows, over),
     ]
     keeping = sorted(
         ((s.stored_data_bytes.mean or 0, label) for label, s in rows if s.stored_data_bytes.mean), reverse=True
@@ -172,6 +221,18 @@ def _time(comparison: Comparison, rows: Ranked, over: str) -> str:
         text += f"the methods take from {times(least)} that ({title(fastest)}) to {times(most)} ({title(slowest)})"
     slower = [s for _, s in rows if _verdict(s, "training_seconds") == "worse"]
     return f"{text}; a longer time is shown for {len(slower)} of {len(rows)} {over}."
+
+
+def _stored(rows: Ranked, over: str) -> str:
+    """Who keeps nothing, and what the others keep: data, models, statistics."""
+    none = [title(label) for label, s in rows if not s.stored_bytes.mean]
+    keeping = sorted(((s.stored_bytes.mean or 0.0, label, kept_words(s)) for label, s in rows if s.stored_bytes.mean),
+                     reverse=True)  # fmt: skip
+    if not keeping:
+        return f"Stored between tasks, beside the newest model: nothing by any method {over}."
+    which = listing([f"{words} by {title(label)}" for _, label, words in keeping], 5)
+    nothing = f"nothing by {listing(none)}; " if none else ""
+    return f"Stored between tasks, beside the newest model: {nothing}{which} {over}."
 
 
 def _verdict(summary: MethodSummary, metric: str) -> str:

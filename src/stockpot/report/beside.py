@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from stockpot.evaluation.metrics import summarise
+from stockpot.evaluation.metrics import of_controls, summarise
 from stockpot.evaluation.statistics import estimate_runs
 from stockpot.report.formatting import MISSING, ranked, score, spread_of_score
 from stockpot.results import Comparison, Results, Scores
@@ -80,12 +80,23 @@ def of_comparison(comparison: Comparison, cells: dict[str, list[Results]]) -> li
     grids, scores = [], first.scores[first.primary]
     controls = list(scores.controls)
     if controls:
-        headings = [f"{control}, {when}" for control in controls for when in ("before", "after")]
-        picked = rows(
-            lambda run: [run.scores[run.primary].controls[one][at] for one in controls for at in (0, -1)],
-            [scores.unit] * len(headings),
+        moments = ("before", "after", "change", "worst change")
+        headings = [f"{control}, {when}" for control in controls for when in moments]
+
+        def pick(run: Results) -> list[float | None]:
+            own = run.scores[run.primary]
+            metrics = of_controls(own)
+            return [
+                value
+                for one in controls
+                for value in (own.controls[one][0], own.controls[one][-1], metrics[one].change, metrics[one].worst)
+            ]
+
+        picked = rows(pick, [scores.unit] * len(headings))
+        caption = (
+            f"Controls, never trained on: {told(first.primary, scores)}, before the first task and after the last, and "
+            "the change, positive for better"
         )
-        caption = f"Controls, never trained on: {told(first.primary, scores)}, before the first task and after the last"
         grids.append(Grid(caption, headings, picked))
     names = [name for name in first.scores if name != first.primary]
     if names:

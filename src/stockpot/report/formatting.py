@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from math import floor, log10
+from math import floor, fsum, log10
 from typing import Any
 
-from stockpot.results import Cell, Comparison, Estimate, MethodSummary
+from stockpot.results import Cell, Comparison, ControlMetrics, Estimate, MethodSummary
 
 MISSING = "—"
 
@@ -98,6 +98,26 @@ def amount(value: float, unit: str = "fraction") -> str:
     return f"{100 * abs(value):.1f} points" if unit == "fraction" else f"{score(abs(value), unit)} {unit}"
 
 
+def is_nothing(value: float, unit: str = "fraction") -> bool:
+    """Whether a difference of scores would be written as zero."""
+    return round(100 * abs(value), 1) == 0 if unit == "fraction" else value == 0
+
+
+def control_words(name: str, found: ControlMetrics, unit: str) -> str:
+    """What became of a control: `"general, never trained on, is 0.31 nats worse than at the start"`."""
+    if found.change is None:
+        return ""
+    if is_nothing(found.change, unit):
+        text = f"{name}, never trained on, is as at the start"
+    else:
+        way = "better" if found.change > 0 else "worse"
+        text = f"{name}, never trained on, is {amount(found.change, unit)} {way} than at the start"
+    worst = found.worst
+    if worst is None or worst >= 0 or is_nothing(found.change - worst, unit):
+        return text
+    return f"{text} (at its worst {amount(worst, unit)} worse)"
+
+
 def signed(value: float | None, unit: str = "fraction") -> str:
     """A difference of scores with its sign."""
     if value is None:
@@ -187,6 +207,14 @@ def all_runs(comparison: Comparison) -> str:
     return _design(counts or {0}, orders or {0})
 
 
+def over_runs(comparison: Comparison) -> str:
+    """`"means ± half the 95 % interval over 3 seeds × 1 order"`; single runs have no interval, and are not said to."""
+    written = all_runs(comparison)
+    if not any(s.average_accuracy.low is not None for s in comparison.methods.values()):
+        return f"single runs, so no intervals ({written})"
+    return f"means ± half the {100 * comparison.confidence:g} % interval over {written}"
+
+
 def _design(counts: set[int], orders: set[int]) -> str:
     least = f"{min(counts)} to " if len(counts) > 1 else ""
     fewest = f"{min(orders)} to " if len(orders) > 1 else ""
@@ -208,9 +236,47 @@ def times(ratio: float | None) -> str:
 
 
 def relative_time(summary: MethodSummary, base: MethodSummary | None) -> float | None:
-    """Mean training seconds over those of plain fine-tuning."""
+    """Training time over that of plain fine-tuning; every place of a page that says it has it from here.
+
+    Where a method averages and takes the steps of plain training, the seconds inside the averages are measured
+    directly, free of the noise between runs: 1 + their share, unless the runs as wholes are shown to be faster, or
+    slower by more than that. Otherwise the ratio of mean training seconds.
+    """
     own, plain = summary.training_seconds.mean, base.training_seconds.mean if base else None
-    return own / plain if own is not None and plain else None
+    if base is None or own is None or not plain:
+        return None
+    whole = summary.versus_sequential.get("training_seconds")
+    share = averaging_share(summary)
+    if share is not None and summary.averages.mean and summary.steps.mean == base.steps.mean:
+        verdict = whole.verdict if whole is not None else "no difference shown"
+        beyond = verdict == "worse" and whole is not None and whole.low is not None and whole.low / plain > share
+        if verdict != "better" and not beyond:
+            return 1 + share
+    return own / plain
+
+
+def averaging_share(summary: MethodSummary) -> float | None:
+    """Mean over runs of averaging seconds over the training seconds without them."""
+    pairs = zip(summary.averaging_seconds.values, summary.training_seconds.values, strict=True)
+    shares = [a / (t - a) for a, t in pairs if a is not None and t is not None and t > a]
+    return fsum(shares) / len(shares) if shares else None
+
+
+KEPT = {"stored_data_bytes": "data", "stored_model_bytes": "models", "stored_statistics_bytes": "statistics"}
+
+
+def kept_words(summary: MethodSummary) -> str:
+    """What a method keeps between tasks beside the newest model: `"none"`, `"13.7 MB models"`, `"2 MB data, 5 kB …"`.
+
+    Bytes of which an older version did not say what they are stand without a name.
+    """
+    parts = {kind: getattr(summary, field).mean or 0.0 for field, kind in KEPT.items()}
+    total = max(summary.stored_bytes.mean or 0.0, *parts.values())
+    if not total:
+        return size(summary.stored_bytes.mean)
+    named = [f"{size(part)} {kind}" for kind, part in parts.items() if part]
+    rest = total - sum(parts.values())
+    return ", ".join([*named, *([size(rest)] if rest > 0.5 else [])])
 
 
 def reference(comparison: Comparison) -> str | None:

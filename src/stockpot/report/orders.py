@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from stockpot.report.figures import FLOOR, MANY, WIDTH, looks, short, styled
-from stockpot.report.formatting import all_runs, amount, leading, listing, named, ranked, score, title
+from stockpot.report.formatting import all_runs, amount, leading, listing, named, ranked, reference, score, title
 from stockpot.results import Comparison, MethodSummary
 
 
@@ -37,18 +37,33 @@ def sentences(comparison: Comparison) -> list[str]:
     average = named("average_accuracy", comparison.primary)
     text = f"From order to order the {average} of {title(mover)} moves by {amount(most, comparison.unit)}"
     found = [f"{text}, the most, and that of {title(steady)} by {amount(least, comparison.unit)}, the least {over}."]
+    if most == least:
+        found = [f"From order to order the {average} of every method moves by {amount(most, comparison.unit)} {over}."]
     plain = leading(comparison, 0)
     contenders = {label: row for label, row in whole.items() if label not in plain}
     if len(contenders) > 1:
         best = max if comparison.higher_is_better else min
-        firsts = [best(contenders, key=lambda label: contenders[label][k]) for k in range(len(comparison.orders))]
-        names = [title(label) for label in dict.fromkeys(firsts)]
-        found.append(
-            f"{names[0]} has the first rank in every order {over}."
-            if len(names) == 1
-            else f"The first rank goes with the order: to {listing(names)} {over}."
+        tops = [best(row[k] for row in contenders.values()) for k in range(len(comparison.orders))]
+        firsts = [[label for label, row in contenders.items() if row[k] == top] for k, top in enumerate(tops)]
+        always = [title(label) for label in contenders if all(label in first for first in firsts)]
+        names = [title(label) for label in dict.fromkeys(label for first in firsts for label in first)]
+        best_mean = (
+            f"{listing(always)} {'has' if len(always) == 1 else 'have'} the best mean of the methods in every order"
+            if always
+            else f"Which method has the best mean goes with the order: {listing(names)}"
         )
+        found.append(f"{best_mean}{_plain_is_better(comparison, whole, tops)}; described, not tested {over}.")
     return found
+
+
+def _plain_is_better(comparison: Comparison, means: dict[str, list[float]], tops: list[float]) -> str:
+    """In how many orders plain fine-tuning's mean is better than the best of the methods."""
+    base = reference(comparison)
+    if base is None or base not in means:
+        return ""
+    sign = 1 if comparison.higher_is_better else -1
+    count = sum(sign * plain > sign * top for plain, top in zip(means[base], tops, strict=True))
+    return f"; that of {title(base)} is better still in {count} of {len(tops)}" if count else ""
 
 
 def rows(comparison: Comparison) -> list[tuple[str, list[str]]]:

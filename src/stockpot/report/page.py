@@ -14,7 +14,18 @@ from matplotlib.figure import Figure
 from stockpot.files import write_text
 from stockpot.report import beside, figures, front, front_figures, orders, sentences, stream_figures, tables, tuning
 from stockpot.report.answers import answers
-from stockpot.report.formatting import METRICS, all_runs, heading, leading, named, score, seconds, seeds, size
+from stockpot.report.formatting import (
+    METRICS,
+    all_runs,
+    heading,
+    leading,
+    named,
+    over_runs,
+    score,
+    seconds,
+    seeds,
+    size,
+)
 from stockpot.report.svg import inline
 from stockpot.results import Comparison, Results, Scores
 from stockpot.yaml_text import dump_yaml
@@ -96,6 +107,7 @@ def write_comparison_report(comparison: Comparison, cells: dict[str, list[Result
         answers=answers(comparison),
         runs=all_runs(comparison),
         percent=percent,
+        over=over_runs(comparison),
         rows=rows,
         few_rows=[row for row in rows if row.label in few],
         differences=[

@@ -8,23 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from stockpot.evaluation.statistics import estimate
+from stockpot.evaluation.metrics import of_controls
 from stockpot.report import ends
 from stockpot.report.ends import NO_COMPARISON
 from stockpot.report.formatting import (
+    MISSING,
     all_runs,
     amount,
+    control_words,
     heading,
+    is_nothing,
+    kept_words,
     listing,
     named,
     opening,
     percent,
     ranked,
     reference,
+    relative_time,
     role,
     runs,
     score,
-    size,
     title,
 )
 from stockpot.report.pairs import differences
@@ -50,7 +54,16 @@ def findings(comparison: Comparison) -> list[str]:
     named = tested if len(tested) <= FEW else [row for row in tested if _differs(row[1])][:NAMED]
     sentences = [_method(label, summary, comparison.methods[base], comparison) for label, summary in named]
     if len(tested) > FEW:
-        sentences += [_verdicts(tested, metric, comparison) for metric in TESTED]
+        sentences += [
+            _verdicts({title(label): summary.versus_sequential[metric] for label, summary in tested},
+                      heading(metric, comparison.primary), comparison)
+            for metric in TESTED
+        ]  # fmt: skip
+        sentences += [
+            _verdicts({title(label): summary.controls[name].versus_sequential["change"] for label, summary in tested},
+                      f"{name}, never trained on,", comparison)
+            for name in comparison.methods[base].controls
+        ]  # fmt: skip
     untested = [title(label) for label, summary in others if _pairs(summary) < 2]
     if untested:
         whom = f" of {listing(untested)}" if tested else ""
@@ -58,15 +71,15 @@ def findings(comparison: Comparison) -> list[str]:
             f"One seed shows no spread, so no claim is made{whom}: "
             "an interval needs at least two seeds in common with sequential fine-tuning."
         )
-    sentences += _alike(comparison) + ends.sentences(comparison)
+    sentences += _controls(comparison) + _alike(comparison) + ends.sentences(comparison)
     return sentences + _sequential(comparison.methods[base], comparison)
 
 
-def _verdicts(tested: list[tuple[str, MethodSummary]], metric: str, comparison: Comparison) -> str:
+def _verdicts(tested: Mapping[str, Difference], what: str, comparison: Comparison) -> str:
     """How many are better and worse than plain fine-tuning in one metric, the best few by name."""
     found: dict[str, list[str]] = {"better": [], "worse": [], NONE_SHOWN: [], NO_COMPARISON: []}
-    for label, summary in tested:
-        found[summary.versus_sequential[metric].verdict].append(title(label))
+    for name, difference in tested.items():
+        found[difference.verdict].append(name)
     parts = [
         f"{len(labels)} {verdict} ({listing(labels)})" if labels else f"none {verdict}"
         for verdict, labels in found.items()
@@ -75,7 +88,7 @@ def _verdicts(tested: list[tuple[str, MethodSummary]], metric: str, comparison: 
     barred = found[NO_COMPARISON]
     without = f", {NO_COMPARISON} for {len(barred)} ({listing(barred)})" if barred else ""
     return (
-        f"{heading(metric, comparison.primary)} against sequential fine-tuning, of {len(tested)} methods: "
+        f"{what} against sequential fine-tuning, of {len(tested)} methods: "
         f"{', '.join(parts)}, "
         f"no difference shown for {len(found[NONE_SHOWN])}{without} ({all_runs(comparison)})."
     )
@@ -114,21 +127,30 @@ def run_summary(results: Results) -> list[str]:
     last = results.tasks[len(scores.matrix) - 1] if scores.matrix else None
     if last is None or metrics.average_accuracy is None:
         return ["No task has been learnt and measured yet."]
-    count = len(scores.matrix)
-    text = f"After {count} task{'s' * (count > 1)}, {title(results.label)} "
+    count, planned = len(scores.matrix), len(results.recipe.get("tasks") or scores.matrix)
+    of = f" of {planned}" if planned > count else ""
+    text = f"After {count}{of} task{'s' * (max(count, planned) > 1)}, {title(results.label)} "
     told, average = score(metrics.average_accuracy, scores.unit), named("average_accuracy", results.primary)
+    if count == 1:
+        average = average.removeprefix("average ")
     if scores.unit == "fraction":
-        text += f"scores {told} on average"
+        text += f"scores {told}" + (" on average" if count > 1 else f" on {last}")
     else:
-        text += f"has an {average} of {told}{'' if scores.unit in average else f' {scores.unit}'}"
+        article = "an" if average[:1] in "aeiou" else "a"
+        text += f"has {article} {average} of {told}{'' if scores.unit in average else f' {scores.unit}'}"
+        text += "" if count > 1 else f" on {last}"
     if metrics.newest_accuracy is not None and count > 1:
         text += f" and {score(metrics.newest_accuracy, scores.unit)} on the newest, {last}"
     if metrics.forgetting is not None:
         much, worse = amount(metrics.forgetting, scores.unit), metrics.forgetting >= 0
-        if scores.higher_is_better:
+        if is_nothing(metrics.forgetting, scores.unit):
+            text += "; earlier tasks are as at their best"
+        elif scores.higher_is_better:
             text += f"; earlier tasks {'lost' if worse else 'gained'} {much} against their best"
         else:
             text += f"; earlier tasks are {much} {'worse' if worse else 'better'} than at their best"
+    controls = [control_words(name, found, scores.unit) for name, found in of_controls(scores).items()]
+    text += "".join(f"; {words}" for words in controls if words)
     return [f"{text} (1 seed, so no interval)."]
 
 
@@ -137,7 +159,9 @@ def _pairs(summary: MethodSummary) -> int:
 
 
 def _differs(summary: MethodSummary) -> bool:
-    return any(summary.versus_sequential[metric].verdict != NONE_SHOWN for metric in TESTED)
+    tested = [summary.versus_sequential[metric] for metric in TESTED]
+    tested += [control.versus_sequential["change"] for control in summary.controls.values()]
+    return any(difference.verdict != NONE_SHOWN for difference in tested)
 
 
 def _method(label: str, summary: MethodSummary, base: MethodSummary, comparison: Comparison) -> str:
@@ -161,6 +185,10 @@ def _method(label: str, summary: MethodSummary, base: MethodSummary, comparison:
         _change(versus["average_accuracy"], "on average", comparison),
         _change(versus["newest_accuracy"], "on the newest task", comparison),
     ]
+    clauses += [
+        _change(control.versus_sequential["change"], f"on {name}, never trained on", comparison, turned=True)
+        for name, control in summary.controls.items()
+    ]
     if forgetting.verdict not in ("better", "worse") and forgetting.mean is not None:
         clauses.append(f"{forgetting.verdict} in forgetting")
     found = ", ".join(clause for clause in clauses if clause)
@@ -169,48 +197,60 @@ def _method(label: str, summary: MethodSummary, base: MethodSummary, comparison:
     return f"{opening(label)} {verb}{_costs(summary, base)}: {found} ({count})."
 
 
-def _change(found: Difference, where: str, comparison: Comparison) -> str:
-    """A difference of scores in words: "3.1 points lower …"; better or worse where lower scores are better."""
+def _change(found: Difference, where: str, comparison: Comparison, turned: bool = False) -> str:
+    """A difference of scores in words: "3.1 points lower …"; better or worse where lower scores are better.
+
+    `turned`: the difference is of changes, whose sign is positive for better whichever way the score runs.
+    """
     if found.mean is None:
         return ""
     if found.verdict not in ("better", "worse"):
         return f"{found.verdict} {where}"
     up, down = ("higher", "lower") if comparison.higher_is_better else ("worse", "better")
+    if turned and not comparison.higher_is_better:
+        up, down = down, up
     return f"{amount(found.mean, comparison.unit)} {up if found.mean > 0 else down} {where}"
 
 
 def _costs(summary: MethodSummary, base: MethodSummary) -> str:
-    """`, for 0.4 % more training time and no stored data`, the time only where it can be told from noise."""
-    stored = summary.stored_data_bytes.mean or 0
-    data = f"{size(stored)} of stored data" if stored else "no stored data"
+    """`, for 0.4 % more training time and nothing stored`, the time only where it can be told from noise."""
+    words = kept_words(summary)
+    kept = "nothing stored" if words in ("none", MISSING) else f"{words} stored"
     time = _time(summary, base)
-    return f", for {time} and {data}" if time else f", with {data} and no difference in training time shown"
+    return f", for {time} and {kept}" if time else f", with {kept} and no difference in training time shown"
 
 
 def _time(summary: MethodSummary, base: MethodSummary) -> str | None:
-    """Extra training time as a share of plain training.
-
-    Where the steps are those of sequential training, the seconds inside the averages are measured directly, free of
-    the noise between runs; they are what is reported, unless the runs as wholes are shown to differ by more than that.
-    Otherwise the ratio of training seconds, where a difference is shown.
-    """
-    whole = summary.versus_sequential["training_seconds"]
-    plain = base.training_seconds.mean
-    if summary.averages.mean and summary.steps.mean == base.steps.mean:
-        share = _averaging_share(summary)
-        beyond = plain and whole.verdict == "worse" and whole.low is not None and whole.low / plain > (share or 0)
-        if share is not None and whole.verdict != "better" and not beyond:
-            return f"{percent(share)} more training time"
-    if whole.verdict == NONE_SHOWN or whole.mean is None or not plain:
+    """`relative_time` as a percentage; None where neither its averages nor a test tell it from noise."""
+    whole, ratio = summary.versus_sequential["training_seconds"], relative_time(summary, base)
+    averages = summary.averages.mean and summary.steps.mean == base.steps.mean
+    if ratio is None or (whole.verdict == NONE_SHOWN and not averages):
         return None
-    return f"{percent(abs(whole.mean) / plain)} {'more' if whole.mean > 0 else 'less'} training time"
+    return f"{percent(abs(ratio - 1))} {'more' if ratio >= 1 else 'less'} training time"
 
 
-def _averaging_share(summary: MethodSummary) -> float | None:
-    """Mean over seeds of averaging seconds over the training seconds without them."""
-    pairs = zip(summary.averaging_seconds.values, summary.training_seconds.values, strict=True)
-    shares = [a / (t - a) if a is not None and t is not None and t > a else None for a, t in pairs]
-    return estimate(shares).mean
+def _controls(comparison: Comparison) -> list[str]:
+    """What became of data that is never trained on, where an interval shows it, under every method."""
+    sentences = []
+    names = list(next(iter(comparison.methods.values())).controls)
+    for name in names:
+        found = {label: summary.controls[name].change for label, summary in ranked(comparison)}
+        known = {label: one for label, one in found.items() if one.low is not None and one.low != one.high}
+        if not known:
+            continue
+        harmed = [label for label, one in known.items() if one.high is not None and one.high < 0]
+        gained = [label for label, one in known.items() if one.low is not None and one.low > 0]
+        parts = []
+        for labels, way in ((harmed, "worse"), (gained, "better")):
+            which = [f"{title(label)} (by {amount(known[label].mean or 0.0, comparison.unit)})" for label in labels]
+            if which:
+                parts.append(f"{way} than at the start after {listing(which, FEW)}")
+        rest = [title(label) for label in known if label not in harmed and label not in gained]
+        if rest:
+            parts.append(f"not shown to have changed after {listing(rest, FEW)}")
+        interval = f"{100 * comparison.confidence:g} % intervals, not corrected for the number of methods"
+        sentences.append(f"{name}, never trained on, is {'; '.join(parts)} ({interval}; {all_runs(comparison)}).")
+    return sentences
 
 
 def _sequential(base: MethodSummary, comparison: Comparison) -> list[str]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from stockpot.evaluation.metrics import of_controls
 from stockpot.report.beside import Grid, grid_table, others, told
 from stockpot.report.formatting import (
     METRICS,
     MISSING,
-    all_runs,
     fit,
+    kept_words,
     named,
+    over_runs,
     percent,
     ranked,
     reference,
@@ -42,11 +44,15 @@ COSTS: dict[str, tuple[str, Callable[[float | None], str]]] = {
     "extra_memory_bytes": ("extra memory", size),
     "stored_bytes": ("stored between tasks", size),
     "stored_data_bytes": ("of it data", size),
+    "stored_model_bytes": ("of it models", size),
+    "stored_statistics_bytes": ("of it statistics", size),
     "steps": ("steps", lambda n: MISSING if n is None else f"{n:,.0f}".replace(",", " ")),
     "averages": ("averages", lambda n: MISSING if n is None else f"{n:,.0f}".replace(",", " ")),
 }
 TERMINAL = 100
 WIDEST_MATRIX = 16
+CONTROL_CHANGE = "how much better data that is never trained on is than under the start model; below zero it is worse"
+CONTROL_WORST = "the lowest of these changes over the stream"
 
 
 class MethodRow(NamedTuple):
@@ -63,7 +69,6 @@ class MethodRow(NamedTuple):
     time: str
     extra_memory: str
     stored: str
-    stored_data: str
     verdict: str
     runs: str
 
@@ -96,8 +101,7 @@ def comparison_rows(comparison: Comparison) -> list[MethodRow]:
             seconds=seconds(s.training_seconds.mean),
             time=times(relative_time(s, plain)),
             extra_memory=size(s.extra_memory_bytes.mean),
-            stored=size(s.stored_bytes.mean),
-            stored_data=size(s.stored_data_bytes.mean),
+            stored=kept_words(s),
             verdict=s.versus_sequential["average_accuracy"].verdict if s.versus_sequential else "",
             runs=runs(s.cells),
         )
@@ -149,11 +153,15 @@ def method_costs(comparison: Comparison) -> tuple[list[str], list[tuple[str, lis
 
 def metric_rows(results: Results) -> list[tuple[str, str, str]]:
     """(title, value, explanation) of every metric of a run."""
-    unit = results.scores[results.primary].unit
-    return [
-        (named(key, results.primary), score(getattr(results.metrics, key), unit), text)
+    scores = results.scores[results.primary]
+    rows = [
+        (named(key, results.primary), score(getattr(results.metrics, key), scores.unit), text)
         for key, (_, text) in METRICS.items()
     ]
+    for name, found in of_controls(scores).items():
+        rows.append((f"{name} since the start", signed(found.change, scores.unit), CONTROL_CHANGE))
+        rows.append((f"{name} at its worst", signed(found.worst, scores.unit), CONTROL_WORST))
+    return rows
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -164,18 +172,20 @@ def comparison_table(comparison: Comparison) -> Table:
 
     rows = comparison_rows(comparison)
     counts = {row.runs for row in rows}
-    caption = f"mean ± half the {100 * comparison.confidence:g} % interval over {all_runs(comparison)}"
+    caption = over_runs(comparison)
     headings = [
         f"average\n{comparison.primary}",
         "\nforgetting",
         "newest\ntask",
         "training\ntime",
         "extra\nmemory",
-        "stored\ndata",
+        "\nstored",
     ]
-    lines = [
-        [r.average_accuracy, r.forgetting, r.newest_accuracy, r.seconds, r.extra_memory, r.stored_data] for r in rows
-    ]
+    lines = [[r.average_accuracy, r.forgetting, r.newest_accuracy, r.seconds, r.extra_memory, r.stored] for r in rows]
+    for name in list(comparison.methods[rows[0].label].controls)[:1]:  # in the place of extra memory; all follow below
+        headings[4] = f"{fit(name, 8)}\nchange"
+        for line, row in zip(lines, rows, strict=True):
+            line[4] = signed(comparison.methods[row.label].controls[name].change.mean, comparison.unit)
     if len(counts) > 1:
         headings.append("\nruns")
         lines = [[*line, str(len(comparison.methods[row.label].cells))] for line, row in zip(lines, rows, strict=True)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from stockpot import files
-from stockpot.evaluation.metrics import summarise
+from stockpot.evaluation.metrics import of_controls, summarise
 from stockpot.evaluation.spec import AnyScore
 from stockpot.methods import REGISTRY
 from stockpot.results import Costs, Results, Scores
@@ -37,6 +37,7 @@ def results_of(run: RunFolder, pending: Event | None = None) -> Results:
         scores=scores,
         primary=primary.title,
         metrics=summarise(scores[primary.title], chained=REGISTRY[recipe.method.name].method.starts_from == "previous"),
+        controls=of_controls(scores[primary.title]),
         costs=total_costs(costs),
         task_costs=costs,
         seed=run.seed,

@@ -1,0 +1,191 @@
+"""Each kind of sentence, in a case in which it would be false: there it is not said, or says the opposite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from stockpot.evaluation.metrics import control_change, control_worst, summarise
+from stockpot.report import formatting, orders
+from stockpot.report.answers import answers
+from stockpot.report.sentences import findings, run_summary
+from stockpot.report.tables import comparison_rows, comparison_table, metric_rows
+from stockpot.results import Comparison, Scores
+
+Factory = Callable[..., Any]
+LOSS = {"higher_is_better": False, "unit": "nats"}
+PLAIN = {"sequential": {}}
+
+
+def said(comparison: Comparison) -> list[str]:
+    return [sentence for answer in answers(comparison) for sentence in answer.sentences]
+
+
+@pytest.mark.parametrize(
+    ("scores", "higher", "change", "worst"),
+    [
+        ([4.08, 4.60, 4.39], False, -0.31, -0.52),
+        ([4.08, 4.00, 3.90], False, 0.18, 0.08),
+        ([0.50, 0.30, 0.60], True, 0.10, -0.20),
+        ([0.50], True, None, None),
+        ([0.50, None, 0.60], True, 0.10, None),
+    ],
+)
+def test_what_became_of_a_control(scores: Any, higher: bool, change: float | None, worst: float | None) -> None:
+    assert control_change(scores, higher) == (None if change is None else pytest.approx(change))
+    assert control_worst(scores, higher) == (None if worst is None else pytest.approx(worst))
+
+
+def harmed(run: Any) -> Any:
+    """A run whose earlier tasks got better, and whose control got worse, as losses."""
+    scores = Scores(matrix=[[3.0, 4.0], [2.9, 2.0]], initial=[4.0, 4.0], controls={"general": [4.08, 4.6, 4.39]},
+                    **LOSS)  # fmt: skip
+    return run.model_copy(
+        update={"scores": {"loss": scores}, "primary": "loss", "metrics": summarise(scores), "tasks": ["a", "b"]}
+    )
+
+
+def test_a_headline_does_not_hide_a_control_that_got_worse(run_of: Factory) -> None:
+    [headline] = run_summary(harmed(run_of("sfa", K=2)))
+    assert "earlier tasks are 0.100 nats better than at their best" in headline
+    assert (
+        "general, never trained on, is 0.310 nats worse than at the start (at its worst 0.520 nats worse)" in headline
+    )
+    rows = {name: value for name, value, _ in metric_rows(harmed(run_of("sfa", K=2)))}
+    assert rows["general since the start"] == "−0.310" and rows["general at its worst"] == "−0.520"
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([0.5, 0.5], "is as at the start"),
+        ([0.5, 0.6], "is 10.0 points better than at the start"),
+        ([0.5, 0.4, 0.6], "is 10.0 points better than at the start (at its worst 10.0 points worse)"),
+        ([0.5, 0.3, 0.3], "is 20.0 points worse than at the start"),
+    ],
+)
+def test_a_control_is_told_by_its_sign(values: list[float], words: str, run_of: Factory) -> None:
+    run = run_of("sfa", K=len(values) - 1)
+    run.scores["accuracy"].controls = {"noise": values}
+    assert f"noise, never trained on, {words}" in run_summary(run)[0]
+    assert run_summary(run)[0].endswith(f"{words} (1 seed, so no interval).")
+
+
+def test_a_run_that_lost_nothing_is_not_said_to_have_lost(run_of: Factory) -> None:
+    run = run_of("sfa", K=2)
+    still = run.metrics.model_copy(update={"forgetting": 0.0})
+    assert "earlier tasks are as at their best" in run_summary(run.model_copy(update={"metrics": still}))[0]
+
+
+def test_an_unfinished_run_is_not_said_to_be_whole(run_of: Factory) -> None:
+    run = run_of("sfa", K=1)
+    run.recipe["tasks"] = [{"name": name} for name in "abc"]
+    assert run_summary(run)[0].startswith("After 1 of 3 tasks, SFA ")
+    run.recipe["tasks"] = [{"name": "a"}]
+    assert run_summary(run)[0].startswith("After 1 task, SFA scores")
+    assert "on average" not in run_summary(run)[0]
+
+
+def test_a_single_contestant_ranks_nowhere(comparison_of: Factory) -> None:
+    comparison, _ = comparison_of(3, PLAIN | {"sfa": {"keep": 0.9}, "joint": {}})
+    assert not any("ranks first" in sentence or "best mean" in sentence for sentence in said(comparison))
+    assert said(comparison)[0].startswith("The only method beside the references, SFA, has a mean average accuracy of")
+
+
+def test_what_is_not_told_apart_does_not_rank_first(comparison_of: Factory) -> None:
+    alike = {"a": {"name": "sfa", "keep": 0.90}, "b": {"name": "sfa", "keep": 0.895}}
+    comparison, _ = comparison_of(5, PLAIN | alike)
+    first = said(comparison)[0]
+    assert "ranks first" not in first and "has the best mean" in first and "cannot be told apart" in first
+    apart, _ = comparison_of(5, PLAIN | {"a": {"name": "sfa", "keep": 0.9}, "b": {"name": "sfa", "keep": 0.2}})
+    assert "a (" in said(apart)[0] and "ranks first" in said(apart)[0]
+    one_seed, _ = comparison_of(1, PLAIN | {"a": {"name": "sfa", "keep": 0.9}, "b": {"name": "sfa", "keep": 0.2}})
+    assert "ranks first" not in " ".join(said(one_seed))
+
+
+@pytest.mark.parametrize("lower", [False, True])
+def test_the_best_of_the_methods_is_not_told_without_plain_fine_tuning_that_beats_it(
+    lower: bool, comparison_of: Factory
+) -> None:
+    """SFA (6.91) stood above plain 6.80, lower being better."""
+    keeps = (0.9, 0.2) if not lower else (0.5, 0.9)
+    methods = {"sequential": {"keep": 1.0 if not lower else 0.0}, "a": {"name": "sfa", "keep": keeps[0]},
+               "b": {"name": "sfa", "keep": keeps[1]}}  # fmt: skip
+    comparison, _ = comparison_of(5, methods)
+    if lower:
+        comparison = comparison.model_copy(update=LOSS)
+    first = said(comparison)[0]
+    plain = formatting.score(comparison.methods["sequential"].average_accuracy.mean, comparison.unit)
+    assert f"behind sequential fine-tuning ({plain})" in first and "ranks first" not in first
+    ahead, _ = comparison_of(5, PLAIN | {"a": {"name": "sfa", "keep": 0.9}, "b": {"name": "sfa", "keep": 0.2}})
+    assert "behind" not in said(ahead)[0]
+
+
+def test_no_order_is_won_behind_plain_fine_tuning_without_saying_so(comparison_of: Factory) -> None:
+    comparison, _ = comparison_of(2, PLAIN | {"a": {"name": "sfa", "keep": 0.3}, "b": {"name": "sfa", "keep": 0.2}},
+                                  orders=2)  # fmt: skip
+    assert "better still" not in " ".join(orders.sentences(comparison))
+    worse, _ = comparison_of(2, {"sequential": {"keep": 1.0}, "a": {"name": "sfa", "keep": 0.3},
+                                 "b": {"name": "sfa", "keep": 0.2}}, orders=2)  # fmt: skip
+    assert "that of sequential fine-tuning is better still in 2 of 2" in " ".join(orders.sentences(worse))
+
+
+def test_stored_models_and_statistics_are_not_nothing(comparison_of: Factory) -> None:
+    kinds = {"ties": {"stored_bytes": 13_700_000, "stored_model_bytes": 13_700_000},
+             "ewc": {"stored_bytes": 2_000_000, "stored_statistics_bytes": 2_000_000},
+             "sfa": {"keep": 0.9}, "old": {"name": "ties", "stored_bytes": 5_000}}  # fmt: skip
+    comparison, _ = comparison_of(3, PLAIN | kinds)
+    rows = {row.label: row.stored for row in comparison_rows(comparison)}
+    assert (rows["ties"], rows["ewc"], rows["sfa"]) == ("13.7 MB models", "2 MB statistics", "none")
+    assert rows["old"] == "5 kB"  # of which an older version did not say what they are
+    [stored] = [sentence for sentence in said(comparison) if sentence.startswith("Stored between tasks")]
+    assert "nothing by SFA; 13.7 MB models by TIES, 2 MB statistics by EWC and 5 kB by old" in stored
+    assert not any("nothing stored" in sentence for sentence in findings(comparison) if "TIES" in sentence)
+
+
+def test_a_page_has_one_training_time_for_a_method(comparison_of: Factory) -> None:
+    """Seconds between runs are noisy: 0.6 % more by the averages' clock, 0.76 × by the runs'."""
+    sfa = {"keep": 0.9, "averages": 8, "averaging_seconds": 0.06, "training_seconds": 10.06}
+    comparison, cells = comparison_of(3, PLAIN | {"sfa": sfa})
+    slow = [run.model_copy(update={"costs": run.costs.model_copy(update={"training_seconds": seconds})})
+            for run, seconds in zip(cells["sequential"], (9.0, 13.0, 18.0), strict=True)]  # fmt: skip
+    from stockpot.evaluation.statistics import compare
+
+    runs = {"sequential": slow, "sfa": cells["sfa"]}
+    methods = compare({label: [(run.seed, "", run) for run in some] for label, some in runs.items()})
+    noisy = comparison.model_copy(update={"methods": methods})
+    assert methods["sfa"].training_seconds.mean < 0.8 * methods["sequential"].training_seconds.mean
+    assert {row.label: row.time for row in comparison_rows(noisy)}["sfa"] == "1.01 ×"
+    assert any("0.6 % more training time" in sentence for sentence in findings(noisy))
+    assert any("1.01 × that" in sentence for sentence in said(noisy))
+
+
+def test_single_runs_are_not_said_to_have_intervals(comparison_of: Factory) -> None:
+    comparison, _ = comparison_of(1)
+    assert comparison_table(comparison).caption == "single runs, so no intervals (1 seed × 1 order)"
+    several, _ = comparison_of(3)
+    assert comparison_table(several).caption == "means ± half the 95 % interval over 3 seeds × 1 order"
+
+
+def test_controls_of_a_comparison_are_told_where_an_interval_shows_them(comparison_of: Factory) -> None:
+    comparison, cells = comparison_of(3, PLAIN | {"sfa": {"keep": 0.9}})
+    for label, drop in (("sequential", 0.2), ("sfa", 0.0)):
+        for run in cells[label]:
+            shift = 0.01 * (run.seed - 1)
+            run.scores["accuracy"].controls = {"general": [0.5, 0.5 - drop + shift, 0.5 - drop, 0.5 - drop + shift]}
+    from stockpot.evaluation.statistics import compare
+
+    methods = compare({label: [(run.seed, "", run) for run in some] for label, some in cells.items()})
+    found = comparison.model_copy(update={"methods": methods})
+    change = methods["sequential"].controls["general"].change
+    assert change.mean == pytest.approx(-0.2) and change.low is not None and change.high is not None and change.high < 0
+    versus = methods["sfa"].controls["general"].versus_sequential["change"]
+    assert versus.mean == pytest.approx(0.2)
+    told = [sentence for sentence in findings(found) if sentence.startswith("general, never trained on")]
+    assert len(told) == 1
+    assert "worse than at the start after sequential fine-tuning (by 20.0 points)" in told[0]
+    assert "not shown to have changed after SFA" in told[0]
+    assert any("changed since the start by" in sentence and "−0.200 after sequential" in sentence
+               for sentence in said(found))  # fmt: skip
