@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from stockpot.compare.cells import prepare
-from stockpot.recipe.read import read_recipe
+from stockpot.recipe.read import check, read_recipe
+from stockpot.recipe.schema import Recipe
 from stockpot.runs.actions import begin, go_on
+from stockpot.yaml_text import parse_yaml
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SMALL = (
@@ -77,3 +81,45 @@ def test_the_large_language_recipe_runs_with_a_small_model(shared_data: Callable
     assert list(results.scores) == ["loss", "bits_per_byte"]
     assert results.scores["loss"].controls.keys() == {"general"}
     assert results.costs.steps == 2 * 3
+
+
+def test_one_chat_model_and_one_file_and_what_it_lost(shared_data: Callable[[str], Path], tmp_path: Path) -> None:
+    """One task: the model that comes from a checkpoint is averaged, and the headline tells of the control."""
+    from stockpot.models.spec import ModelSpec
+    from stockpot.models.store import save_model, start_model
+    from stockpot.models.tokenizer import train_tokenizer
+    from stockpot.report.sentences import run_summary
+
+    tokenizer = train_tokenizer(["what is it worth and to whom is it due"] * 9, 300)
+    tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    llama = {"model_type": "llama", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+             "num_attention_heads": 2, "max_position_embeddings": 64}  # fmt: skip
+    spec = ModelSpec(config=llama)
+    save_model(start_model(spec, 0, 0, "language", tokenizer), tmp_path / "base", spec, 0)
+    tokenizer.save_pretrained(tmp_path / "base")
+    said = [{"messages": [{"role": "user", "content": f"what is {n}"}, {"role": "assistant", "content": f"it is {n}"}]}
+            for n in range(20)]  # fmt: skip
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in said))
+    changes = [
+        *SHRUNK[1:],
+        f"model.name={tmp_path / 'base'}",
+        f"tasks.0.data.path={tmp_path / 'mine.jsonl'}",
+        *local("controls.0", "general", shared_data),
+        "controls.0.data.limit=4",
+        "data.max_length=32",
+    ]
+    recipe = read_recipe(RECIPES / "one-chat-model.yaml", changes)
+    begin(recipe, recipe.method, 0, tmp_path / "run")
+    results = go_on(tmp_path / "run")
+    assert results.method["first_task"] == "average" and results.costs.averages == 2
+    assert "general, never trained on, is " in run_summary(results)[0]
+    assert results.controls["general"].change is not None
+
+
+def test_the_starter_leads_with_a_recipe_that_can_be_read() -> None:
+    text = files("stockpot.recipe").joinpath("starter.yaml").read_text(encoding="utf-8")
+    block = text.split("everything below:\n")[1].split("# What follows")[0]
+    values = parse_yaml("\n".join(line.removeprefix("#   ") for line in block.splitlines()), "starter")
+    recipe = check(Recipe, values, "starter")
+    assert recipe.kind == "language" and [control.name for control in recipe.controls] == ["general"]
+    assert recipe.model.origin == "checkpoint"
