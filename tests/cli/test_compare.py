@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ from typing import Any
 import pytest
 
 from stockpot.cli.compare import Asked, with_asked
+from stockpot.compare.cells import CellPlan
+from stockpot.compare.running import Running
 from stockpot.errors import StockpotError
 from stockpot.recipe.read import check
 from stockpot.recipe.schema import Recipe
@@ -81,6 +85,31 @@ def test_mistakes_on_the_command_line_have_exit_code_2(
     assert done.code == 2
     assert said in done.err
     assert done.err.count("\n") == 1
+
+
+def test_a_stopped_comparison_shows_what_is_finished(
+    stockpot: Command,
+    write_yaml: Callable[..., Path],
+    digits_recipe: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The signal comes when the first method is done."""
+    begun = Running._begin
+
+    def stop(self: Running, cell: CellPlan) -> Any:
+        if cell.method.name == "wise_ft":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return begun(self, cell)
+
+    monkeypatch.setattr(Running, "_begin", stop)
+    file = write_yaml({**digits_recipe, "loop": "plain"})
+    done = stockpot("compare", file, "--methods", "sequential,wise_ft", "-o", tmp_path / "out")
+    assert done.code == 128 + signal.SIGTERM
+    assert "So far 1 of 3 reported runs are finished." in done.out
+    assert "sequential" in done.out and "wise_ft" not in done.out.split("Stopped after")[0]
+    assert "Go on with: stockpot compare" in done.out
+    assert not (tmp_path / "out" / "comparison.json").exists()
 
 
 def test_one_command_tunes_runs_orders_and_draws_the_front(

@@ -1,4 +1,4 @@
-"""The four Fishers against their formulas, and their form on disk."""
+"""The five Fishers against their formulas, and their form on disk."""
 
 from __future__ import annotations
 
@@ -52,6 +52,16 @@ def test_the_fisher_of_a_logistic_unit_in_numbers() -> None:
     )
     omega = sensitivity(model, examples, logits=logits_of)  # ‖f‖² = (wx)², whose derivative is 2wx²: here 2 log 3 and 0
     assert_close(omega, {"weight": 2 * model.weight.detach()})
+
+
+def test_the_fisher_of_the_predicted_label_needs_no_labels() -> None:
+    model = nn.Linear(1, 2, bias=False).double()
+    model.weight.data = torch.tensor([[math.log(3.0)], [0.0]], dtype=torch.float64)  # p = (3/4, 1/4) at x = 1
+    both = TensorExamples(torch.tensor([[1.0], [-1.0]]).double(), torch.tensor([1, 0]))  # both labels are the other's
+    wanted = {"weight": torch.full((2, 1), 1 / 16).double()}  # (1 − 3/4)² of either example
+    assert_close(fisher(model, both, "predicted", logits=logits_of), wanted)
+    assert_close(fisher(model, both, "empirical", logits=logits_of), {"weight": torch.full((2, 1), 9 / 16).double()})
+    assert convention("predicted", 2, 64)["variant"] == "predicted"
 
 
 def test_the_sampled_fisher_is_unbiased_and_follows_its_generator() -> None:

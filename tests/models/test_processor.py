@@ -123,3 +123,39 @@ def test_a_model_folder_without_a_processor_says_so(vit: dict[str, Any], tmp_pat
         opened(name=str(tmp_path))
     opened(config=vit).save(tmp_path)
     assert opened(name=str(tmp_path))([COLOUR]).shape == (1, 3, 8, 8)
+
+
+def test_images_are_padded_with_black_and_then_normalised() -> None:
+    settings = {"pad": 2, "image_mean": 0.25, "image_std": 0.5}
+    plain = PlainProcessor()([GREY])
+    pixels = opened(build="a:b", image_processor=settings)([GREY])
+    assert pixels.shape == (1, 1, plain.shape[2] + 4, plain.shape[3] + 4)
+    torch.testing.assert_close(pixels[:, :, 2:-2, 2:-2], (plain - 0.25) / 0.5)
+    assert (pixels[:, :, :2] == -0.5).all() and (pixels[:, :, :, -2:] == -0.5).all()
+
+
+def test_each_channel_has_its_mean_and_deviation() -> None:
+    mean, std = [0.1, 0.2, 0.3], [0.5, 0.25, 1.0]
+    plain = PlainProcessor()([COLOUR])
+    pixels = opened(build="a:b", image_processor={"image_mean": mean, "image_std": std})([COLOUR])
+    for channel in range(3):
+        torch.testing.assert_close(pixels[:, channel], (plain[:, channel] - mean[channel]) / std[channel])
+    with pytest.raises(StockpotError, match=r"image_mean: 3 numbers for images of 1 channels"):
+        opened(build="a:b", image_processor={"image_mean": mean})([GREY])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"image_std": 0}, r"image_std: should be above 0, not 0"),
+        ({"image_std": [0.5, -1]}, r"image_std: should be above 0"),
+        ({"image_mean": "mean"}, r"image_mean: should be a number"),
+        ({"image_mean": []}, r"image_mean: should be a number"),
+        ({"image_mean": float("nan")}, r"image_mean: should be finite"),
+        ({"pad": -1}, r"pad: should be a number of pixels"),
+        ({"pad": 1.5}, r"pad: should be a number of pixels"),
+    ],
+)
+def test_impossible_normalisations_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(StockpotError, match=message):
+        opened(build="a:b", image_processor=settings)

@@ -18,6 +18,7 @@ from stockpot.files import explained, write_text
 from stockpot.quiet import quiet
 
 if TYPE_CHECKING:
+    from stockpot.compare.cells import CellPlan
     from stockpot.compare.engines import Engine
     from stockpot.methods.base import BaseConfig
     from stockpot.recipe.schema import Recipe, Tune
@@ -67,6 +68,7 @@ def _compare(
     from stockpot.report.page import write_comparison_report
     from stockpot.report.tables import comparison_table
     from stockpot.runs.progress import shown
+    from stockpot.training.job import Interrupted
 
     recipe = with_asked(read_recipe(recipe_file, overrides), asked)
     path = output or default_output(recipe.name)
@@ -81,10 +83,15 @@ def _compare(
         running = Running(recipe, path, stop, progress, engine, shard)
         if opened is not None and recipe.tune is None:
             running.opened[(0, False)] = opened
-        if recipe.tune is not None:
-            methods, tuning = tune(running, recipe.tune, methods)
-        done = [(cell, results) for cell, results in running.run(plan(recipe, methods)) if results is not None]
-        points = front(running, methods, recipe.front) if recipe.front else []
+        try:
+            if recipe.tune is not None:
+                methods, tuning = tune(running, recipe.tune, methods)
+            done = [(cell, results) for cell, results in running.run(plan(recipe, methods)) if results is not None]
+            points = front(running, methods, recipe.front) if recipe.front else []
+        except Interrupted:
+            progress.close()
+            _show_so_far(recipe, plan(recipe, methods), path)
+            raise
     comparison = summarise(recipe, done, tuning, points)
     write_comparison(comparison, path)
     by_label: dict[str, list[Results]] = {}
@@ -99,6 +106,20 @@ def _compare(
         say(sentence)
     say(f"Numbers: {path / 'comparison.json'}")
     say(f"Report:  {page}")
+
+
+def _show_so_far(recipe: Recipe, cells: Sequence[CellPlan], path: Path) -> None:
+    """The table of the reported runs that are finished; nothing is claimed of them, and nothing written."""
+    from stockpot.compare.cells import is_finished
+    from stockpot.compare.summary import summarise
+    from stockpot.report.tables import comparison_table
+    from stockpot.runs.folder import RunFolder
+    from stockpot.runs.summary import results_of
+
+    done = [(cell, results_of(RunFolder.open(path / cell.path))) for cell in cells if is_finished(path / cell.path)]
+    say(f"\nSo far {len(done)} of {len(cells)} reported runs are finished.")
+    if done:
+        show(comparison_table(summarise(recipe, done)))
 
 
 def with_asked(recipe: Recipe, asked: Asked) -> Recipe:

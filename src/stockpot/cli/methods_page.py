@@ -58,7 +58,9 @@ def _section(name: str, entry: Entry) -> str:
     told = sections(entry.method.__doc__ or "")
     lines = [f"## {name}", "", told[""], ""]
     lines += [f"- **{heading}**: {told[tag]}" for tag, heading in SECTIONS.items() if tag in told]
-    fields = {field: info for field, info in entry.config.model_fields.items() if field not in ("name", "label")}
+    fields = {
+        field: info for field, info in entry.config.model_fields.items() if field not in ("name", "label", "train")
+    }
     if fields:
         lines += ["", "| parameter | default | what it is |", "|---|---|---|"]
         lines += [

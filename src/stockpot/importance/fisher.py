@@ -1,4 +1,4 @@
-"""The diagonal of the Fisher information, in four conventions, and its form on disk."""
+"""The diagonal of the Fisher information, in five conventions, and its form on disk."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stockpot.models.wrappers import refuse_fsdp1
 from stockpot.streams.examples import IGNORED, Batch, Examples
 from stockpot.weights.checkpoint import open_checkpoint, save_checkpoint
 
-Kind = Literal["exact", "sample", "empirical", "batched"]
+Kind = Literal["exact", "sample", "empirical", "predicted", "batched"]
 NOT_EXACT = (
     "fisher: 'exact' of a causal language model would take a backward pass for every token at every position; "
     "choose sample, which is unbiased, or empirical."
@@ -50,6 +50,8 @@ def fisher(
     `exact`: `mean_b Σ_c p_bc (∂ log p_bc / ∂θ)²`, over the classes that compete (logits above −∞).
     `sample`: `mean_b (∂ log p_by / ∂θ)²` with one `y ~ p_b` from `draws`: unbiased, noisy.
     `empirical`: the same with the true y: not the Fisher, and 0 where the fit is perfect.
+    `predicted`: the same with the label that the model gives, `argmax p_b`: not the Fisher either; it needs no labels,
+    and is what Hsu et al. (arXiv 1810.12488) weigh EWC by.
     `batched`: `Σ_B |B|/N · (mean_{b∈B} ∂ log p_by / ∂θ)²` with the true y: the wrong object, which shrinks towards
     1/|B| of `empirical` and is kept to reproduce others. A smaller last batch counts by its size, so that |B|=1 is
     `empirical`.
@@ -110,7 +112,10 @@ def _directions(kind: Kind, draws: torch.Generator | None) -> Directions:
         labels = targets_of(batch)
         learnt = labels != IGNORED
         p = logits[learnt].to(wide).softmax(1)
-        y = torch.multinomial(p.cpu(), 1, generator=draws) if kind == "sample" else labels[learnt][:, None]
+        if kind == "sample":
+            y = torch.multinomial(p.cpu(), 1, generator=draws)
+        else:
+            y = p.argmax(1, keepdim=True) if kind == "predicted" else labels[learnt][:, None]
         found = torch.zeros_like(logits)
         found[learnt] = p.neg_().scatter_add_(1, y.to(p.device), p.new_ones(len(p), 1)).to(logits.dtype)
         return found[None]

@@ -17,6 +17,7 @@ from stockpot.models.outputs import logits_of, moved_to, targets_of
 from stockpot.models.spec import ModelSpec, Origin
 from stockpot.streams.examples import Batch, Examples, TrainingData
 from stockpot.streams.scenario import mask_rivals
+from stockpot.streams.spec import TrainSettings
 from stockpot.strict import Strict
 
 Tensors = dict[str, Tensor]
@@ -40,6 +41,9 @@ class BaseConfig(Strict):
     name: str
     label: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+=%-]*$", max_length=60)] | None = Field(
         None, description="what it is called in a comparison; default: its name"
+    )
+    train: TrainSettings | None = Field(
+        None, description="TrainingArguments that differ for this method; those of a task come before them"
     )
 
     @property

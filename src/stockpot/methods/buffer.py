@@ -186,6 +186,11 @@ def _at(features: Tensor, places: Tensor) -> Tensor:
     return features
 
 
+def _known_rows(task: Task, rows: int) -> int:
+    """How many of the rows, the first ones, mean something after the task: no class to come that the loss left out."""
+    return rows if task.owners is None else int((task.owners[:rows] >= 0).sum())
+
+
 class Buffer:
     """Examples of past tasks, chosen as a configuration says; on request with the logits that they had then."""
 
@@ -297,7 +302,7 @@ class Buffer:
         self._held = joined(self._held, fresh)
         if self.keep_logits:
             logits = logits_over(task.model, fresh, torch.arange(len(picked)))
-            known = torch.full((len(picked),), logits.shape[1])
+            known = torch.full((len(picked),), _known_rows(task, logits.shape[1]))
             if self._beside:
                 missing = logits.shape[1] - self._beside["logits"].shape[1]
                 logits = torch.cat([functional.pad(self._beside["logits"], (0, missing)), logits])

@@ -37,8 +37,8 @@ class Config(ImportanceConfig):
     gamma: float = Field(0.9, ge=0, le=1, description="γ, with mode: online: what is left of the older Fishers")
     fisher: Kind | None = Field(
         None,
-        description="exact | sample | empirical | batched; default exact where the whole stream has up to 100 "
-        "output rows, else sample, as for text to be continued; one for all tasks",
+        description="exact | sample | empirical | predicted | batched; default exact where the whole stream has up to "
+        "100 output rows, else sample, as for text to be continued; one for all tasks",
     )
     samples: int | None = Field(None, ge=1, description="examples that the Fisher is the mean over; default all")
     batch_size: int = Field(64, ge=1, description="examples at a time; changes the values of `batched` alone")

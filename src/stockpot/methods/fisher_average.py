@@ -24,8 +24,8 @@ class Config(MergedConfig):
     name: Literal["fisher_average"]
     fisher: Kind | None = Field(
         None,
-        description="exact | sample | empirical | batched; default exact where the whole stream has up to 100 output "
-        "rows, else sample; one for all tasks",
+        description="exact | sample | empirical | predicted | batched; default exact where the whole stream has up to "
+        "100 output rows, else sample; one for all tasks",
     )
     samples: int | None = Field(500, ge=1, description="examples that it is estimated from; null: all")
 

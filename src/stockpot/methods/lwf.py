@@ -61,10 +61,8 @@ class LearningWithoutForgetting(Method):
         past = task.rows[:-1]
         if task.language:
             self._groups = [slice(None)]
-        elif task.owners is None:
-            self._groups = [sorted({row for rows in past for row in rows})]
         else:
-            self._groups = [list(rows) for rows in past]
+            self._groups = _competing({row for rows in past for row in rows}, task.owners)
         if not task.language and not any(set(rows) & set(task.rows[-1]) for rows in past):
             self.notes.append(
                 f"task {task.name!r} shares no class with earlier tasks: for their rows there are only the old model's "
@@ -96,6 +94,16 @@ class LearningWithoutForgetting(Method):
         for rows in self._groups:
             loss = loss + self.config.strength * distillation(logits[:, rows], old[:, rows], self.config.temperature)
         return loss
+
+
+def _competing(rows: set[int], owners: Tensor | None) -> list[list[int]]:
+    """The rows in groups of one owner, each in order: rows that do not compete are distilled apart."""
+    if owners is None:
+        return [sorted(rows)]
+    found: dict[int, list[int]] = {}
+    for row in sorted(rows):
+        found.setdefault(int(owners[row]), []).append(row)
+    return list(found.values())
 
 
 def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.models.spec import ModelSpec
@@ -16,10 +18,16 @@ from stockpot.models.spec import ModelSpec
 
 @dataclass(frozen=True)
 class PlainProcessor:
-    """Images → (B, C, H, W) in 0…1; `size` resizes to a square, `channels` 1 or 3 turns to grey or colour."""
+    """Images → (B, C, H, W): `size` resizes to a square, `channels` 1 or 3 turns to grey or colour.
+
+    Equation: `(x − mean) / std`, x in 0…1 with `pad` rows and columns of 0 on each side; one number, or one a channel
+    """
 
     size: int | None = None
     channels: int | None = None
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    pad: int = 0
 
     def __call__(self, images: list[Any]) -> Tensor:
         """The images as one tensor; raises StockpotError where their sizes differ."""
@@ -36,7 +44,20 @@ class PlainProcessor:
                 f"Shapes: {sorted({array.shape for array in arrays})[:3]}."
             )
         pixels = torch.from_numpy(np.stack(arrays)).float() / 255
-        return pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()
+        pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()
+        return self._normalised(functional.pad(pixels, [self.pad] * 4) if self.pad else pixels)
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        if (self.mean, self.std) == ((0.0,), (1.0,)):
+            return pixels
+        for key, values in (("image_mean", self.mean), ("image_std", self.std)):
+            if len(values) not in (1, pixels.shape[1]):
+                raise StockpotError(
+                    f"model.image_processor.{key}: {len(values)} numbers for images of {pixels.shape[1]} channels; "
+                    "give one number, or one for each."
+                )
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return (pixels - mean) / std
 
 
 @dataclass(frozen=True)
@@ -84,18 +105,38 @@ def open_processor(spec: ModelSpec, config: Any) -> PlainProcessor | Transformer
 def _plain(changes: dict[str, Any] | str | None) -> PlainProcessor:
     if isinstance(changes, str):
         raise StockpotError("model.image_processor: a `build:` model takes settings (size, channels), not a name.")
-    for key in changes or {}:
-        if key not in ("size", "channels"):
-            hint = did_you_mean(key, ("size", "channels"))
+    known = ("size", "channels", "image_mean", "image_std", "pad")
+    given = changes or {}
+    for key in given:
+        if key not in known:
             raise StockpotError(
-                f"model.image_processor.{key}: unknown key for a `build:` model.{hint} Known: size, channels."
+                f"model.image_processor.{key}: unknown key for a `build:` model.{did_you_mean(key, known)} "
+                f"Known: {', '.join(known)}."
             )
-    size, channels = (changes or {}).get("size"), (changes or {}).get("channels")
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-        raise StockpotError(f"model.image_processor.size: should be a number of pixels, not {size!r}.")
+    size, channels = given.get("size"), given.get("channels")
+    if size is not None:
+        _whole("size", size, 1)
     if channels not in (None, 1, 3) or isinstance(channels, bool):
         raise StockpotError(f"model.image_processor.channels: should be 1 (grey) or 3 (colour), not {channels!r}.")
-    return PlainProcessor(size, channels)
+    mean, std = _numbers("image_mean", given.get("image_mean", 0.0)), _numbers("image_std", given.get("image_std", 1.0))
+    if min(std) <= 0:
+        raise StockpotError(f"model.image_processor.image_std: should be above 0, not {given['image_std']!r}.")
+    return PlainProcessor(size, channels, mean, std, _whole("pad", given.get("pad", 0), 0))
+
+
+def _whole(key: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise StockpotError(f"model.image_processor.{key}: should be a number of pixels, not {value!r}.")
+    return value
+
+
+def _numbers(key: str, value: Any) -> tuple[float, ...]:
+    values = value if isinstance(value, list) else [value]
+    if not values or any(isinstance(one, bool) or not isinstance(one, int | float) for one in values):
+        raise StockpotError(f"model.image_processor.{key}: should be a number, or one for each channel, not {value!r}.")
+    if not all(math.isfinite(one) for one in values):
+        raise StockpotError(f"model.image_processor.{key}: should be finite, not {value!r}.")
+    return tuple(float(one) for one in values)
 
 
 def _auto(name: str, spec: ModelSpec) -> Any:

@@ -25,7 +25,9 @@ class ModelSpec(Strict):
     revision: str | None = Field(None, description="branch, tag or commit of a hub model")
     head: str | None = Field(None, description="name of the output layer, where it cannot be told from its shape")
     image_processor: Free | str | None = Field(
-        None, description="settings (size, image_mean, …) that change the model's own processor, or another's name"
+        None,
+        description="settings (size, image_mean, …) that change the model's own processor, or another's name; of "
+        "`build` models size, channels, pad (pixels of black on each side), image_mean and image_std",
     )
     tokenizer: str | TrainedTokenizer | None = Field(
         None, description="another model's name or folder, or {train: vocabulary size}: made from the stream's texts"

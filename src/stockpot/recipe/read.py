@@ -184,6 +184,9 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     values.setdefault("name", as_name(path.stem, "recipe"))
     recipe = check(Recipe, values, str(path))
     check_train(recipe.train, f"{path}: train", recipe.loop)
+    check_train(recipe.method.train or {}, f"{path}: method.train", recipe.loop)
+    for number, method in enumerate(recipe.compare):
+        check_train(method.train or {}, f"{path}: compare.{number}.train", recipe.loop)
     if isinstance(recipe.tasks, list):
         for number, task in enumerate(recipe.tasks):
             check_train(task.train, f"{path}: tasks.{number}.train", recipe.loop)

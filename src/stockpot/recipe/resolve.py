@@ -48,6 +48,7 @@ def resolve(recipe: Recipe, method: BaseConfig, seed: int) -> Recipe:
         "tasks": resolved,
         "controls": [resolve_task(task, recipe.data) for task in recipe.controls],
         "data": _located(recipe.data),
+        "train": {**recipe.train, **(method.train or {})},
         "compare": [],
         "seeds": [seed],
         "orders": 1,

@@ -63,8 +63,10 @@ class Recipe(Strict):
     name: str | None = Field(None, description="of the folder below runs/, without slashes; default: the file's name")
     model: ModelSpec
     scenario: Scenario = "class-incremental"
-    head: Literal["all", "seen"] = Field(
-        "all", description="output rows: for all classes of the stream from the start, or growing with each task"
+    head: Literal["all", "seen", "masked"] = Field(
+        "all",
+        description="output rows: for all classes of the stream from the start, or growing with each task; masked: all "
+        "from the start, and the loss over those of the classes seen so far (class-incremental, arXiv 1810.12488)",
     )
     data: DataSpec = Field(default_factory=DataSpec)
     tasks: list[TaskSpec] | Split
@@ -121,6 +123,15 @@ class Recipe(Strict):
     @classmethod
     def _sfa_by_default(cls, method: Any) -> Any:
         return {"name": "sfa", **method} if isinstance(method, dict) else method
+
+    @model_validator(mode="after")
+    def _masks_classes(self) -> Recipe:
+        if self.head == "masked" and self.scenario != "class-incremental":
+            raise ValueError(
+                "head: masked leaves classes to come out of the loss, which only class-incremental streams have; "
+                f"with scenario: {self.scenario} say head: all"
+            )
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:

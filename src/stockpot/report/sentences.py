@@ -71,7 +71,7 @@ def findings(comparison: Comparison) -> list[str]:
             f"One seed shows no spread, so no claim is made{whom}: "
             "an interval needs at least two seeds in common with sequential fine-tuning."
         )
-    sentences += _controls(comparison) + _alike(comparison) + ends.sentences(comparison)
+    sentences += _controls(comparison) + _alike(comparison) + ends.sentences(comparison) + _own_settings(comparison)
     return sentences + _sequential(comparison.methods[base], comparison)
 
 
@@ -114,6 +114,17 @@ def _alike(comparison: Comparison) -> list[str]:
         return [f"{_only(found)} cannot be told apart {over}."]
     which = f": {'; '.join(alike)}" if len(alike) <= NAMED else ""
     return [f"{len(alike)} of the {pairs} cannot be told apart {over}{which}."]
+
+
+def _own_settings(comparison: Comparison) -> list[str]:
+    """Which methods were trained otherwise than the rest."""
+    own = {title(label): summary.method.get("train") for label, summary in comparison.methods.items()}
+    listed = [
+        f"{label} ({', '.join(f'{key} {value}' for key, value in train.items())})"
+        for label, train in own.items()
+        if train
+    ]
+    return [f"Trained with settings of its own: {listing(listed, len(listed))}."] if listed else []
 
 
 def _only(found: Mapping[tuple[str, str], Difference]) -> str:

@@ -52,7 +52,9 @@ def check_start(resolved: Recipe, methods: Sequence[BaseConfig] = ()) -> Opened:
     _check_scores(resolved)
     stream, processor = open_stream(resolved)
     for task in resolved.tasks:
-        training_arguments({**resolved.train, **task.train}, Path("runs"), resolved.seeds[0])
+        for method in methods or [resolved.method]:
+            settings = {**resolved.train, **(method.train or {}), **task.train}
+            training_arguments(settings, Path("runs"), resolved.seeds[0])
     rows = _start_rows(resolved, stream)
     model = start_model(resolved.model, rows, resolved.seeds[0], resolved.kind, tokenizer_of(stream))
     check_model(model, stream, rows)
@@ -79,7 +81,7 @@ def _check_scores(recipe: Recipe) -> None:
 
 
 def _start_rows(resolved: Recipe, stream: AnyStream) -> int:
-    return stream.rows.count(len(stream.tasks) if resolved.head == "all" else 1)
+    return stream.rows.count(len(stream.tasks) if resolved.head != "seen" else 1)
 
 
 @contextmanager

@@ -61,7 +61,7 @@ def learn(session: Session, index: int) -> None:
         checkpoint=lambda source: session.checkpoint(source, index),
         new=grown,
         rows=stream.rows.tasks[: index + 1],
-        owners=stream.rows.owners(session.rows(index)),
+        owners=stream.rows.owners(session.rows(index), index + 1 if recipe.head == "masked" else None),
         language=language,
         origin=recipe.model.origin,
         drawn=run.drawn(index),

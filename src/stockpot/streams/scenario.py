@@ -2,12 +2,14 @@
 
 | scenario | a row stands for | competing rows, training | competing rows, evaluating task j after task i |
 |---|---|---|---|
-| class-incremental | a class of the stream | all that the head has | classes of tasks 1 … max(i, j) |
+| class-incremental | a class of the stream | all that the head has (*) | classes of tasks 1 … max(i, j) |
 | domain-incremental | a position in the task's class list | all | all |
 | task-incremental | a class of one task | the task's own | the task's own |
 | language | a token | all | all |
 
-The names are those of van de Ven & Tolias, "Three scenarios for continual learning" (arXiv 1904.07734).
+(*) With `head: masked` those of the classes seen so far, as in Hsu et al., "Re-evaluating continual learning scenarios"
+(arXiv 1810.12488). The names are those of van de Ven & Tolias, "Three scenarios for continual learning" (arXiv
+1904.07734).
 """
 
 from __future__ import annotations
@@ -61,11 +63,18 @@ class Rows:
         mask[[row for row in rows if row < head]] = True
         return mask
 
-    def owners(self, head: int) -> Tensor | None:
-        """For task-incremental training, the task of each of `head` rows; None where all rows compete."""
+    def owners(self, head: int, seen: int | None = None) -> Tensor | None:
+        """Which of `head` rows compete in training: those of one owner, numbered from 0; None where all do.
+
+        In task-incremental training the owner is the row's task. With `seen`, so many tasks, it is one for the rows of
+        all of these tasks, and −1 for the rows of classes to come.
+        """
+        owners = torch.full((head,), -1)
+        if seen is not None:
+            owners[: self.count(seen)] = 0
+            return owners
         if self.scenario != "task-incremental":
             return None
-        owners = torch.full((head,), -1)
         for task, rows in enumerate(self.tasks):
             owners[[row for row in rows if row < head]] = task
         return owners
