@@ -19,7 +19,6 @@ from stockpot.files import explained
 from stockpot.quiet import quiet
 
 if TYPE_CHECKING:
-    from stockpot.results import Results
     from stockpot.runs.session import Opened
     from stockpot.training.job import Stop
 
@@ -139,28 +138,38 @@ def resume(folder: Path, allow_code: bool) -> None:
 def report(folders: Sequence[Path], output: Path | None) -> None:
     """`stockpot report`."""
     refuse_launchers()
+    from stockpot.compare.reread import reread, reread_run
     from stockpot.report.page import write_comparison_report, write_run_report
-    from stockpot.results import read_comparison, read_results
 
+    doubts: list[str]
     if len(folders) == 1 and (folders[0] / "comparison.json").is_file():
         folder = folders[0]
-        comparison = read_comparison(folder / "comparison.json")
-        cells: dict[str, list[Results]] = {
-            label: [read_results(folder / cell.run / "results.json") for cell in summary.cells]
-            for label, summary in comparison.methods.items()
-        }
+        comparison, cells, doubts = reread(folder)
         with explained(output or folder):
-            say(f"Report: {write_comparison_report(comparison, cells, output or folder)}")
+            page = write_comparison_report(comparison, cells, output or folder, doubts)
+        for doubt in doubts:
+            say(f"Note: {doubt}")
+        say(f"Report: {page}")
         return
     from stockpot.runs.folder import RunFolder
-    from stockpot.runs.summary import results_of
 
-    results = []
+    results, doubts = [], []
     for folder in folders:
         run = RunFolder.open(folder)
         if not run.finished:
             raise StockpotError(f"{folder}: no task is learnt yet; go on with `stockpot resume {folder}`.")
-        results.append((folder.resolve().name, results_of(run)))
+        if not run.is_finished:
+            say(
+                f"{folder}: unfinished: {len(run.finished)} of {len(run.tasks)} tasks; "
+                f"go on with `stockpot resume {folder}`."
+            )
+        found: list[str] = []
+        made = reread_run(folder, found)
+        results.append((folder.resolve().name, made.model_copy(update={"notes": [*made.notes, *found]})))
+        doubts += found
     target = output or (folders[0] if len(folders) == 1 else Path("report"))
     with explained(target):
-        say(f"Report: {write_run_report(results, target)}")
+        page = write_run_report(results, target)
+    for doubt in doubts:
+        say(f"Note: {doubt}")
+    say(f"Report: {page}")

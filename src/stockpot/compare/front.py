@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from stockpot.evaluation.statistics import METRICS, estimate_runs
 from stockpot.methods.base import BaseConfig
 from stockpot.recipe.ranges import with_ranges
 from stockpot.recipe.schema import Recipe
-from stockpot.results import Cell, FrontPoint
+from stockpot.results import Cell, Estimate, FrontPoint, Results
 
 FOLDER = Path("front")
 SHOWN = ("past_accuracy", "newest_accuracy", "average_accuracy", "training_seconds", "extra_memory_bytes",
@@ -41,25 +41,30 @@ def front(running: Running, methods: Sequence[BaseConfig], points: int) -> list[
     found = []
     for point in planned:
         results = {(cell.order, cell.seed): next(done)[1] for cell in point.cells}
-        values = {
-            name: estimate_runs(
-                {
-                    place: None if one is None else getattr(one.metrics if name in METRICS else one.costs, name)
-                    for place, one in results.items()
-                }
-            )
-            for name in SHOWN
-        }
-        controls = {
-            place: {} if one is None else of_controls(one.scores[one.primary]) for place, one in results.items()
-        }
-        shared = [name for name in next(iter(controls.values()), {}) if all(name in own for own in controls.values())]
-        changes = {name: estimate_runs({place: own[name].change for place, own in controls.items()}) for name in shared}
         cells = [Cell(seed=cell.seed, order=cell.order, run=cell.path.as_posix()) for cell in point.cells]
-        found.append(
-            FrontPoint(method=point.label, key=point.key, value=point.value, cells=cells, controls=changes, **values)
-        )
+        found.append(point_of(point.label, point.key, point.value, cells, results))
     return found
+
+
+def point_of(
+    label: str, key: str, value: float, cells: Sequence[Cell], results: Mapping[tuple[int, int], Results | None]
+) -> FrontPoint:
+    """A method at one strength, from the results of its runs by order and seed."""
+
+    def estimated(read: Callable[[Results], float | None]) -> Estimate:
+        return estimate_runs({place: None if one is None else read(one) for place, one in results.items()})
+
+    controls = [of_controls(one.scores[one.primary]) for one in results.values() if one is not None]
+    shared = [name for name in (controls[0] if controls else {}) if all(name in known for known in controls)]
+    values = {
+        name: estimated(lambda one, name=name: getattr(one.metrics if name in METRICS else one.costs, name))  # type: ignore[misc]
+        for name in SHOWN
+    }
+    changes = {
+        name: estimated(lambda one, name=name: of_controls(one.scores[one.primary])[name].change)  # type: ignore[misc]
+        for name in shared
+    }
+    return FrontPoint(method=label, key=key, value=value, cells=list(cells), controls=changes, **values)
 
 
 def _points(method: BaseConfig, points: int, recipe: Recipe) -> list[_Point]:

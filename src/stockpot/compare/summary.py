@@ -11,7 +11,8 @@ from stockpot.evaluation.statistics import METRICS, Run, compare
 from stockpot.recipe.schema import Recipe
 from stockpot.report.ends import ends, fair
 from stockpot.report.sentences import findings
-from stockpot.results import Comparison, ControlSummary, Difference, FrontPoint, MethodSummary, Results, Tuning
+from stockpot.results import Cell, Comparison, ControlSummary, Difference, FrontPoint, MethodSummary, Results, Tuning
+from stockpot.runs.journal import Journal
 
 
 def summarise(
@@ -40,6 +41,18 @@ def summarise(
         versions=first.versions,
         commit=first.commit,
     )
+    return _judged(comparison)
+
+
+def recompared(recorded: Comparison, runs: dict[str, list[Run]], front: Sequence[FrontPoint]) -> Comparison:
+    """The comparison with its numbers, verdicts and sentences made anew from the runs."""
+    first = next(iter(runs.values()))[0].results
+    scores = first.scores[first.primary]
+    told = {"primary": first.primary, "unit": scores.unit, "higher_is_better": scores.higher_is_better}
+    return _judged(recorded.model_copy(update={"methods": compare(runs), "front": list(front), **told}))
+
+
+def _judged(comparison: Comparison) -> Comparison:
     comparison = comparison.model_copy(update={"methods": _fair(comparison)})
     return comparison.model_copy(update={"sentences": findings(comparison)})
 
@@ -67,5 +80,17 @@ def _fair(comparison: Comparison) -> dict[str, MethodSummary]:
 
 
 def write_comparison(comparison: Comparison, path: Path) -> None:
-    """Writes comparison.json."""
-    files.write_json(path / "comparison.json", comparison.model_dump(mode="json"))
+    """Writes comparison.json, with the digests of the runs in `path` that it is made of."""
+    methods = {
+        label: summary.model_copy(update={"cells": [_with_digest(cell, path) for cell in summary.cells]})
+        for label, summary in comparison.methods.items()
+    }
+    front = [point.model_copy(update={"cells": [_with_digest(cell, path) for cell in point.cells]})
+             for point in comparison.front]  # fmt: skip
+    written = comparison.model_copy(update={"methods": methods, "front": front})
+    files.write_json(path / "comparison.json", written.model_dump(mode="json"))
+
+
+def _with_digest(cell: Cell, path: Path) -> Cell:
+    journal = path / cell.run / "journal.jsonl"
+    return cell.model_copy(update={"digest": Journal(journal).digest}) if journal.is_file() else cell

@@ -47,6 +47,7 @@ class Run(NamedTuple):
     path: str
     results: Results
     order: int = 0
+    digest: str | None = None  # of its journal
 
 
 Place = tuple[int, int]  # order, seed
@@ -277,7 +278,7 @@ def compare(
         estimates["kept"] = kept_estimate(_by_place(runs, "forgetting"), lost, confidence)
         summaries[label] = MethodSummary(
             method=runs[0].results.method,
-            cells=[Cell(seed=run.seed, order=run.order, run=run.path) for run in runs],
+            cells=[Cell(seed=run.seed, order=run.order, run=run.path, digest=run.digest) for run in runs],
             versus_sequential=versus[label],
             controls=controls[label],
             **estimates,

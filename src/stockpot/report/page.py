@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,13 @@ def write_run_report(results: list[tuple[str, Results]], folder: Path) -> Path:
     return write_page("run.html.j2", folder, title=heading, runs=runs, overview=_overview(results))
 
 
-def write_comparison_report(comparison: Comparison, cells: dict[str, list[Results]], folder: Path) -> Path:
-    """The report of a comparison, whose finished runs `cells` are given by label: `folder/report.html`."""
+def write_comparison_report(
+    comparison: Comparison, cells: dict[str, list[Results]], folder: Path, doubts: Sequence[str] = ()
+) -> Path:
+    """The report of a comparison, whose finished runs `cells` are given by label: `folder/report.html`.
+
+    `doubts` are what a reader must know of the files that it is made of.
+    """
     gallery = Gallery(folder / "figures")
     percent = f"{100 * comparison.confidence:g} %"
     versus = [
@@ -108,6 +114,7 @@ def write_comparison_report(comparison: Comparison, cells: dict[str, list[Result
         runs=all_runs(comparison),
         percent=percent,
         over=over_runs(comparison),
+        doubts=doubts,
         rows=rows,
         few_rows=[row for row in rows if row.label in few],
         differences=[
@@ -249,8 +256,10 @@ def _run(name: str, run: Results, gallery: Gallery, stem: str) -> dict[str, Any]
                 _over_time(len(run.tasks)) + ("; dashed: controls, never trained on." if scores.controls else "."),
             ),
         ]
+    planned = len(run.recipe.get("tasks") or run.tasks)
     return {
         "name": name,
+        "unfinished": f"unfinished: {len(run.tasks)} of {planned} tasks" if planned > len(run.tasks) else "",
         "results": run,
         "findings": sentences.run_summary(run),
         "figures": pictures,

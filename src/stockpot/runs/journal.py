@@ -130,6 +130,11 @@ class Journal:
         self._last = total
         self.events.append(json.loads(json.dumps(event)))  # as a reader will find it
 
+    @property
+    def digest(self) -> str:
+        """The last line's check sum, which covers every line."""
+        return self._last
+
     def of(self, kind: str) -> list[Event]:
         """The events of one kind, in order."""
         return [event for event in self.events if event.get("event") == kind]

@@ -1,0 +1,130 @@
+"""Results read again for a report: what they say comes from the runs' journals, whose lines are check-summed.
+
+comparison.json says which runs make a comparison, and results.json repeats a journal: either may have been edited, or
+be older than its run. What does not fit is named.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from stockpot.compare.front import point_of
+from stockpot.compare.summary import recompared
+from stockpot.errors import StockpotError
+from stockpot.evaluation.statistics import COSTS, METRICS, Run
+from stockpot.results import Comparison, FrontPoint, Results, read_comparison, read_results
+from stockpot.runs.folder import RunFolder
+from stockpot.runs.summary import results_of
+
+REPEATED = ("label", "seed", "tasks", "primary", "scores", "metrics", "costs", "task_costs")
+
+
+class Reread(NamedTuple):
+    """A comparison made anew, its runs by label, and what a reader must know of the files."""
+
+    comparison: Comparison
+    cells: dict[str, list[Results]]
+    doubts: list[str]
+
+
+def reread(folder: Path) -> Reread:
+    """The comparison in `folder`. Raises StockpotError for a run that is unfinished, or has changed since."""
+    recorded = read_comparison(folder / "comparison.json")
+    doubts: list[str] = []
+    unknown = 0
+    runs: dict[str, list[Run]] = {}
+    for label, summary in recorded.methods.items():
+        for cell in summary.cells:
+            results = _cell(folder, cell.run, cell.digest, doubts)
+            unknown += cell.digest is None
+            runs.setdefault(label, []).append(Run(cell.seed, cell.run, results, cell.order, cell.digest))
+    if unknown:
+        doubts.append(
+            f"comparison.json has no digests of {unknown} runs, as an earlier version wrote it: whether they have "
+            "changed since cannot be checked."
+        )
+    front = [_point(folder, point, doubts) for point in recorded.front]
+    comparison = recompared(recorded, runs, front)
+    if _differ(recorded, comparison):
+        doubts.append(
+            "comparison.json does not say what the runs do: it was edited, or written by another version. Shown is "
+            "what the runs say; `stockpot compare` writes it again."
+        )
+    return Reread(comparison, {label: [run.results for run in some] for label, some in runs.items()}, doubts)
+
+
+def reread_run(path: Path, doubts: list[str]) -> Results:
+    """The results of a run from its journal; a results.json that says something else is named in `doubts`."""
+    if not (path / "journal.jsonl").is_file():
+        doubts.append(f"{path}: there is no journal, so its results.json cannot be checked.")
+        return read_results(path / "results.json")
+    run = RunFolder.open(path)
+    results = results_of(run)
+    if not _repeats(path / "results.json", results):
+        doubts.append(
+            f"{path / 'results.json'} does not say what the run's journal does: it was changed, or the journal was "
+            "cut. Shown is what the journal says."
+        )
+    return results
+
+
+def _cell(folder: Path, place: str, digest: str | None, doubts: list[str]) -> Results:
+    path = folder / place
+    if (path / "journal.jsonl").is_file():
+        run = RunFolder.open(path)
+        if not run.is_finished:
+            raise StockpotError(
+                f"{path}: unfinished: {len(run.finished)} of {len(run.tasks)} tasks; run `stockpot compare` again."
+            )
+        if digest is not None and digest != run.journal.digest:
+            raise StockpotError(
+                f"{path}: the run has changed since comparison.json was written; run `stockpot compare` again."
+            )
+    return reread_run(path, doubts)
+
+
+def _point(folder: Path, point: FrontPoint, doubts: list[str]) -> FrontPoint:
+    """A point of the front from its runs; as it was recorded where these are gone."""
+    if not all((folder / cell.run / "journal.jsonl").is_file() for cell in point.cells):
+        return point
+    found: dict[tuple[int, int], Results | None] = {
+        (cell.order, cell.seed): _cell(folder, cell.run, cell.digest, doubts) for cell in point.cells
+    }
+    return point_of(point.method, point.key, point.value, point.cells, found)
+
+
+def _repeats(file: Path, results: Results) -> bool:
+    """Whether what a results.json holds is what the journal says; keys that an older version lacked are no matter."""
+    if not file.is_file():
+        return True
+    try:
+        held: Any = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    made = results.model_dump(mode="json")
+    return isinstance(held, dict) and all(_within(held.get(key), made[key]) for key in REPEATED)
+
+
+def _within(held: Any, made: Any) -> bool:
+    if isinstance(held, dict) and isinstance(made, dict):
+        return all(key in made and _within(value, made[key]) for key, value in held.items())
+    if isinstance(held, list) and isinstance(made, list):
+        return len(held) == len(made) and all(map(_within, held, made))
+    return bool(held == made)
+
+
+def _differ(recorded: Comparison, made: Comparison) -> bool:
+    """Whether an estimate, a verdict or a point of the front is another one."""
+
+    def told(comparison: Comparison) -> list[Any]:
+        found: list[Any] = list(comparison.methods)
+        for summary in comparison.methods.values():
+            found += [getattr(summary, name).mean for name in (*METRICS, *COSTS) if name in known]
+            found += [difference.verdict for name, difference in summary.versus_sequential.items() if name in known]
+        return found + [point.past_accuracy.mean for point in comparison.front]
+
+    first = next(iter(recorded.methods.values()))
+    known = {name for name in (*METRICS, *COSTS) if getattr(first, name).values}
+    return told(recorded) != told(made)
