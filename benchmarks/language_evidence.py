@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
 from stockpot.evaluation.statistics import correct, estimate, paired
+from stockpot.report.ends import chosen_keys, ends, fair, sentences
 from stockpot.results import Comparison, Results, read_comparison, read_results
 
 
@@ -61,31 +62,34 @@ def told(values: list[float]) -> str:
     return f"{found.mean:.2f}" + (f" ± {found.high - found.mean:.2f}" if found.mean and found.high else "")
 
 
-def against(cells: dict[str, list[Cell]], reference: str, key: str) -> dict[str, str]:
+def against(cells: dict[str, list[Cell]], reference: str, key: str, at_end: Mapping[str, object]) -> dict[str, str]:
     """Each method less the reference, paired over seeds: mean, corrected interval, verdict where there is one."""
     measure = SHOWN[key]
     base = [measure(cell) for cell in cells[reference]]
     tests = {label: paired([measure(cell) for cell in own], base) for label, own in cells.items() if label != reference}
     words = {}
-    for label, found in correct(tests, lower_is_better=True).items():
+    for label, gap in correct(tests, lower_is_better=True).items():
+        found = fair(gap, label, reference, at_end)
         interval = "" if found.low is None else f" ({found.low:+.2f} to {found.high:+.2f})"
         verdict = "" if found.verdict == "no difference shown" else f", {found.verdict}"
         words[label] = f"{found.mean:+.2f}{interval}{verdict}"
     return words
 
 
-def table(cells: dict[str, list[Cell]], chosen: dict[str, dict[str, Any]]) -> list[str]:
+def table(cells: dict[str, list[Cell]], comparison: Comparison) -> list[str]:
     """One order of the tasks: every method, the best average first, and SFA against each."""
     first = next(iter(cells.values()))[0]
     start = f"before the stream the general text has {first.control[0]:.2f}, the first task {initial(first):.2f}"
     lines = [f"{' → '.join(first.results.tasks)} ({len(next(iter(cells.values())))} seeds; {start})", ""]
     gaps = {
-        reference: against(cells, reference, "average") for reference in ("sequential", "sfa") if reference in cells
+        reference: against(cells, reference, "average", ends(comparison))
+        for reference in ("sequential", "sfa")
+        if reference in cells
     }
     titles = [*SHOWN, *(f"average less {reference}'s" for reference in gaps)]
     lines += [f"| method | chosen | {' | '.join(titles)} |", "|---" * (len(titles) + 2) + "|"]
     for label, own in sorted(cells.items(), key=lambda item: fmean(map(SHOWN["average"], item[1]))):
-        keys = ", ".join(f"{key} {value:.3g}" for key, value in chosen.get(label, {}).items())
+        keys = chosen_keys(comparison, label)
         values = [told([measure(cell) for cell in own]) for measure in SHOWN.values()]
         lines.append(f"| {' | '.join([label, keys, *values, *(gap.get(label, '') for gap in gaps.values())])} |")
     return [*lines, ""]
@@ -133,12 +137,11 @@ def main() -> None:
         comparison = read_comparison(folder / "comparison.json")
         cells = cells_of(folder, comparison)
         found[folder.name] = numbers(cells, comparison)
-        chosen = comparison.tuning.chosen if comparison.tuning else {}
         print(f"## {folder.name}\n")
         for order in range(len(comparison.orders)):
-            print(
-                "\n".join(table({label: [c for c in own if c.order == order] for label, own in cells.items()}, chosen))
-            )
+            of_order = {label: [cell for cell in own if cell.order == order] for label, own in cells.items()}
+            print("\n".join(table(of_order, comparison)))
+        print("\n".join(sentences(comparison)))
     if asked.json:
         asked.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

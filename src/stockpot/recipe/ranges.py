@@ -31,8 +31,10 @@ def check_ranges(ranges: Ranges, methods: Sequence[BaseConfig]) -> None:
         meant = [method for method in methods if label in (method.title, method.name)]
         if not meant:
             known = list(dict.fromkeys(name for method in methods for name in (method.title, method.name)))
-            hint = did_you_mean(label, known) or f" There are: {', '.join(known)}."
-            raise ValueError(f"tune.ranges: no method that is compared is called {label!r}.{hint}".removesuffix("."))
+            raise ValueError(
+                f"tune.ranges: no method that is compared is called {label!r}.{did_you_mean(label, known)} "
+                f"Compared: {', '.join(known)}"
+            )
         for key, ends in keys.items():
             _check_range(f"tune.ranges.{label}.{key}", key, ends, meant)
 
@@ -67,4 +69,4 @@ def _not_searched(key: str, methods: Sequence[BaseConfig]) -> str:
     if any(key in method.space for method in methods):
         return f"this key means nothing with the method's other settings, or is no matter of tuning; searched: {known}"
     listed = ", ".join(known) or "nothing"
-    return (f"no such parameter is searched.{did_you_mean(key, known)} Searched: {listed}").removesuffix(".")
+    return f"no such parameter is searched.{did_you_mean(key, known)} Searched: {listed}"
