@@ -98,7 +98,7 @@ def overrides_of(made: Callable[[str], Path], shared_data: Callable[[str], Path]
 
 
 def test_every_recipe_is_tried_here() -> None:
-    language = {"law-math-code", "law-math-code-tiny"}  # in test_language_recipes.py
+    language = {"law-math-code", "law-math-code-tiny", "one-chat-model"}  # in test_language_recipes.py
     assert {case.recipe for case in CASES} == {path.stem for path in RECIPES.glob("*.yaml")} - language
 
 
