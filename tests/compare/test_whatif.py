@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from stockpot.compare import whatif
 from stockpot.compare.knee import best, knee, trade_off
@@ -59,13 +60,21 @@ def chain(path: Path) -> list[Weights]:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sequential run, what was found of it, and the merged weights: method → point → task, without the first."""
+    """A sequential run, what was found of it, and the merged weights: method → point → task that is merged."""
 
     head: str
     results: Results
     chain: list[Weights]
     found: WhatIf
     merged: dict[str, list[list[Weights]]]
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A sweep of a run from a saved model, and what its recipe changes."""
+
+    changes: dict[str, Any]
+    sweep: Sweep
 
 
 def swept(path: Path, *names: str, points: int = 3) -> tuple[WhatIf, dict[str, list[list[Weights]]]]:
@@ -80,7 +89,7 @@ def swept(path: Path, *names: str, points: int = 3) -> tuple[WhatIf, dict[str, l
         patch.setattr(whatif, "evaluate", noting)
         found = whatif.sweep(session, names or list(whatif.SWEPT), points)
     models = iter(seen)
-    later = len(found.tasks) - 1
+    later = len(found.tasks) - (0 if whatif.FIRST in found.notes else 1)
     merged = {
         name: [[next(models) for _ in range(later)] for _ in method.points] for name, method in found.methods.items()
     }
@@ -219,3 +228,42 @@ def test_the_knee_is_the_farthest_by_the_distance_of_a_point_to_a_line() -> None
 
 def test_of_equal_averages_the_least_strength_is_best() -> None:
     assert best([0.1, 0.5, 0.5]) == 1
+
+
+PRETRAINED = {"image_size": 8, "patch_size": 4, "num_channels": 1, "hidden_size": 8, "num_hidden_layers": 1,
+              "num_attention_heads": 2, "intermediate_size": 8}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["whole", "new head"])
+def from_a_checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pretrained:
+    """A sequential run that began from a saved ViT, which has the head of the stream, or one of other classes."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    torch.manual_seed(1)
+    rows = 8 if request.param == "whole" else 5
+    ViTForImageClassification(ViTConfig(**PRETRAINED, num_labels=rows)).save_pretrained(folder / "base")
+    processor = ViTImageProcessor(size={"height": 8, "width": 8}, image_mean=[0.5], image_std=[0.5])
+    processor.save_pretrained(folder / "base")
+    changes = {"model": {"name": str(folder / "base")}}
+    results, weights = learn(folder / "run", {"name": "sequential"}, **changes)
+    return Pretrained(changes, Sweep("all", results, weights, *swept(folder / "run")))
+
+
+@pytest.mark.parametrize("name", list(whatif.SWEPT))
+def test_what_is_called_exact_of_a_pretrained_start_is_bitwise_a_real_run(
+    name: str, from_a_checkpoint: Pretrained, tmp_path: Path
+) -> None:
+    """There first_task is average: real runs average or merge the first task, too."""
+    sweep = from_a_checkpoint.sweep
+    middle = len(sweep.found.methods[name].points) // 2
+    point, merged = sweep.found.methods[name].points[middle], sweep.merged[name][middle]
+    results, _ = learn(tmp_path / "real", HALF[name], **from_a_checkpoint.changes)
+    assert results.method["first_task"] == "average"
+    real = [ViTForImageClassification.from_pretrained(folder / "model").state_dict()  # files have other names
+            for folder in sorted((tmp_path / "real" / "tasks").iterdir())[1:]]  # fmt: skip
+    alike = [same(made, weights) for made, weights in zip(merged, real, strict=True)]
+    assert point.exact == alike == ([True, False, False] if name == "wise_ft" else [True, True, True])
+    exact = sum(point.exact)
+    recorded = results.scores["accuracy"]
+    assert lower(point.scores.matrix)[:exact] == lower(recorded.matrix)[:exact]
+    assert point.scores.controls["slanted"][: 1 + exact] == recorded.controls["slanted"][: 1 + exact]
+    assert whatif.FIRST in sweep.found.notes and whatif.AVERAGED.format(last="first") in sweep.found.notes
