@@ -240,6 +240,8 @@ class FrontPoint(_Strict):
     extra_memory_bytes: Estimate
     stored_bytes: Estimate
     stored_data_bytes: Estimate
+    stored_model_bytes: Estimate = Field(default_factory=_unknown)
+    stored_statistics_bytes: Estimate = Field(default_factory=_unknown)
     controls: dict[str, Estimate] = Field(
         default_factory=dict, description="control → its change since the start; positive is better"
     )

@@ -176,3 +176,22 @@ def test_what_a_method_costs_is_counted(loop: str, tmp_path: Path) -> None:
         assert first.stored_data_bytes == {"replay": each * 6 // 22, "joint": each}.get(name, 0)
         assert second.stored_data_bytes == {"replay": each * 12 // 22, "joint": 2 * each}.get(name, 0)
         assert second.extra_memory_bytes == {"replay": each * 6 // 22, "joint": each}.get(name, 0)  # SFA's is on disk
+
+
+STORING: list[tuple[str, dict[str, Any]]] = [
+    *METHODS.items(),
+    ("replay", {"loss": "der++", "count": 10}),
+    ("ewc", {"strength": 20.0, "mode": "online"}),
+    ("sfa", {"beta": 0.3, "anchor": "pretrained"}),
+    ("l2", {"strength": 0.5, "anchor": "pretrained"}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), STORING, ids=str)
+def test_data_models_and_statistics_are_all_that_is_stored(name: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    costs = costs_of(learn(config(name, **settings), "plain", tmp_path))
+    for cost in costs:
+        parts = (cost.stored_data_bytes, cost.stored_model_bytes, cost.stored_statistics_bytes)
+        assert min(parts) >= 0 and sum(parts) == cost.stored_bytes
+    plain = name in ("sequential", "wise_ft", "lwf") or (name == "sfa" and "anchor" not in settings)
+    assert (costs[-1].stored_bytes == 0) == (plain or (name == "l2" and "anchor" not in settings))

@@ -218,6 +218,8 @@ def _points(label: str, summary: MethodSummary) -> list[FrontPoint]:
             extra_memory_bytes=summary.extra_memory_bytes,
             stored_bytes=shifted("stored_bytes", 1e5 * step),
             stored_data_bytes=summary.stored_data_bytes,
+            stored_model_bytes=shifted("stored_model_bytes", 1e5 * step),
+            controls={name: found.change for name, found in summary.controls.items()},
         )
         for step, value in reversed(list(enumerate((0.1, 0.25, 0.5))))
     ]

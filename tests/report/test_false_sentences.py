@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from stockpot.evaluation.metrics import control_change, control_worst, summarise
 from stockpot.report import formatting, orders
 from stockpot.report.answers import answers
+from stockpot.report.page import _overview, write_run_report
 from stockpot.report.sentences import findings, run_summary
 from stockpot.report.tables import comparison_rows, comparison_table, metric_rows
 from stockpot.results import Comparison, Scores
@@ -189,3 +192,38 @@ def test_controls_of_a_comparison_are_told_where_an_interval_shows_them(comparis
     assert "not shown to have changed after SFA" in told[0]
     assert any("changed since the start by" in sentence and "−0.200 after sequential" in sentence
                for sentence in said(found))  # fmt: skip
+
+
+def test_a_tie_is_not_said_to_be_won(comparison_of: Factory) -> None:
+    comparison, _ = comparison_of(5, PLAIN | {"a": {"name": "sfa", "keep": 0.9}, "c": {"name": "sfa", "keep": 0.2}})
+    assert "equalled" not in said(comparison)[0]
+    tied = comparison.model_copy(update={"methods": {**comparison.methods, "b": comparison.methods["a"]}})
+    first = said(tied)[0]
+    assert "ranks first" not in first and "has the best mean, equalled by b, then b (" in first
+    level = comparison.methods["sequential"].model_copy(update={"average_accuracy": tied.methods["a"].average_accuracy})
+    equal = comparison.model_copy(update={"methods": {**comparison.methods, "sequential": level}})
+    assert ", equal to sequential fine-tuning's" in said(equal)[0] and "ranks first" not in said(equal)[0]
+
+
+def test_several_runs_side_by_side_have_a_column_for_each_control(run_of: Factory, tmp_path: Path) -> None:
+    runs = [("one", run_of("sfa", K=2)), ("other", run_of("sequential", K=2))]
+    runs[0][1].scores["accuracy"].controls = {"general": [0.5, 0.4, 0.2]}
+    found = _overview(runs)
+    assert found is not None and _overview(runs[:1]) is None
+    assert found["headings"][3:5] == ["general since the start", "noise since the start"]
+    assert [row[6:8] for row in found["rows"]] == [("−0.300", "—"), ("—", "−0.100")]
+    page = write_run_report(runs, tmp_path).read_text(encoding="utf-8")
+    assert "general since the start</th>" in page and "−0.300</td>" in page
+
+
+def test_names_are_whole_and_lines_short_where_much_is_stored(comparison_of: Factory) -> None:
+    kinds = {"stored_bytes": 1_378_000, "stored_data_bytes": 38_000, "stored_model_bytes": 1_340_000}
+    comparison, _ = comparison_of(3, PLAIN | {"joint": kinds, "sfa": {"keep": 0.9}})
+    comparison = comparison.model_copy(update=LOSS)
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(comparison_table(comparison))
+    lines = capture.get().splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= 100
+    assert any("sequential" in line for line in lines) and any("joint" in line for line in lines)
+    assert any("38 kB data," in line for line in lines) and any("1.34 MB models" in line for line in lines)

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from matplotlib.collections import PathCollection
 
-from stockpot.report import front, front_figures
+from stockpot.compare.front import point_of
+from stockpot.report import front, front_captions, front_figures
+from stockpot.results import Cell
 
 Factory = Callable[..., Any]
 
@@ -106,13 +108,13 @@ def test_joint_training_beats_nothing_off_the_front_and_plain_fine_tuning_does(c
     high = dict.fromkeys(("past_accuracy", "newest_accuracy"), comparison.methods["joint"].past_accuracy)
     comparison.methods["sequential"] = comparison.methods["sequential"].model_copy(update=high)
     assert front.undominated(comparison) == []
-    [text] = front.sentences(comparison)
+    text, _ = front.sentences(comparison)
     assert text.startswith("None of the 3 points is on the Pareto front")
 
 
 def test_the_sentence_counts_and_names_the_front(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(3, front=True, orders=2)
-    [text] = front.sentences(comparison)
+    text, _ = front.sentences(comparison)
     found = front.undominated(comparison)
     assert text.startswith(f"{len(found)} of the 9 points ") and "3 seeds × 2 orders" in text
     assert "rehearsal (beta = " in text and "WiSE-FT" not in text
@@ -132,3 +134,82 @@ def test_points_that_were_not_measured_are_left_out(comparison_of: Factory) -> N
     hole = comparison.front[0].past_accuracy.model_copy(update={"mean": None})
     comparison.front[0] = comparison.front[0].model_copy(update={"past_accuracy": hole})
     assert [p.value for p in front.curves(comparison)["sfa"]] == [0.1, 0.25]
+
+
+def test_what_is_stored_stands_beside_it_by_its_name(comparison_of: Factory) -> None:
+    comparison, _ = comparison_of(3, front=True)
+    texts = {text.get_text() for text in front_figures.figure(comparison).axes[1].texts}
+    assert texts == {"models", "data, models"}  # at the stronger values, each point stores models
+    nothing, _ = comparison_of(2, {"sequential": {}, "sfa": {"keep": 0.9}}, front=True)
+    bare = nothing.front[0].stored_model_bytes
+    nothing.front[:] = [point.model_copy(update={"stored_model_bytes": bare.model_copy(update={"mean": 0.0}),
+                                                 "stored_bytes": bare.model_copy(update={"mean": 0.0})})
+                        for point in nothing.front]  # fmt: skip
+    assert not list(front_figures.figure(nothing).axes[1].texts)
+
+
+def test_a_control_has_a_panel_and_a_sentence(comparison_of: Factory) -> None:
+    comparison, _ = comparison_of(3, front=True)
+    for step, point in enumerate(comparison.front):
+        point.controls["noise"] = point.controls["noise"].model_copy(update={"mean": -0.1 * step})
+    panel = front_figures.figure(comparison).axes[2]
+    marks = [m for m in panel.collections if isinstance(m, PathCollection)]
+    best = {id(point) for point in front.undominated(comparison)}
+    for line, mark in zip(front.curves(comparison).values(), marks, strict=True):
+        assert [x for x, _ in mark.get_offsets()] == [point.controls["noise"].mean for point in line]
+        assert [face[3] > 0 for face in mark.get_facecolor()] == [id(point) in best for point in line]
+    plain = comparison.methods["sequential"].controls["noise"].change.mean
+    assert {line.get_xdata()[0] for line in panel.lines if len(set(line.get_xdata())) == 1} >= {0, plain}
+    _, text = front.sentences(comparison)
+    assert text.startswith("On the Pareto front, noise, never trained on, changed since the start by ")
+    assert "−0.150 after sequential fine-tuning; below zero is worse (3 seeds × 1 order)." in text
+    for point in comparison.front:
+        point.controls.clear()
+    assert len(front_figures.figure(comparison).axes) == 2 and len(front.sentences(comparison)) == 1
+    assert "never trained on" not in front_captions.of_all(comparison)
+
+
+def test_a_control_of_losses_is_worse_where_it_grows(run_of: Factory) -> None:
+    run = run_of("sfa", K=2)
+    losses = run.scores["accuracy"].model_copy(
+        update={"higher_is_better": False, "unit": "nats", "controls": {"general": [4.0, 4.2, 4.5]}}
+    )
+    harmed = run.model_copy(update={"scores": {"accuracy": losses}})
+    point = point_of("sfa", "beta", 0.5, [Cell(seed=0, order=0, run="here")], {(0, 0): harmed})
+    assert point.controls["general"].mean == pytest.approx(-0.5)
+
+
+def test_captions_say_only_what_the_figure_shows(comparison_of: Factory) -> None:
+    comparison, _ = comparison_of(3, front=True)
+    whole = front_captions.of_all(comparison)
+    assert "relative to plain fine-tuning's" in whole and "at most 3.6 MB" in whole and "tied by dashes" in whole
+    assert "; dashed: plain fine-tuning" in whole
+
+    alone, _ = comparison_of(3, {"sfa": {"keep": 0.9}, "ewc": {"keep": 0.5}}, front=True)
+    for caption in (front_captions.of_all(alone), front_captions.of_each(alone)):
+        assert "plain fine-tuning" not in caption
+    zero = comparison.front[0].extra_memory_bytes.model_copy(update={"mean": 0.0})
+    light = [p.model_copy(update={"extra_memory_bytes": zero, "stored_bytes": zero}) for p in comparison.front]
+    nothing = front_captions.of_all(comparison.model_copy(update={"front": light}))
+    assert "at most" not in nothing and "disc" not in nothing
+
+    high = dict.fromkeys(("past_accuracy", "newest_accuracy"), comparison.methods["joint"].past_accuracy)
+    comparison.methods["sequential"] = comparison.methods["sequential"].model_copy(update=high)
+    assert front.undominated(comparison) == [] and "tied by dashes" not in front_captions.of_all(comparison)
+
+
+def test_the_sentence_names_the_rivals_that_were_there(comparison_of: Factory) -> None:
+    comparison, _ = comparison_of(3, front=True)
+    assert "no other point, nor plain fine-tuning, has means as good" in front.sentences(comparison)[0]
+    alone, _ = comparison_of(3, {"sfa": {"keep": 0.9}, "ewc": {"keep": 0.5}}, front=True)
+    assert "plain fine-tuning" not in front.sentences(alone)[0] and "no other point has" in front.sentences(alone)[0]
+    assert all("sequential" not in sentence for sentence in front.sentences(alone))
+    single = alone.model_copy(update={"front": alone.front[:1]})
+    assert front.sentences(single)[0].startswith("The one point is on the Pareto front")
+
+
+def test_the_runs_behind_the_sentence_are_those_of_all_points(comparison_of: Factory) -> None:
+    comparison, _ = comparison_of(3, front=True)
+    fewer = comparison.front[-1].model_copy(update={"cells": comparison.front[-1].cells[:2]})
+    comparison.front[-1] = fewer
+    assert "(2 to 3 seeds × 1 order)" in front.sentences(comparison)[0]

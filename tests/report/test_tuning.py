@@ -77,3 +77,43 @@ def test_strengths_over_decades_are_drawn_by_their_logarithm(
     comparison, _ = comparison_of(3, {"sequential": {}, "ewc": {"keep": 0.5}}, tuned=True)
     comparison.tuning.methods["ewc"] = [Trial(keys={"strength": v}, score=0.5, run="") for v in values]
     assert tuning.figure(comparison).axes[0].get_xscale() == scale
+
+
+def test_a_search_that_found_its_best_inside_says_nothing_of_ends_extensions_or_divergence(
+    comparison_of: Factory,
+) -> None:
+    comparison, _ = comparison_of(3, tuned=True)
+    inside = {label: {"beta": 0.1} for label in comparison.tuning.chosen}
+    comparison = comparison.model_copy(update={"tuning": comparison.tuning.model_copy(update={"chosen": inside})})
+    text = " ".join(tuning.sentences(comparison))
+    for words in ("Chosen at", "went on", "diverged", "at most"):
+        assert words not in text
+    everything, _ = comparison_of(3, {"sfa": {"keep": 0.9}, "ewc": {"keep": 0.5}}, tuned=True)
+    assert "Nothing to tune" not in " ".join(tuning.sentences(everything))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"extensions": 1, "further_trials": 2}, "the search went on: up to 2 further trials for each method"),
+        ({"extensions": 3, "further_trials": 6}, "the search went on 3 times: up to 6 further trials"),
+        ({"at_limit": {"sfa": {"beta": 1.0}}}, "Chosen at a mathematical limit, beyond which there is nothing: SFA"),
+        ({"trials": 1, "seeds": [7]}, "1 trial for each method, 1 seed (7)"),
+        ({"at_end": {}}, ""),
+    ],
+)
+def test_what_became_of_the_search_is_said_as_it_is_recorded(
+    changes: dict[str, Any], words: str, comparison_of: Factory
+) -> None:
+    comparison, _ = comparison_of(3, tuned=True)
+    changed = comparison.model_copy(update={"tuning": comparison.tuning.model_copy(update=changes)})
+    text = " ".join(tuning.sentences(changed))
+    assert words in text
+    if "at_end" in changes:  # recorded: no choice lies at an end, whatever its trials look like
+        assert "Chosen at the end" not in text
+
+
+def test_a_grid_of_fewer_points_is_not_said_to_have_as_many_trials(comparison_of: Factory) -> None:
+    comparison, _ = comparison_of(3, tuned=True)
+    del comparison.tuning.methods["sfa"][3]
+    assert "by a grid: at most 4 trials for each method" in tuning.sentences(comparison)[0]

@@ -19,7 +19,7 @@ from stockpot.results import Cell, Estimate, FrontPoint, Results
 
 FOLDER = Path("front")
 SHOWN = ("past_accuracy", "newest_accuracy", "average_accuracy", "training_seconds", "extra_memory_bytes",
-         "stored_bytes", "stored_data_bytes")  # fmt: skip
+         "stored_bytes", "stored_data_bytes", "stored_model_bytes", "stored_statistics_bytes")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from stockpot.report.ends import NO_COMPARISON
 from stockpot.report.formatting import (
     all_runs,
     begin,
+    changes_words,
     kept_words,
     listing,
     named,
@@ -109,9 +110,11 @@ def _first(comparison: Comparison, metric: str) -> str:
     pairs = _pairs_of_first(comparison, metric, rows)
     apart = len(pairs) == len(rows) - 1 and all(found.verdict in ("better", "worse") for found in pairs.values())
     place = "ranks first" if apart and not behind else "has the best mean"
-    text = (
-        f"By mean {what}, {with_mean(rows[0])} {place}{behind}, then {listing([with_mean(row) for row in rows[1:3]])}"
-    )
+    best = getattr(rows[0][1], metric).mean
+    equal = [title(label) for label, summary in rows[1:] if getattr(summary, metric).mean == best]
+    shared = f", equalled by {listing(equal)}" if equal else ""
+    then = listing([with_mean(row) for row in rows[1:3]])
+    text = f"By mean {what}, {with_mean(rows[0])} {place}{shared}{behind}, then {then}"
     if len(rows) > 3:
         text += f", of {len(rows)} methods"
     return f"{text}; {all_runs(comparison)}.{_apart(pairs, rows)}"
@@ -142,10 +145,7 @@ def _control(comparison: Comparison, name: str) -> str:
         + ("" if one.worst.mean == one.change.mean else f" (at its worst {signed(one.worst.mean, comparison.unit)})")
         for label, one in known
     ]
-    return (
-        f"{name}, never trained on, changed since the start by {listing(parts, 6)}; below zero is worse "
-        f"({all_runs(comparison)})."
-    )
+    return f"{changes_words(name, parts)} ({all_runs(comparison)})."
 
 
 def _pairs_of_first(comparison: Comparison, metric: str, rows: Ranked) -> dict[str, Difference]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from math import floor, fsum, log10
 from typing import Any
 
-from stockpot.results import Cell, Comparison, ControlMetrics, Estimate, MethodSummary
+from stockpot.results import Cell, Comparison, ControlMetrics, Estimate, FrontPoint, MethodSummary
 
 MISSING = "—"
 
@@ -118,6 +118,11 @@ def control_words(name: str, found: ControlMetrics, unit: str) -> str:
     return f"{text} (at its worst {amount(worst, unit)} worse)"
 
 
+def changes_words(name: str, changes: Sequence[str]) -> str:
+    """What became of a control in several places: `"general, …, changed since the start by −0.3 after SFA; …"`."""
+    return f"{name}, never trained on, changed since the start by {listing(changes, 6)}; below zero is worse"
+
+
 def signed(value: float | None, unit: str = "fraction") -> str:
     """A difference of scores with its sign."""
     if value is None:
@@ -199,9 +204,14 @@ def runs(cells: Iterable[Cell]) -> str:
 
 def all_runs(comparison: Comparison) -> str:
     """The same for a whole comparison: ranges where its methods differ."""
+    return runs_of_each(summary.cells for summary in comparison.methods.values())
+
+
+def runs_of_each(groups: Iterable[Sequence[Cell]]) -> str:
+    """The same for several groups of runs: ranges where these differ."""
     counts, orders = set(), set()
-    for summary in comparison.methods.values():
-        found = [cell.order for cell in summary.cells]
+    for cells in groups:
+        found = [cell.order for cell in cells]
         orders.add(len(set(found)))
         counts |= {found.count(order) for order in found}
     return _design(counts or {0}, orders or {0})
@@ -263,6 +273,11 @@ def averaging_share(summary: MethodSummary) -> float | None:
 
 
 KEPT = {"stored_data_bytes": "data", "stored_model_bytes": "models", "stored_statistics_bytes": "statistics"}
+
+
+def kept_kinds(summary: MethodSummary | FrontPoint) -> list[str]:
+    """What a method keeps between tasks, without the bytes: `["data", "statistics"]`."""
+    return [kind for field, kind in KEPT.items() if getattr(summary, field).mean]
 
 
 def kept_words(summary: MethodSummary) -> str:

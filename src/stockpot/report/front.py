@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stockpot.report.formatting import listing, reference, runs, title
+from stockpot.report.formatting import changes_words, listing, reference, runs_of_each, signed, title
 from stockpot.report.placement import Place
 from stockpot.report.tuning import number
 from stockpot.results import Comparison, FrontPoint
@@ -38,25 +38,61 @@ def undominated(comparison: Comparison) -> list[FrontPoint]:
 
 
 def sentences(comparison: Comparison) -> list[str]:
-    """Which strengths of which methods are on the Pareto front; of means, so described, not tested."""
-    points = sum(map(len, curves(comparison).values()))
+    """Which strengths are on the Pareto front, and what became of the controls there; described, not tested."""
+    points = [point for line in curves(comparison).values() for point in line]
     found = undominated(comparison)
     if not points:
         return []
-    over = f"({runs(cell for point in comparison.front[:1] for cell in point.cells)})"
+    of_all = f"the {len(points)} points" if len(points) > 1 else "the one point"
+    over = f"({runs_of_each(point.cells for point in points)})"
     if not found:
-        return [f"None of the {points} points is on the Pareto front: plain fine-tuning has no worse means {over}."]
-    each: dict[str, list[FrontPoint]] = {}
-    for point in sorted(found, key=lambda p: p.past_accuracy.mean or 0.0, reverse=comparison.higher_is_better):
-        each.setdefault(point.method, []).append(point)
-    which = [
-        f"{title(label)} ({line[0].key} = {', '.join(number(p.value) for p in line)})" for label, line in each.items()
-    ]
+        text = f"None of {of_all} is on the Pareto front: plain fine-tuning has no worse means {over}."
+        return [text, *_of_controls(comparison, points, f"Over {of_all}")]
+    named = [f"{title(line[0].method)} ({_values(line)})" for line in _by_method(comparison, found)]
     are = "is" if len(found) == 1 else "are"
-    return [
-        f"{len(found)} of the {points} points {are} on the Pareto front, where no other has means as good in both and "
-        f"better in one: {listing(which, 5)} {over}."
-    ]
+    rivals = "point" if reference(comparison) is None else "point, nor plain fine-tuning,"
+    count = f"{len(found)} of {of_all} {are}" if len(points) > 1 else "The one point is"
+    text = (
+        f"{count} on the Pareto front, where no other {rivals} has means as good in both and "
+        f"better in one: {listing(named, 5)} {over}."
+    )
+    return [text, *_of_controls(comparison, found, "On the Pareto front")]
+
+
+def controls(comparison: Comparison) -> list[str]:
+    """The controls that every point has."""
+    points = [point for line in curves(comparison).values() for point in line]
+    names = points[0].controls if points else {}
+    return [name for name in names if all(name in p.controls and p.controls[name].mean is not None for p in points)]
+
+
+def _by_method(comparison: Comparison, points: Sequence[FrontPoint]) -> list[list[FrontPoint]]:
+    """Points method by method, the one that keeps most of the past first."""
+    each: dict[str, list[FrontPoint]] = {}
+    for point in sorted(points, key=lambda p: p.past_accuracy.mean or 0.0, reverse=comparison.higher_is_better):
+        each.setdefault(point.method, []).append(point)
+    return list(each.values())
+
+
+def _values(line: Sequence[FrontPoint]) -> str:
+    return f"{line[0].key} = {', '.join(number(point.value) for point in line)}"
+
+
+def _of_controls(comparison: Comparison, points: Sequence[FrontPoint], where: str) -> list[str]:
+    base = reference(comparison)
+    found = []
+    for name in controls(comparison):
+        parts = []
+        for line in _by_method(comparison, points):
+            changes = sorted(point.controls[name].mean or 0.0 for point in line)
+            ends = [signed(change, comparison.unit) for change in dict.fromkeys((changes[0], changes[-1]))]
+            parts.append(f"{' to '.join(ends)} after {title(line[0].method)}")
+        plain = comparison.methods[base].controls.get(name) if base is not None else None
+        if base is not None and plain is not None and plain.change.mean is not None:
+            parts.append(f"{signed(plain.change.mean, comparison.unit)} after {title(base)}")
+        over = runs_of_each(point.cells for point in points)
+        found.append(f"{where}, {changes_words(name, parts)} ({over}).")
+    return found
 
 
 def place_of(point: FrontPoint) -> Place:

@@ -7,10 +7,11 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from stockpot.report.figures import FLOOR, WIDTH, Look, looks, short, styled
-from stockpot.report.formatting import reference, role, size
-from stockpot.report.front import curves, place_of, reference_places, undominated
+from stockpot.report.formatting import kept_kinds, reference, role, size
+from stockpot.report.front import controls, curves, place_of, reference_places, undominated
 from stockpot.report.placement import Place, along, place_labels
 from stockpot.report.tuning import number
 from stockpot.results import Comparison, FrontPoint
@@ -64,10 +65,11 @@ class _Marks:
 
 @styled
 def figure(comparison: Comparison) -> Figure:
-    """Earlier tasks against the newest, a line a method; beside it the bytes that each holds and stores."""
+    """Earlier tasks against the newest, a line a method; beside it what each stores, and a control's change."""
     lines, given, marks = curves(comparison), looks(comparison), _Marks(comparison)
     drawing = Figure(figsize=(2 * WIDTH, 4.6 + 0.12 * max(0, len(lines) - 6)), layout="constrained")
-    axes, beside = drawing.subplots(1, 2, width_ratios=(3, 1))
+    untrained = controls(comparison)[:1]  # the others stand in the sentences
+    axes, beside, *more = drawing.subplots(1, 2 + len(untrained), width_ratios=(3, 1.2, 0.8)[: 2 + len(untrained)])
     points: list[Place] = []
     names: list[str] = []
     colors: list[str] = []
@@ -87,6 +89,9 @@ def figure(comparison: Comparison) -> Figure:
     axes.grid(color=FLOOR, alpha=0.25, linewidth=0.6)
     _best_up_and_right(axes, comparison)
     _bytes(beside, lines, given)
+    for panel, name in zip(more, untrained, strict=True):
+        _control(panel, comparison, name, marks, given)
+        panel.set_yticklabels([])
     place_labels(axes, points, names, colors, along([[place_of(point) for point in line] for line in lines.values()]))
     return drawing
 
@@ -155,33 +160,55 @@ def _best_up_and_right(axes: Axes, comparison: Comparison) -> None:
 
 
 def _bytes(axes: Axes, lines: dict[str, list[FrontPoint]], given: dict[str, Look]) -> None:
-    """A row a method: from least to most over its strengths, of what it holds while training and stores between."""
+    """A row a method: from least to most over its strengths, of what it holds while training and stores between.
+
+    What is stored stands beside it: data, models, statistics.
+    """
     largest = 0.0
     for y, (label, line) in enumerate(lines.items()):
         look = _look(given, label)
-        fields = (
-            ("extra_memory_bytes", -0.22, "none"),
-            ("stored_bytes", 0.0, look.color),
-            ("stored_data_bytes", 0.22, FLOOR),
-        )
-        for field, shift, face in fields:
+        for field, shift, face in (("extra_memory_bytes", -0.18, "none"), ("stored_bytes", 0.12, look.color)):
             values = [float(getattr(point, field).mean or 0) for point in line]
             largest = max(largest, *values)
-            color = FLOOR if field == "stored_data_bytes" else look.color
-            axes.plot([min(values), max(values)], [y + shift] * 2, color=color, linewidth=1.2)
-            axes.scatter(
-                sorted({min(values), max(values)}),
-                [y + shift] * len({min(values), max(values)}),
-                s=16,
-                facecolor=face,
-                edgecolor=color,
-                zorder=3,
-            )
+            ends = sorted({min(values), max(values)})
+            axes.plot([ends[0], ends[-1]], [y + shift] * 2, color=look.color, linewidth=1.2)
+            axes.scatter(ends, [y + shift] * len(ends), s=16, facecolor=face, edgecolor=look.color, zorder=3)
+        kinds = dict.fromkeys(kind for point in line for kind in kept_kinds(point))
+        most = max(float(point.stored_bytes.mean or 0) for point in line)
+        if kinds:
+            axes.annotate(
+                ", ".join(kinds), (most, y + 0.12), (5, 0), textcoords="offset points", fontsize=7, color=FLOOR,
+                va="center",
+            )  # fmt: skip
     axes.set_xscale("symlog", linthresh=10_000, linscale=1)
-    ticks = [0.0, *(10.0**k for k in (4, 6, 8, 10, 12) if 10.0**k <= 10 * largest)]
+    ticks = [0.0, *(10.0**k for k in (5, 7, 9, 11) if 10.0**k <= 10 * largest)]
     axes.set_xticks(ticks, [size(tick) for tick in ticks])
     axes.minorticks_off()
-    axes.set_xlim(-2500, 3 * max(largest, 10_000))
+    axes.set_xlim(-2500, 100 * max(largest, 10_000))  # room for the names of what is stored
+    _rows(axes, lines, given)
+    axes.set_xlabel("memory (hollow),\nstored (filled)")
+
+
+def _control(axes: Axes, comparison: Comparison, name: str, marks: _Marks, given: dict[str, Look]) -> None:
+    """A row a method: a control's change since the start at every strength, filled on the Pareto front."""
+    lines, base = curves(comparison), reference(comparison)
+    plain = comparison.methods[base].controls.get(name) if base is not None else None
+    axes.axvline(0, color=FLOOR, linewidth=0.9)
+    if base is not None and plain is not None and plain.change.mean is not None:
+        axes.axvline(plain.change.mean, color=_look(given, base).color, linewidth=1, linestyle=(0, (3, 3)))
+    for y, (label, line) in enumerate(lines.items()):
+        look = _look(given, label)
+        changes = [point.controls[name].mean or 0.0 for point in line]
+        faces = [look.color if marks.on_front(point) else "none" for point in line]
+        axes.plot([min(changes), max(changes)], [y, y], color=look.color, linewidth=1.2)
+        axes.scatter(changes, [y] * len(line), s=20, facecolor=faces, edgecolor=look.color, zorder=3)
+    _rows(axes, lines, given)
+    axes.xaxis.set_major_locator(MaxNLocator(3))
+    axes.set_xlabel(f"{short(name, 18)}: change\nsince the start\n(below 0 is worse)")
+
+
+def _rows(axes: Axes, lines: dict[str, list[FrontPoint]], given: dict[str, Look]) -> None:
+    """The methods' names and marks down the left side."""
     axes.set_yticks(range(len(lines)), [short(label, 18) for label in lines])
     for y, (tick, label) in enumerate(zip(axes.get_yticklabels(), lines, strict=True)):
         look = _look(given, label)
@@ -191,4 +218,3 @@ def _bytes(axes: Axes, lines: dict[str, list[FrontPoint]], given: dict[str, Look
     axes.tick_params(axis="y", length=0, pad=14)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x", color=FLOOR, alpha=0.25, linewidth=0.6)
-    axes.set_xlabel("memory (hollow),\nstored (filled),\nof it data (grey)")

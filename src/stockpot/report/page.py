@@ -12,11 +12,24 @@ import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from stockpot.evaluation.metrics import of_controls
 from stockpot.files import write_text
-from stockpot.report import beside, figures, front, front_figures, orders, sentences, stream_figures, tables, tuning
+from stockpot.report import (
+    beside,
+    figures,
+    front,
+    front_captions,
+    front_figures,
+    orders,
+    sentences,
+    stream_figures,
+    tables,
+    tuning,
+)
 from stockpot.report.answers import answers
 from stockpot.report.formatting import (
     METRICS,
+    MISSING,
     all_runs,
     heading,
     leading,
@@ -25,7 +38,7 @@ from stockpot.report.formatting import (
     score,
     seconds,
     seeds,
-    size,
+    signed,
 )
 from stockpot.report.svg import inline
 from stockpot.results import Comparison, Results, Scores
@@ -196,27 +209,13 @@ def _tuning(comparison: Comparison, gallery: Gallery) -> dict[str, Any] | None:
 
 
 def _front(comparison: Comparison, gallery: Gallery) -> dict[str, Any] | None:
-    if not front.curves(comparison):
+    lines = front.curves(comparison)
+    if not lines:
         return None
-    many = len(front.curves(comparison)) > front_figures.FEW
-    sizes = (
-        "The area of a mark is its training time, relative to plain fine-tuning's; that of the pale disc behind it the "
-        "extra memory while training and what is stored between tasks, at most "
-        f"{size(front_figures.most_held(comparison))}. "
-    )
-    caption = (
-        f"Up and right is better. A line runs through a method's strengths in order of value"
-        f"{'; methods on the Pareto front are named' if many else ', of which the ends are written'}; "
-        f"filled marks, tied by dashes, are on the Pareto front. {sizes}"
-        "Beside it, from least to most over the strengths: hollow, the extra memory while training; filled, "
-        f"what is stored between tasks; grey, the part of it that is examples of past tasks. "
-        f"Means over {all_runs(comparison)}."
-    )
     alt = f"{heading('past_accuracy', comparison.primary)} against the newest, one line a method by its strengths."
-    pictures = [gallery.add(front_figures.figure(comparison), "front", alt, caption)]
-    if many:
-        alt = "The same, a panel a method."
-        caption = f"The same with each method before the others; the values at its ends are written. {sizes}"
+    pictures = [gallery.add(front_figures.figure(comparison), "front", alt, front_captions.of_all(comparison))]
+    if len(lines) > front_figures.FEW:
+        alt, caption = "The same, a panel a method.", front_captions.of_each(comparison)
         pictures.append(gallery.add(front_figures.each(comparison), "front-each", alt, caption))
     return {"sentences": front.sentences(comparison), "figures": pictures}
 
@@ -318,14 +317,20 @@ def _moments(scores: Scores, task: int) -> list[float | None]:
     return [scores.initial[task], since[0], worst, since[-1]]
 
 
-def _overview(results: list[tuple[str, Results]]) -> list[tuple[str, ...]]:
-    """One row a run, where there are several."""
+def _overview(results: list[tuple[str, Results]]) -> dict[str, Any] | None:
+    """One row a run, where there are several; of each control its change since the start."""
+    if len(results) < 2:
+        return None
+    names = list(dict.fromkeys(name for _, run in results for name in run.scores[run.primary].controls))
     rows = []
-    for name, run in results if len(results) > 1 else ():
-        m, unit = run.metrics, run.scores[run.primary].unit
-        values = (score(value, unit) for value in (m.average_accuracy, m.forgetting, m.newest_accuracy))
-        rows.append((name, run.label, str(run.seed), *values, seconds(run.costs.training_seconds)))
-    return rows
+    for name, run in results:
+        m, scores = run.metrics, run.scores[run.primary]
+        values = [score(value, scores.unit) for value in (m.average_accuracy, m.forgetting, m.newest_accuracy)]
+        known = of_controls(scores)
+        changes = [signed(known[one].change, scores.unit) if one in known else MISSING for one in names]
+        rows.append((name, run.label, str(run.seed), *values, *changes, seconds(run.costs.training_seconds)))
+    headings = ["average", "forgetting", "newest task", *(f"{one} since the start" for one in names), "training"]
+    return {"headings": headings, "rows": rows}
 
 
 def as_yaml(value: object) -> str:

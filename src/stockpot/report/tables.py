@@ -181,7 +181,10 @@ def comparison_table(comparison: Comparison) -> Table:
         "extra\nmemory",
         "\nstored",
     ]
-    lines = [[r.average_accuracy, r.forgetting, r.newest_accuracy, r.seconds, r.extra_memory, r.stored] for r in rows]
+    lines = [
+        [r.average_accuracy, r.forgetting, r.newest_accuracy, r.seconds, r.extra_memory, r.stored.replace(", ", ",\n")]
+        for r in rows
+    ]
     for name in list(comparison.methods[rows[0].label].controls)[:1]:  # in the place of extra memory; all follow below
         headings[4] = f"{fit(name, 8)}\nchange"
         for line, row in zip(lines, rows, strict=True):
@@ -190,7 +193,7 @@ def comparison_table(comparison: Comparison) -> Table:
         headings.append("\nruns")
         lines = [[*line, str(len(comparison.methods[row.label].cells))] for line, row in zip(lines, rows, strict=True)]
     widths = [
-        max(map(len, [*heading.split("\n"), *cells]))
+        max(map(len, "\n".join([heading, *cells]).split("\n")))
         for heading, cells in zip(headings, zip(*lines, strict=True), strict=True)
     ]
     left = max(8, TERMINAL - 3 - sum(width + 3 for width in widths))  # numbers are never cut; names give way
@@ -201,6 +204,8 @@ def comparison_table(comparison: Comparison) -> Table:
         table.add_column(heading, justify="right", no_wrap=True, min_width=width)
     for row, line in zip(rows, lines, strict=True):
         mark = f" ({row.role})" if row.role else ""
+        if len(row.label) <= left < len(row.label + mark):  # rather the whole name than the mark
+            mark = ""
         table.add_row(Text(fit(row.label, max(1, left - len(mark)))).append(mark, style="dim"), *line)
     return table
 

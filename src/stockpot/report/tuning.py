@@ -39,9 +39,10 @@ def sentences(comparison: Comparison) -> list[str]:
     searches = {"grid": "a grid", "random": "random search", "optuna": "Optuna"}
     objective = named(tuning.objective, comparison.primary)
     whole = "trial" if tuning.trials == 1 else "trials"
+    fewer = "at most " if any(0 < len(trials) < tuning.trials for trials in tuning.methods.values()) else ""
     found = [
-        f"Before the reported runs, parameters were chosen by {searches[tuning.search]}: {tuning.trials} {whole} for "
-        f"each method, {seeds(len(tuning.seeds))} ({', '.join(map(str, tuning.seeds))}), by {objective} "
+        f"Before the reported runs, parameters were chosen by {searches[tuning.search]}: {fewer}{tuning.trials} "
+        f"{whole} for each method, {seeds(len(tuning.seeds))} ({', '.join(map(str, tuning.seeds))}), by {objective} "
         f"on {tuning.split}."
     ]
     nothing = [title(label) for label in comparison.methods if not tuning.methods.get(label)]

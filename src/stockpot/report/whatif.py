@@ -43,7 +43,7 @@ def write_whatif_report(whatif: WhatIf, folder: Path) -> Path:
         ),
     ]
     points = [
-        (opening(name), SYMBOLS.get(method.key or "", ""), point_rows(method, whatif.unit), as_yaml(method.method))
+        (opening(name), SYMBOLS.get(method.key or "", ""), point_rows(method, whatif), as_yaml(method.method))
         for name, method in by_rank(whatif)
     ]
     return write_page(
@@ -55,6 +55,7 @@ def write_whatif_report(whatif: WhatIf, folder: Path) -> Path:
         pictures=pictures,
         rows=rows(whatif),
         points=points,
+        changes=[f"{control} since the start" for control in whatif.plain.controls],
         explanations=[
             (named(key, whatif.primary), METRICS[key][1])
             for key in ("average_accuracy", "past_accuracy", "newest_accuracy", "forgetting")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from stockpot.evaluation.metrics import average_accuracy, newest_accuracy, past_accuracy
-from stockpot.report.formatting import MISSING, opening, score
-from stockpot.results import WhatIf, WhatIfMethod, WhatIfPoint
+from stockpot.evaluation.metrics import average_accuracy, newest_accuracy, of_controls, past_accuracy
+from stockpot.report.formatting import MISSING, changes_words, fit, listing, opening, score, signed, title
+from stockpot.results import Scores, WhatIf, WhatIfMethod, WhatIfPoint
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,6 +26,7 @@ class Row(NamedTuple):
     knee: str
     knee_past: str
     knee_newest: str
+    controls: list[str]  # of each its change since the start, at the best value
     real: str
 
 
@@ -51,8 +52,29 @@ def by_rank(whatif: WhatIf) -> list[tuple[str, WhatIfMethod]]:
 
 
 def findings(whatif: WhatIf) -> list[str]:
-    """One sentence a method, best first."""
-    return [_finding(name, method, whatif) for name, method in by_rank(whatif)]
+    """One sentence a method, best first, and one a control."""
+    found = [_finding(name, method, whatif) for name, method in by_rank(whatif)]
+    return [*found, *(_of_control(control, whatif) for control in whatif.plain.controls)]
+
+
+def _of_control(control: str, whatif: WhatIf) -> str:
+    """What became of a control after plain fine-tuning, and after each method at its best value."""
+    parts = [f"{change(whatif.plain, control, whatif.unit)} after {PLAIN}"]
+    for name, method in by_rank(whatif):
+        top = method.points[method.best]
+        where = "" if method.key is None else f" at {valued(method, top)}"
+        parts.append(f"{change(top.scores, control, whatif.unit)} after {title(name)}{where}{_post_hoc(top)}")
+    return f"{changes_words(control, parts)} (1 seed, so no interval)."
+
+
+def change(scores: Scores, control: str, unit: str) -> str:
+    """A control's change since the start, positive for better; the dash where it was not measured."""
+    known = of_controls(scores)
+    return signed(known[control].change if control in known else None, unit)
+
+
+def _post_hoc(point: WhatIfPoint) -> str:
+    return "" if is_exact(point) else " (post-hoc)"
 
 
 def _finding(name: str, method: WhatIfMethod, whatif: WhatIf) -> str:
@@ -66,14 +88,37 @@ def _finding(name: str, method: WhatIfMethod, whatif: WhatIf) -> str:
     found = told(top)
     if method.key is None:
         return f"{opening(name)} scores {average} on average ({plain}): {found}."
-    where = valued(method, top) + ("" if is_exact(top) else " (post-hoc)")
-    text = f"{opening(name)} scores best on average at {where}, with {average} ({plain}): {found}"
+    where = valued(method, top) + _post_hoc(top)
+    if len(method.points) == 1:
+        return f"{opening(name)} has a score at one value only, {where}: {average} on average ({plain}), {found}."
+    text = f"{opening(name)} scores best on average at {where}{_ties(method)}, with {average} ({plain}): {found}"
     if method.knee is None:
-        return f"{text}. There is no knee: no value lies beyond the straight line between the ends of its trade-off."
+        why = "no value lies beyond the straight line between the ends of its trade-off"
+        if _best_at_both(method, whatif):
+            why = "one value is best on earlier tasks and on the newest, so nothing is traded"
+        return f"{text}. There is no knee: {why}."
     if method.knee == method.best:
         return f"{text}. This is the knee, too."
     bend = method.points[method.knee]
-    return f"{text}. The knee is at {valued(method, bend)}: {told(bend)}."
+    return f"{text}. The knee is at {valued(method, bend)}{_post_hoc(bend)}: {told(bend)}."
+
+
+def _ties(method: WhatIfMethod) -> str:
+    """`" (equalled at λ = 0.4)"`: the other values of the same average."""
+    top = method.points[method.best]
+    alike = [
+        valued(method, point)
+        for point in method.points
+        if point is not top and point.metrics.average_accuracy == top.metrics.average_accuracy
+    ]
+    return f" (equalled at {listing(alike)})" if alike else ""
+
+
+def _best_at_both(method: WhatIfMethod, whatif: WhatIf) -> bool:
+    """Whether one point has the best past and the best newest accuracy of all."""
+    pick = max if whatif.plain.higher_is_better else min
+    both = [(p.metrics.past_accuracy or 0.0, p.metrics.newest_accuracy or 0.0) for p in method.points]
+    return (pick(past for past, _ in both), pick(newest for _, newest in both)) in both
 
 
 def rows(whatif: WhatIf) -> list[Row]:
@@ -86,10 +131,13 @@ def rows(whatif: WhatIf) -> list[Row]:
     start = [whatif.start] * len(whatif.start)  # the last row is what these three read
     plainly = (plain.average_accuracy, plain.past_accuracy, plain.newest_accuracy)
     untouched = (average_accuracy(start), past_accuracy(start), newest_accuracy(start))
+    controls = list(whatif.plain.controls)
+    plain_changes = [change(whatif.plain, control, whatif.unit) for control in controls]
+    none = [score(0.0, whatif.unit)] * len(controls)
     nothing = (MISSING, MISSING, MISSING)
     made = [
-        Row(name, MISSING, written(average), written(past), written(newest), *nothing, MISSING)
-        for name, (average, past, newest) in ((PLAIN, plainly), (START, untouched))
+        Row(name, MISSING, written(average), written(past), written(newest), *nothing, changes, MISSING)
+        for name, (average, past, newest), changes in ((PLAIN, plainly, plain_changes), (START, untouched, none))
     ]
     for name, method in by_rank(whatif):
         top = method.points[method.best]
@@ -99,18 +147,28 @@ def rows(whatif: WhatIf) -> list[Row]:
         if bend is not None:
             knee = (valued(method, bend), written(bend.metrics.past_accuracy), written(bend.metrics.newest_accuracy))
         best = (written(m.average_accuracy), written(m.past_accuracy), written(m.newest_accuracy))
-        made.append(Row(opening(name), valued(method, top), *best, *knee, "exact" if is_exact(top) else "post-hoc"))
+        changes = [change(top.scores, control, whatif.unit) for control in controls]
+        made.append(Row(opening(name), valued(method, top), *best, *knee, changes, _real(top, bend)))
     return made
 
 
-def point_rows(method: WhatIfMethod, unit: str) -> list[tuple[str, list[str]]]:
-    """Every point of a method after the last task."""
-    found = []
+def _real(top: WhatIfPoint, bend: WhatIfPoint | None) -> str:
+    """Whether a real run gives the scores of the row: of the best value, of the knee, of both."""
+    exact = [is_exact(point) for point in (top, bend) if point is not None]
+    if len(set(exact)) == 1:
+        return "exact" if exact[0] else "post-hoc"
+    return "best only" if exact[0] else "knee only"
+
+
+def point_rows(method: WhatIfMethod, whatif: WhatIf) -> list[tuple[str, list[str]]]:
+    """Every point of a method after the last task: four metrics, the controls, and what is exact."""
+    found, unit = [], whatif.unit
     for point in method.points:
         m = point.metrics
         values = [m.average_accuracy, m.past_accuracy, m.newest_accuracy, m.forgetting]
         real = "exact" if is_exact(point) else f"exact to task {sum(point.exact)}"
-        found.append((valued(method, point), [*(score(value, unit) for value in values), real]))
+        changes = [change(point.scores, control, unit) for control in whatif.plain.controls]
+        found.append((valued(method, point), [*(score(value, unit) for value in values), *changes, real]))
     return found
 
 
@@ -125,7 +183,10 @@ def whatif_table(whatif: WhatIf) -> Table:
     headings = ("best", "average", "earlier\ntasks", "newest\ntask", "knee", "earlier\ntasks", "newest\ntask")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
+    first = list(whatif.plain.controls)[:1]  # the sentences have all of them
+    for control in first:
+        table.add_column(Text(f"{fit(control, 8)}\nchange"), justify="right", no_wrap=True)
     table.add_column("a real\nrun", no_wrap=True)
     for row in rows(whatif):
-        table.add_row(*row)
+        table.add_row(*row[:8], *row.controls[:1], row.real)
     return table
