@@ -156,8 +156,8 @@ def test_a_control_has_a_panel_and_a_sentence(comparison_of: Factory) -> None:
     marks = [m for m in panel.collections if isinstance(m, PathCollection)]
     best = {id(point) for point in front.undominated(comparison)}
     for line, mark in zip(front.curves(comparison).values(), marks, strict=True):
-        assert [x for x, _ in mark.get_offsets()] == [point.controls["noise"].mean for point in line]
-        assert [face[3] > 0 for face in mark.get_facecolor()] == [id(point) in best for point in line]
+        drawn = {x: face[3] > 0 for (x, _), face in zip(mark.get_offsets(), mark.get_facecolor(), strict=True)}
+        assert drawn == {point.controls["noise"].mean: id(point) in best for point in line}
     plain = comparison.methods["sequential"].controls["noise"].change.mean
     assert {line.get_xdata()[0] for line in panel.lines if len(set(line.get_xdata())) == 1} >= {0, plain}
     _, text = front.sentences(comparison)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.console import Console
+
 from stockpot.evaluation.metrics import summarise
 from stockpot.report.whatif_words import findings, rows, whatif_table
 from stockpot.results import Scores, WhatIf, WhatIfMethod, WhatIfPoint
@@ -97,6 +99,10 @@ def test_controls_are_told_by_their_direction_and_only_where_there_are_any() -> 
     )
     assert [row.controls for row in rows(losses)] == [["−0.400"], ["0"], ["+0.100"]]
     assert [str(column.header) for column in whatif_table(losses).columns][-2] == "general\nchange"
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(whatif_table(losses))
+    assert max(len(line.rstrip()) for line in capture.get().splitlines()) <= 100
     without = sweep((0.8, 0.7), (0.2, 0.9))
     assert len(findings(without)) == 1 and len(whatif_table(without).columns) == 9
     assert all(row.controls == [] for row in rows(without))

@@ -91,7 +91,6 @@ def figure(comparison: Comparison) -> Figure:
     _bytes(beside, lines, given)
     for panel, name in zip(more, untrained, strict=True):
         _control(panel, comparison, name, marks, given)
-        panel.set_yticklabels([])
     place_labels(axes, points, names, colors, along([[place_of(point) for point in line] for line in lines.values()]))
     return drawing
 
@@ -171,7 +170,8 @@ def _bytes(axes: Axes, lines: dict[str, list[FrontPoint]], given: dict[str, Look
             values = [float(getattr(point, field).mean or 0) for point in line]
             largest = max(largest, *values)
             ends = sorted({min(values), max(values)})
-            axes.plot([ends[0], ends[-1]], [y + shift] * 2, color=look.color, linewidth=1.2)
+            if len(ends) > 1:
+                axes.plot(ends, [y + shift] * 2, color=look.color, linewidth=1.2)
             axes.scatter(ends, [y + shift] * len(ends), s=16, facecolor=face, edgecolor=look.color, zorder=3)
         kinds = dict.fromkeys(kind for point in line for kind in kept_kinds(point))
         most = max(float(point.stored_bytes.mean or 0) for point in line)
@@ -190,7 +190,7 @@ def _bytes(axes: Axes, lines: dict[str, list[FrontPoint]], given: dict[str, Look
 
 
 def _control(axes: Axes, comparison: Comparison, name: str, marks: _Marks, given: dict[str, Look]) -> None:
-    """A row a method: a control's change since the start at every strength, filled on the Pareto front."""
+    """A row a method, as in the panel before: a control's change at every strength, filled on the Pareto front."""
     lines, base = curves(comparison), reference(comparison)
     plain = comparison.methods[base].controls.get(name) if base is not None else None
     axes.axvline(0, color=FLOOR, linewidth=0.9)
@@ -198,11 +198,14 @@ def _control(axes: Axes, comparison: Comparison, name: str, marks: _Marks, given
         axes.axvline(plain.change.mean, color=_look(given, base).color, linewidth=1, linestyle=(0, (3, 3)))
     for y, (label, line) in enumerate(lines.items()):
         look = _look(given, label)
-        changes = [point.controls[name].mean or 0.0 for point in line]
-        faces = [look.color if marks.on_front(point) else "none" for point in line]
-        axes.plot([min(changes), max(changes)], [y, y], color=look.color, linewidth=1.2)
-        axes.scatter(changes, [y] * len(line), s=20, facecolor=faces, edgecolor=look.color, zorder=3)
-    _rows(axes, lines, given)
+        ordered = sorted(line, key=marks.on_front)  # of equal changes, that of a point on the front is drawn
+        filled = {point.controls[name].mean or 0.0: marks.on_front(point) for point in ordered}
+        faces = [look.color if on_front else "none" for on_front in filled.values()]
+        if len(filled) > 1:
+            axes.plot([min(filled), max(filled)], [y, y], color=look.color, linewidth=1.2)
+        axes.scatter(list(filled), [y] * len(filled), s=20, facecolor=faces, edgecolor=look.color, zorder=3)
+    _in_rows(axes, len(lines))
+    axes.set_yticks([])
     axes.xaxis.set_major_locator(MaxNLocator(3))
     axes.set_xlabel(f"{short(name, 18)}: change\nsince the start\n(below 0 is worse)")
 
@@ -214,7 +217,11 @@ def _rows(axes: Axes, lines: dict[str, list[FrontPoint]], given: dict[str, Look]
         look = _look(given, label)
         tick.set_color(look.color)
         axes.plot(-0.05, y, look.marker, color=look.color, transform=axes.get_yaxis_transform(), clip_on=False)
-    axes.set_ylim(len(lines) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0, pad=14)
+    _in_rows(axes, len(lines))
+
+
+def _in_rows(axes: Axes, count: int) -> None:
+    axes.set_ylim(count - 0.5, -0.5)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x", color=FLOOR, alpha=0.25, linewidth=0.6)

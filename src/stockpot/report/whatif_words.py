@@ -178,12 +178,13 @@ def whatif_table(whatif: WhatIf) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(f"what if: {whatif.run}"), box=box.SIMPLE_HEAD, pad_edge=False)
+    first = list(whatif.plain.controls)[:1]  # the sentences have all of them
+    padding = (0, 1, 0, 0) if first else (0, 1)
+    table = Table(title=Text(f"what if: {whatif.run}"), box=box.SIMPLE_HEAD, pad_edge=False, padding=padding)
     table.add_column("method", no_wrap=True)
     headings = ("best", "average", "earlier\ntasks", "newest\ntask", "knee", "earlier\ntasks", "newest\ntask")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
-    first = list(whatif.plain.controls)[:1]  # the sentences have all of them
     for control in first:
         table.add_column(Text(f"{fit(control, 8)}\nchange"), justify="right", no_wrap=True)
     table.add_column("a real\nrun", no_wrap=True)
