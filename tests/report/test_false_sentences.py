@@ -227,3 +227,14 @@ def test_names_are_whole_and_lines_short_where_much_is_stored(comparison_of: Fac
     assert max(len(line.rstrip()) for line in lines) <= 100
     assert any("sequential" in line for line in lines) and any("joint" in line for line in lines)
     assert any("38 kB data," in line for line in lines) and any("1.34 MB models" in line for line in lines)
+
+
+def test_nothing_is_not_said_of_a_reference_that_has_some(comparison_of: Factory) -> None:
+    joint = {"stored_bytes": 38_000, "stored_data_bytes": 38_000, "extra_memory_bytes": 20_500}
+    comparison, _ = comparison_of(2, PLAIN | {"sfa": {"keep": 0.9}, "joint": joint})
+    costs = " ".join(answers(comparison)[2].sentences)
+    for words in ("none for any method but joint training", "nothing by any method but joint training",
+                  "No method but joint training keeps examples"):  # fmt: skip
+        assert words in costs
+    without, _ = comparison_of(2, PLAIN | {"sfa": {"keep": 0.9}})
+    assert " but " not in " ".join(answers(without)[2].sentences)

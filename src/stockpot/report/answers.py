@@ -191,8 +191,8 @@ def _costs(comparison: Comparison) -> list[str]:
     over = f"({all_runs(comparison)})"
     found = [
         _time(comparison, rows, over),
-        _range(rows, "extra_memory_bytes", "Extra memory while training", over),
-        _stored(rows, over),
+        _range(rows, "extra_memory_bytes", "Extra memory while training", _but(comparison, "extra_memory_bytes"), over),
+        _stored(rows, _but(comparison, "stored_bytes"), over),
     ]
     keeping = sorted(
         ((s.stored_data_bytes.mean or 0, label) for label, s in rows if s.stored_data_bytes.mean), reverse=True
@@ -203,8 +203,14 @@ def _costs(comparison: Comparison) -> list[str]:
         tail = f"; the other {rest} keep{'s' if rest == 1 else ''} none" if rest else ""
         found.append(f"Examples of past tasks must be kept by {which}{tail} {over}.")
     else:
-        found.append(f"No method keeps examples of past tasks {over}.")
+        found.append(f"No method{_but(comparison, 'stored_data_bytes')} keeps examples of past tasks {over}.")
     return [sentence for sentence in found if sentence]
+
+
+def _but(comparison: Comparison, field: str) -> str:
+    """`" but joint training"`: the references, which are no contestants, that have some of these bytes."""
+    found = [title(label) for label, s in comparison.methods.items() if role(s.method) and getattr(s, field).mean]
+    return f" but {listing(found)}" if found else ""
 
 
 def _time(comparison: Comparison, rows: Ranked, over: str) -> str:
@@ -223,13 +229,13 @@ def _time(comparison: Comparison, rows: Ranked, over: str) -> str:
     return f"{text}; a longer time is shown for {len(slower)} of {len(rows)} {over}."
 
 
-def _stored(rows: Ranked, over: str) -> str:
+def _stored(rows: Ranked, but: str, over: str) -> str:
     """Who keeps nothing, and what the others keep: data, models, statistics."""
     none = [title(label) for label, s in rows if not s.stored_bytes.mean]
     keeping = sorted(((s.stored_bytes.mean or 0.0, label, kept_words(s)) for label, s in rows if s.stored_bytes.mean),
                      reverse=True)  # fmt: skip
     if not keeping:
-        return f"Stored between tasks, beside the newest model: nothing by any method {over}."
+        return f"Stored between tasks, beside the newest model: nothing by any method{but} {over}."
     which = listing([f"{words} by {title(label)}" for _, label, words in keeping], 5)
     nothing = f"nothing by {listing(none)}; " if none else ""
     return f"Stored between tasks, beside the newest model: {nothing}{which} {over}."
@@ -240,7 +246,7 @@ def _verdict(summary: MethodSummary, metric: str) -> str:
     return found.verdict if found else NONE_SHOWN
 
 
-def _range(rows: Ranked, field: str, what: str, over: str) -> str:
+def _range(rows: Ranked, field: str, what: str, but: str, over: str) -> str:
     """Who needs none, and who most."""
 
     def amount(summary: MethodSummary) -> float:
@@ -249,7 +255,7 @@ def _range(rows: Ranked, field: str, what: str, over: str) -> str:
     none = [title(label) for label, s in rows if amount(s) == 0]
     label, summary = max(rows, key=lambda row: amount(row[1]))
     if len(none) == len(rows):
-        return f"{what}: none for any method {over}."
+        return f"{what}: none for any method{but} {over}."
     some = sum(amount(s) > 0 for _, s in rows)
     most = f"{'most' if some > 1 else 'only'} for {title(label)}, {size(amount(summary))}"
     return f"{what}: " + (f"none for {listing(none)}; {most}" if none else most) + f" {over}."
