@@ -13,9 +13,8 @@ from toy import config
 
 from stockpot.compare.cells import CellPlan, contenders
 from stockpot.compare.extension import best_keys, ends_of, further, round_size
-from stockpot.compare.running import Running
+from stockpot.compare.running import Running, ShareDone
 from stockpot.compare.tuning import tune
-from stockpot.errors import StockpotError
 from stockpot.methods import REGISTRY
 from stockpot.methods.space import Choices, Range
 from stockpot.recipe.read import check
@@ -209,9 +208,9 @@ def test_shards_share_each_round_out(digits_recipe: dict[str, Any], tmp_path: Pa
         work = Running(recipe, tmp_path, Stop(), Progress(), shard=(number, 2))
         return tune(work, recipe.tune, contenders(recipe))[1]
 
-    with pytest.raises(StockpotError, match="shard 1/2 is done: 1 of 2"):
+    with pytest.raises(ShareDone, match="Shard 1/2 is done: 1 of 2"):
         shard(1)
-    with pytest.raises(StockpotError, match="shard 2/2 is done: 0 of 1"):
+    with pytest.raises(ShareDone, match="Shard 2/2 is done: 0 of 1"):
         shard(2)  # of the round beyond the end, the one run is the first shard's
     tuning = shard(1)
     assert len(list(tmp_path.glob("tuning/wise_ft/*/*/results.json"))) == len(tuning.methods["wise_ft"])

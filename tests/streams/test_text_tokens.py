@@ -246,12 +246,14 @@ def loss_and_gradients(model: Any, examples: TokenExamples) -> tuple[float, list
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_packed_sequences_give_the_loss_and_gradients_of_sequences_alone(kind: str, attention: str) -> None:
     model = tiny(kind, attention)
+    # Llama's eager attention takes its softmax in fp32, whose sums round by their length on some processors.
+    bound = 1e-7 if (kind, attention) == ("llama", "eager") else 1e-12
     alone = tokenise(PAIRS, TOKENIZER, 9, packing=False, training=True).examples
     loss, gradients = loss_and_gradients(model, alone)
     packed_loss, packed_gradients = loss_and_gradients(model, packed(alone, 9))
-    assert packed_loss == pytest.approx(loss, abs=1e-12)
+    assert packed_loss == pytest.approx(loss, abs=bound)
     for one, other in zip(packed_gradients, gradients, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+        torch.testing.assert_close(one, other, rtol=0, atol=bound)
 
 
 def test_the_length_of_a_sequence_is_what_the_model_takes() -> None:
