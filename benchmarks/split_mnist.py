@@ -198,7 +198,8 @@ def _setting(comparison: Comparison) -> str:
     if tuning:
         chosen = f"; parameters from {tuning.trials} trials a method, seed {tuning.seeds[0]}"
         if tuning.extensions:
-            chosen += f", and {tuning.further_trials} more in {tuning.extensions} rounds beyond the ends"
+            rounds = "round" if tuning.extensions == 1 else "rounds"
+            chosen += f", and {tuning.further_trials} more in {tuning.extensions} {rounds} beyond the ends"
     return f"{len(comparison.seeds)} seeds, mean ± half the 95 % interval{chosen}."
 
 
