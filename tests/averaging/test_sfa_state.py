@@ -122,7 +122,7 @@ def test_the_order_of_patterns_counts() -> None:
 
 def test_what_is_no_state_is_refused() -> None:
     sfa = SFA(network(), beta=0.25, every=1)
-    with pytest.raises(StockpotError, match=r"no state of SFA: it has no 'steps'. Did you mean 'step'"):
+    with pytest.raises(StockpotError, match=r"not a state of SFA: it has no 'steps'. Did you mean 'step'"):
         sfa.load_state_dict({"step": 3})
 
 

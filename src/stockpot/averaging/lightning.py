@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stockpot.averaging.anchor import Keep, Source
-from stockpot.averaging.lightning_best import check_compared, refuse_best_between
+from stockpot.averaging.lightning_best import check_compared, refuse_monitor_between
 from stockpot.averaging.match import check_beta
 from stockpot.averaging.schedule import Schedule
 from stockpot.averaging.sfa import SFA, Buffers, Rounding
@@ -105,7 +105,7 @@ class SFALightning(Callback):
             self.sfa.steps = trainer.global_step
             self.sfa.last_average = self.sfa.steps if self.sfa.schedule.due(self.sfa.steps) else 0
         self._catch_up(trainer)
-        refuse_best_between(trainer, self.sfa)
+        refuse_monitor_between(trainer, self.sfa)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lets nothing be compared that lies between two averages; ModelCheckpoint's turn comes after this."""

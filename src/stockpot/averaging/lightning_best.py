@@ -10,7 +10,7 @@ from stockpot.averaging.sfa import SFA
 from stockpot.errors import StockpotError
 
 
-def refuse_best_between(trainer: Any, sfa: SFA) -> None:
+def refuse_monitor_between(trainer: Any, sfa: SFA) -> None:
     """Raises StockpotError, with the remedy, unless an average is due at every validation that is compared."""
     if _monitored(trainer):
         for step in _validations(trainer):

@@ -16,7 +16,7 @@ def check_state(state: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """
     for name in ("steps", "averages", "last_average", "anchor", *settings):
         if name not in state:
-            raise StockpotError(f"this is no state of SFA: it has no '{name}'.{did_you_mean(name, state)}")
+            raise StockpotError(f"this is not a state of SFA: it has no '{name}'.{did_you_mean(name, state)}")
     for name, value in settings.items():
         if name == "total_steps" and settings["every"] is not None and settings["every"] == state["every"]:
             continue

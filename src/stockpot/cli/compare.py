@@ -42,7 +42,7 @@ class Asked:
 
 
 def compare(recipe_file: Path, overrides: Sequence[str], output: Path | None, asked: Asked) -> None:
-    """`stockpot compare`. A shard whose cells are finished says so, and is no mistake."""
+    """`stockpot compare`. A shard whose cells are finished says so, and exits with 0."""
     shard = _shard(asked.shard)
     refuse_launchers(shares=shard[1] > 1)
     quiet()

@@ -75,7 +75,7 @@ class Merged(Method):
     """
 
     config: Any
-    statistics: ClassVar[frozenset[str]] = frozenset()  # what is kept that is no model
+    statistics: ClassVar[frozenset[str]] = frozenset()  # what is kept that is not a model
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)

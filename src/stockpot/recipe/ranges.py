@@ -67,6 +67,6 @@ def _not_searched(key: str, methods: Sequence[BaseConfig]) -> str:
         return "the recipe sets this key, so that it is not searched; drop one of the two"
     known = list(dict.fromkeys(name for method in methods for name in method.searched()))
     if any(key in method.space for method in methods):
-        return f"this key means nothing with the method's other settings, or is no matter of tuning; searched: {known}"
+        return f"this key means nothing with the method's other settings, or is not tuned; searched: {known}"
     listed = ", ".join(known) or "nothing"
     return f"no such parameter is searched.{did_you_mean(key, known)} Searched: {listed}"

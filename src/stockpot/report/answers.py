@@ -208,7 +208,7 @@ def _costs(comparison: Comparison) -> list[str]:
 
 
 def _but(comparison: Comparison, field: str) -> str:
-    """`" but joint training"`: the references, which are no contestants, that have some of these bytes."""
+    """`" but joint training"`: the references, which are not contestants, that have some of these bytes."""
     found = [title(label) for label, s in comparison.methods.items() if role(s.method) and getattr(s, field).mean]
     return f" but {listing(found)}" if found else ""
 

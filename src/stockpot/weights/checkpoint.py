@@ -90,5 +90,5 @@ def _open_file(file: Path) -> Any:
     try:
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError) as error:
-        read_header(file)  # says it more exactly: a type that is not supported is no damage
+        read_header(file)  # says it more exactly: a type that is not supported is not damage
         raise StockpotError(f"{file} is not a whole safetensors file (truncated or damaged): {error}") from error

@@ -153,7 +153,7 @@ def read_header(file: Path) -> tuple[list[Entry], FileFacts]:
                 metadata = _texts(value)
             else:
                 entries.append(_entry(file, name, _decoded(value), 8 + length))
-    except StockpotError:  # a type that is not supported is no damage
+    except StockpotError:  # a type that is not supported is not damage
         raise
     except (ValueError, RecursionError) as error:
         raise _damaged(file, str(error)) from error

@@ -20,7 +20,7 @@ START_SECONDS = 60.0
 # Threads of OpenBLAS take address space: one for each of 64 processors would be more than a program is given.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 
-# Runs inside the child. A program passes by reaching its end: leaving early, by whatever exit code, is no pass.
+# Runs inside the child. A program passes by reaching its end: leaving early, by whatever exit code, is not a pass.
 _CHILD = """
 import os, resource, site, sys
 cpu, memory, file = map(int, sys.argv[1:4])
