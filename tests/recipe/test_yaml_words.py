@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter
 
-from stockpot.cli.merge import parse_settings
+from stockpot.cli.merging import parse_settings
 from stockpot.errors import StockpotError
 from stockpot.evaluation.spec import SCORES
 from stockpot.merging.mergekit import parse_config

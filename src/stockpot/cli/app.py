@@ -225,7 +225,7 @@ def merge(
     ] = None,
 ) -> None:
     """Merge checkpoints on disk: averages, task arithmetic, TIES, DARE, SLERP and more."""
-    from stockpot.cli import merge as work
+    from stockpot.cli import merging as work
     from stockpot.merging.api import Options, one_of
 
     changes = {
@@ -245,7 +245,7 @@ def rules(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="one rule; default: all of them")] = None,
 ) -> None:
     """Say what merge rules there are: equation, models, parameters."""
-    from stockpot.cli.merge import describe_rules
+    from stockpot.cli.merging import describe_rules
 
     describe_rules(name)
 
