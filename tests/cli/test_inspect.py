@@ -185,7 +185,7 @@ def test_the_picture_names_every_kind_of_tensor(stockpot: Call, pair: tuple[Path
 def test_lines_run_over_the_layers_and_marks_stand_beside() -> None:
     from stockpot.cli.inspect_picture import lines_and_marks
     from stockpot.merging.comparison import compare
-    from stockpot.merging.sources import MemorySource
+    from stockpot.merging.read.sources import MemorySource
 
     state = weights()
     found = compare(MemorySource(state, "a"), MemorySource(scaled(state), "b"))

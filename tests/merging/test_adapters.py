@@ -19,13 +19,13 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from stockpot import StockpotError
-from stockpot.merging.adapter_output import write_adapter
-from stockpot.merging.adapters import AdapterSource
 from stockpot.merging.api import Options, merge, opened
 from stockpot.merging.api import identity as identity_of
-from stockpot.merging.opening import open_model
-from stockpot.merging.spec import MergeSpec, ModelSpec
-from stockpot.merging.work import PIECE
+from stockpot.merging.read.adapters import AdapterSource
+from stockpot.merging.read.inputs import open_model
+from stockpot.merging.spec.merge_spec import MergeSpec, ModelSpec
+from stockpot.merging.threads import PIECE
+from stockpot.merging.write.adapter_output import write_adapter
 
 State = dict[str, Tensor]
 Q, DOWN = "model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.down_proj.weight"
@@ -262,7 +262,7 @@ def test_in_bfloat16_the_sum_is_rounded_once(base: Path, adapters: list[Path], t
 
 def test_slices_take_layers_of_adapted_models(base: Path, adapters: list[Path], tmp_path: Path) -> None:
     from stockpot.merging.api import merge_state
-    from stockpot.merging.spec import Slice, SliceSource
+    from stockpot.merging.spec.merge_spec import Slice, SliceSource
 
     slices = tuple(Slice((SliceSource(str(adapters[1]), layer, layer + 1),)) for layer in (1, 0, 1))
     merged = merge_state(MergeSpec("passthrough", slices=slices), Options())
@@ -275,7 +275,7 @@ def test_slices_take_layers_of_adapted_models(base: Path, adapters: list[Path], 
 def test_a_layer_over_another_layer_of_the_base_is_the_whole_layer(base: Path, adapters: list[Path]) -> None:
     """There the adapter alone is not the task vector."""
     from stockpot.merging.api import merge_state
-    from stockpot.merging.spec import Slice, SliceSource
+    from stockpot.merging.spec.merge_spec import Slice, SliceSource
 
     moved = Slice((SliceSource(str(base), 0, 1), SliceSource(str(adapters[1]), 1, 2)))
     merged = merge_state(MergeSpec("task_arithmetic", base=str(base), slices=(moved,)), Options())
@@ -555,7 +555,7 @@ def test_a_merge_written_as_an_adapter_gives_the_same_logits_in_peft(
 
 
 def test_task_arithmetic_and_settings_by_tensor_are_written(base: Path, adapters: list[Path], tmp_path: Path) -> None:
-    from stockpot.merging.spec import Filtered
+    from stockpot.merging.spec.merge_spec import Filtered
 
     spec = spec_of("task_arithmetic", *adapters[:2], base=base, **{"lambda": 0.3})
     by_name = (Filtered(-1.0, "v_proj"), Filtered((1.0, 2.0)))

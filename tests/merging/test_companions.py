@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stockpot import StockpotError
-from stockpot.merging import companions as companions_module
 from stockpot.merging.api import Options, merge_into
-from stockpot.merging.spec import MergeSpec, ModelSpec
+from stockpot.merging.spec.merge_spec import MergeSpec, ModelSpec
+from stockpot.merging.write import companions as companions_module
 
 FAST = Options(sync=False, threads=1)
 MODULES = [

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from stockpot.merging import cuts as module
-from stockpot.merging.contract import Cut
-from stockpot.merging.cuts import Stretch, find_cuts
+from stockpot.merging.compute import cuts as module
+from stockpot.merging.compute.cuts import Stretch, find_cuts
+from stockpot.merging.rule import Cut
 from stockpot.merging.rules.ties import trim
 
 

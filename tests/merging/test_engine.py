@@ -12,8 +12,9 @@ from torch import Tensor
 
 import stockpot
 from stockpot import StockpotError
-from stockpot.merging import cuts, engine, plan
 from stockpot.merging.api import Options
+from stockpot.merging.compute import cuts, engine
+from stockpot.merging.plan import merge_plan as plan
 from stockpot.merging.rules import RULES
 
 EVERY: dict[str, dict[str, Any]] = {
@@ -205,7 +206,7 @@ def test_fishers_weigh_element_by_element(tmp_path: Path) -> None:
 
 def test_values_over_depth_and_by_name() -> None:
     from stockpot.merging.api import merge_state
-    from stockpot.merging.spec import Filtered, MergeSpec, ModelSpec
+    from stockpot.merging.spec.merge_spec import Filtered, MergeSpec, ModelSpec
 
     ones = {name: torch.ones_like(tensor) for name, tensor in state(0).items()}
     zeros = {name: torch.zeros_like(tensor) for name, tensor in state(0).items()}

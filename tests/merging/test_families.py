@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from stockpot import StockpotError
 from stockpot.merging.api import Options, merge, merge_into
-from stockpot.merging.spec import MergeSpec, ModelSpec, Slice, SliceSource
+from stockpot.merging.spec.merge_spec import MergeSpec, ModelSpec, Slice, SliceSource
 from stockpot.weights.checkpoint import open_checkpoint
 
 FAST = Options(sync=False, threads=1)

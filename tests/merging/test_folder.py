@@ -16,9 +16,9 @@ from safetensors import safe_open
 
 import stockpot
 from stockpot import StockpotError
-from stockpot.merging import writer
 from stockpot.merging.api import Options
-from stockpot.merging.folder import partial_of
+from stockpot.merging.write import shard_file as writer
+from stockpot.merging.write.model_folder import partial_of
 
 SMALL = Options(max_shard_size="900B", threads=1)
 

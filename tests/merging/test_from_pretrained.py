@@ -33,7 +33,7 @@ from transformers import (
 )
 
 from stockpot.merging.api import Options, merge, merge_into
-from stockpot.merging.spec import MergeSpec, ModelSpec, Slice, SliceSource
+from stockpot.merging.spec.merge_spec import MergeSpec, ModelSpec, Slice, SliceSource
 from stockpot.weights.checkpoint import open_checkpoint, save_checkpoint
 
 State = Mapping[str, Tensor]

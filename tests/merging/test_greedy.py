@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import stockpot
 from stockpot import StockpotError
-from stockpot.merging.greedy import greedy_soup
+from stockpot.merging.greedy_soup import greedy_soup
 
 NUMBERS = st.lists(st.integers(-20, 20), min_size=1, max_size=6)
 

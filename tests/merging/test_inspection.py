@@ -16,7 +16,7 @@ from torch import Tensor
 from stockpot import StockpotError
 from stockpot.merging.comparison import Comparison, Difference, compare, match
 from stockpot.merging.inspection import Ties, facts_of, find_ties, fold, open_source
-from stockpot.merging.sources import MemorySource
+from stockpot.merging.read.sources import MemorySource
 
 
 def differences(a: dict[str, Tensor], b: dict[str, Tensor], threads: int = 1) -> Comparison:

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from stockpot.merging.api import Options, merge_into, merge_state
-from stockpot.merging.masks import chance, keep, mask_key
-from stockpot.merging.mergekit import parse_config, read_config
-from stockpot.merging.spec import MergeSpec
+from stockpot.merging.rules.random_masks import chance, keep, mask_key
+from stockpot.merging.spec.merge_spec import MergeSpec
+from stockpot.merging.spec.mergekit_yaml import parse_config, read_config
 from stockpot.yaml_text import parse_yaml
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stockpot import StockpotError
-from stockpot.merging.contract import Parameter, Rule
-from stockpot.merging.mergekit import parse_config, read_config
-from stockpot.merging.plan import Plan, Target, make_plan
+from stockpot.merging.plan.merge_plan import Plan, Target, make_plan
+from stockpot.merging.read.sources import MemorySource
+from stockpot.merging.rule import Parameter, Rule
 from stockpot.merging.rules import RULES
-from stockpot.merging.sources import MemorySource
-from stockpot.merging.spec import Filtered, MergeSpec, ModelSpec, Slice, SliceSource, as_yaml
+from stockpot.merging.spec.merge_spec import Filtered, MergeSpec, ModelSpec, Slice, SliceSource, as_yaml
+from stockpot.merging.spec.mergekit_yaml import parse_config, read_config
 from stockpot.yaml_text import parse_yaml
 
 Q, UP, NORM = "self_attn.q_proj.weight", "mlp.up_proj.weight", "input_layernorm.weight"
@@ -476,7 +476,7 @@ def test_reading_a_configuration_imports_neither_torch_nor_pydantic(tmp_path: Pa
     file = tmp_path / "merge.yaml"
     file.write_text(MODELS)
     code = (
-        "import sys, pathlib; from stockpot.merging.mergekit import read_config; "
+        "import sys, pathlib; from stockpot.merging.spec.mergekit_yaml import read_config; "
         f"read_config(pathlib.Path({str(file)!r})); "
         "assert not {'torch', 'numpy', 'pydantic', 'transformers'} & set(sys.modules), sorted(sys.modules)"
     )

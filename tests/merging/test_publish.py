@@ -18,9 +18,9 @@ from torch import Tensor
 
 from stockpot import StockpotError, __version__
 from stockpot.merging.api import Options, merge, merge_into
-from stockpot.merging.card import short_names
-from stockpot.merging.contract import Value
-from stockpot.merging.spec import Filtered, MergeSpec, ModelSpec, Slice, SliceSource, as_yaml
+from stockpot.merging.rule import Value
+from stockpot.merging.spec.merge_spec import Filtered, MergeSpec, ModelSpec, Slice, SliceSource, as_yaml
+from stockpot.merging.write.merge_card import short_names
 from stockpot.weights.checkpoint import open_checkpoint, save_checkpoint
 from stockpot.weights.layout import Layout, read_layout
 
@@ -268,7 +268,7 @@ def test_what_was_written_is_compared_with_its_configuration(tmp_path: Path, mon
         kept = {name: entry for name, entry in layout.entries.items() if name != "model.norm.weight"}
         return replace(layout, entries=kept)
 
-    monkeypatch.setattr("stockpot.merging.publish.read_layout", without_norm)
+    monkeypatch.setattr("stockpot.merging.write.sidecars.read_layout", without_norm)
     assert "the output would lack 'model.norm.weight' (1)" in refusal(linear(one), tmp_path / "out")
 
 
@@ -507,7 +507,7 @@ def test_models_of_the_hub_and_only_they_are_named_in_the_metadata(
     for name in ("here/one", "hub-one", "hub-two"):
         model(tmp_path / name, {})
     cached = {"owner/one@v1": tmp_path / "hub-one", "owner/two": tmp_path / "hub-two"}
-    monkeypatch.setattr("stockpot.merging.opening.located", lambda name: cached.get(name, Path(name)))
+    monkeypatch.setattr("stockpot.merging.read.inputs.located", lambda name: cached.get(name, Path(name)))
     spec = MergeSpec("linear", tuple(ModelSpec(name) for name in ("here/one", *cached)))
     metadata, text = card(merged(spec, tmp_path / "out"))
     assert metadata["base_model"] == ["owner/one", "owner/two"]

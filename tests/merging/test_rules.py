@@ -14,8 +14,8 @@ from torch import Tensor
 
 import stockpot
 from stockpot import StockpotError
-from stockpot.merging.masks import chance, keep, mask_key
 from stockpot.merging.rules import RULES
+from stockpot.merging.rules.random_masks import chance, keep, mask_key
 
 SHAPES = {"a": (5, 7), "b": (11,), "c": (2, 3, 4), "d": ()}
 VECTOR_RULES = ["task_arithmetic", "ties", "dare_linear", "dare_ties", "breadcrumbs", "breadcrumbs_ties", "magmax"]

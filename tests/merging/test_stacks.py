@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from stockpot import StockpotError
-from stockpot.merging.layer_config import expanded, pin_decoder, set_layers
-from stockpot.merging.mergekit import parse_config
-from stockpot.merging.spec import as_yaml
-from stockpot.merging.stacks import Stack, choose_stack, feeds, first_layer_extras, language_stacks
+from stockpot.merging.plan.layer_stacks import Stack, choose_stack, feeds, first_layer_extras, language_stacks
+from stockpot.merging.spec.merge_spec import as_yaml
+from stockpot.merging.spec.mergekit_yaml import parse_config
+from stockpot.merging.write.layer_config import expanded, pin_decoder, set_layers
 
 PAIR = (Stack("encoder.block.", 4, "encoder"), Stack("decoder.block.", 3, "decoder"))
 SOLE = (Stack("model.layers.", 4, "language"),)

@@ -15,8 +15,8 @@ from pydantic import BaseModel, TypeAdapter
 from stockpot.cli.merging import parse_settings
 from stockpot.errors import StockpotError
 from stockpot.evaluation.spec import SCORES
-from stockpot.merging.mergekit import parse_config
 from stockpot.merging.rules import RULES
+from stockpot.merging.spec.mergekit_yaml import parse_config
 from stockpot.methods import REGISTRY
 from stockpot.recipe.read import apply_overrides, check, read_recipe, read_task
 from stockpot.recipe.schema import Recipe

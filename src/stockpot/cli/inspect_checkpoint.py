@@ -13,9 +13,9 @@ from stockpot.cli.console import say, show
 from stockpot.errors import StockpotError
 from stockpot.merging.comparison import Comparison, Difference, compare, match
 from stockpot.merging.inspection import Facts, Ties, facts_of, find_ties, fold, open_source
-from stockpot.merging.opening import located
-from stockpot.merging.sources import Info, Source
-from stockpot.merging.work import processors
+from stockpot.merging.read.inputs import located
+from stockpot.merging.read.sources import Info, Source
+from stockpot.merging.threads import processors
 from stockpot.printing import harmless
 from stockpot.weights.layout import FLOATS
 
@@ -81,7 +81,7 @@ def _pictures(output: Path) -> list[Path]:
 
 
 def _compare(sources: Sequence[Source], threads: int) -> list[Comparison]:
-    from stockpot.merging.work import one_thread_each
+    from stockpot.merging.threads import one_thread_each
 
     total = sum(
         source.tensors[name].nbytes

@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from stockpot.errors import StockpotError
 from stockpot.merging.comparison import Comparison, Difference
-from stockpot.merging.stacks import layer_of
+from stockpot.merging.plan.layer_stacks import layer_of
 from stockpot.report.figures import FLOOR, INK, MARKERS, PALETTE, house_style, short, styled
 
 _KINDS = 24  # lines that a legend can still tell apart

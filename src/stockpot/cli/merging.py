@@ -16,11 +16,11 @@ from stockpot.cli.interrupts import stopping_cleanly
 from stockpot.cli.launched import refuse_launchers
 from stockpot.errors import StockpotError
 from stockpot.merging.api import Opened, Options, divide_parameters, dtype_name, merge_into, one_of, opened
-from stockpot.merging.donor import settle
-from stockpot.merging.estimate import Estimate, estimate
-from stockpot.merging.folder import what_next
-from stockpot.merging.plan import check_rule
-from stockpot.merging.spec import MergeSpec, ModelSpec
+from stockpot.merging.plan.costs import Estimate, estimate
+from stockpot.merging.plan.merge_plan import check_rule
+from stockpot.merging.spec.merge_spec import MergeSpec, ModelSpec
+from stockpot.merging.write.donor import settle
+from stockpot.merging.write.model_folder import what_next
 from stockpot.names import as_name
 
 _FEW = 20  # of the tensors that do not fit are named
@@ -128,7 +128,7 @@ def _from_arguments(rule: str, models: Sequence[str], base: str | None, settings
 
 
 def _from_file(file: Path, models: Sequence[str], base: str | None, settings: Sequence[str]) -> MergeSpec:
-    from stockpot.merging.mergekit import read_config
+    from stockpot.merging.spec.mergekit_yaml import read_config
 
     if models:
         raise StockpotError(f"{file} names its models itself; {models[0]} is one too many.")
@@ -241,8 +241,8 @@ def _told(expected: Estimate, output: Path) -> list[str]:
 
 
 def _adapter(spec: MergeSpec, output: Path, options: Options, dry_run: bool) -> None:
-    from stockpot.merging.adapter_output import merged_modules, write_adapter
-    from stockpot.merging.folder import refuse_output
+    from stockpot.merging.write.adapter_output import merged_modules, write_adapter
+    from stockpot.merging.write.model_folder import refuse_output
 
     with opened(spec, options) as work:
         refuse_output(output, work.paths)
@@ -263,8 +263,8 @@ def _adapter(spec: MergeSpec, output: Path, options: Options, dry_run: bool) -> 
 
 
 def _greedy(spec: MergeSpec, output: Path, options: Options, command: str | None) -> None:
-    from stockpot.merging.greedy import run_score
-    from stockpot.merging.soup import soup_into
+    from stockpot.merging.greedy_soup import run_score
+    from stockpot.merging.soup_candidates import soup_into
 
     if not command:
         raise StockpotError('greedy_soup needs a score on held-out data: --score "python evaluate.py {model}".')
@@ -284,7 +284,7 @@ def describe_rules(name: str | None) -> None:
 
     from rich.markup import escape
 
-    from stockpot.merging.greedy import greedy_soup
+    from stockpot.merging.greedy_soup import greedy_soup
     from stockpot.merging.rules import RULES
 
     known = [*RULES, "greedy_soup"]

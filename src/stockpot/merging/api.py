@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from stockpot.errors import StockpotError
-from stockpot.merging.contract import Value
-from stockpot.merging.engine import Engine, Seen
-from stockpot.merging.estimate import require_room
-from stockpot.merging.folder import refuse_output, write_model
-from stockpot.merging.opening import Inputs
-from stockpot.merging.plan import Plan, make_plan
-from stockpot.merging.shards import bytes_of
-from stockpot.merging.sources import Source, torch_dtype
-from stockpot.merging.spec import MergeSpec, ModelSpec, as_yaml
-from stockpot.merging.work import processors
+from stockpot.merging.compute.engine import Engine, Seen
+from stockpot.merging.plan.costs import require_room
+from stockpot.merging.plan.merge_plan import Plan, make_plan
+from stockpot.merging.plan.shards import bytes_of
+from stockpot.merging.read.inputs import Inputs
+from stockpot.merging.read.sources import Source, torch_dtype
+from stockpot.merging.rule import Value
+from stockpot.merging.spec.merge_spec import MergeSpec, ModelSpec, as_yaml
+from stockpot.merging.threads import processors
+from stockpot.merging.write.model_folder import refuse_output, write_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -188,7 +188,7 @@ def _soup(
     options: Options,
     states: Mapping[str, State],
 ) -> dict[str, Tensor] | Path:
-    from stockpot.merging.soup import soup_into, soup_state
+    from stockpot.merging.soup_candidates import soup_into, soup_state
 
     score = shared.pop("score", None)
     if not callable(score):
@@ -226,7 +226,7 @@ def divide_parameters(
 @contextlib.contextmanager
 def opened(spec: MergeSpec, options: Options, states: Mapping[str, State] | None = None) -> Iterator[Opened]:
     """Opens every input and plans the merge; closes them when the block ends."""
-    from stockpot.merging.fishers import open_fishers
+    from stockpot.merging.plan.fisher_files import open_fishers
 
     with contextlib.ExitStack() as closing:
         inputs = Inputs(spec, states or {}, options.allow_bin)
@@ -252,7 +252,7 @@ def engine_of(opened: Opened, options: Options, seen: Seen = lambda nbytes: None
 
 def merge_state(spec: MergeSpec, options: Options, states: Mapping[str, State] | None = None) -> dict[str, Tensor]:
     """The merged state dict, in memory."""
-    from stockpot.merging.work import one_thread_each
+    from stockpot.merging.threads import one_thread_each
 
     with opened(spec, options, states) as work, one_thread_each():
         engine, plan = engine_of(work, options), work.plan
@@ -285,12 +285,12 @@ def merge_into(
     states: Mapping[str, State] | None = None,
 ) -> Path:
     """Merges into a folder that `from_pretrained` loads."""
-    from stockpot.merging.donor import settle
-    from stockpot.merging.publish import publish
-    from stockpot.merging.work import one_thread_each
+    from stockpot.merging.threads import one_thread_each
+    from stockpot.merging.write.donor import settle
+    from stockpot.merging.write.sidecars import publish
 
     if options.as_adapter or options.adapter_rank is not None:
-        from stockpot.merging.adapter_output import write_adapter
+        from stockpot.merging.write.adapter_output import write_adapter
 
         write_adapter(spec, output, options.adapter_rank, options, states)
         return output

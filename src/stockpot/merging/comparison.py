@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from stockpot.errors import StockpotError
 from stockpot.merging.inspection import Seen
-from stockpot.merging.sources import Source, torch_dtype
-from stockpot.merging.work import PIECE, for_each
+from stockpot.merging.read.sources import Source, torch_dtype
+from stockpot.merging.threads import PIECE, for_each
 from stockpot.weights.layout import FLOATS
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from stockpot.errors import StockpotError
-from stockpot.merging.adapters import is_adapter
-from stockpot.merging.opening import open_model
-from stockpot.merging.sources import Info, Source, torch_dtype
-from stockpot.merging.stacks import layer_counts
-from stockpot.merging.work import PIECE
+from stockpot.merging.plan.layer_stacks import layer_counts
+from stockpot.merging.read.adapters import is_adapter
+from stockpot.merging.read.inputs import open_model
+from stockpot.merging.read.sources import Info, Source, torch_dtype
+from stockpot.merging.threads import PIECE
 from stockpot.weights.layout import FileFacts, plain_file
 
 if TYPE_CHECKING:

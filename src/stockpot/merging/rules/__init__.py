@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stockpot.merging.contract import Rule
+from stockpot.merging.rule import Rule
 from stockpot.merging.rules.breadcrumbs import BREADCRUMBS, BREADCRUMBS_TIES
 from stockpot.merging.rules.dare import DARE_LINEAR, DARE_TIES
 from stockpot.merging.rules.della import DELLA, DELLA_LINEAR

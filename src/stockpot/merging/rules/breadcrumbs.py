@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from stockpot.merging.contract import Block, Parameter, Rule, Value
+from stockpot.merging.rule import Block, Parameter, Rule, Value
 from stockpot.merging.rules.linear import WEIGHT, normalised_to_nothing
 from stockpot.merging.rules.task_arithmetic import LAMBDA, added, on_base
 from stockpot.merging.rules.ties import elect, trim

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stockpot.merging.contract import Block, Parameter, Rule, Settings
-from stockpot.merging.masks import keep
+from stockpot.merging.rule import Block, Parameter, Rule, Settings
 from stockpot.merging.rules.dare import DENSITY, RESCALE
 from stockpot.merging.rules.linear import WEIGHT, normalised_to_nothing
+from stockpot.merging.rules.random_masks import keep
 from stockpot.merging.rules.task_arithmetic import LAMBDA, added, on_base
 from stockpot.merging.rules.ties import elect
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stockpot.merging.contract import Block, Parameter, Rule, Settings
+from stockpot.merging.rule import Block, Parameter, Rule, Settings
 from stockpot.merging.rules.linear import WEIGHT
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stockpot.merging.contract import Block, Rule
+from stockpot.merging.rule import Block, Rule
 from stockpot.merging.rules.task_arithmetic import LAMBDA, on_base
 
 if TYPE_CHECKING:

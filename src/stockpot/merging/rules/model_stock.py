@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stockpot.merging.contract import Block, Parameter, Rule
+from stockpot.merging.rule import Block, Parameter, Rule
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from stockpot.merging.contract import Block, Gram, Parameter, Rule, Value
+from stockpot.merging.rule import Block, Gram, Parameter, Rule, Value
 from stockpot.merging.rules.linear import WEIGHT
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from stockpot.merging.contract import Block, Parameter, Rule
+from stockpot.merging.rule import Block, Parameter, Rule
 from stockpot.merging.rules.linear import WEIGHT, normalised_to_nothing
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from stockpot.merging.contract import Block, Cut, Parameter, Rule, Value
+from stockpot.merging.rule import Block, Cut, Parameter, Rule, Value
 from stockpot.merging.rules.linear import WEIGHT
 from stockpot.merging.rules.task_arithmetic import LAMBDA, on_base
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from stockpot.errors import StockpotError
-from stockpot.merging.contract import Block, Cut
-from stockpot.merging.cuts import Stretch, find_cuts
-from stockpot.merging.masks import mask_key
-from stockpot.merging.plan import Input, Piece, Plan, Target
-from stockpot.merging.sources import Source, torch_dtype
-from stockpot.merging.work import PIECE, for_each
+from stockpot.merging.compute.cuts import Stretch, find_cuts
+from stockpot.merging.plan.merge_plan import Input, Piece, Plan, Target
+from stockpot.merging.read.sources import Source, torch_dtype
+from stockpot.merging.rule import Block, Cut
+from stockpot.merging.rules.random_masks import mask_key
+from stockpot.merging.threads import PIECE, for_each
 
 if TYPE_CHECKING:
     import torch

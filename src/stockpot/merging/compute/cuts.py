@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from stockpot.merging.contract import Cut
-from stockpot.merging.work import PIECE, for_each
+from stockpot.merging.rule import Cut
+from stockpot.merging.threads import PIECE, for_each
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, FiniteFloat, PositiveInt, ValidationError
 
 from stockpot.errors import StockpotError, did_you_mean
-from stockpot.merging.sources import Info, Source
-from stockpot.merging.work import PIECE
+from stockpot.merging.read.sources import Info, Source
+from stockpot.merging.threads import PIECE
 from stockpot.weights.layout import FLOATS, FileFacts, plain_file
 
 if TYPE_CHECKING:

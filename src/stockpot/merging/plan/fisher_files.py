@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stockpot.errors import StockpotError
-from stockpot.merging.plan import Plan
-from stockpot.merging.sources import FileSource, MemorySource, Source
+from stockpot.merging.plan.merge_plan import Plan
+from stockpot.merging.read.sources import FileSource, MemorySource, Source
 from stockpot.weights.layout import FLOATS, read_layout
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from stockpot.errors import StockpotError
-from stockpot.merging.plan import Target
+from stockpot.merging.plan.merge_plan import Target
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stockpot.errors import StockpotError
-from stockpot.merging.sources import FileSource, MemorySource, Source
-from stockpot.merging.spec import MergeSpec
+from stockpot.merging.read.sources import FileSource, MemorySource, Source
+from stockpot.merging.spec.merge_spec import MergeSpec
 from stockpot.weights.layout import PICKLES, FileFacts, plain_file, read_index, read_layout
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stockpot.merging.adapters import AdapterConfig
+    from stockpot.merging.read.adapters import AdapterConfig
 
 # Weights and what stands beside them: never code.
 _WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.spm", "*.tiktoken", "*.codes", "*.bpe")
@@ -117,7 +117,7 @@ class Inputs:
         return open_model(self._places[path], path, self._allow_bin)
 
     def _adapter(self, label: str, adapter: str, base: str) -> Source:
-        from stockpot.merging.adapters import AdapterSource
+        from stockpot.merging.read.adapters import AdapterSource
 
         self._refuse_adapter(base)
         # Layers that slices move meet other layers of the base than the adapter was trained on.
@@ -139,12 +139,12 @@ class Inputs:
     def _is_adapter(self, path: str) -> bool:
         if path in self._states or not (self._located(path) / "adapter_config.json").is_file():
             return False
-        from stockpot.merging.adapters import is_adapter
+        from stockpot.merging.read.adapters import is_adapter
 
         return is_adapter(self._located(path))
 
     def _config(self, path: str) -> AdapterConfig:
-        from stockpot.merging.adapters import read_config
+        from stockpot.merging.read.adapters import read_config
 
         return read_config(self._located(path))
 

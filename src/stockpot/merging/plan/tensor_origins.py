@@ -6,9 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from stockpot.errors import StockpotError
-from stockpot.merging.sources import Source
-from stockpot.merging.spec import MergeSpec, Parameters, Slice, SliceSource
-from stockpot.merging.stacks import (
+from stockpot.merging.plan.layer_stacks import (
     Stack,
     choose_stack,
     feeds,
@@ -19,6 +17,8 @@ from stockpot.merging.stacks import (
     layer_of,
     rests_of,
 )
+from stockpot.merging.read.sources import Source
+from stockpot.merging.spec.merge_spec import MergeSpec, Parameters, Slice, SliceSource
 
 
 @dataclass(frozen=True, slots=True)

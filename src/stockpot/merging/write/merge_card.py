@@ -10,10 +10,10 @@ from typing import Any
 
 from stockpot import __version__
 from stockpot.markdown import code, fenced, plain, table
-from stockpot.merging.contract import Parameter, Value
-from stockpot.merging.donor import Beside
-from stockpot.merging.plan import Plan
-from stockpot.merging.spec import MergeSpec, as_yaml
+from stockpot.merging.plan.merge_plan import Plan
+from stockpot.merging.rule import Parameter, Value
+from stockpot.merging.spec.merge_spec import MergeSpec, as_yaml
+from stockpot.merging.write.donor import Beside
 from stockpot.yaml_text import dump_yaml
 
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")

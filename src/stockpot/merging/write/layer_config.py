@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
 from stockpot.errors import StockpotError
-from stockpot.merging.stacks import Stack, is_pair
+from stockpot.merging.plan.layer_stacks import Stack, is_pair
 
 _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "depth")
 _ENCODER = ("encoder_layers", "num_encoder_layers", "encoder_num_hidden_layers")

@@ -21,7 +21,7 @@ from stockpot.weights.layout import ITEM_SIZE, read_header
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stockpot.merging.plan import Target
+    from stockpot.merging.plan.merge_plan import Target
 
 _READ = 4 << 20
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from stockpot.errors import StockpotError, did_you_mean
-from stockpot.merging.contract import Gram, Rule, Settings
-from stockpot.merging.places import Part, Place, places, strays
+from stockpot.merging.plan.tensor_origins import Part, Place, places, strays
+from stockpot.merging.read.sources import Info, Source
+from stockpot.merging.rule import Gram, Rule, Settings
 from stockpot.merging.rules import RULES
-from stockpot.merging.settings import check_parameters, resolve
-from stockpot.merging.sources import Info, Source
-from stockpot.merging.spec import MergeSpec
-from stockpot.merging.work import PIECE
+from stockpot.merging.spec.merge_spec import MergeSpec
+from stockpot.merging.spec.tensor_settings import check_parameters, resolve
+from stockpot.merging.threads import PIECE
 from stockpot.weights.layout import FLOATS, ITEM_SIZE
 
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from stockpot.errors import StockpotError
 from stockpot.merging.api import Options, State, merge_into, merge_state
-from stockpot.merging.folder import partial_of
-from stockpot.merging.greedy import Soup, greedy_soup
-from stockpot.merging.opening import located
-from stockpot.merging.spec import MergeSpec
+from stockpot.merging.greedy_soup import Soup, greedy_soup
+from stockpot.merging.read.inputs import located
+from stockpot.merging.spec.merge_spec import MergeSpec
+from stockpot.merging.write.model_folder import partial_of
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,11 +14,11 @@ from typing import Any
 
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.files import explained
-from stockpot.merging.agreement import check_agreement
-from stockpot.merging.companions import LARGEST, companions, differing
-from stockpot.merging.configuration import output_config
-from stockpot.merging.plan import Plan
-from stockpot.merging.spec import MergeSpec
+from stockpot.merging.plan.merge_plan import Plan
+from stockpot.merging.spec.merge_spec import MergeSpec
+from stockpot.merging.write.agreement import check_agreement
+from stockpot.merging.write.companions import LARGEST, companions, differing
+from stockpot.merging.write.output_config import output_config
 from stockpot.weights.layout import inside
 
 _CONFIG, _TOKENIZER_CONFIG, _TEMPLATE = "config.json", "tokenizer_config.json", "chat_template.jinja"

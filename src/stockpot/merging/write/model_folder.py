@@ -13,11 +13,11 @@ from typing import Any
 
 from stockpot.errors import StockpotError
 from stockpot.files import TEMPORARY, explained, make_folder, sync, write_json
-from stockpot.merging.contract import Cut
-from stockpot.merging.engine import Cuts, Engine
-from stockpot.merging.plan import Plan, Target
-from stockpot.merging.shards import file_names, split
-from stockpot.merging.writer import ShardFile, verify_shard
+from stockpot.merging.compute.engine import Cuts, Engine
+from stockpot.merging.plan.merge_plan import Plan, Target
+from stockpot.merging.plan.shards import file_names, split
+from stockpot.merging.rule import Cut
+from stockpot.merging.write.shard_file import ShardFile, verify_shard
 
 _JOURNAL = ".merge.json"  # hidden: no file that comes along with a model is
 

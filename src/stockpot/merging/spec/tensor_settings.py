@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from stockpot.errors import StockpotError, did_you_mean
-from stockpot.merging.contract import Parameter, Rule, Settings, Value
-from stockpot.merging.spec import Filtered, MergeSpec, ModelSpec, Parameters, Setting, SliceSource
+from stockpot.merging.rule import Parameter, Rule, Settings, Value
+from stockpot.merging.spec.merge_spec import Filtered, MergeSpec, ModelSpec, Parameters, Setting, SliceSource
 
 # Keys of mergekit's that change nothing here: a rule without rescaling that is told not to rescale, for example.
 _WITHOUT_EFFECT: dict[str, tuple[Value, ...]] = {"int8_mask": (True, False), "rescale": (False,)}

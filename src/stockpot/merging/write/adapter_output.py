@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from stockpot.errors import StockpotError
 from stockpot.files import publishing, write_json, write_text
-from stockpot.merging.adapters import CONFIG, PREFIX, AdapterSource, Factors
 from stockpot.merging.api import Options, State, opened
-from stockpot.merging.contract import Rule, Settings
-from stockpot.merging.engine import first_nonfinite
-from stockpot.merging.folder import refuse_output
-from stockpot.merging.plan import Plan
-from stockpot.merging.sources import torch_dtype
-from stockpot.merging.spec import MergeSpec, as_yaml
-from stockpot.merging.work import PIECE
-from stockpot.merging.writer import ShardFile, Slot, verify_shard
+from stockpot.merging.compute.engine import first_nonfinite
+from stockpot.merging.plan.merge_plan import Plan
+from stockpot.merging.read.adapters import CONFIG, PREFIX, AdapterSource, Factors
+from stockpot.merging.read.sources import torch_dtype
+from stockpot.merging.rule import Rule, Settings
+from stockpot.merging.spec.merge_spec import MergeSpec, as_yaml
+from stockpot.merging.threads import PIECE
+from stockpot.merging.write.model_folder import refuse_output
+from stockpot.merging.write.shard_file import ShardFile, Slot, verify_shard
 from stockpot.weights.layout import ITEM_SIZE
 from stockpot.yaml_text import dump_yaml
 
@@ -74,7 +74,7 @@ def write_adapter(
     nothing was left out. Raises StockpotError for other rules, for models that are no adapters over the merge's base,
     and for adapters with modules that were saved whole.
     """
-    from stockpot.merging.work import one_thread_each
+    from stockpot.merging.threads import one_thread_each
 
     options = options or Options()
     if rank is not None and rank < 1:

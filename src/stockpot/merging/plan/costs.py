@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stockpot.errors import StockpotError
-from stockpot.merging.folder import refuse_output
-from stockpot.merging.plan import Plan
-from stockpot.merging.shards import bytes_of, file_names, split
-from stockpot.merging.work import PIECE
+from stockpot.merging.plan.merge_plan import Plan
+from stockpot.merging.plan.shards import bytes_of, file_names, split
+from stockpot.merging.threads import PIECE
+from stockpot.merging.write.model_folder import refuse_output
 
 if TYPE_CHECKING:
     from stockpot.merging.api import Opened, Options

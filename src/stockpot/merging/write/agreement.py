@@ -7,11 +7,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from stockpot.errors import StockpotError
-from stockpot.merging.configuration import HEADS, taken_layers
-from stockpot.merging.layer_config import count_places
-from stockpot.merging.places import Sliced, sliced_stacks
-from stockpot.merging.plan import Plan
-from stockpot.merging.stacks import first_layer_extras, language_stacks, layer_counts, layer_of, rests_of
+from stockpot.merging.plan.layer_stacks import first_layer_extras, language_stacks, layer_counts, layer_of, rests_of
+from stockpot.merging.plan.merge_plan import Plan
+from stockpot.merging.plan.tensor_origins import Sliced, sliced_stacks
+from stockpot.merging.write.layer_config import count_places
+from stockpot.merging.write.output_config import HEADS, taken_layers
 
 # Tables that some versions of a library save and others work out; none asks for them.
 _WORKED_OUT = re.compile(r"(rotary_emb\.inv_freq|position_ids|attn\.(masked_)?bias|attention\.(masked_)?bias)$")

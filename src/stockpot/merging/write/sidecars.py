@@ -12,13 +12,13 @@ from typing import Any
 
 from stockpot import __version__
 from stockpot.files import sha256
-from stockpot.merging.agreement import check_agreement
-from stockpot.merging.card import merge_card
-from stockpot.merging.configuration import untie
-from stockpot.merging.donor import Beside
-from stockpot.merging.plan import Plan
-from stockpot.merging.sources import Source
-from stockpot.merging.spec import as_yaml
+from stockpot.merging.plan.merge_plan import Plan
+from stockpot.merging.read.sources import Source
+from stockpot.merging.spec.merge_spec import as_yaml
+from stockpot.merging.write.agreement import check_agreement
+from stockpot.merging.write.donor import Beside
+from stockpot.merging.write.merge_card import merge_card
+from stockpot.merging.write.output_config import untie
 from stockpot.weights.layout import read_layout
 from stockpot.yaml_text import dump_yaml
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from stockpot.merging.contract import Value
+from stockpot.merging.rule import Value
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 from stockpot.errors import StockpotError
-from stockpot.merging.layer_config import pin_decoder, set_layers
-from stockpot.merging.places import Sliced, sliced_stacks
-from stockpot.merging.plan import Plan
-from stockpot.merging.sources import TORCH_NAMES
-from stockpot.merging.stacks import language_stacks, layer_counts
+from stockpot.merging.plan.layer_stacks import language_stacks, layer_counts
+from stockpot.merging.plan.merge_plan import Plan
+from stockpot.merging.plan.tensor_origins import Sliced, sliced_stacks
+from stockpot.merging.read.sources import TORCH_NAMES
+from stockpot.merging.write.layer_config import pin_decoder, set_layers
 from stockpot.weights.layout import FLOATS, Entry
 
 # Types that hold numbers packed, or scaled by others: their average would be nobody's.

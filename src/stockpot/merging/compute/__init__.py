@@ -1,0 +1,1 @@
+"""The arithmetic: pieces of tensors, merged by a rule, on several threads."""

@@ -1,0 +1,1 @@
+"""What a merge will do, decided from headers alone: no tensor's bytes are read."""

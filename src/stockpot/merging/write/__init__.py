@@ -1,0 +1,1 @@
+"""What a merge leaves on disk: weights, configuration, tokenizer, model card, recipe."""
