@@ -25,11 +25,11 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, default_data_collator
 
 from stockpot import SFA, methods
+from stockpot.batches.examples import TokenExamples, TrainingData
 from stockpot.methods.base import Task
 from stockpot.methods.sfa import Config
 from stockpot.models.lora import LoraSpec, attach
 from stockpot.runs.meter import Clock
-from stockpot.streams.examples import TokenExamples, TrainingData
 from stockpot.training import hf
 from stockpot.training.job import Job, planned_steps
 

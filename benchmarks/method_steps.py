@@ -20,10 +20,10 @@ import torch
 from torch import nn
 
 from stockpot import methods
+from stockpot.batches.examples import TensorExamples
 from stockpot.methods.base import Method, Task
 from stockpot.models.networks import mlp
 from stockpot.runs.meter import Clock
-from stockpot.streams.examples import TensorExamples
 from stockpot.training import plain
 from stockpot.training.job import Job, planned_steps
 from stockpot.weights.checkpoint import save_checkpoint

@@ -12,10 +12,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from stockpot.batches.examples import TensorExamples
+from stockpot.batches.outputs import logits_of
 from stockpot.importance.fisher import fisher
 from stockpot.models.networks import mlp
-from stockpot.models.outputs import logits_of
-from stockpot.streams.examples import TensorExamples
 
 EXAMPLES, CLASSES = 2048, 10
 

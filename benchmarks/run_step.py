@@ -23,11 +23,11 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from stockpot import methods
+from stockpot.batches.examples import TensorExamples, TrainingData
 from stockpot.methods.base import Task
 from stockpot.methods.sfa import Config
 from stockpot.models.networks import mlp
 from stockpot.runs.meter import Clock
-from stockpot.streams.examples import TensorExamples, TrainingData
 from stockpot.training import hf
 from stockpot.training.batches import EpochBatches, loader
 from stockpot.training.job import Job, planned_steps

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from stockpot import methods
+from stockpot.batches.examples import Batch, TensorExamples, TrainingData
 from stockpot.methods.base import Method, Task
 from stockpot.methods.held import is_language
 from stockpot.seeds import derive, seed_everything
-from stockpot.streams.examples import Batch, TensorExamples, TrainingData
 from stockpot.training import engine
 from stockpot.training.batches import EpochBatches
 from stockpot.training.job import Job, planned_steps

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stockpot.models.outputs import evaluation_mode, logits_of
-from stockpot.streams.examples import TensorExamples
+from stockpot.batches.examples import TensorExamples
+from stockpot.batches.outputs import evaluation_mode, logits_of
 
 Weights = dict[str, Tensor]
 CLASSES = 4

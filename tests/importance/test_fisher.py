@@ -12,12 +12,12 @@ from brute import CLASSES, Twice, by_loop, clouds, settled
 from torch import Tensor, nn
 
 import stockpot
+from stockpot.batches.examples import TensorExamples
+from stockpot.batches.outputs import logits_of
 from stockpot.errors import StockpotError
 from stockpot.importance.fisher import convention, default_kind, fisher, load_fisher, save_fisher
 from stockpot.importance.sensitivity import sensitivity
-from stockpot.models.outputs import logits_of
 from stockpot.seeds import generator
-from stockpot.streams.examples import TensorExamples
 
 Weights = dict[str, Tensor]
 

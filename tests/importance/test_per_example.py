@@ -33,11 +33,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from stockpot.batches.examples import TensorExamples
+from stockpot.batches.outputs import logits_of
 from stockpot.importance import per_example
 from stockpot.importance.fisher import fisher
 from stockpot.importance.sensitivity import sensitivity
-from stockpot.models.outputs import logits_of
-from stockpot.streams.examples import TensorExamples
 from stockpot.streams.scenario import mask_rivals
 
 Weights = dict[str, Tensor]

@@ -11,12 +11,12 @@ import torch
 from brute import Weights
 from torch import Tensor, nn
 
+from stockpot.batches.examples import IGNORED, TokenExamples
+from stockpot.batches.outputs import logits_of
 from stockpot.errors import StockpotError
 from stockpot.importance import per_example
 from stockpot.importance.fisher import convention, fisher
 from stockpot.importance.sensitivity import sensitivity
-from stockpot.models.outputs import logits_of
-from stockpot.streams.examples import IGNORED, TokenExamples
 
 WORDS = 11
 

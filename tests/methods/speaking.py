@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from toy import Weights, copied
 
-from stockpot.models.outputs import logits_of
-from stockpot.streams.examples import IGNORED, Batch, TokenExamples, TrainingData
+from stockpot.batches.examples import IGNORED, Batch, TokenExamples, TrainingData
+from stockpot.batches.outputs import logits_of
 from stockpot.training.batches import EpochBatches
 
 WORDS = 23

@@ -29,11 +29,11 @@ from toy import (
     seed,
 )
 
+from stockpot.batches.examples import TrainingData
 from stockpot.errors import StockpotError
 from stockpot.methods import agem
 from stockpot.methods.agem import AveragedGradientEpisodicMemory, Config, project
 from stockpot.seeds import generator
-from stockpot.streams.examples import TrainingData
 from stockpot.training.batches import EpochBatches
 
 

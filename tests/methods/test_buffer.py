@@ -13,12 +13,12 @@ from pydantic import ValidationError
 from scipy.stats import chi2
 from torch import Tensor, nn
 
+from stockpot.batches.examples import TensorExamples
 from stockpot.errors import StockpotError
 from stockpot.methods.base import Task
 from stockpot.methods.buffer import Buffer, Reservoir, equal_shares, features_over, herding
 from stockpot.methods.replay import Config
 from stockpot.seeds import derive, generator
-from stockpot.streams.examples import TensorExamples
 
 BY_CLASS = ["balanced", "herding"]
 

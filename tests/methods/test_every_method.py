@@ -26,9 +26,9 @@ from toy import (
 )
 
 from stockpot.averaging.schedule import average_steps
+from stockpot.batches.examples import TrainingData, concat
 from stockpot.methods import REGISTRY
 from stockpot.seeds import derive
-from stockpot.streams.examples import TrainingData, concat
 
 METHODS: dict[str, dict[str, Any]] = {
     "sequential": {},

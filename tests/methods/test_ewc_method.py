@@ -25,13 +25,13 @@ from toy import (
     seed,
 )
 
+from stockpot.batches.examples import TensorExamples, TrainingData
+from stockpot.batches.outputs import logits_of
 from stockpot.errors import StockpotError
 from stockpot.importance.fisher import convention, fisher, save_fisher
 from stockpot.importance.sensitivity import sensitivity
 from stockpot.methods import build
 from stockpot.methods.base import Task
-from stockpot.models.outputs import logits_of
-from stockpot.streams.examples import TensorExamples, TrainingData
 
 
 def standing_at(weights: Weights) -> nn.Module:

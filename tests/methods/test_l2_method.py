@@ -26,10 +26,10 @@ from toy import (
     seed,
 )
 
+from stockpot.batches.examples import TrainingData
 from stockpot.errors import StockpotError
 from stockpot.methods import build
 from stockpot.methods.base import Method, Task
-from stockpot.streams.examples import TrainingData
 
 
 @pytest.mark.parametrize("form", ["gradient", "loss"])

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from toy import LOOPS, Learnt, Weights, assert_close, assert_same, config, held, learn, seed
 
 from stockpot import methods
+from stockpot.batches.examples import IGNORED, Batch, TokenExamples, TrainingData, concat
+from stockpot.batches.outputs import logits_of
 from stockpot.errors import StockpotError
 from stockpot.importance.fisher import default_kind
 from stockpot.methods import REGISTRY
 from stockpot.methods.base import Facts, Task
 from stockpot.methods.buffer import Buffer, features_over
-from stockpot.models.outputs import logits_of
 from stockpot.seeds import derive
-from stockpot.streams.examples import IGNORED, Batch, TokenExamples, TrainingData, concat
 
 METHODS: dict[str, dict[str, Any]] = {
     "sequential": {},

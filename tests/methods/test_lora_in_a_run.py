@@ -17,10 +17,10 @@ from transformers import AutoModelForCausalLM
 
 from stockpot import SFA
 from stockpot.errors import StockpotError
-from stockpot.models.lora import fold, load_adapter
+from stockpot.models.lora import fold_adapter, load_adapter
 from stockpot.models.names import plain_tensors
 from stockpot.models.spec import ModelSpec
-from stockpot.models.store import Started, start_model
+from stockpot.models.store import StartModel, start_model
 from stockpot.recipe.read import check
 from stockpot.recipe.schema import Recipe
 from stockpot.runs.actions import begin, go_on
@@ -69,7 +69,7 @@ def left(run: Path) -> list[Weights]:
     """The weights at the start and after each task, whether they are merged or adapters."""
     folders = [folder / "model" for folder in sorted((run / "tasks").iterdir())]
     return [
-        plain_tensors(fold(load_adapter(opened(folders[0]), folder)))
+        plain_tensors(fold_adapter(load_adapter(opened(folders[0]), folder)))
         if (folder / "adapter_config.json").is_file()
         else plain_tensors(opened(folder))
         for folder in folders
@@ -78,7 +78,9 @@ def left(run: Path) -> list[Weights]:
 
 @pytest.fixture
 def in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stockpot.runs.loop.started", lambda *given: Started(start_model(*given).double(), []))
+    monkeypatch.setattr(
+        "stockpot.runs.loop.build_start_model", lambda *given: StartModel(start_model(*given).double(), [])
+    )
     monkeypatch.setattr("stockpot.runs.session.load_model", lambda folder, *_: opened(folder))
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from toy import LOOPS, assert_close, by_hand, config, copied, examples, learn, network, seed
 
+from stockpot.batches.examples import Batch, TrainingData
 from stockpot.methods.lwf import distillation
-from stockpot.streams.examples import Batch, TrainingData
 
 
 def test_distillation_is_the_divergence_times_the_temperature_squared() -> None:

@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file
 from toy import LOOPS, assert_close, assert_same, config, examples, learn, network
 
+from stockpot.batches.examples import TrainingData
 from stockpot.errors import StockpotError
 from stockpot.methods import REGISTRY, build
 from stockpot.recipe.read import check
 from stockpot.recipe.schema import Recipe
 from stockpot.runs.actions import begin, go_on
-from stockpot.streams.examples import TrainingData
 from stockpot.streams.scenario import Rows
 from stockpot.training.job import Job, batch_loss
 

@@ -32,6 +32,7 @@ from toy import (
 )
 
 import stockpot
+from stockpot.batches.examples import Examples, TensorExamples, TrainingData
 from stockpot.errors import StockpotError
 from stockpot.methods import dare, fisher_average, magmax, soup, task_arithmetic, ties
 from stockpot.methods.base import Method, Task
@@ -40,7 +41,6 @@ from stockpot.models.spec import ModelSpec
 from stockpot.models.store import save_model as save_pretrained
 from stockpot.models.store import start_model
 from stockpot.seeds import derive, generator
-from stockpot.streams.examples import Examples, TensorExamples, TrainingData
 from stockpot.training import engine
 from stockpot.training.job import Interrupted, Job, planned_steps
 from stockpot.training.method_state import read_state, write_state

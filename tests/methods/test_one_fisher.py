@@ -9,13 +9,13 @@ import pytest
 import torch
 from toy import config
 
+from stockpot.batches.examples import TensorExamples
 from stockpot.importance.fisher import Kind, _directions, fisher
 from stockpot.methods import ewc, fisher_average
 from stockpot.recipe.read import check
 from stockpot.recipe.schema import Recipe
 from stockpot.results import Results
 from stockpot.runs.actions import add_task, begin, go_on
-from stockpot.streams.examples import TensorExamples
 from stockpot.streams.scenario import mask_rivals
 from stockpot.streams.spec import DataSpec, TaskSpec
 

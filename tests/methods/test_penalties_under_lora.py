@@ -15,7 +15,7 @@ from toy import Weights, assert_close, assert_same, config, copied
 from stockpot import methods
 from stockpot.importance.fisher import fisher, save_fisher
 from stockpot.methods.base import Method, Task
-from stockpot.models.lora import LoraSpec, attach, fold
+from stockpot.models.lora import LoraSpec, attach, fold_adapter
 from stockpot.models.spec import ModelSpec
 
 # Linear layers stored both ways, an embedding, a layer trained whole, and biases beside them.
@@ -117,7 +117,7 @@ def test_ewc_holds_the_folded_weights_of_every_task(mode: str, tmp_path: Path) -
         move(model, index)
         if index == 2:
             break
-        task.model = plain = fold(model)
+        task.model = plain = fold_adapter(model)
         method.task_end(task, texts(index))
         past.append((copied(plain), fisher(plain, texts(index), "empirical", logits=task.logits)))
         state = method.state()

@@ -19,12 +19,12 @@ from toy import LOOPS, STEPS, Weights, assert_close, assert_same, config, copied
 from toy import seed as seed_of
 
 from stockpot import methods
+from stockpot.batches.examples import TensorExamples, TrainingData
 from stockpot.errors import StockpotError
 from stockpot.methods.base import Task
 from stockpot.methods.buffer import Reservoir
 from stockpot.methods.replay import distance
 from stockpot.seeds import derive, generator
-from stockpot.streams.examples import TensorExamples, TrainingData
 from stockpot.training.batches import EpochBatches
 from stockpot.training.method_state import read_state, write_state
 

@@ -27,9 +27,9 @@ from toy import (
 )
 
 from stockpot.averaging.schedule import average_steps
+from stockpot.batches.examples import TrainingData
 from stockpot.errors import StockpotError
 from stockpot.methods.sfa import SequentialFineTuningWithAveraging
-from stockpot.streams.examples import TrainingData
 
 pytestmark = pytest.mark.parametrize("loop", LOOPS)
 

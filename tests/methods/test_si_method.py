@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from toy import LOOPS, assert_close, by_hand, config, examples, held, learn, network, seed
 
+from stockpot.batches.examples import TrainingData
 from stockpot.methods import build
 from stockpot.methods.base import Task
-from stockpot.streams.examples import TrainingData
 
 
 class Two(nn.Module):

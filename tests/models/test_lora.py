@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from stockpot import SFA, StockpotError
-from stockpot.models.lora import LoraSpec, activate, attach, fold, load_adapter, save_adapter, stack
+from stockpot.models.lora import LoraSpec, activate, attach, fold_adapter, load_adapter, save_adapter, stack
 
 X = torch.randint(32, (3, 8), generator=torch.Generator().manual_seed(5))
 
@@ -106,7 +106,7 @@ def test_the_folded_model_is_plain_and_has_the_logits_of_the_adapted_one(setting
     model = attach(base, spec(**settings), seed=1)
     move(model, 1)
     expected = logits(model)
-    plain = fold(model)
+    plain = fold_adapter(model)
     close(logits(plain), expected)
     assert float((expected - start).abs().max()) > 1e-3
     assert {name: tensor.shape for name, tensor in plain.state_dict().items()} == names
@@ -118,7 +118,7 @@ def test_gpt2_with_its_tied_head_folds_and_stays_tied() -> None:
     model = attach(gpt2(), spec(), seed=1)
     move(model, 1)
     expected = logits(model)
-    plain = fold(model)
+    plain = fold_adapter(model)
     close(logits(plain), expected)
     assert plain.lm_head.weight is plain.transformer.wte.weight
 
@@ -131,7 +131,7 @@ def test_the_average_of_a_task_is_that_of_the_folded_weights() -> None:
         sfa = SFA(model, beta=beta, every=1)
         move(model, 1)
         sfa.step()
-        folded.append(fold(model).state_dict())
+        folded.append(fold_adapter(model).state_dict())
     for name, tensor in folded[1].items():
         close(tensor, 0.75 * folded[0][name] + 0.25 * start[name])
 
@@ -146,7 +146,7 @@ def two_tasks(base: nn.Module, how: str, **settings: Any) -> nn.Module:
             for name, tensor in adapted.named_parameters():
                 if ".task" in name and "lora_" in name:
                     tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.1)
-        model = fold(adapted) if how == "fold" else stack(adapted)
+        model = fold_adapter(adapted) if how == "fold" else stack(adapted)
     result: nn.Module = model
     return result
 
@@ -172,7 +172,7 @@ def test_two_tasks_stacked_are_two_tasks_folded_also_from_disk(settings: dict[st
     assert (config["r"], config["lora_alpha"], config["use_rslora"], config["task_type"]) == (6, 6, False, "CAUSAL_LM")
     assert torch.equal(logits(PeftModel.from_pretrained(llama(), str(tmp_path))), logits(model))
     assert torch.equal(logits(load_adapter(llama(), tmp_path)), logits(model))
-    close(logits(fold(load_adapter(llama(), tmp_path))), expected)
+    close(logits(fold_adapter(load_adapter(llama(), tmp_path))), expected)
 
 
 def test_gpt2_stacks_too(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_layers_that_only_one_task_adapts_stack_as_well() -> None:
         stacked, folded = (attach(model, spec(target_modules=[target]), seed=task) for model in (stacked, folded))
         move(stacked, task)
         move(folded, task)
-        stacked, folded = stack(stacked), fold(folded)
+        stacked, folded = stack(stacked), fold_adapter(folded)
     close(logits(stacked), logits(folded))
 
 
@@ -197,7 +197,7 @@ def test_bf16_bases_are_stacked_exactly_and_never_folded() -> None:
     start = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     model = attach(base, spec(), seed=1)
     with pytest.raises(StockpotError, match=r"'model.layers.0.self_attn.q_proj' is bfloat16: .* output: adapter"):
-        fold(model)
+        fold_adapter(model)
     move(model, 1)
     layer = model.get_base_model().model.layers[0].self_attn.q_proj
     delta = layer.get_delta_weight("task")
@@ -237,7 +237,7 @@ def test_adapters_on_a_quantised_base_are_stacked_beside_it_and_never_folded() -
         assert sfa.anchor_bytes == 0
         expected = logits(base)
         with pytest.raises(StockpotError, match=r"'model.layers.0.mlp.up_proj' is int8: ΔW would round away"):
-            fold(base)
+            fold_adapter(base)
         base = stack(base)
         torch.testing.assert_close(logits(base), expected, rtol=0, atol=1e-5)  # factors are fp32
     assert torch.equal(base.get_base_model().model.layers[0].mlp.up_proj.base_layer.weight, start)

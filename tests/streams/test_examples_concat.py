@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from stockpot.streams.examples import ConcatExamples, Examples, LazyExamples, TensorExamples, TrainingData, concat
+from stockpot.batches.examples import ConcatExamples, Examples, LazyExamples, TensorExamples, TrainingData, concat
 
 
 def part(size: int, start: int, lazy: bool) -> Examples:

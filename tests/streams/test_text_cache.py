@@ -13,12 +13,12 @@ from stockpot.models.tokenizer import train_tokenizer
 from stockpot.streams.spec import DataSpec
 from stockpot.streams.text import cache
 from stockpot.streams.text.cache import cached
-from stockpot.streams.text.rows import Pair, TextRows
+from stockpot.streams.text.rows import PromptPair, TextRows
 from stockpot.streams.text.source import open_text
 from stockpot.streams.text.tokens import Tokenised, tokenise
 
 TOKENIZER: Any = train_tokenizer([], 300)
-ROWS = TextRows("here", [Pair("ab", "cde"), Pair("f", "gh")], [0, 1], [])
+ROWS = TextRows("here", [PromptPair("ab", "cde"), PromptPair("f", "gh")], [0, 1], [])
 
 
 @pytest.fixture
@@ -68,8 +68,8 @@ def test_whatever_matters_makes_another_file(folder: Path, calls: list[int]) -> 
     make(training=False)
     make(drop=True)
     make(tokenizer=train_tokenizer(["ab ab ab"], 300))
-    make(rows=TextRows("here", [Pair("ab", "cde"), Pair("f", "gi")], [0, 1], []))
-    make(rows=TextRows("here", [Pair("abc", "de"), Pair("f", "gh")], [0, 1], []))
+    make(rows=TextRows("here", [PromptPair("ab", "cde"), PromptPair("f", "gi")], [0, 1], []))
+    make(rows=TextRows("here", [PromptPair("abc", "de"), PromptPair("f", "gh")], [0, 1], []))
     assert len(calls) == len(list(folder.iterdir())) == 8
 
 

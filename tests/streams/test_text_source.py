@@ -14,7 +14,7 @@ from stockpot.errors import StockpotError
 from stockpot.models.tokenizer import train_tokenizer
 from stockpot.streams.spec import DataSpec, TaskSpec
 from stockpot.streams.text.classes import open_text_classes
-from stockpot.streams.text.rows import Chat, Pair
+from stockpot.streams.text.rows import Chat, PromptPair
 from stockpot.streams.text.source import open_text
 from stockpot.streams.text.stream import LanguageStream, Sources
 from stockpot.streams.text.templates import open_template
@@ -62,8 +62,8 @@ def test_a_template_takes_plain_columns_only(wanted: str, said: str) -> None:
 def test_the_format_is_told_from_the_keys_or_the_columns(tmp_path: Path) -> None:
     talk = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
     path = jsonl(tmp_path, [{"prompt": "p", "completion": "c", "q": "x"}] * 3, "pairs.jsonl")
-    assert open_text(DataSpec(path=path), WHERE).train.items == [Pair("p", "c")] * 2
-    assert open_text(DataSpec(path=path, prompt="Q: {q}\n"), WHERE).test.items == [Pair("Q: x\n", "c")]
+    assert open_text(DataSpec(path=path), WHERE).train.items == [PromptPair("p", "c")] * 2
+    assert open_text(DataSpec(path=path, prompt="Q: {q}\n"), WHERE).test.items == [PromptPair("Q: x\n", "c")]
     assert open_text(DataSpec(path=path, text="{q}{q}"), WHERE).train.items == ["xx"] * 2
     chats = jsonl(tmp_path, [{"messages": talk}] * 2, "chats.jsonl")
     assert open_text(DataSpec(path=chats), WHERE).train.items == [Chat(talk)]

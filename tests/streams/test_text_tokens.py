@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
+from stockpot.batches.examples import IGNORED, TokenExamples
 from stockpot.errors import StockpotError
 from stockpot.models.tokenizer import train_tokenizer
-from stockpot.streams.examples import IGNORED, TokenExamples
 from stockpot.streams.text.packing import best_fit, packed
-from stockpot.streams.text.rows import Chat, Item, Pair, TextRows
+from stockpot.streams.text.rows import Chat, Item, PromptPair, TextRows
 from stockpot.streams.text.tokens import Tokenised, classification_tokens, sequence_length, text_part, tokenise
 
 TOKENIZER: Any = train_tokenizer([], 300)  # no merges: a token a byte, and 0 ends a text
@@ -107,7 +107,7 @@ def test_no_token_of_the_training_texts_is_lost(texts: list[str], longest: int, 
 
 
 def test_of_a_pair_the_completion_is_learnt_and_in_training_its_end() -> None:
-    pair = rows(Pair("Q:", " é"))
+    pair = rows(PromptPair("Q:", " é"))
     ((tokens, targets),) = sequences(tokenise(pair, TOKENIZER, 9, packing=False, training=True).examples)
     assert tokens == ids("Q: é")
     assert targets == [IGNORED, *ids(" é"), END]
@@ -117,41 +117,41 @@ def test_of_a_pair_the_completion_is_learnt_and_in_training_its_end() -> None:
 
 
 def test_an_empty_prompt_is_the_start_of_text() -> None:
-    made = tokenise(rows(Pair("", "a")), TOKENIZER, 9, packing=False, training=True)
+    made = tokenise(rows(PromptPair("", "a")), TOKENIZER, 9, packing=False, training=True)
     assert sequences(made.examples) == [([END, *ids("a")], [*ids("a"), END])]
-    assert text_part("law", rows(Pair("", "a")), made, TOKENIZER).prompts == ["<|endoftext|>"]
+    assert text_part("law", rows(PromptPair("", "a")), made, TOKENIZER).prompts == ["<|endoftext|>"]
 
 
 def test_a_token_that_would_reach_across_the_boundary_is_not_made() -> None:
     merged = train_tokenizer(["xy xy xy xy"] * 5, 300)
     assert len(merged("xy")["input_ids"]) == 1
-    made = tokenise(rows(Pair("x", "y")), merged, 9, packing=False, training=True)
+    made = tokenise(rows(PromptPair("x", "y")), merged, 9, packing=False, training=True)
     x, y = merged("x")["input_ids"][0], merged("y")["input_ids"][0]
     assert sequences(made.examples) == [([x, y], [y, END])]
 
 
 def test_a_long_completion_loses_its_end_and_its_bytes() -> None:
-    made = tokenise(rows(Pair("ab", "cdef"), Pair("a", "b")), TOKENIZER, 4, packing=False, training=False)
+    made = tokenise(rows(PromptPair("ab", "cdef"), PromptPair("a", "b")), TOKENIZER, 4, packing=False, training=False)
     assert learnt(made) == ["cde", "b"]
     assert (made.bytes, made.cut) == (4, 1)
 
 
 def test_a_prompt_that_fills_the_context_is_named() -> None:
-    assert learnt(tokenise(rows(Pair("abcd", "e")), TOKENIZER, 4, packing=False, training=True)) == ["e"]
+    assert learnt(tokenise(rows(PromptPair("abcd", "e")), TOKENIZER, 4, packing=False, training=True)) == ["e"]
     with pytest.raises(StockpotError, match=r"task 'law': data.jsonl, split 'train', row 11: the prompt has 5 tokens, "
                        r"and a sequence takes 4, .*max_length"):  # fmt: skip
-        tokenise(rows(Pair("a", "b"), Pair("abcde", "f")), TOKENIZER, 4, packing=True, training=True)
+        tokenise(rows(PromptPair("a", "b"), PromptPair("abcde", "f")), TOKENIZER, 4, packing=True, training=True)
 
 
 def test_prompts_that_fill_the_context_are_dropped_where_that_is_asked_for() -> None:
-    three = rows(Pair("a", "b"), Pair("abcde", "f"), Pair("c", "d"))
+    three = rows(PromptPair("a", "b"), PromptPair("abcde", "f"), PromptPair("c", "d"))
     made = tokenise(three, TOKENIZER, 4, packing=False, training=False, drop=True)
     assert (learnt(made), made.bytes, made.dropped) == (["b", "d"], 2, (1,))
     of = Dataset.from_list([{"number": number} for number in range(3)])
     part = text_part("law", replace(three, rows=of), made, TOKENIZER)
     assert (part.completions, [row["number"] for row in part.rows]) == (["b", "d"], [0, 2])
     with pytest.raises(StockpotError, match="row 10: the prompt has 5 tokens"):
-        tokenise(rows(Pair("abcde", "f")), TOKENIZER, 4, packing=False, training=True, drop=True)
+        tokenise(rows(PromptPair("abcde", "f")), TOKENIZER, 4, packing=False, training=True, drop=True)
 
 
 @pytest.mark.parametrize("template", [PLAIN, MARKED])
@@ -204,7 +204,7 @@ def test_the_fullest_block_with_room_is_chosen() -> None:
     assert best_fit([3, 7, 6, 4], 10) == [[0, 1], [2, 3]]
 
 
-PAIRS = rows(Pair("ab", "cde"), Pair("f", "gh"), Pair("ij", "k"), Pair("l", "mnopq"))
+PAIRS = rows(PromptPair("ab", "cde"), PromptPair("f", "gh"), PromptPair("ij", "k"), PromptPair("l", "mnopq"))
 
 
 def test_packing_keeps_every_sequence_whole_and_counts_its_positions() -> None:

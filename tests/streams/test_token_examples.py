@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stockpot.streams.examples import IGNORED, TokenExamples, concat
+from stockpot.batches.examples import IGNORED, TokenExamples, concat
 
 LENGTHS = st.lists(st.integers(1, 6), min_size=1, max_size=8)
 

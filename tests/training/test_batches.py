@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from toy import LOOPS, config, copied, examples, network
 
 from stockpot import methods
-from stockpot.streams.examples import TensorExamples, TrainingData
+from stockpot.batches.examples import TensorExamples, TrainingData
 from stockpot.training import engine
 from stockpot.training.batches import EpochBatches, loader
 from stockpot.training.job import Job, planned_steps, total_steps

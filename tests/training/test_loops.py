@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from toy import LOOPS, SETTINGS, Weights, assert_close, by_hand, config, copied, differ, examples, learn, network
 
+from stockpot.batches.examples import TensorExamples, TrainingData
 from stockpot.errors import StockpotError
 from stockpot.methods import REGISTRY
 from stockpot.models.head import grow_head
-from stockpot.streams.examples import TensorExamples, TrainingData
 from stockpot.streams.scenario import mask_rivals
 from stockpot.training import engine
 from stockpot.training.batches import EpochBatches

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from stockpot import files
+from stockpot.batches.examples import TensorExamples
 from stockpot.compare.knee import best, knee
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.evaluation.metrics import summarise
@@ -28,7 +29,6 @@ from stockpot.runs.session import Session
 from stockpot.runs.summary import results_of
 from stockpot.runs.versions import commit, versions
 from stockpot.seeds import derive
-from stockpot.streams.examples import TensorExamples
 
 FILE = "whatif.json"
 DECIMALS = 4  # of a strength: what is shown is what was tried

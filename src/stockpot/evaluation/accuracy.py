@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from stockpot.models.outputs import evaluation_mode, logits_of, moved_to
-from stockpot.streams.examples import Examples
+from stockpot.batches.examples import Examples
+from stockpot.batches.outputs import evaluation_mode, logits_of, moved_to
 
 
 @torch.no_grad()

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stockpot.batches.examples import IGNORED, Batch, Examples
+from stockpot.batches.outputs import evaluation_mode, targets_of
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.files import write_json
 from stockpot.importance.per_example import Directions, Logits, Sums, batches, per_example_sums, zeros
-from stockpot.models.outputs import evaluation_mode, targets_of
 from stockpot.models.wrappers import refuse_fsdp1
-from stockpot.streams.examples import IGNORED, Batch, Examples
 from stockpot.weights.checkpoint import open_checkpoint, save_checkpoint
 
 Kind = Literal["exact", "sample", "empirical", "predicted", "batched"]

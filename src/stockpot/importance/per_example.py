@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from stockpot.batches.examples import IGNORED, Batch, Examples
+from stockpot.batches.outputs import evaluation_mode, targets_of
 from stockpot.errors import StockpotError
 from stockpot.importance.layers import Use, powered, uses
-from stockpot.models.outputs import evaluation_mode, targets_of
-from stockpot.streams.examples import IGNORED, Batch, Examples
 
 Logits = Callable[[nn.Module, Batch], Tensor]  # → (B, rows); of a causal language model (B·L, rows)
 Directions = Callable[[Tensor, Batch], Tensor]  # logits, batch → (K, …), … the shape of the logits

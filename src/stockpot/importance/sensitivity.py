@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from stockpot.batches.examples import IGNORED, Batch, Examples
+from stockpot.batches.outputs import targets_of
 from stockpot.importance.fisher import averaged, chosen
 from stockpot.importance.per_example import Logits, Sums, per_example_sums
-from stockpot.models.outputs import targets_of
 from stockpot.models.wrappers import refuse_fsdp1
-from stockpot.streams.examples import IGNORED, Batch, Examples
 
 
 def sensitivity(

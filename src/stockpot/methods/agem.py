@@ -11,11 +11,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stockpot.batches.examples import Examples, TrainingData
+from stockpot.batches.outputs import moved_to, targets_of
 from stockpot.methods.base import Method, Task, Tensors
 from stockpot.methods.buffer import Buffer, BufferConfig
-from stockpot.models.outputs import moved_to, targets_of
 from stockpot.seeds import derive, generator
-from stockpot.streams.examples import Examples, TrainingData
 
 
 class Config(BufferConfig):

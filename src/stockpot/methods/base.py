@@ -12,10 +12,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stockpot.batches.examples import Batch, Examples, TrainingData
+from stockpot.batches.outputs import logits_of, moved_to, targets_of
 from stockpot.methods.space import Space
-from stockpot.models.outputs import logits_of, moved_to, targets_of
 from stockpot.models.spec import ModelSpec, Origin
-from stockpot.streams.examples import Batch, Examples, TrainingData
 from stockpot.streams.scenario import mask_rivals
 from stockpot.streams.spec import TrainSettings
 from stockpot.strict import Strict

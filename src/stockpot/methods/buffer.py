@@ -10,14 +10,14 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stockpot.batches.examples import Batch, Examples, TokenExamples
+from stockpot.batches.outputs import evaluation_mode, logits_of, moved_to
 from stockpot.errors import StockpotError
 from stockpot.methods.base import BaseConfig, Facts, Task, Tensors
 from stockpot.methods.held import Held, from_tensors, is_language, joined, kind_of, sizes, taken, to_tensors
 from stockpot.methods.space import Range, Space
 from stockpot.models.head import find_head
-from stockpot.models.outputs import evaluation_mode, logits_of, moved_to
 from stockpot.seeds import generator
-from stockpot.streams.examples import Batch, Examples, TokenExamples
 
 BATCH = 256  # examples in a forward pass without gradients
 

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from stockpot.batches.examples import Examples
 from stockpot.errors import StockpotError
 from stockpot.importance.fisher import NOT_EXACT, Kind, convention, default_kind, fisher, load_fisher
 from stockpot.methods.base import Facts, Task, Tensors
@@ -17,7 +18,6 @@ from stockpot.methods.importances import ImportanceConfig, ImportanceMethod
 from stockpot.methods.penalty import gap, push, trainable
 from stockpot.methods.space import Range, Space
 from stockpot.seeds import generator
-from stockpot.streams.examples import Examples
 
 _SLOPE = "slope/"
 

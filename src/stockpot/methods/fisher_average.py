@@ -9,11 +9,11 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from stockpot.batches.examples import Examples
 from stockpot.importance.fisher import NOT_EXACT, Kind, default_kind, fisher
 from stockpot.methods.base import Facts, Task
 from stockpot.methods.merged import Merged, MergedConfig, filled, floating
 from stockpot.seeds import generator
-from stockpot.streams.examples import Examples
 
 
 class Config(MergedConfig):

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from stockpot.streams.examples import Examples, TensorExamples, TokenExamples, concat
+from stockpot.batches.examples import Examples, TensorExamples, TokenExamples, concat
 
 Held = TensorExamples | TokenExamples
 _OF_IMAGES = ("pixel_values", "labels")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from stockpot.batches.examples import Examples, TrainingData, concat
 from stockpot.files import folder_bytes
 from stockpot.methods.base import BaseConfig, Method, Task
-from stockpot.streams.examples import Examples, TrainingData, concat
 
 
 class Config(BaseConfig):

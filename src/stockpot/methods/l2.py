@@ -11,13 +11,13 @@ from torch.optim import Optimizer
 
 from stockpot.averaging.live import local
 from stockpot.averaging.match import Pair
+from stockpot.batches.examples import Batch
 from stockpot.files import folder_bytes
 from stockpot.methods.anchored import AnchorConfig
 from stockpot.methods.base import Method, Task
 from stockpot.methods.penalty import anchor_bytes, anchored, gradient, pull, trainable
 from stockpot.methods.space import Range, Space
 from stockpot.models.spec import ModelSpec
-from stockpot.streams.examples import Batch
 
 
 class Config(AnchorConfig):

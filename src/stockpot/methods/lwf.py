@@ -9,11 +9,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from stockpot.batches.examples import Batch
+from stockpot.batches.outputs import evaluation_mode, learnt_logits, logits_of
 from stockpot.methods.base import Method, Task
 from stockpot.methods.first_task import FirstTaskConfig
 from stockpot.methods.space import Choices, Range, Space
-from stockpot.models.outputs import answers, evaluation_mode, logits_of
-from stockpot.streams.examples import Batch
 
 
 class Config(FirstTaskConfig):
@@ -89,8 +89,8 @@ class LearningWithoutForgetting(Method):
         if self._teacher is None:
             return loss
         with torch.no_grad(), evaluation_mode(self._teacher):
-            old = answers(logits_of(self._teacher, batch), batch)
-        logits = answers(logits, batch)
+            old = learnt_logits(logits_of(self._teacher, batch), batch)
+        logits = learnt_logits(logits, batch)
         for rows in self._groups:
             loss = loss + self.config.strength * distillation(logits[:, rows], old[:, rows], self.config.temperature)
         return loss

@@ -6,12 +6,12 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from stockpot.batches.examples import Examples
 from stockpot.importance.sensitivity import sensitivity
 from stockpot.methods.base import Task
 from stockpot.methods.importances import ImportanceConfig, ImportanceMethod
 from stockpot.methods.space import Range, Space
 from stockpot.seeds import generator
-from stockpot.streams.examples import Examples
 
 
 class Config(ImportanceConfig):

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from stockpot.averaging.live import memory
+from stockpot.batches.examples import Examples
 from stockpot.errors import StockpotError
 from stockpot.files import folder_bytes
 from stockpot.merging.api import Options, merge
@@ -18,7 +19,6 @@ from stockpot.methods.base import Method, Task, Tensors
 from stockpot.methods.first_task import FirstTaskConfig
 from stockpot.models.names import plain_tensors, under_own_names
 from stockpot.models.spec import ModelSpec
-from stockpot.streams.examples import Examples
 from stockpot.weights.checkpoint import open_checkpoint
 
 

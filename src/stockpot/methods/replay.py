@@ -10,12 +10,12 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stockpot.batches.examples import Batch, Examples, TrainingData, concat
+from stockpot.batches.outputs import logits_of, moved_to, targets_of
 from stockpot.methods.base import Facts, Method, Task, Tensors
 from stockpot.methods.buffer import Buffer, BufferConfig
 from stockpot.methods.space import Choices, Range, Space
-from stockpot.models.outputs import logits_of, moved_to, targets_of
 from stockpot.seeds import generator
-from stockpot.streams.examples import Batch, Examples, TrainingData, concat
 
 
 class Config(BufferConfig):

@@ -14,6 +14,7 @@ from stockpot.averaging.anchor import Keep
 from stockpot.averaging.counting import was_skipped
 from stockpot.averaging.live import model_names
 from stockpot.averaging.sfa import SFA
+from stockpot.batches.examples import Examples
 from stockpot.files import folder_bytes
 from stockpot.methods.anchored import AnchorConfig
 from stockpot.methods.base import Method, Task, Tensors
@@ -21,7 +22,6 @@ from stockpot.methods.space import Range, Space
 from stockpot.models.names import plain_name
 from stockpot.models.spec import ModelSpec
 from stockpot.seeds import derive
-from stockpot.streams.examples import Examples
 
 
 class AnchoredConfig(AnchorConfig):

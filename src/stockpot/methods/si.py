@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stockpot.averaging.live import Live, local
+from stockpot.batches.examples import Examples
 from stockpot.methods.base import BaseConfig, Task, Tensors
 from stockpot.methods.importances import ImportanceMethod
 from stockpot.methods.penalty import gradient, trainable
 from stockpot.methods.space import Range, Space
 from stockpot.models.spec import ModelSpec
-from stockpot.streams.examples import Examples
 
 
 class Config(BaseConfig):

@@ -104,7 +104,7 @@ def activate(model: Any) -> None:
         model.base_model.set_requires_grad(PAST, requires_grad=False)
 
 
-def fold(model: Any) -> nn.Module:
+def fold_adapter(model: Any) -> nn.Module:
     """The plain model with W ← W + s·B·A for every active adapter: names and `requires_grad` as before `attach`.
 
     Raises StockpotError for weights in less than fp32, where most of a small ΔW would round away.

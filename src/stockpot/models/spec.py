@@ -12,7 +12,7 @@ from stockpot.strict import Free, Strict
 
 NETWORKS = "stockpot.models.networks:"  # builders of Stockpot's own: importing them needs nobody's leave
 Origin = Literal["checkpoint", "random", "code"]
-Kind = Literal["image", "text", "language"]  # what a model does: classify images or texts, or continue texts
+ModelKind = Literal["image", "text", "language"]  # what a model does: classify images or texts, or continue texts
 
 
 class ModelSpec(Strict):

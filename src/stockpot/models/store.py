@@ -14,10 +14,10 @@ from torch import nn
 
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.models.head import find_head, grow_head
-from stockpot.models.spec import NETWORKS, Kind, ModelSpec
+from stockpot.models.spec import NETWORKS, ModelKind, ModelSpec
 from stockpot.seeds import derive, generator, seed_everything
 
-WEIGHTS = "model.safetensors"
+WEIGHTS_FILE = "model.safetensors"
 BUILT = "stockpot_model.json"  # beside the weights of a `build:` model: the dotted path and its arguments
 # For each kind of model: Transformers' class, its table of families, and what messages call it.
 AUTO = {
@@ -58,19 +58,21 @@ def _build(path: str, args: dict[str, Any], rows: int) -> nn.Module:
     return model
 
 
-class Started(NamedTuple):
+class StartModel(NamedTuple):
     """A start model, and the names of its tensors that the checkpoint it comes from lacks: drawn anew."""
 
     model: nn.Module
     drawn: list[str]
 
 
-def start_model(spec: ModelSpec, rows: int, seed: int, kind: Kind = "image", tokenizer: Any = None) -> nn.Module:
-    """The model of `started`."""
-    return started(spec, rows, seed, kind, tokenizer).model
+def start_model(spec: ModelSpec, rows: int, seed: int, kind: ModelKind = "image", tokenizer: Any = None) -> nn.Module:
+    """The model of `build_start_model`."""
+    return build_start_model(spec, rows, seed, kind, tokenizer).model
 
 
-def started(spec: ModelSpec, rows: int, seed: int, kind: Kind = "image", tokenizer: Any = None) -> Started:
+def build_start_model(
+    spec: ModelSpec, rows: int, seed: int, kind: ModelKind = "image", tokenizer: Any = None
+) -> StartModel:
     """The model that the stream starts from, with `rows` outputs; drawn weights depend on `seed` only.
 
     A model of text learns from its tokenizer which token is padding; one that is built from a configuration has as many
@@ -92,10 +94,10 @@ def started(spec: ModelSpec, rows: int, seed: int, kind: Kind = "image", tokeniz
         find_head(model, rows, spec.head)
     if tokenizer is not None:
         _fit_tokenizer(model, tokenizer, kind)
-    return Started(model.to(getattr(torch, spec.dtype)) if spec.dtype != "float32" else model, drawn)
+    return StartModel(model.to(getattr(torch, spec.dtype)) if spec.dtype != "float32" else model, drawn)
 
 
-def _with_tokens(values: dict[str, Any], tokenizer: Any, kind: Kind) -> dict[str, Any]:
+def _with_tokens(values: dict[str, Any], tokenizer: Any, kind: ModelKind) -> dict[str, Any]:
     """The configuration with what it does not say itself: as many tokens as the tokenizer has, and its special ones."""
     if tokenizer is None:
         return values
@@ -109,7 +111,7 @@ def _with_tokens(values: dict[str, Any], tokenizer: Any, kind: Kind) -> dict[str
     return {key: value for key, value in more.items() if hasattr(known, key)} | values
 
 
-def _special(tokenizer: Any, kind: Kind = "image") -> dict[str, int | None]:
+def _special(tokenizer: Any, kind: ModelKind = "image") -> dict[str, int | None]:
     """The tokens that begin, end and fill a text.
 
     A language model is not told of a filling one that means something too: Transformers would not train its embedding.
@@ -119,7 +121,7 @@ def _special(tokenizer: Any, kind: Kind = "image") -> dict[str, int | None]:
     return {"bos_token_id": begins, "eos_token_id": ends, "pad_token_id": fills}
 
 
-def _fit_tokenizer(model: nn.Module, tokenizer: Any, kind: Kind) -> None:
+def _fit_tokenizer(model: nn.Module, tokenizer: Any, kind: ModelKind) -> None:
     """Tells the configurations which tokens begin, end and fill a text; raises StockpotError where tokens have no row.
 
     What they say stays, but for tokens that do not exist; what ends a text in training is where the model stops too.
@@ -198,7 +200,7 @@ def _config(values: dict[str, Any], **more: Any) -> Any:
         raise StockpotError(f"model.config: {_reason(error)[:300]}") from error
 
 
-def _check_family(config: Any, kind: Kind, place: str) -> None:
+def _check_family(config: Any, kind: ModelKind, place: str) -> None:
     import transformers
 
     _, families, called = AUTO[kind]
@@ -206,7 +208,7 @@ def _check_family(config: Any, kind: Kind, place: str) -> None:
         raise StockpotError(f"{place}Transformers has no {called} {config.model_type!r}.")
 
 
-def _from_config(values: dict[str, Any], kind: Kind, **labels: Any) -> nn.Module:
+def _from_config(values: dict[str, Any], kind: ModelKind, **labels: Any) -> nn.Module:
     import transformers
 
     config = _config(values, **labels)
@@ -220,8 +222,8 @@ def _from_config(values: dict[str, Any], kind: Kind, **labels: Any) -> nn.Module
 
 
 def _from_pretrained(
-    path: str, spec: ModelSpec | None, kind: Kind = "image", dtype: str = "float32", **options: Any
-) -> Started:
+    path: str, spec: ModelSpec | None, kind: ModelKind = "image", dtype: str = "float32", **options: Any
+) -> StartModel:
     import transformers
 
     folder = _check_folder(path)
@@ -250,7 +252,7 @@ def _from_pretrained(
             "name a model that was saved as one."
         )
     other_shapes = [entry if isinstance(entry, str) else entry[0] for entry in found["mismatched_keys"]]
-    return Started(model, sorted({*found["missing_keys"], *other_shapes}))
+    return StartModel(model, sorted({*found["missing_keys"], *other_shapes}))
 
 
 def save_model(model: nn.Module, folder: Path, spec: ModelSpec, rows: int) -> None:
@@ -261,7 +263,7 @@ def save_model(model: nn.Module, folder: Path, spec: ModelSpec, rows: int) -> No
     if save_pretrained is not None:
         save_pretrained(folder)
         return
-    save_weights(model, str(folder / WEIGHTS), metadata={"format": "pt"})
+    save_weights(model, str(folder / WEIGHTS_FILE), metadata={"format": "pt"})
     built = {"build": spec.build, "args": spec.args, "num_labels": rows}
     (folder / BUILT).write_text(json.dumps(built, indent=2) + "\n", encoding="utf-8")
 
@@ -279,7 +281,7 @@ def needs_code(folder: Path) -> str | None:
     return None if is_own(path) else path
 
 
-def load_model(folder: Path, allow_code: bool, spec: ModelSpec | None = None, kind: Kind = "image") -> nn.Module:
+def load_model(folder: Path, allow_code: bool, spec: ModelSpec | None = None, kind: ModelKind = "image") -> nn.Module:
     """Loads what `save_model` wrote for this `model` block.
 
     Raises StockpotError where that needs code that the user has not allowed.
@@ -301,10 +303,10 @@ def load_model(folder: Path, allow_code: bool, spec: ModelSpec | None = None, ki
     built = json.loads((folder / BUILT).read_text(encoding="utf-8"))
     model = _build(built["build"], built["args"], built["num_labels"])
     try:
-        load_weights(model, str(folder / WEIGHTS))
+        load_weights(model, str(folder / WEIGHTS_FILE))
     except (RuntimeError, SafetensorError) as error:
         raise StockpotError(
-            f"{folder / WEIGHTS} does not fit {built['build']}: {str(error).splitlines()[0]}"
+            f"{folder / WEIGHTS_FILE} does not fit {built['build']}: {str(error).splitlines()[0]}"
         ) from error
     return model
 

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from stockpot.evaluation.spec import AnyScore, defaults
 from stockpot.methods import MethodConfig
-from stockpot.models.spec import Kind, ModelSpec
+from stockpot.models.spec import ModelKind, ModelSpec
 from stockpot.names import is_name
 from stockpot.recipe.ranges import check_ranges
 from stockpot.streams.spec import DataSpec, Scenario, TaskSpec, TrainSettings
@@ -92,7 +92,7 @@ class Recipe(Strict):
     keep: Literal["all", "needed"] = Field("all", description="models kept in the run folder")
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> ModelKind:
         """What the model does: `scenario: language` continues texts; else a text column makes it classify texts."""
         if self.scenario == "language":
             return "language"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from stockpot.batches.examples import Batch
+from stockpot.batches.outputs import logits_of, targets_of
 from stockpot.errors import StockpotError
-from stockpot.models.outputs import logits_of, targets_of
 from stockpot.runs.session import AnyStream
-from stockpot.streams.examples import Batch
 from stockpot.streams.text.stream import LanguageStream
 
 

@@ -8,7 +8,7 @@ from stockpot import files, methods
 from stockpot.methods.base import Method, Task
 from stockpot.models import lora
 from stockpot.models.head import name_rows
-from stockpot.models.store import started
+from stockpot.models.store import build_start_model
 from stockpot.results import Costs
 from stockpot.runs.evaluating import evaluate
 from stockpot.runs.meter import Clock, peak_memory, reset_peak_memory
@@ -33,7 +33,7 @@ def start(session: Session) -> None:
     """Publishes the start model and its scores."""
     run, recipe, rows = session.run, session.recipe, session.rows(-1)
     run.journal.check_place()
-    model, drawn = started(recipe.model, rows, run.seed, recipe.kind, session.tokenizer)
+    model, drawn = build_start_model(recipe.model, rows, run.seed, recipe.kind, session.tokenizer)
     if recipe.kind != "language":
         name_rows(model, list(session.stream.rows.names[:rows]))
     scores = evaluate(session, model.to(session.device), learnt=0)
@@ -90,7 +90,7 @@ def learn(session: Session, index: int) -> None:
     clock = _resume(session, job, index)
     optimizer_state = engine.train(job, recipe.loop)
     if task.adapted:
-        task.model = model = lora.stack(model) if recipe.model.adapts else lora.fold(model)
+        task.model = model = lora.stack(model) if recipe.model.adapts else lora.fold_adapter(model)
     method.task_end(task, examples)
     costs = _costs(clock, method, task)
     check_finite(model, task.name)

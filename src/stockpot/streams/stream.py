@@ -12,8 +12,8 @@ import psutil
 import torch
 from torch import Tensor
 
+from stockpot.batches.examples import Batch, Examples, LazyExamples, TensorExamples
 from stockpot.errors import StockpotError, did_you_mean
-from stockpot.streams.examples import Batch, Examples, LazyExamples, TensorExamples
 from stockpot.streams.scenario import Rows
 from stockpot.streams.source import Labels, Part, Source, open_source
 from stockpot.streams.spec import TUNING_SHARE, DataSpec, Scenario, TaskSpec
@@ -35,7 +35,7 @@ class TextProcessor:
         return classification_tokens(texts, rows, self.tokenizer, sequence_length(data.max_length, self.config, where))
 
 
-CHUNK = 512  # images processed at once
+_CHUNK = 512  # images processed at once
 MEMORY_SHARE = 0.25  # of the free memory: what one split's tensors may take before they are read lazily
 
 
@@ -299,7 +299,8 @@ def _read(task: StreamTask, part: str, processor: Processor | TextProcessor) -> 
         read = partial(_process, data=task.data, processor=processor)
         return LazyExamples(_Picked(source, rows), read, labels, first.nbytes)
     chunks = [
-        _process(source.pick(rows[start : start + CHUNK]), task.data, processor) for start in range(0, len(rows), CHUNK)
+        _process(source.pick(rows[start : start + _CHUNK]), task.data, processor)
+        for start in range(0, len(rows), _CHUNK)
     ]
     return TensorExamples(torch.cat(chunks), labels)
 

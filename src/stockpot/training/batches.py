@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch.utils.data import BatchSampler, DataLoader
 
+from stockpot.batches.examples import Batch, TrainingData
 from stockpot.seeds import generator
-from stockpot.streams.examples import Batch, TrainingData
 
 
 class EpochBatches(BatchSampler):

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from stockpot.batches.examples import Batch
+from stockpot.batches.outputs import items_in
 from stockpot.errors import StockpotError
 from stockpot.files import make_folder, publishing
-from stockpot.models.outputs import items_in
-from stockpot.streams.examples import Batch
 from stockpot.training.batches import EpochBatches, loader
 from stockpot.training.job import Interrupted, Job, batch_loss, training_arguments
 from stockpot.training.method_state import read_state, write_state

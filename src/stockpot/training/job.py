@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stockpot.batches.examples import Batch, TrainingData
+from stockpot.batches.outputs import logits_of, targets_of
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.methods.base import Method
-from stockpot.models.outputs import logits_of, targets_of
-from stockpot.streams.examples import Batch, TrainingData
 from stockpot.streams.scenario import mask_rivals
 from stockpot.training.batches import EpochBatches
 

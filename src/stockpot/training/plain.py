@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from stockpot.batches.outputs import items_in, moved_to
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.files import publishing
-from stockpot.models.outputs import items_in, moved_to
 from stockpot.training.batches import EpochBatches
 from stockpot.training.job import Interrupted, Job, batch_loss, planned_steps, training_arguments
 from stockpot.training.method_state import read_state, write_state

@@ -11,6 +11,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
+from stockpot.batches.examples import TokenExamples
 from stockpot.errors import StockpotError
 from stockpot.evaluation.language import answer
 from stockpot.evaluation.language.answer import extracted, normalised, spaced
@@ -29,10 +30,9 @@ from stockpot.evaluation.spec import (
     defaults,
 )  # fmt: skip
 from stockpot.models.tokenizer import train_tokenizer
-from stockpot.streams.examples import TokenExamples
+from stockpot.streams.text.encoding import encode_pairs
 from stockpot.streams.text.part import TextPart
-from stockpot.streams.text.rows import Pair, TextRows
-from stockpot.streams.text.said import pairs
+from stockpot.streams.text.rows import PromptPair, TextRows
 
 NOTHING = TokenExamples(torch.tensor([0]).int(), torch.tensor([1]), torch.tensor([1]).int())
 
@@ -108,8 +108,8 @@ def test_log_likelihoods_are_sums_over_the_candidates_own_tokens(tokenizer: Any)
 
 def test_candidates_are_tokenised_as_training_tokenises_completions(tokenizer: Any) -> None:
     cases = [("Is it? ", "Yes"), ("Is it?", " Yes"), ("Is i", "t? No"), ("", "Maybe"), ("Yes", "")]
-    rows = TextRows("here", [Pair(*case) for case in cases[:-1]], list(range(4)), [])
-    for one, case in zip(pairs(rows, tokenizer, training=False), cases[:-1], strict=True):
+    rows = TextRows("here", [PromptPair(*case) for case in cases[:-1]], list(range(4)), [])
+    for one, case in zip(encode_pairs(rows, tokenizer, training=False), cases[:-1], strict=True):
         given, said = given_and_said(tokenizer, *case)
         assert (one.tokens.tolist(), int(one.learnt.sum())) == (given + said, len(said))
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+from stockpot.batches.examples import TokenExamples
 from stockpot.errors import StockpotError
 from stockpot.evaluation.language import code
 from stockpot.evaluation.language.code import pass_at_k, program
 from stockpot.evaluation.language.measure import measure
 from stockpot.evaluation.spec import LmEval, PassAtK
-from stockpot.streams.examples import TokenExamples
 from stockpot.streams.text.part import TextPart
 
 NOTHING = TokenExamples(torch.tensor([0]).int(), torch.tensor([1]), torch.tensor([1]).int())

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from stockpot.batches.examples import IGNORED, TokenExamples
 from stockpot.evaluation.language import likelihood
 from stockpot.evaluation.language.likelihood import alike, sequence_scores, token_scores
 from stockpot.evaluation.language.measure import measure
 from stockpot.evaluation.spec import BitsPerByte, Loss, Perplexity, TokenAccuracy
-from stockpot.streams.examples import IGNORED, TokenExamples
 from stockpot.streams.text.part import TextPart
 
 

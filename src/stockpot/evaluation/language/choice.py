@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from stockpot.batches.examples import IGNORED, TokenExamples
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.evaluation.language.answer import Unsuited, spaced
 from stockpot.evaluation.language.generation import context, prompt_tokens
 from stockpot.evaluation.language.likelihood import sequence_scores
 from stockpot.evaluation.spec import MultipleChoice
 from stockpot.models.tokenizer import padding
-from stockpot.streams.examples import IGNORED, TokenExamples
+from stockpot.streams.text.encoding import encode
 from stockpot.streams.text.part import TextPart
-from stockpot.streams.text.said import encode
 
 MOST = 100  # more distinct completions than these are no choice
 

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from stockpot.batches.outputs import evaluation_mode
 from stockpot.errors import StockpotError
 from stockpot.evaluation.language.likelihood import alike, text_configuration
-from stockpot.models.outputs import evaluation_mode
 from stockpot.models.tokenizer import padding, start_of_text
-from stockpot.streams.text.said import begun, encode
+from stockpot.streams.text.encoding import encode, leading_tokens
 
 POSITIONS = 2**17  # at most so many in one batch, those still to be written among them: their keys and values are kept
 
@@ -25,7 +25,7 @@ def prompt_tokens(tokenizer: Any, prompt: str) -> list[int]:
     the token that a text starts from.
     """
     found: list[int] = encode(tokenizer, [prompt])[0].tolist()
-    before = begun(tokenizer)
+    before = leading_tokens(tokenizer)
     return (found if before and found[:1] == before else before + found) or [start_of_text(tokenizer)]
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from stockpot.batches.outputs import evaluation_mode
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.evaluation.consent import WITHOUT_A_SANDBOX
 from stockpot.evaluation.spec import LmEval
-from stockpot.models.outputs import evaluation_mode
 from stockpot.words import settled
 from stockpot.yaml_text import read_yaml
 

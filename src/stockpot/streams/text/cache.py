@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
+from stockpot.batches.examples import TokenExamples
 from stockpot.files import TEMPORARY
 from stockpot.models.tokenizer import tokenizer_fingerprint
-from stockpot.streams.examples import TokenExamples
 from stockpot.streams.text.rows import TextRows
 from stockpot.streams.text.tokens import Tokenised, tokenise
 

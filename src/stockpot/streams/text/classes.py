@@ -10,8 +10,8 @@ import numpy as np
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.streams.source import Labels, Part, Source, not_a_class, numbered
 from stockpot.streams.spec import DataSpec
-from stockpot.streams.text.opening import columns_of, open_splits, parts
 from stockpot.streams.text.source import text_column
+from stockpot.streams.text.splits import columns_of, open_splits, parts
 from stockpot.streams.text.templates import open_template
 
 

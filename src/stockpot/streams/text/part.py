@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stockpot.streams.examples import TokenExamples
+from stockpot.batches.examples import TokenExamples
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ Message = dict[str, Any]  # role, content, and what else the chat template reads
 
 
 @dataclass(frozen=True)
-class Pair:
+class PromptPair:
     """A prompt, which is given, and its completion, which is to be learnt."""
 
     prompt: str
@@ -30,7 +30,7 @@ class Chat:
     given: int = 0
 
 
-Item = str | Pair | Chat
+Item = str | PromptPair | Chat
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,6 @@ class TextRows:
 def _strings(item: Item) -> tuple[str, ...]:
     if isinstance(item, str):
         return (item,)
-    if isinstance(item, Pair):
+    if isinstance(item, PromptPair):
         return item.prompt, item.completion
     return json.dumps(item.messages, sort_keys=True, ensure_ascii=False, default=str), str(item.given)

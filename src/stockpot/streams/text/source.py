@@ -9,11 +9,11 @@ from typing import Any, cast
 
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.streams.spec import DataSpec, Format
-from stockpot.streams.text.opening import columns_of, open_splits, parts
-from stockpot.streams.text.rows import Chat, Item, Message, Pair, TextRows
+from stockpot.streams.text.rows import Chat, Item, Message, PromptPair, TextRows
+from stockpot.streams.text.splits import columns_of, open_splits, parts
 from stockpot.streams.text.templates import open_template
 
-Row = dict[str, Any]
+_Row = dict[str, Any]
 KEYS: dict[Format, tuple[str, ...]] = {
     "text": ("text",), "prompt-completion": ("prompt", "completion"), "chat": ("messages",),
 }  # fmt: skip
@@ -104,7 +104,9 @@ def _read(data: DataSpec, learnt: Format, dataset: Any, split: str, numbers: lis
     return TextRows(place, items, kept, dataset.select(kept), skipped)
 
 
-def _reader(data: DataSpec, learnt: Format, dataset: Any, place: str) -> tuple[list[str], Callable[[Row], Item | None]]:
+def _reader(
+    data: DataSpec, learnt: Format, dataset: Any, place: str
+) -> tuple[list[str], Callable[[_Row], Item | None]]:
     """The columns that are needed, and what makes an item of them; None is an empty text."""
     features = dataset.features
     names = list(features)
@@ -141,10 +143,10 @@ def _known(column: str, names: list[str], key: str, place: str) -> None:
         raise StockpotError(f"{place}: data.{key}: there is no column {column!r}.{hint} Columns: {names}.")
 
 
-def _pair(prompt: str, completion: str) -> Pair:
+def _pair(prompt: str, completion: str) -> PromptPair:
     if not completion.strip():
         raise StockpotError("the completion is empty, so there is nothing to learn")
-    return Pair(prompt, completion)
+    return PromptPair(prompt, completion)
 
 
 def _talk(prompt: Any, completion: Any, *columns: str) -> Chat:

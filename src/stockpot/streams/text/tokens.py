@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from stockpot.batches.examples import IGNORED, TokenExamples
 from stockpot.errors import StockpotError
 from stockpot.models.tokenizer import end_of_text, padding, start_of_text
-from stockpot.streams.examples import IGNORED, TokenExamples
+from stockpot.streams.text.encoding import Said, Tokens, encode, encode_chats, encode_pairs, leading_tokens, render_chat
 from stockpot.streams.text.packing import packed
 from stockpot.streams.text.part import TextPart
-from stockpot.streams.text.rows import Chat, Pair, TextRows
-from stockpot.streams.text.said import Said, Tokens, begun, chats, encode, pairs, rendered
+from stockpot.streams.text.rows import Chat, PromptPair, TextRows
 
 LONGEST = 1024  # tokens in a sequence, unless max_length says otherwise
 
@@ -57,15 +57,15 @@ def tokenise(
     """The sequences of one part, at most `max_length` inputs long, with the next token as target.
 
     Texts in training: end of text after each, all in one line, cut in blocks, unless `packing` is false. Otherwise
-    each text stands alone, and every token of it is predicted once, the first one from the start of text. Pairs and
-    chats: see `pairs` and `chats`; longer ones lose their end, and with `packing` short ones share a sequence in
-    training. A row of which nothing can be learnt within `max_length` is left out with `drop`; without it, and where no
-    row is left, StockpotError is raised.
+    each text stands alone, and every token of it is predicted once, the first one from the start of text. Prompts with
+    completions and chats: see `encode_pairs` and `encode_chats`; longer ones lose their end, and with `packing` short
+    ones share a sequence in training. A row of which nothing can be learnt within `max_length` is left out with `drop`;
+    without it, and where no row is left, StockpotError is raised.
     """
     first = rows.items[0]
     if isinstance(first, str):
         return _texts(rows, tokenizer, max_length, packing is not False and training, training)
-    said = (pairs if isinstance(first, Pair) else chats)(rows, tokenizer, training)
+    said = (encode_pairs if isinstance(first, PromptPair) else encode_chats)(rows, tokenizer, training)
     out = _assembled(rows, said, max_length, padding(tokenizer), drop)
     if packing and training:
         return replace(out, examples=packed(out.examples, max_length))
@@ -141,15 +141,15 @@ def text_part(task: str, rows: TextRows, made: Tokenised, tokenizer: Any) -> Tex
     prompts, completions = [], []
     if made.dropped:
         rows = rows.picked(sorted({*range(len(rows.items))} - {*made.dropped}))
-    before = tokenizer.decode(begun(tokenizer))
+    before = tokenizer.decode(leading_tokens(tokenizer))
     for index, item in enumerate(rows.items):
-        if isinstance(item, Pair):
+        if isinstance(item, PromptPair):
             prompts.append(before + item.prompt or tokenizer.decode([start_of_text(tokenizer)]))
             completions.append(item.completion)
         elif isinstance(item, Chat):
             last = max(n for n, message in enumerate(item.messages) if message["role"] == "assistant")
             try:
-                prompts.append(rendered(tokenizer, item.messages[:last], asked=True))
+                prompts.append(render_chat(tokenizer, item.messages[:last], asked=True))
             except StockpotError as error:
                 raise rows.error(index, f"{error}.") from error
             completions.append(str(item.messages[last]["content"]))

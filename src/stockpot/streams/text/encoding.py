@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from stockpot.errors import StockpotError
 from stockpot.models.tokenizer import end_of_text, start_of_text
-from stockpot.streams.text.rows import Chat, Message, Pair, TextRows
+from stockpot.streams.text.rows import Chat, Message, PromptPair, TextRows
 
-BATCH = 1000
+_BATCH = 1000
 Tokens = NDArray[np.int32]
 
 
@@ -31,31 +31,35 @@ class Said:
 def encode(tokenizer: Any, texts: Sequence[str], special: bool = False) -> list[Tokens]:
     """The tokens of each text; `special` adds those that the tokenizer puts around a text."""
     out: list[Tokens] = []
-    for start in range(0, len(texts), BATCH):
-        some = list(texts[start : start + BATCH])
+    for start in range(0, len(texts), _BATCH):
+        some = list(texts[start : start + _BATCH])
         read = tokenizer(some, add_special_tokens=special, return_attention_mask=False, verbose=False)["input_ids"]
         out += [np.asarray(tokens, dtype=np.int32) for tokens in read]
     return out
 
 
-def begun(tokenizer: Any) -> list[int]:
+def leading_tokens(tokenizer: Any) -> list[int]:
     """What stands before a prompt: beginning of text, where the tokenizer itself puts it."""
     first = tokenizer("a", verbose=False)["input_ids"][:1]
     return list(first) if first == [tokenizer.bos_token_id] else []
 
 
-def pairs(rows: TextRows, tokenizer: Any, training: bool) -> list[Said]:
+def encode_pairs(rows: TextRows, tokenizer: Any, training: bool) -> list[Said]:
     """Prompt and completion as tokens; the completion is learnt, and in training the end of text after it.
 
     They are tokenised together where the prompt's own tokens begin the result, which keeps the tokens of the whole
     text, and apart where a token would reach across: so generation is always given the tokens that training saw.
     """
-    items = [item for item in rows.items if isinstance(item, Pair)]
+    items = [item for item in rows.items if isinstance(item, PromptPair)]
     prompts = encode(tokenizer, [item.prompt for item in items])
     whole = encode(tokenizer, [item.prompt + item.completion for item in items])
     agree = [np.array_equal(both[: len(p)], p) for p, both in zip(prompts, whole, strict=True)]
     apart = iter(encode(tokenizer, [item.completion for item, same in zip(items, agree, strict=True) if not same]))
-    before, end, start = begun(tokenizer), [end_of_text(tokenizer)] if training else [], start_of_text(tokenizer)
+    before, end, start = (
+        leading_tokens(tokenizer),
+        [end_of_text(tokenizer)] if training else [],
+        start_of_text(tokenizer),
+    )
     out = []
     for item, prompt, both, same in zip(items, prompts, whole, agree, strict=True):
         given = np.concatenate([np.array(before, dtype=np.int32), prompt])
@@ -66,7 +70,7 @@ def pairs(rows: TextRows, tokenizer: Any, training: bool) -> list[Said]:
     return out
 
 
-def _spelled(tokenizer: Any, item: Pair, tokens: Tokens, given: int) -> Callable[[int], int]:
+def _spelled(tokenizer: Any, item: PromptPair, tokens: Tokens, given: int) -> Callable[[int], int]:
     def spelled(count: int) -> int:
         whole = len(item.completion.encode())
         if count >= len(tokens):
@@ -77,7 +81,7 @@ def _spelled(tokenizer: Any, item: Pair, tokens: Tokens, given: int) -> Callable
     return spelled
 
 
-def rendered(tokenizer: Any, messages: list[Message], asked: bool = False) -> str:
+def render_chat(tokenizer: Any, messages: list[Message], asked: bool = False) -> str:
     """The messages in the tokenizer's chat template; `asked` ends with what makes the assistant speak.
 
     Raises StockpotError, without its place, where there is no template or it fails.
@@ -93,7 +97,7 @@ def rendered(tokenizer: Any, messages: list[Message], asked: bool = False) -> st
         ) from error
 
 
-def chats(rows: TextRows, tokenizer: Any, training: bool) -> list[Said]:
+def encode_chats(rows: TextRows, tokenizer: Any, training: bool) -> list[Said]:
     """Conversations in the tokenizer's own chat template; what the assistant says is learnt.
 
     Which tokens that are is what the template marks by `{% generation %}`; without a mark, what each turn of the
@@ -108,7 +112,7 @@ def chats(rows: TextRows, tokenizer: Any, training: bool) -> list[Said]:
     for index, item in enumerate(rows.items):
         assert isinstance(item, Chat)
         try:
-            text = rendered(tokenizer, item.messages)
+            text = render_chat(tokenizer, item.messages)
             tokens, offsets, learnt = (_marked if marked else _turns)(tokenizer, item, text)
         except StockpotError as error:
             raise rows.error(index, f"{error}.") from error
@@ -156,7 +160,7 @@ def _turns(tokenizer: Any, item: Chat, text: str) -> Placed:
 
 
 def _prefix(tokenizer: Any, messages: list[Message], text: str, asked: bool = False) -> str:
-    prefix = rendered(tokenizer, messages, asked)
+    prefix = render_chat(tokenizer, messages, asked)
     if not text.startswith(prefix):
         raise StockpotError(
             "the chat template writes the beginning of a conversation differently once it goes on, so what the "

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from stockpot.streams.examples import IGNORED, Batch
+from stockpot.batches.examples import IGNORED, Batch
 
 TOKENS = ("input_ids", "attention_mask", "position_ids")
 
@@ -36,7 +36,7 @@ def items_in(batch: Batch) -> int:
     return len(labels) if labels.dim() == 1 else int((labels != IGNORED).sum())
 
 
-def answers(logits: Tensor, batch: Batch) -> Tensor:
+def learnt_logits(logits: Tensor, batch: Batch) -> Tensor:
     """Those of the logits (n, rows) that something is to be learnt from."""
     return logits if batch["labels"].dim() == 1 else logits[targets_of(batch) != IGNORED]
 
