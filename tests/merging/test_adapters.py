@@ -19,8 +19,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from stockpot import StockpotError
-from stockpot.merging.api import Options, merge, opened
-from stockpot.merging.api import identity as identity_of
+from stockpot.merging.api import Options, merge
+from stockpot.merging.execute import merge_identity as identity_of
+from stockpot.merging.plan.planned_merge import planned_merge
 from stockpot.merging.read.adapters import AdapterSource
 from stockpot.merging.read.inputs import open_model
 from stockpot.merging.spec.merge_spec import MergeSpec, ModelSpec
@@ -167,7 +168,7 @@ def test_one_adapter_of_weight_1_is_what_peft_merges_to_one_ulp(base: Path, adap
 
 
 def test_the_base_is_the_one_that_the_adapters_name(base: Path, adapters: list[Path]) -> None:
-    with opened(spec_of("task_arithmetic", *adapters[:2]), Options()) as work:
+    with planned_merge(spec_of("task_arithmetic", *adapters[:2]), Options()) as work:
         assert work.plan.spec.base == str(base)
         assert work.plan.vectors
         assert work.folders == dict.fromkeys(map(str, (*adapters[:2], base)), base)
@@ -261,7 +262,7 @@ def test_in_bfloat16_the_sum_is_rounded_once(base: Path, adapters: list[Path], t
 
 
 def test_slices_take_layers_of_adapted_models(base: Path, adapters: list[Path], tmp_path: Path) -> None:
-    from stockpot.merging.api import merge_state
+    from stockpot.merging.execute import merge_state
     from stockpot.merging.spec.merge_spec import Slice, SliceSource
 
     slices = tuple(Slice((SliceSource(str(adapters[1]), layer, layer + 1),)) for layer in (1, 0, 1))
@@ -274,7 +275,7 @@ def test_slices_take_layers_of_adapted_models(base: Path, adapters: list[Path], 
 
 def test_a_layer_over_another_layer_of_the_base_is_the_whole_layer(base: Path, adapters: list[Path]) -> None:
     """There the adapter alone is not the task vector."""
-    from stockpot.merging.api import merge_state
+    from stockpot.merging.execute import merge_state
     from stockpot.merging.spec.merge_spec import Slice, SliceSource
 
     moved = Slice((SliceSource(str(base), 0, 1), SliceSource(str(adapters[1]), 1, 2)))
@@ -329,7 +330,7 @@ def test_threads_change_nothing(adapters: list[Path]) -> None:
 
 
 def test_a_tensor_without_factors_has_the_delta_zero(base: Path, adapters: list[Path]) -> None:
-    with opened(spec_of("linear", adapters[0]), Options()) as work:
+    with planned_merge(spec_of("linear", adapters[0]), Options()) as work:
         source = work.plan.sources[0]
         delta = torch.full((24 * 16,), 5.0)
         assert source.read_delta(DOWN, 0, delta)
@@ -473,7 +474,7 @@ def test_embeddings_that_peft_saves_beside_their_factors_are_read(base: Path) ->
     folder = adapter(base, "embedded", 5, r=2, target_modules=["embed_tokens"])
     name = "model.embed_tokens.weight"
     assert f"base_model.model.{name[:-7]}.base_layer.weight" in load_file(folder / "adapter_model.safetensors")
-    with opened(spec_of("linear", folder), Options()) as work:
+    with planned_merge(spec_of("linear", folder), Options()) as work:
         source = work.plan.sources[0]
         assert isinstance(source, AdapterSource)
         assert set(source.replaced) == {name}
@@ -506,7 +507,7 @@ def test_a_changed_adapter_is_another_merge(adapters: list[Path], tmp_path: Path
     folder = changed(adapters[0], tmp_path / "copy")
 
     def identity() -> str:
-        with opened(spec_of("linear", folder), Options()) as work:
+        with planned_merge(spec_of("linear", folder), Options()) as work:
             files = {facts.file for facts in work.plan.sources[0].files}
             assert files == {folder / "adapter_model.safetensors", folder / "adapter_config.json"}
             return identity_of(work, 1)

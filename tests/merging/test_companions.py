@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stockpot import StockpotError
-from stockpot.merging.api import Options, merge_into
+from stockpot.merging.api import Options
+from stockpot.merging.execute import merge_into
 from stockpot.merging.spec.merge_spec import MergeSpec, ModelSpec
 from stockpot.merging.write import companions as companions_module
 

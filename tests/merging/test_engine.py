@@ -205,7 +205,7 @@ def test_fishers_weigh_element_by_element(tmp_path: Path) -> None:
 
 
 def test_values_over_depth_and_by_name() -> None:
-    from stockpot.merging.api import merge_state
+    from stockpot.merging.execute import merge_state
     from stockpot.merging.spec.merge_spec import Filtered, MergeSpec, ModelSpec
 
     ones = {name: torch.ones_like(tensor) for name, tensor in state(0).items()}

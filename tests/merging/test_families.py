@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from stockpot import StockpotError
-from stockpot.merging.api import Options, merge, merge_into
+from stockpot.merging.api import Options, merge
+from stockpot.merging.execute import merge_into
 from stockpot.merging.spec.merge_spec import MergeSpec, ModelSpec, Slice, SliceSource
 from stockpot.weights.checkpoint import open_checkpoint
 

@@ -32,7 +32,8 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from stockpot.merging.api import Options, merge, merge_into
+from stockpot.merging.api import Options, merge
+from stockpot.merging.execute import merge_into
 from stockpot.merging.spec.merge_spec import MergeSpec, ModelSpec, Slice, SliceSource
 from stockpot.weights.checkpoint import open_checkpoint, save_checkpoint
 

@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stockpot.merging.api import Options, merge_into, merge_state
+from stockpot.merging.api import Options
+from stockpot.merging.execute import merge_into, merge_state
 from stockpot.merging.rules.random_masks import chance, keep, mask_key
 from stockpot.merging.spec.merge_spec import MergeSpec
 from stockpot.merging.spec.mergekit_yaml import parse_config, read_config

@@ -17,7 +17,8 @@ import yaml
 from torch import Tensor
 
 from stockpot import StockpotError, __version__
-from stockpot.merging.api import Options, merge, merge_into
+from stockpot.merging.api import Options, merge
+from stockpot.merging.execute import merge_into
 from stockpot.merging.rule import Value
 from stockpot.merging.spec.merge_spec import Filtered, MergeSpec, ModelSpec, Slice, SliceSource, as_yaml
 from stockpot.merging.write.merge_card import short_names

@@ -226,7 +226,8 @@ def merge(
 ) -> None:
     """Merge checkpoints on disk: averages, task arithmetic, TIES, DARE, SLERP and more."""
     from stockpot.cli import merging as work
-    from stockpot.merging.api import Options, one_of
+    from stockpot.merging.options import Options
+    from stockpot.merging.spec.arguments import one_of
 
     changes = {
         "dtype": dtype,

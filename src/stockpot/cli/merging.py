@@ -15,12 +15,15 @@ from stockpot.cli.console import console, say, show
 from stockpot.cli.interrupts import stopping_cleanly
 from stockpot.cli.launched import refuse_launchers
 from stockpot.errors import StockpotError
-from stockpot.merging.api import Opened, Options, divide_parameters, dtype_name, merge_into, one_of, opened
+from stockpot.merging.execute import merge_into
+from stockpot.merging.options import Options
 from stockpot.merging.plan.costs import Estimate, estimate
 from stockpot.merging.plan.merge_plan import check_rule
+from stockpot.merging.plan.planned_merge import PlannedMerge, planned_merge
+from stockpot.merging.spec.arguments import divide_parameters, dtype_name, one_of
 from stockpot.merging.spec.merge_spec import MergeSpec, ModelSpec
 from stockpot.merging.write.donor import settle
-from stockpot.merging.write.model_folder import what_next
+from stockpot.merging.write.model_folder import refuse_output, what_next
 from stockpot.names import as_name
 
 _FEW = 20  # of the tensors that do not fit are named
@@ -85,12 +88,13 @@ def _plain(spec: MergeSpec, target: Path, options: Options) -> None:
 
 
 def _expected(spec: MergeSpec, output: Path, options: Options) -> Estimate:
-    with opened(spec, options) as work:
-        return _with_notes(work, output, options)
+    with planned_merge(spec, options) as planned:
+        return _with_notes(planned, output, options)
 
 
-def _with_notes(work: Opened, output: Path, options: Options) -> Estimate:
-    found, beside = estimate(work, output, options), settle(work.plan, work.folders)
+def _with_notes(planned: PlannedMerge, output: Path, options: Options) -> Estimate:
+    refuse_output(output, planned.paths)
+    found, beside = estimate(planned.plan, output, options), settle(planned.plan, planned.folders)
     return replace(found, notes=tuple(note.rstrip(".") for note in (*found.notes, *beside.notes)))
 
 
@@ -201,10 +205,10 @@ def _dry_run(spec: MergeSpec, output: Path, options: Options) -> None:
 
     if spec.on_missing == "error":
         _say_what_does_not_fit(spec, options)
-    with opened(spec, options) as work:
-        expected = _with_notes(work, output, options)
+    with planned_merge(spec, options) as planned:
+        expected = _with_notes(planned, output, options)
         table = Table("input", "files", "tensors", "types", "bytes", title=f"{spec.rule}: what would be read")
-        for source in work.plan.sources:
+        for source in planned.plan.sources:
             kinds = sorted({info.dtype for info in source.tensors.values()})
             nbytes = sum(info.nbytes for info in source.tensors.values())
             table.add_row(
@@ -218,8 +222,8 @@ def _dry_run(spec: MergeSpec, output: Path, options: Options) -> None:
 def _say_what_does_not_fit(spec: MergeSpec, options: Options) -> None:
     """All tensors that do not fit, where the merge itself stops at the first."""
     try:
-        with opened(replace(spec, on_missing="skip"), options) as work:
-            notes = work.plan.notes
+        with planned_merge(replace(spec, on_missing="skip"), options) as planned:
+            notes = planned.plan.notes
     except StockpotError:
         return  # something else is wrong, which will be said
     for note in notes[:_FEW]:
@@ -242,11 +246,10 @@ def _told(expected: Estimate, output: Path) -> list[str]:
 
 def _adapter(spec: MergeSpec, output: Path, options: Options, dry_run: bool) -> None:
     from stockpot.merging.write.adapter_output import merged_modules, write_adapter
-    from stockpot.merging.write.model_folder import refuse_output
 
-    with opened(spec, options) as work:
-        refuse_output(output, work.paths)
-        modules = merged_modules(work.plan, options.adapter_rank)
+    with planned_merge(spec, options) as planned:
+        refuse_output(output, planned.paths)
+        modules = merged_modules(planned.plan, options.adapter_rank)
         parameters = sum(module.rank * (module.like.rows + module.like.columns) for module in modules)
     ranks = sorted({module.rank for module in modules})
     rank = f"rank {ranks[0]}" + (f" to {ranks[-1]}" if len(ranks) > 1 else "")

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stockpot.errors import StockpotError
-from stockpot.merging.api import Options, State, merge_into, merge_state
+from stockpot.merging.execute import merge_into, merge_state
 from stockpot.merging.greedy_soup import Soup, greedy_soup
+from stockpot.merging.options import Options
 from stockpot.merging.read.inputs import located
+from stockpot.merging.read.sources import StateDict
 from stockpot.merging.spec.merge_spec import MergeSpec
 from stockpot.merging.write.model_folder import partial_of
 
@@ -22,7 +24,7 @@ Told = Callable[[Sequence[str], float], None]  # hears of every score, and of wh
 
 
 def soup_state(
-    spec: MergeSpec, score: Callable[[dict[str, Tensor]], float], options: Options, states: Mapping[str, State]
+    spec: MergeSpec, score: Callable[[dict[str, Tensor]], float], options: Options, states: Mapping[str, StateDict]
 ) -> dict[str, Tensor]:
     """The greedy soup in memory; `score` is given state dicts."""
 
@@ -38,7 +40,7 @@ def soup_into(
     score: Callable[[Path], float],
     output: Path,
     options: Options,
-    states: Mapping[str, State] | None = None,
+    states: Mapping[str, StateDict] | None = None,
     told: Told = lambda models, value: None,
 ) -> Soup:
     """The greedy soup in a folder; `score` is given folders, a single model's own where it stands in one.
@@ -72,7 +74,7 @@ def _of(spec: MergeSpec, members: Sequence[int]) -> MergeSpec:
     return replace(spec, rule="linear", models=tuple(spec.models[number] for number in members))
 
 
-def _own_folder(path: str, states: Mapping[str, State] | None) -> Path | None:
+def _own_folder(path: str, states: Mapping[str, StateDict] | None) -> Path | None:
     if (states and path in states) or "+" in path:
         return None
     folder = located(path)

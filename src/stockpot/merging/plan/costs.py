@@ -5,16 +5,12 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from stockpot.errors import StockpotError
+from stockpot.merging.options import Options
 from stockpot.merging.plan.merge_plan import Plan
 from stockpot.merging.plan.shards import bytes_of, file_names, split
 from stockpot.merging.threads import PIECE
-from stockpot.merging.write.model_folder import refuse_output
-
-if TYPE_CHECKING:
-    from stockpot.merging.api import Opened, Options
 
 # What Python and torch themselves take, and how many fp32 copies of a piece a rule makes beside its models.
 _TORCH = 160_000_000
@@ -40,16 +36,12 @@ class Estimate:
     notes: tuple[str, ...]
 
 
-def estimate(opened: Opened, output: Path, options: Options) -> Estimate:
-    """The costs of a planned merge; raises StockpotError where it cannot be written to `output`."""
-    from stockpot.merging.api import threads_of
-
-    plan = opened.plan
-    refuse_output(output, opened.paths)
+def estimate(plan: Plan, output: Path, options: Options) -> Estimate:
+    """The costs of a planned merge into `output`."""
     shards = split(plan.targets, bytes_of(options.max_shard_size))
     passes = 2 if plan.rule.cuts is not None or any(plan.gram(target) == "tensor" for target in plan.targets) else 1
     free = shutil.disk_usage(next(place for place in output.absolute().parents if place.exists())).free
-    threads = threads_of(options)
+    threads = options.thread_count
     return Estimate(
         len(plan.targets),
         sum(target.numel for target in plan.targets),

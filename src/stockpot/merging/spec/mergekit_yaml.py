@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stockpot.errors import StockpotError, did_you_mean
-from stockpot.merging.api import dtype_name
 from stockpot.merging.rule import Parameter, Rule, Value
 from stockpot.merging.rules import RULES
+from stockpot.merging.spec.arguments import dtype_name
 from stockpot.merging.spec.merge_spec import Filtered, MergeSpec, ModelSpec, Parameters, Setting, Slice, SliceSource
 from stockpot.words import settled
 from stockpot.yaml_text import read_yaml

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from stockpot.errors import StockpotError
 from stockpot.files import publishing, write_json, write_text
-from stockpot.merging.api import Options, State, opened
 from stockpot.merging.compute.engine import first_nonfinite
+from stockpot.merging.options import Options
 from stockpot.merging.plan.merge_plan import Plan
+from stockpot.merging.plan.planned_merge import planned_merge
 from stockpot.merging.read.adapters import CONFIG, PREFIX, AdapterSource, Factors
-from stockpot.merging.read.sources import torch_dtype
+from stockpot.merging.read.sources import StateDict, torch_dtype
 from stockpot.merging.rule import Rule, Settings
 from stockpot.merging.spec.merge_spec import MergeSpec, as_yaml
-from stockpot.merging.threads import PIECE
+from stockpot.merging.threads import PIECE, one_thread_each
 from stockpot.merging.write.model_folder import refuse_output
 from stockpot.merging.write.shard_file import ShardFile, Slot, verify_shard
 from stockpot.weights.layout import ITEM_SIZE
@@ -64,7 +65,7 @@ def write_adapter(
     output: Path,
     rank: int | None = None,
     options: Options | None = None,
-    states: Mapping[str, State] | None = None,
+    states: Mapping[str, StateDict] | None = None,
 ) -> float:
     """Writes a `linear` or `task_arithmetic` merge of adapters as an adapter that PEFT loads.
 
@@ -74,8 +75,6 @@ def write_adapter(
     nothing was left out. Raises StockpotError for other rules, for models that are no adapters over the merge's base,
     and for adapters with modules that were saved whole.
     """
-    from stockpot.merging.threads import one_thread_each
-
     options = options or Options()
     if rank is not None and rank < 1:
         raise StockpotError(f"an adapter has rank 1 or more, not {rank}.")
@@ -83,15 +82,15 @@ def write_adapter(
         raise StockpotError(
             f"{spec.rule} of adapters is no adapter; only {' and '.join(_RULES)} can be written as one."
         )
-    with opened(spec, options, states) as work, one_thread_each():
-        refuse_output(output, work.paths)
-        plan = work.plan
+    with planned_merge(spec, options, states) as planned, one_thread_each():
+        refuse_output(output, planned.paths)
+        plan = planned.plan
         modules = merged_modules(plan, rank)
         floats = {share.source.tensors[module.name].dtype for module in modules for share in module.shares}
         dtype = plan.spec.dtype or ("F64" if "F64" in floats else "F32")
         with publishing(output, replace=False) as folder:
             lost = _write(folder / _WEIGHTS, modules, dtype, options)
-            base = plan.spec.base if plan.spec.base in work.folders else None
+            base = plan.spec.base if plan.spec.base in planned.folders else None
             write_json(folder / CONFIG, _config(plan, modules, base))
             recipe = dump_yaml(as_yaml(plan.spec), width=80)
             write_text(folder / "stockpot_merge.yaml", recipe)

@@ -1,0 +1,103 @@
+"""A planned merge carried out: into a state dict, or into a folder that `from_pretrained` loads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stockpot.errors import StockpotError
+from stockpot.merging.compute.engine import Engine, Seen
+from stockpot.merging.options import Options
+from stockpot.merging.plan.costs import require_room
+from stockpot.merging.plan.merge_plan import Plan
+from stockpot.merging.plan.planned_merge import PlannedMerge, planned_merge
+from stockpot.merging.plan.shards import bytes_of
+from stockpot.merging.read.sources import StateDict, torch_dtype
+from stockpot.merging.spec.merge_spec import MergeSpec, as_yaml
+from stockpot.merging.threads import one_thread_each
+from stockpot.merging.write.donor import settle
+from stockpot.merging.write.model_folder import refuse_output, write_model
+from stockpot.merging.write.sidecars import publish
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def _engine(planned: PlannedMerge, options: Options, seen: Seen = lambda nbytes: None) -> Engine:
+    """The engine for a plan."""
+    if options.threads is not None and options.threads < 1:
+        raise StockpotError(f"threads should be 1 or more, not {options.threads}.")
+    return Engine(planned.plan, options.thread_count, options.allow_nonfinite, planned.fishers, seen)
+
+
+def merge_state(spec: MergeSpec, options: Options, states: Mapping[str, StateDict] | None = None) -> dict[str, Tensor]:
+    """The merged state dict, in memory."""
+    with planned_merge(spec, options, states) as planned, one_thread_each():
+        engine, plan = _engine(planned, options), planned.plan
+        sink = _StateSink(plan)
+        cuts = engine.cuts if spec.trim == "model" else engine.own_cuts
+        engine.merge(plan.targets, sink, cuts(plan.targets))
+        return sink.state
+
+
+class _StateSink:
+    """Merged tensors as they are put together."""
+
+    def __init__(self, plan: Plan) -> None:
+        import torch
+
+        self.state = {
+            target.name: torch.empty(target.shape, dtype=torch_dtype(target.dtype)) for target in plan.targets
+        }
+
+    def write(self, name: str, start: int, flat: Tensor) -> None:
+        """Takes the elements from `start` on."""
+        self.state[name].view(-1)[start : start + flat.numel()] = flat
+
+
+def merge_into(
+    spec: MergeSpec,
+    output: Path,
+    options: Options,
+    seen: Seen = lambda nbytes: None,
+    states: Mapping[str, StateDict] | None = None,
+) -> Path:
+    """Merges into a folder that `from_pretrained` loads."""
+    if options.as_adapter or options.adapter_rank is not None:
+        from stockpot.merging.write.adapter_output import write_adapter  # pydantic is slow to import
+
+        write_adapter(spec, output, options.adapter_rank, options, states)
+        return output
+    largest = bytes_of(options.max_shard_size)
+    with planned_merge(spec, options, states) as planned, one_thread_each():
+        refuse_output(output, planned.paths)
+        beside = settle(planned.plan, planned.folders)
+        if not options.resume:
+            require_room(planned.plan.nbytes + sum(file.stat().st_size for file in beside.copies.values()), output)
+        write_model(
+            planned.plan,
+            _engine(planned, options, seen),
+            output,
+            merge_identity(planned, largest),
+            largest,
+            lambda folder: publish(folder, planned.plan, beside, planned.folders, planned.fishers, options.hash_files),
+            options.verify,
+            options.sync,
+            options.resume,
+        )
+    return output
+
+
+def merge_identity(planned: PlannedMerge, largest: int) -> str:
+    """What makes two merges the same one: the spec, and of every input's files header, size and time of change."""
+    facts = [
+        (str(facts.file), facts.header_sha256, facts.nbytes, facts.file.stat().st_mtime_ns)
+        for source in (*planned.plan.sources, *planned.fishers.values())
+        for facts in source.files
+    ]
+    text = json.dumps([as_yaml(replace(planned.plan.spec)), facts, largest], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
