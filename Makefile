@@ -7,11 +7,12 @@ READY := $(VENV)/.ready
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test test-thorough lint clean
 
 help:
 	@echo "make demo   compare five methods on two tasks of handwritten digits (a minute), with a report"
-	@echo "make test   run the test suite"
+	@echo "make test   run the tests, ARGS=\"tests/weights -x\" some of them"
+	@echo "make test-thorough  the same, and every case of which make test runs a sample"
 	@echo "make lint   ruff and mypy"
 	@echo "make clean  delete the virtual environment and the caches"
 
@@ -24,8 +25,13 @@ $(READY): constraints.txt pyproject.toml
 demo: $(READY)
 	$(BIN)/stockpot compare recipes/quickstart.yaml -o runs/quickstart
 
+PYTEST = HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
 test: $(READY)
-	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	$(PYTEST) $(ARGS)
+
+test-thorough: $(READY)
+	$(PYTEST) -m "thorough or not thorough" $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
