@@ -36,8 +36,8 @@ from stockpot.runs.session import open_stream
 from stockpot.seeds import seed_everything
 from stockpot.streams.spec import DataSpec, Scenario, TaskSpec
 from stockpot.streams.stream import Stream
-from stockpot.training import plain
 from stockpot.training.job import Job, planned_steps
+from stockpot.training.plain import train_plainly
 from stockpot.weights.checkpoint import save_checkpoint
 
 CADENCES = (1.0, 0.5, 0.25, 0.1, 0.05)
@@ -92,7 +92,7 @@ class Pair:
         job = Job(model, method, data, self.case.settings, seed=self.seed + index, folder=self.folder, owners=owners)
         task.total_steps = planned_steps(job)
         method.task_start(task)
-        plain.train(job)
+        train_plainly(job)
         method.task_end(task, examples)
         return model
 

@@ -27,11 +27,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArgumen
 from stockpot import SFA, methods
 from stockpot.batches.examples import TokenExamples, TrainingData
 from stockpot.methods.base import Task
-from stockpot.methods.sfa import Config
+from stockpot.methods.sfa import SFAConfig
 from stockpot.models.lora import LoraSpec, attach
 from stockpot.runs.meter import Clock
-from stockpot.training import hf
 from stockpot.training.job import Job, planned_steps
+from stockpot.training.trainer import train_with_trainer
 
 LENGTH, WORDS, BATCH = 256, 2048, 8
 
@@ -69,13 +69,13 @@ def ours(network: nn.Module, texts: torch.Tensor, steps: int, folder: Path, adap
     ends = torch.arange(1, len(texts) + 1) * inputs.shape[1]
     examples = TokenExamples(inputs.flatten().int(), ends, targets.flatten().int())
     network.save_pretrained(folder / "anchor")  # type: ignore[operator]
-    method = methods.build(Config(name="sfa", beta=0.25, p=0.25, first_task="average"))
+    method = methods.build(SFAConfig(name="sfa", beta=0.25, p=0.25, first_task="average"))
     clock = Clock()
     job = Job(network, method, TrainingData.of(examples), settings(steps), 0, folder, on_begin=clock.start)
     task = Task(0, "task", 0, network, checkpoint=lambda _: folder / "anchor", language=True, adapted=adapted)
     task.total_steps = planned_steps(job)
     method.task_start(task)
-    hf.train(job)
+    train_with_trainer(job)
     return clock.read(), method.costs.extra_memory_bytes
 
 

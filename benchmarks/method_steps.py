@@ -24,8 +24,8 @@ from stockpot.batches.examples import TensorExamples
 from stockpot.methods.base import Method, Task
 from stockpot.models.networks import mlp
 from stockpot.runs.meter import Clock
-from stockpot.training import plain
 from stockpot.training.job import Job, planned_steps
+from stockpot.training.plain import train_plainly
 from stockpot.weights.checkpoint import save_checkpoint
 
 CONTENDERS: dict[str, dict[str, Any]] = {
@@ -72,7 +72,7 @@ class Stream:
         job = Job(model, method, data, self.settings, seed=index, folder=self.folder, on_begin=clock.start)
         task.total_steps = planned_steps(job)
         method.task_start(task)
-        plain.train(job)
+        train_plainly(job)
         steps = clock.read()
         clock = Clock()
         method.task_end(task, self.tasks[index])

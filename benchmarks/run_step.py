@@ -25,12 +25,12 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from stockpot import methods
 from stockpot.batches.examples import TensorExamples, TrainingData
 from stockpot.methods.base import Task
-from stockpot.methods.sfa import Config
+from stockpot.methods.sfa import SFAConfig
 from stockpot.models.networks import mlp
 from stockpot.runs.meter import Clock
-from stockpot.training import hf
 from stockpot.training.batches import EpochBatches, loader
 from stockpot.training.job import Job, planned_steps
+from stockpot.training.trainer import train_with_trainer
 from stockpot.weights.checkpoint import save_checkpoint
 
 Seconds = tuple[float, float]
@@ -110,13 +110,13 @@ def bare(trainer: type[Trainer], network: nn.Module, examples: TensorExamples, s
 def ours(network: nn.Module, examples: TensorExamples, steps: int, folder: Path) -> Seconds:
     """(wall, processor) seconds of a task as `stockpot run` trains it: hooks, averages, a memory-mapped anchor."""
     save_checkpoint(dict(network.state_dict()), folder / "model.safetensors")
-    method = methods.build(Config(name="sfa", beta=0.25, p=0.25, first_task="average"))
+    method = methods.build(SFAConfig(name="sfa", beta=0.25, p=0.25, first_task="average"))
     data = TrainingData.of(examples)
     clock = Clock()
     job = Job(network, method, data, settings(steps), seed=0, folder=folder, on_begin=clock.start)
     task = Task(0, "task", 0, network, total_steps=planned_steps(job), checkpoint=lambda source: folder)
     method.task_start(task)
-    hf.train(job)
+    train_with_trainer(job)
     method.task_end(task, examples)
     return clock.read()
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from stockpot import methods
 from stockpot.batches.examples import Batch, TensorExamples, TrainingData
 from stockpot.methods.base import Method, Task
-from stockpot.methods.held import is_language
+from stockpot.methods.shared.held_examples import is_language
 from stockpot.seeds import derive, seed_everything
 from stockpot.training import engine
 from stockpot.training.batches import EpochBatches

@@ -16,7 +16,7 @@ from stockpot.compare.extension import best_keys, ends_of, further, round_size
 from stockpot.compare.running import Running, ShareDone
 from stockpot.compare.tuning import tune
 from stockpot.methods import REGISTRY
-from stockpot.methods.space import Choices, Range
+from stockpot.methods.shared.space import Choices, Range
 from stockpot.recipe.read import check
 from stockpot.recipe.schema import Recipe
 from stockpot.results import Trial, Tuning

@@ -19,7 +19,7 @@ from stockpot.compare.search import Kind, Search, grid, open_search, with_keys
 from stockpot.errors import StockpotError
 from stockpot.methods import REGISTRY
 from stockpot.methods.base import BaseConfig
-from stockpot.methods.space import Choices, Range, Space
+from stockpot.methods.shared.space import Choices, Range, Space
 
 KINDS: list[Kind] = ["grid", "random", "optuna"]
 DARK = {"loss": "der++"}
@@ -306,9 +306,9 @@ def test_optuna_is_asked_in_order(tmp_path: Path) -> None:
 
 def test_optuna_is_quiet(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from stockpot.methods.lwf import Config; "
+        "import sys; from pathlib import Path; from stockpot.methods.lwf import LwFConfig; "
         "from stockpot.compare.search import open_search; "
-        "search = open_search('optuna', Config(name='lwf'), 8, 0, Path(sys.argv[1])); "
+        "search = open_search('optuna', LwFConfig(name='lwf'), 8, 0, Path(sys.argv[1])); "
         "[search.tell(number, None if search.ask(number)['strength'] > 1 else 0.5) for number in range(8)]"
     )
     command = [sys.executable, "-W", "error::UserWarning", "-c", code, str(tmp_path)]

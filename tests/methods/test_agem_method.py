@@ -32,13 +32,13 @@ from toy import (
 from stockpot.batches.examples import TrainingData
 from stockpot.errors import StockpotError
 from stockpot.methods import agem
-from stockpot.methods.agem import AveragedGradientEpisodicMemory, Config, project
+from stockpot.methods.agem import AGEMConfig, AveragedGradientEpisodicMemory, project
 from stockpot.seeds import generator
 from stockpot.training.batches import EpochBatches
 
 
-def settings(**keys: Any) -> Config:
-    return Config(name="agem", **{"count": 10, "per_step": 6, **keys})
+def settings(**keys: Any) -> AGEMConfig:
+    return AGEMConfig(name="agem", **{"count": 10, "per_step": 6, **keys})
 
 
 def learn_agem(keys: dict[str, Any], loop: str, folder: Path, **more: Any) -> Learnt:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from stockpot.batches.examples import TensorExamples
 from stockpot.errors import StockpotError
 from stockpot.methods.base import Task
-from stockpot.methods.buffer import Buffer, Reservoir, equal_shares, features_over, herding
-from stockpot.methods.replay import Config
+from stockpot.methods.replay import ReplayConfig
+from stockpot.methods.shared.buffer import Buffer, Reservoir, equal_shares, features_over, herding
 from stockpot.seeds import derive, generator
 
 BY_CLASS = ["balanced", "herding"]
@@ -37,8 +37,8 @@ class Net(nn.Module):
         return self.head(self.body(pixel_values))  # type: ignore[no-any-return]
 
 
-def config(**keys: Any) -> Config:
-    return Config(name="replay", **keys)
+def config(**keys: Any) -> ReplayConfig:
+    return ReplayConfig(name="replay", **keys)
 
 
 def task(index: int = 0, model: nn.Module | None = None) -> Task:

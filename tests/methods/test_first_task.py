@@ -18,7 +18,7 @@ from stockpot import methods
 from stockpot.compare.cells import plan, recipe_of
 from stockpot.methods import REGISTRY
 from stockpot.methods.base import Method, Task
-from stockpot.methods.first_task import FirstTaskConfig
+from stockpot.methods.shared.first_task import FirstTaskConfig
 from stockpot.recipe.read import check
 from stockpot.recipe.resolve import resolve
 from stockpot.recipe.schema import Recipe

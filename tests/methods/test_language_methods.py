@@ -19,8 +19,8 @@ from stockpot.batches.outputs import logits_of
 from stockpot.errors import StockpotError
 from stockpot.importance.fisher import default_kind
 from stockpot.methods import REGISTRY
-from stockpot.methods.base import Facts, Task
-from stockpot.methods.buffer import Buffer, features_over
+from stockpot.methods.base import Task, TaskFacts
+from stockpot.methods.shared.buffer import Buffer, features_over
 from stockpot.seeds import derive
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -289,8 +289,8 @@ def test_what_makes_no_sense_for_language_is_refused_before_the_run_and_in_it(
     name: str, keys: dict[str, Any], message: str
 ) -> None:
     method = config(name, **keys)
-    assert method.problem_in(llama(), [Facts("b", 2, 22)]) is None
-    problem = method.problem_in(llama(), [Facts("b", 1, 22, language=True)])
+    assert method.problem_in(llama(), [TaskFacts("b", 2, 22)]) is None
+    problem = method.problem_in(llama(), [TaskFacts("b", 1, 22, language=True)])
     assert problem is not None and "\n" not in problem
     with pytest.raises(StockpotError, match=message):
         raise StockpotError(problem)

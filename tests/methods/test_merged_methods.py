@@ -36,7 +36,7 @@ from stockpot.batches.examples import Examples, TensorExamples, TrainingData
 from stockpot.errors import StockpotError
 from stockpot.methods import dare, fisher_average, magmax, soup, task_arithmetic, ties
 from stockpot.methods.base import Method, Task
-from stockpot.methods.merged import MergedConfig
+from stockpot.methods.shared.merged import MergedConfig
 from stockpot.models.spec import ModelSpec
 from stockpot.models.store import save_model as save_pretrained
 from stockpot.models.store import start_model
@@ -46,12 +46,12 @@ from stockpot.training.job import Interrupted, Job, planned_steps
 from stockpot.training.method_state import read_state, write_state
 
 KNOWN: dict[str, tuple[type[MergedConfig], type[Method]]] = {
-    "task_arithmetic": (task_arithmetic.Config, task_arithmetic.TaskArithmetic),
-    "ties": (ties.Config, ties.Ties),
-    "dare": (dare.Config, dare.Dare),
-    "soup": (soup.Config, soup.Soup),
-    "magmax": (magmax.Config, magmax.MagMax),
-    "fisher_average": (fisher_average.Config, fisher_average.FisherAverage),
+    "task_arithmetic": (task_arithmetic.TaskArithmeticConfig, task_arithmetic.TaskArithmetic),
+    "ties": (ties.TiesConfig, ties.TiesMerging),
+    "dare": (dare.DareConfig, dare.Dare),
+    "soup": (soup.SoupConfig, soup.UniformSoup),
+    "magmax": (magmax.MagMaxConfig, magmax.MagMax),
+    "fisher_average": (fisher_average.FisherAverageConfig, fisher_average.FisherAverage),
 }
 CHAINS: list[dict[str, Any]] = [
     {"mode": "chain", "continue_from": go_on, "vectors": vectors}

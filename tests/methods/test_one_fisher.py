@@ -10,7 +10,7 @@ import torch
 from toy import config
 
 from stockpot.batches.examples import TensorExamples
-from stockpot.importance.fisher import Kind, _directions, fisher
+from stockpot.importance.fisher import FisherKind, _directions, fisher
 from stockpot.methods import ewc, fisher_average
 from stockpot.recipe.read import check
 from stockpot.recipe.schema import Recipe
@@ -26,7 +26,7 @@ METHODS = {"ewc": ewc, "fisher_average": fisher_average}
 def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """A method of whose head four rows are the most that an exact Fisher is taken of."""
 
-    def four(rows: int, language: bool = False) -> Kind:
+    def four(rows: int, language: bool = False) -> FisherKind:
         return "exact" if rows <= 4 and not language else "sample"
 
     monkeypatch.setattr(METHODS[request.param], "default_kind", four)
@@ -38,7 +38,7 @@ def kinds(name: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the method asked for, in order."""
     asked: list[str] = []
 
-    def noted(model: Any, examples: Any, kind: Kind, **more: Any) -> Any:
+    def noted(model: Any, examples: Any, kind: FisherKind, **more: Any) -> Any:
         asked.append(kind)
         return fisher(model, examples, kind, **more)
 

@@ -22,8 +22,8 @@ from stockpot import methods
 from stockpot.batches.examples import TensorExamples, TrainingData
 from stockpot.errors import StockpotError
 from stockpot.methods.base import Task
-from stockpot.methods.buffer import Reservoir
-from stockpot.methods.replay import distance
+from stockpot.methods.replay import logit_distance
+from stockpot.methods.shared.buffer import Reservoir
 from stockpot.seeds import derive, generator
 from stockpot.training.batches import EpochBatches
 from stockpot.training.method_state import read_state, write_state
@@ -298,7 +298,7 @@ def test_the_draws_of_every_task_are_counted_from_its_start(tmp_path: Path) -> N
 def test_rows_that_did_not_exist_are_left_out_of_the_distance() -> None:
     logits = torch.tensor([[1.0, 2.0, 7.0, 8.0], [1.0, 2.0, 3.0, 9.0]], dtype=torch.float64, requires_grad=True)
     stored = torch.tensor([[0.0, 4.0, 0.0], [1.0, 2.0, 0.0]], dtype=torch.float64)
-    value = distance(logits, stored, torch.tensor([2, 3]))
+    value = logit_distance(logits, stored, torch.tensor([2, 3]))
     assert value.item() == (1 + 4 + 0 + 0 + 9) / 5
     value.backward()
     assert logits.grad is not None

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from toy import config
 
 from stockpot.methods import REGISTRY
-from stockpot.methods.space import Choices, Range, spread
+from stockpot.methods.shared.space import Choices, Range, evenly
 
 POSITIVE = st.floats(1e-6, 1e6)
 UNIT = st.floats(0, 1, exclude_max=True)
@@ -88,7 +88,7 @@ def test_choices_have_equal_parts_and_an_even_grid(values: list[int], n: int) ->
     one = Choices(tuple(values))
     assert [one.at((i + 0.5) / len(values)) for i in range(len(values))] == values
     assert one.at(math.nextafter(1, 0)) == values[-1]
-    assert one.grid(n) == spread(values, n)
+    assert one.grid(n) == evenly(values, n)
 
 
 @pytest.mark.parametrize("values", [(), (1, 1)])
@@ -99,7 +99,7 @@ def test_impossible_choices_are_refused(values: tuple[int, ...]) -> None:
 
 @given(st.integers(1, 60), st.integers(1, 60))
 def test_items_are_taken_evenly_from_the_first_to_the_last(total: int, n: int) -> None:
-    taken = spread(range(total), n)
+    taken = evenly(range(total), n)
     assert len(taken) == len(set(taken)) == min(n, total)
     if n == 1:
         assert abs(taken[0] - (total - 1) / 2) <= 0.5

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stockpot.errors import StockpotError
-from stockpot.methods.space import Range
+from stockpot.methods.shared.space import Range
 from stockpot.recipe.ranges import with_ranges
 from stockpot.recipe.read import check
 from stockpot.recipe.schema import Recipe

@@ -246,7 +246,7 @@ def test_a_training_that_stops_of_itself_is_no_finished_task(tmp_path: Path, mon
     def stops(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         control.should_training_stop = state.global_step == 2
 
-    monkeypatch.setattr("stockpot.training.hf._Hooks.on_step_end", stops)
+    monkeypatch.setattr("stockpot.training.trainer._Hooks.on_step_end", stops)
     with pytest.raises(StockpotError, match="training stopped at step 2 of 6, and nobody asked it to"):
         learn(config("sfa"), "trainer", tmp_path)
 

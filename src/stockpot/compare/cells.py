@@ -44,9 +44,9 @@ def contenders(recipe: Recipe) -> list[BaseConfig]:
     chosen: list[BaseConfig] = list(recipe.compare) or [recipe.method]
     names = [method.name for method in chosen]
     if "sequential" not in names:
-        chosen.insert(0, sequential.Config(name="sequential"))
+        chosen.insert(0, sequential.SequentialConfig(name="sequential"))
     if "joint" not in names:
-        chosen.append(joint.Config(name="joint"))
+        chosen.append(joint.JointConfig(name="joint"))
     return chosen
 
 

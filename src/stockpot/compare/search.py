@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
 
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.methods.base import BaseConfig
-from stockpot.methods.space import Choices, Space, spread
+from stockpot.methods.shared.space import Choices, Space, evenly
 from stockpot.recipe.read import check
 from stockpot.seeds import derive
 
@@ -115,7 +115,7 @@ def grid(space: Space, trials: int, strength: str | None) -> list[dict[str, Any]
             break
         counts[key] = min(counts[key] + 1, most[key])
     values = [space[key].grid(counts[key]) for key in keys]
-    points = spread([dict(zip(keys, point, strict=True)) for point in itertools.product(*values)], trials)
+    points = evenly([dict(zip(keys, point, strict=True)) for point in itertools.product(*values)], trials)
     return [points[i] for i in sorted(range(len(points)), key=_mirrored)]
 
 

@@ -15,18 +15,18 @@ from stockpot.batches.examples import IGNORED, Batch, Examples
 from stockpot.batches.outputs import evaluation_mode, targets_of
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.files import write_json
-from stockpot.importance.per_example import Directions, Logits, Sums, batches, per_example_sums, zeros
+from stockpot.importance.per_example import Directions, Logits, ParameterSums, batches, per_example_sums, zeros
 from stockpot.models.wrappers import refuse_fsdp1
 from stockpot.weights.checkpoint import open_checkpoint, save_checkpoint
 
-Kind = Literal["exact", "sample", "empirical", "predicted", "batched"]
+FisherKind = Literal["exact", "sample", "empirical", "predicted", "batched"]
 NOT_EXACT = (
     "fisher: 'exact' of a causal language model would take a backward pass for every token at every position; "
     "choose sample, which is unbiased, or empirical."
 )
 
 
-def default_kind(rows: int, language: bool = False) -> Kind:
+def default_kind(rows: int, language: bool = False) -> FisherKind:
     """`exact` up to 100 output rows of the whole stream, else, and of a causal language model, `sample`.
 
     The exact Fisher takes one backward pass a class, of a sequence one for every token at every position.
@@ -37,14 +37,14 @@ def default_kind(rows: int, language: bool = False) -> Kind:
 def fisher(
     model: nn.Module,
     examples: Examples,
-    kind: Kind,
+    kind: FisherKind,
     *,
     logits: Logits,
     batch_size: int = 64,
     samples: int | None = None,
     draws: torch.Generator | None = None,
     seen: Callable[[int], None] | None = None,
-) -> Sums:
+) -> ParameterSums:
     """F by parameter name, the mean over examples, in eval mode and in the parameters' types; p = softmax(logits).
 
     `exact`: `mean_b Σ_c p_bc (∂ log p_bc / ∂θ)²`, over the classes that compete (logits above −∞).
@@ -61,9 +61,9 @@ def fisher(
     Raises StockpotError for an unknown kind, no examples, where `draws` is missing, for `exact` of sequences and FSDP1.
     Paper: Kirkpatrick et al. (arXiv 1612.00796), section 2; Kunstner et al. (arXiv 1905.12558) on the empirical one.
     """
-    if kind not in get_args(Kind):
+    if kind not in get_args(FisherKind):
         raise StockpotError(
-            f"fisher: {kind!r} is none of {', '.join(get_args(Kind))}.{did_you_mean(kind, get_args(Kind))}"
+            f"fisher: {kind!r} is none of {', '.join(get_args(FisherKind))}.{did_you_mean(kind, get_args(FisherKind))}"
         )
     refuse_fsdp1(model)
     indices = chosen(len(examples), samples, draws, batch_size)
@@ -88,13 +88,13 @@ def chosen(many: int, samples: int | None, draws: torch.Generator | None, batch_
     return picked
 
 
-def averaged(total: Sums, model: nn.Module, many: int) -> Sums:
-    """Sums over so many examples → means, in the parameters' types."""
+def averaged(total: ParameterSums, model: nn.Module, many: int) -> ParameterSums:
+    """ParameterSums over so many examples → means, in the parameters' types."""
     parameters = dict(model.named_parameters())
     return {name: (tensor / many).to(parameters[name].dtype) for name, tensor in total.items()}
 
 
-def _directions(kind: Kind, draws: torch.Generator | None) -> Directions:
+def _directions(kind: FisherKind, draws: torch.Generator | None) -> Directions:
     """∂ log p_y / ∂ logits = e_y − p; for `exact` √p_c (e_c − p) for each class c, so that squares weigh p_c."""
     if kind == "sample" and draws is None:
         raise StockpotError("fisher: 'sample' draws labels and takes `draws`, a torch.Generator.")
@@ -130,7 +130,7 @@ def _batched(
     indices: Sequence[int],
     batch_size: int,
     seen: Callable[[int], None] | None,
-) -> Sums:
+) -> ParameterSums:
     """Σ_B |B| (mean gradient)²: each batch is taken for one example."""
     parameters = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
     total, rule = zeros(parameters), _directions("empirical", None)
@@ -146,7 +146,7 @@ def _batched(
     return total
 
 
-def convention(kind: Kind, examples: int, batch_size: int, language: bool = False) -> dict[str, Any]:
+def convention(kind: FisherKind, examples: int, batch_size: int, language: bool = False) -> dict[str, Any]:
     """How a Fisher was estimated: without all of this, a strength means nothing."""
     one = "sequence" if language else "example"
     return {
@@ -165,7 +165,7 @@ def save_fisher(tensors: Mapping[str, Tensor], convention: Mapping[str, Any], fo
     write_json(folder / "fisher.json", dict(convention))
 
 
-def load_fisher(path: Path, model: nn.Module | None = None) -> tuple[Sums, dict[str, Any]]:
+def load_fisher(path: Path, model: nn.Module | None = None) -> tuple[ParameterSums, dict[str, Any]]:
     """What `save_fisher` wrote to a folder, or a `.safetensors` file with its `.json` beside it.
 
     Raises StockpotError where a file is missing or damaged, where a value is negative or not finite, and, with

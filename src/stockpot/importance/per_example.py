@@ -20,7 +20,7 @@ from stockpot.importance.layers import Use, powered, uses
 Logits = Callable[[nn.Module, Batch], Tensor]  # → (B, rows); of a causal language model (B·L, rows)
 Directions = Callable[[Tensor, Batch], Tensor]  # logits, batch → (K, …), … the shape of the logits
 Call = tuple[nn.Module, Tensor, GradientEdge]
-Sums = dict[str, Tensor]
+ParameterSums = dict[str, Tensor]
 
 _BOUND = 64 << 20  # bytes of per-example gradients that are held at once
 _LOGITS = 64 << 20  # numbers in the logits of a batch: long sequences of many tokens come in smaller ones
@@ -35,7 +35,7 @@ def per_example_sums(
     indices: Sequence[int],
     batch_size: int,
     seen: Callable[[int], None] | None,
-) -> Sums:
+) -> ParameterSums:
     """Σ_b Σ_k |J_bᵀ v_bk|^power by parameter name, in at least fp32; eval mode, and nothing of the model changes.
 
     J_b is the Jacobian of example b's logits, v_bk the given directions: the gradient of a loss of the logits, say.
@@ -66,7 +66,7 @@ def batches(
             seen(start + len(batch["labels"]))
 
 
-def zeros(parameters: Mapping[str, Tensor]) -> Sums:
+def zeros(parameters: Mapping[str, Tensor]) -> ParameterSums:
     """Where to sum up, in at least fp32."""
     return {
         name: torch.zeros_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32), requires_grad=False)
@@ -162,7 +162,7 @@ class _Walk:
 
     def _from_layers(
         self, z: Tensor, calls: list[Call], counts: Counter[str], v: Tensor, wanted: set[str], many: int
-    ) -> Sums:
+    ) -> ParameterSums:
         """The sums of those parameters all of whose uses are calls of known layers."""
         total = self._zeros(name for name in wanted if name in counts)
         for k in range(len(v) if total and calls else 0):
@@ -191,17 +191,17 @@ class _Walk:
             parts.append(powered(sum(each[1:], each[0]), self.power).sum(0))
         return torch.stack(parts).sum(0)
 
-    def _by_vmap(self, batch: Batch, v: Tensor, names: set[str]) -> Sums:
+    def _by_vmap(self, batch: Batch, v: Tensor, names: set[str]) -> ParameterSums:
         total = self._zeros(names)
         if not names:
             return total
         whole = _Call(self.model, self.logits)
         weights = {f"model.{name}": self.parameters[name].detach() for name in names}
 
-        def gradients(example: Batch, rows: Tensor) -> Sums:
+        def gradients(example: Batch, rows: Tensor) -> ParameterSums:
             one = {key: value[None] for key, value in example.items()}
             with_pull: Any = torch.func.vjp(lambda given: torch.func.functional_call(whole, given, (one,)), weights)
-            pulled: Sums = torch.func.vmap(lambda row: with_pull[1](row)[0])(rows)
+            pulled: ParameterSums = torch.func.vmap(lambda row: with_pull[1](row)[0])(rows)
             return pulled
 
         many = len(batch["labels"])
@@ -219,7 +219,7 @@ class _Walk:
                     into += powered(found.to(into.dtype), self.power).sum((0, 1))
         return total
 
-    def _singly(self, batch: Batch, v: Tensor, names: set[str]) -> Sums:
+    def _singly(self, batch: Batch, v: Tensor, names: set[str]) -> ParameterSums:
         total = self._zeros(names)
         weights = [self.parameters[name] for name in total]
         each = v.shape[1] // len(batch["labels"])  # logits of an example
@@ -232,7 +232,7 @@ class _Walk:
                         into.add_(powered(gradient.to_dense().to(into.dtype), self.power))
         return total
 
-    def _agreeing(self, found: Sums, truth: Sums) -> set[str]:
+    def _agreeing(self, found: ParameterSums, truth: ParameterSums) -> set[str]:
         """Names whose sums are the true ones but for rounding, which is seen against the largest gradient of all."""
         roots = {name: tensor.pow(1 / self.power) for name, tensor in truth.items()}
         largest = max((float(tensor.max()) for tensor in roots.values() if tensor.numel()), default=0.0)
@@ -244,7 +244,7 @@ class _Walk:
                 names.add(name)
         return names
 
-    def _zeros(self, names: Iterable[str]) -> Sums:
+    def _zeros(self, names: Iterable[str]) -> ParameterSums:
         return zeros({name: self.parameters[name] for name in names})
 
 

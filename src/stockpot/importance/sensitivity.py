@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from stockpot.batches.examples import IGNORED, Batch, Examples
 from stockpot.batches.outputs import targets_of
 from stockpot.importance.fisher import averaged, chosen
-from stockpot.importance.per_example import Logits, Sums, per_example_sums
+from stockpot.importance.per_example import Logits, ParameterSums, per_example_sums
 from stockpot.models.wrappers import refuse_fsdp1
 
 
@@ -23,7 +23,7 @@ def sensitivity(
     samples: int | None = None,
     draws: torch.Generator | None = None,
     seen: Callable[[int], None] | None = None,
-) -> Sums:
+) -> ParameterSums:
     """`Ω = mean_b |∂‖f(x_b)‖² / ∂θ|` by parameter name, f the logits that compete; no label is used.
 
     Of a causal language model an example is a sequence, and ‖f‖² the sum over the positions that are to be learnt.

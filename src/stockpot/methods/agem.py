@@ -14,11 +14,11 @@ from torch.nn import functional
 from stockpot.batches.examples import Examples, TrainingData
 from stockpot.batches.outputs import moved_to, targets_of
 from stockpot.methods.base import Method, Task, Tensors
-from stockpot.methods.buffer import Buffer, BufferConfig
+from stockpot.methods.shared.buffer import Buffer, BufferConfig
 from stockpot.seeds import derive, generator
 
 
-class Config(BufferConfig):
+class AGEMConfig(BufferConfig):
     """How much of the past is kept, which examples, and how many judge a step."""
 
     name: Literal["agem"]
@@ -38,10 +38,10 @@ class AveragedGradientEpisodicMemory(Method):
     leaves BatchNorm's statistics and the global generators as they were; under LoRA the parameters are A and B
     """
 
-    config: Config
+    config: AGEMConfig
     _task: Task
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: AGEMConfig) -> None:
         super().__init__(config)
         self._buffer = Buffer(config)
 

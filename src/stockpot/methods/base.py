@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from stockpot.batches.examples import Batch, Examples, TrainingData
 from stockpot.batches.outputs import logits_of, moved_to, targets_of
-from stockpot.methods.space import Space
+from stockpot.methods.shared.space import Space
 from stockpot.models.spec import ModelSpec, Origin
 from stockpot.streams.scenario import mask_rivals
 from stockpot.streams.spec import TrainSettings
@@ -23,7 +23,7 @@ from stockpot.strict import Strict
 Tensors = dict[str, Tensor]
 
 
-class Facts(NamedTuple):
+class TaskFacts(NamedTuple):
     """What is known of a task before a stream begins."""
 
     name: str
@@ -74,7 +74,7 @@ class BaseConfig(Strict):
         """Why the method cannot work with what the recipe trains: an adapter for each task, or weights in bf16."""
         return None
 
-    def problem_in(self, model: nn.Module, tasks: Sequence[Facts]) -> str | None:
+    def problem_in(self, model: nn.Module, tasks: Sequence[TaskFacts]) -> str | None:
         """Why the method cannot work with this start model or these tasks; also raises StockpotError."""
         return None
 

@@ -7,12 +7,12 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from stockpot.methods.base import Task
-from stockpot.methods.merged import Merged, MergedConfig
-from stockpot.methods.space import Range, Space
+from stockpot.methods.shared.merged import Merged, MergedConfig
+from stockpot.methods.shared.space import Range, Space
 from stockpot.seeds import derive
 
 
-class Config(MergedConfig):
+class DareConfig(MergedConfig):
     """`density` is the chance of an element to be KEPT, 1 − p of the paper; `scale` is λ."""
 
     space: ClassVar[Space] = {"scale": Range(0.02, 2.0, log=True), "density": Range(0.05, 0.9, log=True, limits=(0, 1))}
@@ -38,7 +38,7 @@ class Dare(Merged):
     of the task. Rows of the output layer that a task never trained are merged like all others
     """
 
-    config: Config
+    config: DareConfig
 
     def rule(self, task: Task) -> tuple[str, dict[str, Any]]:
         """`dare_linear` or `dare_ties`."""

@@ -12,17 +12,17 @@ from torch import Tensor, nn
 
 from stockpot.batches.examples import Examples
 from stockpot.errors import StockpotError
-from stockpot.importance.fisher import NOT_EXACT, Kind, convention, default_kind, fisher, load_fisher
-from stockpot.methods.base import Facts, Task, Tensors
-from stockpot.methods.importances import ImportanceConfig, ImportanceMethod
-from stockpot.methods.penalty import gap, push, trainable
-from stockpot.methods.space import Range, Space
+from stockpot.importance.fisher import NOT_EXACT, FisherKind, convention, default_kind, fisher, load_fisher
+from stockpot.methods.base import Task, TaskFacts, Tensors
+from stockpot.methods.shared.importances import ImportanceConfig, ImportanceMethod
+from stockpot.methods.shared.penalty import gap, push, trainable
+from stockpot.methods.shared.space import Range, Space
 from stockpot.seeds import generator
 
 _SLOPE = "slope/"
 
 
-class Config(ImportanceConfig):
+class EWCConfig(ImportanceConfig):
     """λ means nothing without the Fisher's variant: both are written into the results."""
 
     space: ClassVar[Space] = {"strength": Range(1.0, 1e8, log=True), "gamma": Range(0.5, 1.0, limits=(0, 1))}
@@ -35,7 +35,7 @@ class Config(ImportanceConfig):
         description="one Fisher and anchor a task; or all Fishers at the newest anchor, faded by gamma or not",
     )
     gamma: float = Field(0.9, ge=0, le=1, description="γ, with mode: online: what is left of the older Fishers")
-    fisher: Kind | None = Field(
+    fisher: FisherKind | None = Field(
         None,
         description="exact | sample | empirical | predicted | batched; default exact where the whole stream has up to "
         "100 output rows, else sample, as for text to be continued; one for all tasks",
@@ -54,7 +54,7 @@ class Config(ImportanceConfig):
         """One variant of the Fisher for all tasks: sums of several mean nothing."""
         return self.model_copy(update={"fisher": self.fisher or default_kind(rows, language)})
 
-    def problem_in(self, model: nn.Module, tasks: Sequence[Facts]) -> str | None:
+    def problem_in(self, model: nn.Module, tasks: Sequence[TaskFacts]) -> str | None:
         """The exact Fisher of text; raises StockpotError for a start Fisher that is missing or of another model."""
         if self.fisher == "exact" and any(task.language for task in tasks):
             return NOT_EXACT
@@ -79,7 +79,7 @@ class ElasticWeightConsolidation(ImportanceMethod):
     LoRA F and θ are those of the folded weights, and A and B get the penalty's gradient by the chain rule
     """
 
-    config: Config
+    config: EWCConfig
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -105,8 +105,8 @@ class ElasticWeightConsolidation(ImportanceMethod):
         held = {one.name for one in trainable(task.model)} if task.adapted else set(importance)
         self.importance = {name: tensor for name, tensor in importance.items() if name in held}
 
-    def _kind(self, task: Task) -> Kind:
-        return self.config.fisher or default_kind(0, task.language)  # a run has decided it: `Config.decided`
+    def _kind(self, task: Task) -> FisherKind:
+        return self.config.fisher or default_kind(0, task.language)  # a run has decided it: `EWCConfig.decided`
 
     @torch.no_grad()
     def gradients(self, model: nn.Module, step: int) -> None:

@@ -10,19 +10,19 @@ from pydantic import Field
 from torch import nn
 
 from stockpot.batches.examples import Examples
-from stockpot.importance.fisher import NOT_EXACT, Kind, default_kind, fisher
-from stockpot.methods.base import Facts, Task
-from stockpot.methods.merged import Merged, MergedConfig, filled, floating
+from stockpot.importance.fisher import NOT_EXACT, FisherKind, default_kind, fisher
+from stockpot.methods.base import Task, TaskFacts
+from stockpot.methods.shared.merged import Merged, MergedConfig, filled, floating
 from stockpot.seeds import generator
 
 
-class Config(MergedConfig):
+class FisherAverageConfig(MergedConfig):
     """Which Fisher, and from how many examples."""
 
     of_models: ClassVar[bool] = True
 
     name: Literal["fisher_average"]
-    fisher: Kind | None = Field(
+    fisher: FisherKind | None = Field(
         None,
         description="exact | sample | empirical | predicted | batched; default exact where the whole stream has up to "
         "100 output rows, else sample; one for all tasks",
@@ -33,7 +33,7 @@ class Config(MergedConfig):
         """One variant of the Fisher for all tasks: sums of several mean nothing."""
         return self.model_copy(update={"fisher": self.fisher or default_kind(rows, language)})
 
-    def problem_in(self, model: nn.Module, tasks: Sequence[Facts]) -> str | None:
+    def problem_in(self, model: nn.Module, tasks: Sequence[TaskFacts]) -> str | None:
         """The exact Fisher of text takes one backward pass a token of the vocabulary."""
         exact = self.fisher == "exact" and any(task.language for task in tasks)
         return NOT_EXACT if exact else super().problem_in(model, tasks)
@@ -52,7 +52,7 @@ class FisherAverage(Merged):
     layer that a task never trained are merged like all others
     """
 
-    config: Config
+    config: FisherAverageConfig
     statistics: ClassVar[frozenset[str]] = frozenset({"fishers"})
 
     def task_end(self, task: Task, examples: Examples) -> None:
@@ -61,7 +61,7 @@ class FisherAverage(Merged):
         information = fisher(
             task.model,
             examples,
-            config.fisher or default_kind(0, task.language),  # a run has decided it: `Config.decided`
+            config.fisher or default_kind(0, task.language),  # a run has decided it: `FisherAverageConfig.decided`
             logits=task.logits,
             samples=config.samples,
             draws=generator(task.seed, "fisher"),

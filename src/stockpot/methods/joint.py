@@ -9,7 +9,7 @@ from stockpot.files import folder_bytes
 from stockpot.methods.base import BaseConfig, Method, Task
 
 
-class Config(BaseConfig):
+class JointConfig(BaseConfig):
     """No parameters."""
 
     name: Literal["joint"]

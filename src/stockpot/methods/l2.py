@@ -13,14 +13,14 @@ from stockpot.averaging.live import local
 from stockpot.averaging.match import Pair
 from stockpot.batches.examples import Batch
 from stockpot.files import folder_bytes
-from stockpot.methods.anchored import AnchorConfig
 from stockpot.methods.base import Method, Task
-from stockpot.methods.penalty import anchor_bytes, anchored, gradient, pull, trainable
-from stockpot.methods.space import Range, Space
+from stockpot.methods.shared.anchor_config import AnchorConfig
+from stockpot.methods.shared.penalty import anchor_bytes, anchored, gradient, pull, trainable
+from stockpot.methods.shared.space import Range, Space
 from stockpot.models.spec import ModelSpec
 
 
-class Config(AnchorConfig):
+class L2Config(AnchorConfig):
     """`strength` is the a of L2-SP, `new_strength` its b."""
 
     acts: ClassVar[str] = "penalised"
@@ -54,7 +54,7 @@ class L2(Method):
     under LoRA θ−θ_o is ΔW, no anchor is held, and A and B get the penalty's gradient by the chain rule
     """
 
-    config: Config
+    config: L2Config
     _pairs: list[Pair]
     _new: list[tuple[Tensor, int]]  # tensors with the number of rows that the anchor has
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from stockpot.batches.examples import Batch
 from stockpot.batches.outputs import evaluation_mode, learnt_logits, logits_of
 from stockpot.methods.base import Method, Task
-from stockpot.methods.first_task import FirstTaskConfig
-from stockpot.methods.space import Choices, Range, Space
+from stockpot.methods.shared.first_task import FirstTaskConfig
+from stockpot.methods.shared.space import Choices, Range, Space
 
 
-class Config(FirstTaskConfig):
+class LwFConfig(FirstTaskConfig):
     """How strongly the old answers count, and how soft they are."""
 
     acts: ClassVar[str] = "distilled"
@@ -47,7 +47,7 @@ class LearningWithoutForgetting(Method):
     with
     """
 
-    config: Config
+    config: LwFConfig
     _teacher: nn.Module | None = None
     _groups: list[Any]  # of columns
 

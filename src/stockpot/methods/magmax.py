@@ -7,11 +7,11 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from stockpot.methods.base import Task
-from stockpot.methods.merged import Merged, MergedConfig
-from stockpot.methods.space import Range, Space
+from stockpot.methods.shared.merged import Merged, MergedConfig
+from stockpot.methods.shared.space import Range, Space
 
 
-class Config(MergedConfig):
+class MagMaxConfig(MergedConfig):
     """`scale` is λ."""
 
     default_vectors: ClassVar[str] = "start"
@@ -37,7 +37,7 @@ class MagMax(Merged):
     never trained are merged like all others
     """
 
-    config: Config
+    config: MagMaxConfig
 
     def rule(self, task: Task) -> tuple[str, dict[str, Any]]:
         """`magmax`."""

@@ -9,12 +9,12 @@ from pydantic import Field
 from stockpot.batches.examples import Examples
 from stockpot.importance.sensitivity import sensitivity
 from stockpot.methods.base import Task
-from stockpot.methods.importances import ImportanceConfig, ImportanceMethod
-from stockpot.methods.space import Range, Space
+from stockpot.methods.shared.importances import ImportanceConfig, ImportanceMethod
+from stockpot.methods.shared.space import Range, Space
 from stockpot.seeds import generator
 
 
-class Config(ImportanceConfig):
+class MASConfig(ImportanceConfig):
     """How strongly weights are held, and on how many examples their importance is measured."""
 
     space: ClassVar[Space] = {"strength": Range(0.01, 1e4, log=True)}
@@ -39,7 +39,7 @@ class MemoryAwareSynapses(ImportanceMethod):
     under LoRA Ω and θ are those of the folded weights, and A and B get the penalty's gradient by the chain rule
     """
 
-    config: Config
+    config: MASConfig
 
     @property
     def factor(self) -> float:

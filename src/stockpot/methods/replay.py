@@ -12,13 +12,13 @@ from torch.nn import functional
 
 from stockpot.batches.examples import Batch, Examples, TrainingData, concat
 from stockpot.batches.outputs import logits_of, moved_to, targets_of
-from stockpot.methods.base import Facts, Method, Task, Tensors
-from stockpot.methods.buffer import Buffer, BufferConfig
-from stockpot.methods.space import Choices, Range, Space
+from stockpot.methods.base import Method, Task, TaskFacts, Tensors
+from stockpot.methods.shared.buffer import Buffer, BufferConfig
+from stockpot.methods.shared.space import Choices, Range, Space
 from stockpot.seeds import generator
 
 
-class Config(BufferConfig):
+class ReplayConfig(BufferConfig):
     """How much of the past is kept, which examples, and how they are trained on."""
 
     space: ClassVar[Space] = {
@@ -40,7 +40,7 @@ class Config(BufferConfig):
     labels_weight: float | None = Field(None, ge=0, description="der++: weight of the labels; default 0.5")
 
     @model_validator(mode="after")
-    def _one_way(self) -> Config:
+    def _one_way(self) -> ReplayConfig:
         if self.loss == "der++" and self.mix == "batch":
             raise ValueError("loss: der++ draws from the buffer itself: leave mix: batch out")
         if self.loss == "er" and (self.logits_weight is not None or self.labels_weight is not None):
@@ -53,7 +53,7 @@ class Config(BufferConfig):
             without += ("logits_weight", "labels_weight", *(["per_batch"] if self.mix == "union" else []))
         return super().searched(*without)
 
-    def unfit(self, task: Facts, before: int) -> str | None:
+    def unfit(self, task: TaskFacts, before: int) -> str | None:
         """Also: the logits of der++ where there are those of every token."""
         if task.language and self.loss == "der++":
             return (
@@ -89,10 +89,10 @@ class Replay(Method):
     takes the plain mean of the normalised features
     """
 
-    config: Config
+    config: ReplayConfig
     _task: Task
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: ReplayConfig) -> None:
         super().__init__(config)
         self._buffer = Buffer(config, keep_logits=config.loss == "der++")
         self._drawn = 0
@@ -121,7 +121,7 @@ class Replay(Method):
         one, two = (moved_to(model, self._buffer.draw(self.config.per_batch, draws)) for _ in range(2))
         logits_weight, labels_weight = self.config.weights
         if logits_weight:
-            loss = loss + logits_weight * distance(logits_of(model, one), one["logits"], one["known"])
+            loss = loss + logits_weight * logit_distance(logits_of(model, one), one["logits"], one["known"])
         if labels_weight:
             loss = loss + labels_weight * functional.cross_entropy(self._task.logits(model, two), targets_of(two))
         return loss
@@ -144,7 +144,7 @@ class Replay(Method):
         self._drawn = int(values.get("drawn", 0))
 
 
-def distance(logits: Tensor, stored: Tensor, known: Tensor) -> Tensor:
+def logit_distance(logits: Tensor, stored: Tensor, known: Tensor) -> Tensor:
     """The mean squared difference over the rows that example i had when its logits were stored, the first known[i]."""
     old = torch.arange(stored.shape[1], device=stored.device) < known[:, None]
     return (logits[:, : stored.shape[1]] - stored).masked_fill(~old, 0).square().sum() / old.sum()

@@ -7,7 +7,7 @@ from typing import Literal
 from stockpot.methods.base import BaseConfig, Method
 
 
-class Config(BaseConfig):
+class SequentialConfig(BaseConfig):
     """No parameters."""
 
     name: Literal["sequential"]

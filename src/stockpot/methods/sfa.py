@@ -16,9 +16,9 @@ from stockpot.averaging.live import model_names
 from stockpot.averaging.sfa import SFA
 from stockpot.batches.examples import Examples
 from stockpot.files import folder_bytes
-from stockpot.methods.anchored import AnchorConfig
 from stockpot.methods.base import Method, Task, Tensors
-from stockpot.methods.space import Range, Space
+from stockpot.methods.shared.anchor_config import AnchorConfig
+from stockpot.methods.shared.space import Range, Space
 from stockpot.models.names import plain_name
 from stockpot.models.spec import ModelSpec
 from stockpot.seeds import derive
@@ -43,7 +43,7 @@ class AnchoredConfig(AnchorConfig):
         return super().problem_with_model(spec)
 
 
-class Config(AnchoredConfig):
+class SFAConfig(AnchoredConfig):
     """`beta` weighs the anchor; averages come every `p` of the task's steps, or every `every` steps, and at its end."""
 
     space: ClassVar[Space] = {
@@ -73,7 +73,7 @@ class Config(AnchoredConfig):
         return beta
 
     @model_validator(mode="after")
-    def _one_cadence(self) -> Config:
+    def _one_cadence(self) -> SFAConfig:
         if self.p is not None and self.every is not None:
             raise ValueError("give p (a fraction of the steps) or every (a number of steps), not both")
         return self
@@ -101,7 +101,7 @@ class SequentialFineTuningWithAveraging(Method):
 
     def cadence(self) -> dict[str, Any]:
         """β and when to average, as SFA takes them."""
-        config: Config = self.config
+        config: SFAConfig = self.config
         p = None if config.every else config.p or 0.25
         return {"beta": config.beta, "p": p, "every": config.every}
 

@@ -12,13 +12,13 @@ from torch.optim import Optimizer
 from stockpot.averaging.live import Live, local
 from stockpot.batches.examples import Examples
 from stockpot.methods.base import BaseConfig, Task, Tensors
-from stockpot.methods.importances import ImportanceMethod
-from stockpot.methods.penalty import gradient, trainable
-from stockpot.methods.space import Range, Space
+from stockpot.methods.shared.importances import ImportanceMethod
+from stockpot.methods.shared.penalty import gradient, trainable
+from stockpot.methods.shared.space import Range, Space
 from stockpot.models.spec import ModelSpec
 
 
-class Config(BaseConfig):
+class SIConfig(BaseConfig):
     """`strength` is the c of the paper."""
 
     space: ClassVar[Space] = {"strength": Range(0.01, 1e5, log=True)}
@@ -48,7 +48,7 @@ class SynapticIntelligence(ImportanceMethod):
     not with LoRA, which takes no gradients of whole weights
     """
 
-    config: Config
+    config: SIConfig
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)

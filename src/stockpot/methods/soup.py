@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 from stockpot.methods.base import Task
-from stockpot.methods.merged import Merged, MergedConfig
+from stockpot.methods.shared.merged import Merged, MergedConfig
 
 
-class Config(MergedConfig):
+class SoupConfig(MergedConfig):
     """No parameters of its own."""
 
     of_models: ClassVar[bool] = True
@@ -16,7 +16,7 @@ class Config(MergedConfig):
     name: Literal["soup"]
 
 
-class Soup(Merged):
+class UniformSoup(Merged):
     """After each task the model is the mean of what training left after every task so far.
 
     Equation: `θ = (1/t) Σ θ_i`, which is Task Arithmetic with λ = 1/t
@@ -28,7 +28,7 @@ class Soup(Merged):
     output layer that a task never trained are averaged like all others
     """
 
-    config: Config
+    config: SoupConfig
 
     def rule(self, task: Task) -> tuple[str, dict[str, Any]]:
         """`linear`, all weights being one."""

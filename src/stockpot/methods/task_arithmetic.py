@@ -7,11 +7,11 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from stockpot.methods.base import Task
-from stockpot.methods.merged import Merged, MergedConfig
-from stockpot.methods.space import Range, Space
+from stockpot.methods.shared.merged import Merged, MergedConfig
+from stockpot.methods.shared.space import Range, Space
 
 
-class Config(MergedConfig):
+class TaskArithmeticConfig(MergedConfig):
     """`scale` is λ."""
 
     space: ClassVar[Space] = {"scale": Range(0.02, 2.0, log=True)}
@@ -34,7 +34,7 @@ class TaskArithmetic(Merged):
     last model, plain fine-tuning. Rows of the output layer that a task never trained are merged like all others
     """
 
-    config: Config
+    config: TaskArithmeticConfig
 
     def rule(self, task: Task) -> tuple[str, dict[str, Any]]:
         """`task_arithmetic`."""

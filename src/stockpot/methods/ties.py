@@ -7,11 +7,11 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from stockpot.methods.base import Task
-from stockpot.methods.merged import Merged, MergedConfig
-from stockpot.methods.space import Range, Space
+from stockpot.methods.shared.merged import Merged, MergedConfig
+from stockpot.methods.shared.space import Range, Space
 
 
-class Config(MergedConfig):
+class TiesConfig(MergedConfig):
     """`density` is the share of each task vector that is kept, `scale` is λ."""
 
     space: ClassVar[Space] = {"scale": Range(0.02, 5.0, log=True), "density": Range(0.05, 1.0, log=True, limits=(0, 1))}
@@ -25,7 +25,7 @@ class Config(MergedConfig):
     )
 
 
-class Ties(Merged):
+class TiesMerging(Merged):
     """After each task the model is the start weights and the TIES merge of all task vectors so far.
 
     Equation: `θ = θ_0 + λ · mean{τ̂_t : sign τ̂_t = s}`, `τ̂_t = top(τ_t, density)`, `s = sign(Σ τ̂_t)`, element by element
@@ -38,7 +38,7 @@ class Ties(Merged):
     of which a share is kept
     """
 
-    config: Config
+    config: TiesConfig
 
     def rule(self, task: Task) -> tuple[str, dict[str, Any]]:
         """`ties`."""

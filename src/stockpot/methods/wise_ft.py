@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from stockpot.methods.sfa import AnchoredConfig, SequentialFineTuningWithAveraging
-from stockpot.methods.space import Range, Space
+from stockpot.methods.shared.space import Range, Space
 
 
-class Config(AnchoredConfig):
+class WiseFTConfig(AnchoredConfig):
     """`alpha` weighs the NEW weights, as in the paper: the opposite of SFA's beta."""
 
     space: ClassVar[Space] = {"alpha": Range(0.05, 0.95, limits=(0, 1))}

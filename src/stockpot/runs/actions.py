@@ -9,7 +9,7 @@ from pathlib import Path
 
 from stockpot import files
 from stockpot.errors import StockpotError
-from stockpot.methods.base import BaseConfig, Facts
+from stockpot.methods.base import BaseConfig, TaskFacts
 from stockpot.models.lora import attach
 from stockpot.models.store import start_model
 from stockpot.recipe.resolve import resolve, resolve_task
@@ -60,7 +60,9 @@ def check_start(resolved: Recipe, methods: Sequence[BaseConfig] = ()) -> Opened:
     check_model(model, stream, rows)
     facts = stream.facts()
     language = resolved.kind == "language"
-    tasks = [Facts(task.name, max(1, len(task.classes)), facts[task.name]["train"], language) for task in stream.tasks]
+    tasks = [
+        TaskFacts(task.name, max(1, len(task.classes)), facts[task.name]["train"], language) for task in stream.tasks
+    ]
     for method in methods or [resolved.method]:
         if problem := method.problem_with_model(resolved.model) or method.problem_in(model, tasks):
             raise StockpotError(f"method {method.title!r}: {problem}")

@@ -12,7 +12,7 @@ def train(job: Job, loop: str) -> dict[str, Tensor]:
     if loop == "plain":
         from stockpot.training import plain
 
-        return plain.train(job)
-    from stockpot.training import hf
+        return plain.train_plainly(job)
+    from stockpot.training import trainer
 
-    return hf.train(job)
+    return trainer.train_with_trainer(job)

@@ -16,12 +16,12 @@ from stockpot.batches.outputs import items_in, moved_to
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.files import publishing
 from stockpot.training.batches import EpochBatches
+from stockpot.training.checkpoint_weights import load_weights, save_weights
 from stockpot.training.job import Interrupted, Job, batch_loss, planned_steps, training_arguments
 from stockpot.training.method_state import read_state, write_state
 from stockpot.training.optimizer_state import export_state, import_state
-from stockpot.training.weights import load_weights, save_weights
 
-WEIGHTS, OPTIMIZER, PLACE = "model.safetensors", "optimizer.safetensors", "place.json"
+_WEIGHTS, _OPTIMIZER, _PLACE = "model.safetensors", "optimizer.safetensors", "place.json"
 
 KNOWN = {
     "per_device_train_batch_size", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon",
@@ -31,7 +31,7 @@ KNOWN = {
 }  # fmt: skip
 
 
-def train(job: Job) -> dict[str, Tensor]:
+def train_plainly(job: Job) -> dict[str, Tensor]:
     """Trains one task to its end; returns the optimizer's state. Raises Interrupted after a requested checkpoint."""
     args, total = training_arguments(job.settings, job.folder, job.seed), planned_steps(job)
     check_settings(job.settings)
@@ -111,21 +111,21 @@ def _save(job: Job, step: int, optimizer: torch.optim.Optimizer, schedule: Any) 
     target = job.folder / f"checkpoint-{step}"
     job.before_checkpoint()
     with publishing(target) as folder:
-        save_weights(job.model, folder / WEIGHTS)
+        save_weights(job.model, folder / _WEIGHTS)
         generators, more = _generators()
-        save_file({**export_state(optimizer, job.model), **generators}, str(folder / OPTIMIZER))
+        save_file({**export_state(optimizer, job.model), **generators}, str(folder / _OPTIMIZER))
         settings = {key: value for key, value in schedule.state_dict().items() if key != "lr_lambdas"}
         place = {"step": step, "schedule": settings, "generators": more}
-        (folder / PLACE).write_text(json.dumps(place), encoding="utf-8")
+        (folder / _PLACE).write_text(json.dumps(place), encoding="utf-8")
         write_state(job.method, folder)
     job.on_checkpoint(step, target)
 
 
 def _load(job: Job, folder: Path, optimizer: torch.optim.Optimizer, schedule: Any) -> int:
-    load_weights(job.model, folder / WEIGHTS)
-    tensors = load_file(str(folder / OPTIMIZER))
+    load_weights(job.model, folder / _WEIGHTS)
+    tensors = load_file(str(folder / _OPTIMIZER))
     import_state(optimizer, job.model, tensors)
-    place = json.loads((folder / PLACE).read_text(encoding="utf-8"))
+    place = json.loads((folder / _PLACE).read_text(encoding="utf-8"))
     _restore_generators(tensors, place["generators"])
     schedule.load_state_dict({**schedule.state_dict(), **place["schedule"]})
     for group, rate in zip(optimizer.param_groups, schedule.get_last_lr(), strict=True):

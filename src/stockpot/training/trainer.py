@@ -19,12 +19,12 @@ from stockpot.batches.outputs import items_in
 from stockpot.errors import StockpotError
 from stockpot.files import make_folder, publishing
 from stockpot.training.batches import EpochBatches, loader
+from stockpot.training.checkpoint_weights import load_weights, save_weights
 from stockpot.training.job import Interrupted, Job, batch_loss, training_arguments
 from stockpot.training.method_state import read_state, write_state
 from stockpot.training.optimizer_state import export_state, import_state
-from stockpot.training.weights import load_weights, save_weights
 
-WEIGHTS = "model.safetensors"
+_WEIGHTS = "model.safetensors"
 
 
 class _Hooks(TrainerCallback):
@@ -146,10 +146,10 @@ class TaskTrainer(Trainer):
         # The model's own names, so that loading is exact for every architecture; and no training_args.bin.
         folder = Path(str(output_dir or self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        save_weights(self.job.model, folder / WEIGHTS)
+        save_weights(self.job.model, folder / _WEIGHTS)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_weights(self.job.model, Path(resume_from_checkpoint) / WEIGHTS)
+        load_weights(self.job.model, Path(resume_from_checkpoint) / _WEIGHTS)
 
 
 @contextlib.contextmanager
@@ -163,7 +163,7 @@ def _failing_as_a_full_disk() -> Iterator[None]:
         raise
 
 
-def train(job: Job) -> dict[str, Tensor]:
+def train_with_trainer(job: Job) -> dict[str, Tensor]:
     """Trains one task to its end; returns the optimizer's state. Raises Interrupted after a requested checkpoint."""
     args = training_arguments(job.settings, job.folder, job.seed)
     job.before_checkpoint()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stockpot.batches.examples import Examples, TensorExamples, TokenExamples, concat
 
-Held = TensorExamples | TokenExamples
+HeldExamples = TensorExamples | TokenExamples
 _OF_IMAGES = ("pixel_values", "labels")
 _OF_TOKENS, _OF_SEQUENCES = ("tokens", "targets", "positions"), ("ends", "rows")
 
@@ -19,7 +19,7 @@ def is_language(examples: Examples) -> bool:
     return isinstance(examples, TokenExamples) and examples.targets is not None
 
 
-def taken(examples: Examples, picked: Tensor) -> Held:
+def taken(examples: Examples, picked: Tensor) -> HeldExamples:
     """The picked examples, in their order."""
     if isinstance(examples, TokenExamples):
         return examples.picked(picked.tolist())
@@ -27,10 +27,10 @@ def taken(examples: Examples, picked: Tensor) -> Held:
     return TensorExamples(batch["pixel_values"], batch["labels"])
 
 
-def joined(held: Held | None, fresh: Held) -> Held:
+def joined(held: HeldExamples | None, fresh: HeldExamples) -> HeldExamples:
     """The fresh examples behind those that are held, which are of the same kind."""
     both = fresh if held is None else concat([held, fresh])
-    assert isinstance(both, Held), "examples of one kind"
+    assert isinstance(both, HeldExamples), "examples of one kind"
     return both
 
 
@@ -41,7 +41,7 @@ def kind_of(examples: Examples) -> str:
     return f"inputs of shape {tuple(examples.__getitems__([0])['pixel_values'].shape[1:])}"
 
 
-def to_tensors(held: Held) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def to_tensors(held: HeldExamples) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors, and JSON values that say what they are: nothing of images."""
     if isinstance(held, TensorExamples):
         return {key: getattr(held, key) for key in _OF_IMAGES}, {}
@@ -60,7 +60,7 @@ def sizes(tensors: Mapping[str, Tensor], values: Mapping[str, Any], many: int) -
     return {key: tokens if key in _OF_TOKENS else many for key in values["text"]}
 
 
-def from_tensors(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Held:
+def from_tensors(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> HeldExamples:
     """The examples that `to_tensors` was given."""
     if "text" not in values:
         return TensorExamples(*(tensors[key] for key in _OF_IMAGES))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from stockpot.methods.first_task import FirstTaskConfig
+from stockpot.methods.shared.first_task import FirstTaskConfig
 from stockpot.models.spec import ModelSpec
 
 

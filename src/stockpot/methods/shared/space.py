@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,13 @@ class Choices:
 
     def grid(self, n: int) -> list[bool | int | float | str]:
         """n of the values, evenly apart; all where there are no more."""
-        return spread(self.values, n)
+        return evenly(self.values, n)
 
 
 Space = Mapping[str, Range | Choices]
 
 
-def spread(items: Sequence[T], n: int) -> list[T]:
+def evenly(items: Sequence[_T], n: int) -> list[_T]:
     """n of the items, evenly apart from the first to the last; a single one is the middle; all where there are fewer.
 
     Equation: item number `⌊i·(N−1)/(n−1)⌋` for i = 0 … n−1

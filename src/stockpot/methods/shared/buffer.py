@@ -13,13 +13,22 @@ from torch.nn import functional
 from stockpot.batches.examples import Batch, Examples, TokenExamples
 from stockpot.batches.outputs import evaluation_mode, logits_of, moved_to
 from stockpot.errors import StockpotError
-from stockpot.methods.base import BaseConfig, Facts, Task, Tensors
-from stockpot.methods.held import Held, from_tensors, is_language, joined, kind_of, sizes, taken, to_tensors
-from stockpot.methods.space import Range, Space
+from stockpot.methods.base import BaseConfig, Task, TaskFacts, Tensors
+from stockpot.methods.shared.held_examples import (
+    HeldExamples,
+    from_tensors,
+    is_language,
+    joined,
+    kind_of,
+    sizes,
+    taken,
+    to_tensors,
+)
+from stockpot.methods.shared.space import Range, Space
 from stockpot.models.head import find_head
 from stockpot.seeds import generator
 
-BATCH = 256  # examples in a forward pass without gradients
+_FORWARD_BATCH = 256  # examples in a forward pass without gradients
 
 
 class BufferConfig(BaseConfig):
@@ -67,7 +76,7 @@ class BufferConfig(BaseConfig):
         fraction = 0.1 if self.fraction is None else self.fraction
         return int(fraction * available + 0.5)
 
-    def problem_in(self, model: nn.Module, tasks: Sequence[Facts]) -> str | None:
+    def problem_in(self, model: nn.Module, tasks: Sequence[TaskFacts]) -> str | None:
         """A memory in which the classes do not all have a place; herding of text that has no classes."""
         before = 0
         for task in tasks:
@@ -76,7 +85,7 @@ class BufferConfig(BaseConfig):
             before += task.classes
         return None
 
-    def unfit(self, task: Facts, before: int) -> str | None:
+    def unfit(self, task: TaskFacts, before: int) -> str | None:
         """Why no examples of a task can be kept, or why its classes, with so many before, do not all have a place."""
         if task.language and self.select == "herding":
             return (
@@ -155,7 +164,7 @@ def herding(features: Tensor, many: int) -> list[int]:
 def logits_over(model: nn.Module, examples: Examples, picked: Tensor) -> Tensor:
     """The logits (N, rows) of the picked examples in eval mode, on the CPU."""
     with evaluation_mode(model):
-        batches = (examples.__getitems__(part.tolist()) for part in picked.split(BATCH))
+        batches = (examples.__getitems__(part.tolist()) for part in picked.split(_FORWARD_BATCH))
         return torch.cat([logits_of(model, moved_to(model, batch)).cpu() for batch in batches])
 
 
@@ -173,7 +182,7 @@ def features_over(model: nn.Module, examples: Examples, picked: Tensor) -> Tenso
         watch.remove()
     if isinstance(examples, TokenExamples):
         last = examples.ends.diff(prepend=examples.ends.new_zeros(1))[picked] - 1
-        kept = [_at(features, places) for features, places in zip(kept, last.split(BATCH), strict=False)]
+        kept = [_at(features, places) for features, places in zip(kept, last.split(_FORWARD_BATCH), strict=False)]
     if sum(len(features) for features in kept) != len(picked):  # a layer that is not called once for each example
         return logits
     return torch.cat([features.flatten(1) for features in kept])
@@ -197,7 +206,7 @@ class Buffer:
     def __init__(self, config: BufferConfig, keep_logits: bool = False) -> None:
         self.config = config
         self.keep_logits = keep_logits
-        self._held: Held | None = None
+        self._held: HeldExamples | None = None
         self._beside: Tensors = {}  # logits, and `known`: how many rows they had
         self.seen = 0  # by the reservoir
         self.shares: list[int] = []  # balanced and herding: held of each task's each class, in the order they lie in
@@ -206,7 +215,7 @@ class Buffer:
         return 0 if self._held is None else len(self._held)
 
     @property
-    def examples(self) -> Held:
+    def examples(self) -> HeldExamples:
         """What is held, as examples; there must be some."""
         assert self._held is not None, "the buffer is empty"
         return self._held
@@ -229,7 +238,7 @@ class Buffer:
         if len(self) and (held := kind_of(self.examples)) != (own := kind_of(examples)):
             raise StockpotError(f"{name}: the buffer holds {held}, task {task.name!r} has {own.split('shape ')[-1]}.")
         classes = len(examples.labels.unique())
-        facts = Facts(task.name, classes, len(examples), is_language(examples))
+        facts = TaskFacts(task.name, classes, len(examples), is_language(examples))
         if problem := config.unfit(facts, len(self.shares)):
             raise StockpotError(f"{name}: {problem}")
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from stockpot.averaging.live import Live
 from stockpot.averaging.match import Pair
 from stockpot.methods.base import BaseConfig, Method, Task, Tensors
-from stockpot.methods.penalty import anchor_bytes, anchored, fitted, grown, pull, trainable
+from stockpot.methods.shared.penalty import anchor_bytes, anchored, fitted, grown, pull, trainable
 from stockpot.models.spec import ModelSpec
 
 _PREFIX = "importance/"

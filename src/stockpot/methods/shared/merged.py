@@ -16,7 +16,7 @@ from stockpot.errors import StockpotError
 from stockpot.files import folder_bytes
 from stockpot.merging.api import Options, merge
 from stockpot.methods.base import Method, Task, Tensors
-from stockpot.methods.first_task import FirstTaskConfig
+from stockpot.methods.shared.first_task import FirstTaskConfig
 from stockpot.models.names import plain_tensors, under_own_names
 from stockpot.models.spec import ModelSpec
 from stockpot.weights.checkpoint import open_checkpoint
