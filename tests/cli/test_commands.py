@@ -101,7 +101,7 @@ def test_the_page_of_methods_is_that_of_the_code(stockpot: Command) -> None:
 
 
 def test_schema_prints_json(stockpot: Command) -> None:
-    from stockpot.cli.describe import schema_of
+    from stockpot.cli.schema import schema_of
 
     for name in ("recipe", "task", "results", "comparison", "whatif"):
         assert json.loads(stockpot("schema", name).out) == schema_of(name)
@@ -138,7 +138,7 @@ def test_what_init_has_in_comments_is_right_too(stockpot: Command, tmp_path: Pat
 def test_run_leaves_what_it_says(finished: Path, stockpot: Command, tmp_path: Path) -> None:
     done = stockpot("run", finished / "recipe.yaml", "method.beta=0.75", "seeds=[4, 5]", "-o", tmp_path / "run")
     assert done.code == 0
-    assert "The recipe has 2 seeds; `run` takes the first, 4." in done.out
+    assert "The recipe has 2 seeds; `run` uses the first, 4." in done.out
     assert "task 2/2 part-2" in done.err  # progress
     run = tmp_path / "run"
     model = Path(re.search(r"^Model:  (.+)$", done.out, re.MULTILINE)[1])

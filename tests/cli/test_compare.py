@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from stockpot.cli.compare import Asked, with_asked
+from stockpot.cli.compare_options import CompareOptions, apply_options
 from stockpot.compare.cells import CellPlan
 from stockpot.compare.running import Running
 from stockpot.errors import StockpotError
@@ -28,7 +28,7 @@ def recipe(digits_recipe: dict[str, Any]) -> Recipe:
 
 
 def test_methods_are_the_recipes_by_label_and_others_by_name(recipe: Recipe) -> None:
-    found = with_asked(recipe, Asked(methods="half, ewc,sfa")).compare
+    found = apply_options(recipe, CompareOptions(methods="half, ewc,sfa")).compare
     assert [(method.title, method.name) for method in found] == [("half", "wise_ft"), ("ewc", "ewc"), ("sfa", "sfa")]
     assert found[2].beta == 0.4  # type: ignore[attr-defined]
     assert "strength" in found[1].searched()
@@ -36,39 +36,39 @@ def test_methods_are_the_recipes_by_label_and_others_by_name(recipe: Recipe) -> 
 
 
 def test_seeds_are_the_recipes_first_and_then_others(recipe: Recipe) -> None:
-    assert with_asked(recipe, Asked(seeds=1)).seeds == [3]
-    assert with_asked(recipe, Asked(seeds=4)).seeds == [3, 1, 0, 2]
+    assert apply_options(recipe, CompareOptions(seeds=1)).seeds == [3]
+    assert apply_options(recipe, CompareOptions(seeds=4)).seeds == [3, 1, 0, 2]
 
 
 def test_the_other_options_are_keys_of_the_recipe(recipe: Recipe) -> None:
-    found = with_asked(recipe, Asked(orders=2, tune=7, search="random", budget="90s", pareto=5))
+    found = apply_options(recipe, CompareOptions(orders=2, tune=7, search="random", minutes="90s", front=5))
     assert (found.orders, found.front) == (2, 5)
     assert found.tune is not None
     assert (found.tune.trials, found.tune.search, found.tune.minutes) == (7, "random", 1.5)
-    assert with_asked(recipe, Asked()) == recipe
-    assert set(with_asked(recipe, Asked(tune=3)).compare[1].searched()) == {"alpha"}
+    assert apply_options(recipe, CompareOptions()) == recipe
+    assert set(apply_options(recipe, CompareOptions(tune=3)).compare[1].searched()) == {"alpha"}
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("options", "message"),
     [
-        (Asked(methods="sfa,ewk"), r"--methods: there is no 'ewk'\. Did you mean 'ewc'\?"),
-        (Asked(search="random"), r"--search is for tuning: say --tune TRIALS too"),
-        (Asked(budget="1h"), r"--budget is for tuning"),
-        (Asked(tune=2, budget="soon"), r"--budget: 'soon' is no time; write 90s, 30m or 2h"),
-        (Asked(tune=2, search="gird"), r"tune\.search: .*'grid'"),
+        (CompareOptions(methods="sfa,ewk"), r"--methods: there is no 'ewk'\. Did you mean 'ewc'\?"),
+        (CompareOptions(search="random"), r"--search is for tuning: give --tune TRIALS too"),
+        (CompareOptions(minutes="1h"), r"--budget is for tuning"),
+        (CompareOptions(tune=2, minutes="soon"), r"--budget: 'soon' is not a time; write 90s, 30m or 2h"),
+        (CompareOptions(tune=2, search="gird"), r"tune\.search: .*'grid'"),
     ],
 )
-def test_what_makes_no_sense_is_one_line(asked: Asked, said: str, recipe: Recipe) -> None:
-    with pytest.raises(StockpotError, match=said):
-        with_asked(recipe, asked)
+def test_what_makes_no_sense_is_one_line(options: CompareOptions, message: str, recipe: Recipe) -> None:
+    with pytest.raises(StockpotError, match=message):
+        apply_options(recipe, options)
 
 
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--shard", "5/4"), "--shard: '5/4' is no share"),
-        (("--engine", "slurm"), "--engine: 'slurm' is none of processes, ray"),
+        (("--shard", "5/4"), "--shard: '5/4' is not a share"),
+        (("--engine", "slurm"), "--engine: 'slurm' is not processes or ray"),
         (("--orders", "3"), "2 tasks have 2 orders, not 3"),
         (("--tune", "2", "--search", "optuna", "--shard", "1/2"), "cannot be sharded"),
     ],

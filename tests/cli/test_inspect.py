@@ -183,8 +183,8 @@ def test_the_picture_names_every_kind_of_tensor(stockpot: Call, pair: tuple[Path
 
 
 def test_lines_run_over_the_layers_and_marks_stand_beside() -> None:
-    from stockpot.cli.inspect_picture import lines_and_marks
-    from stockpot.merging.comparison import compare
+    from stockpot.inspect.differences import compare
+    from stockpot.inspect.picture import lines_and_marks
     from stockpot.merging.read.sources import MemorySource
 
     state = weights()

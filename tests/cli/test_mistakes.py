@@ -126,7 +126,7 @@ def test_a_place_that_is_taken_is_not_overwritten(finished: Path, stockpot: Call
     assert "not empty (it holds own.txt); choose another with -o" in told
     assert "not empty, and holds no comparison" in one_line(stockpot("compare", recipe, "-o", tmp_path / "notes"))
     assert sorted(entry.name for entry in (tmp_path / "notes").iterdir()) == ["own.txt"]
-    assert "a file is there already" in one_line(stockpot("init", recipe))
+    assert "exists already; choose another file" in one_line(stockpot("init", recipe))
     assert recipe.read_text().startswith("data:")
 
 

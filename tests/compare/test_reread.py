@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stockpot.cli.work import report
+from stockpot.cli.report import report_command
 from stockpot.compare.cells import contenders, plan
 from stockpot.compare.reread import reread
 from stockpot.compare.running import Running
@@ -70,7 +70,7 @@ def test_an_edited_comparison_is_named_and_not_believed(comparison: Path, capsys
     found = reread(comparison)
     assert found.comparison.methods["sequential"].average_accuracy.mean == truth != 0.987654
     assert [doubt.partition(":")[0] for doubt in found.doubts] == ["comparison.json does not say what the runs do"]
-    report([comparison], None)
+    report_command([comparison], None)
     assert "Note: comparison.json does not say what the runs do" in capsys.readouterr().out
     page = (comparison / "report.html").read_text()
     assert "comparison.json does not say what the runs do" in page
@@ -94,7 +94,7 @@ def test_a_cut_journal_is_an_unfinished_run(comparison: Path, capsys: pytest.Cap
     (run / "journal.jsonl").write_text("".join(lines[:last]))
     with pytest.raises(StockpotError, match="joint/seed-0: unfinished: 1 of 2 tasks"):
         reread(comparison)
-    report([run], None)
+    report_command([run], None)
     said = capsys.readouterr().out
     assert "unfinished: 1 of 2 tasks" in said and "results.json does not say what the run's journal does" in said
     page = (run / "report.html").read_text()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stockpot.cli.describe import schema_of
+from stockpot.cli.schema import schema_of
 from stockpot.errors import StockpotError
 from stockpot.methods import REGISTRY
 from stockpot.recipe.read import check, parse_yaml, read_recipe

@@ -1,19 +1,28 @@
-"""What `stockpot compare` does: tunes where it was asked to, runs every cell, says what was found."""
+"""`stockpot compare`: tunes if asked to, runs every cell, and says what was found."""
 
 from __future__ import annotations
 
-import re
-import shlex
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from stockpot.cli.arguments import (
+    Output,
+    Overrides,
+    RecipeFile,
+    RunCode,
+    RunCodeUnsandboxed,
+    default_output,
+    record_consent,
+)
+from stockpot.cli.compare_options import CompareOptions, apply_options, command_line, parse_shard
 from stockpot.cli.console import say, show
-from stockpot.cli.launched import refuse_launchers
-from stockpot.cli.work import default_output, stopping
-from stockpot.errors import StockpotError, did_you_mean
+from stockpot.cli.interrupts import stopping_after_step
+from stockpot.cli.launchers import refuse_launchers
+from stockpot.errors import StockpotError
 from stockpot.files import explained, write_text
 from stockpot.quiet import quiet
 
@@ -25,37 +34,51 @@ if TYPE_CHECKING:
     from stockpot.results import Results
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What the command line says beside the recipe; what it does not say, the recipe does."""
-
-    methods: str | None = None
-    seeds: int | None = None
-    orders: int | None = None
-    tune: int | None = None
-    search: str | None = None
-    budget: str | None = None
-    pareto: int | None = None
-    jobs: int = 1
-    engine: str | None = None
-    shard: str | None = None
-
-
-def compare(recipe_file: Path, overrides: Sequence[str], output: Path | None, asked: Asked) -> None:
-    """`stockpot compare`. A shard whose cells are finished says so, and exits with 0."""
-    shard = _shard(asked.shard)
-    refuse_launchers(shares=shard[1] > 1)
+def compare_command(
+    recipe_file: RecipeFile,
+    overrides: Overrides = None,
+    output: Output = None,
+    methods: Annotated[
+        str | None, typer.Option(metavar="A,B,…", help="labels of the recipe's `compare`, or names of methods")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="number of seeds: the recipe's first, then others")] = None,
+    orders: Annotated[
+        int | None, typer.Option(min=1, help="number of orders of the tasks: as written first, then others")
+    ] = None,
+    tune: Annotated[
+        int | None, typer.Option(min=1, metavar="TRIALS", help="first tune parameters, with this many trials a method")
+    ] = None,
+    search: Annotated[str | None, typer.Option(metavar="grid|random|optuna", help="how trials are chosen")] = None,
+    minutes: Annotated[
+        str | None,
+        typer.Option("--budget", metavar="TIME", help="90s, 30m, 2h: start no new round of trials after this time"),
+    ] = None,
+    front: Annotated[
+        int | None,
+        typer.Option("--pareto", min=2, metavar="POINTS", help="every method at this many strengths: past against new"),
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="number of runs at a time")] = 1,
+    engine: Annotated[str | None, typer.Option(metavar="processes|ray", help="where the runs are executed")] = None,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="only this share of the runs")] = None,
+    run_code: RunCode = False,
+    run_code_unsandboxed: RunCodeUnsandboxed = False,
+) -> None:
+    """Run the methods of `compare` beside plain fine-tuning and joint training, over all seeds; resumable."""
+    record_consent(run_code, run_code_unsandboxed)
+    options = CompareOptions(methods, seeds, orders, tune, search, minutes, front, jobs, engine, shard)
+    share = parse_shard(shard)
+    refuse_launchers(shares=share[1] > 1)
     quiet()
     from stockpot.compare.running import ShareDone
 
     try:
-        _compare(recipe_file, overrides, output, asked, shard)
-    except ShareDone as done:
+        _compare(recipe_file, overrides or [], output, options, share)
+    except ShareDone as done:  # the other shards are not finished: no mistake, exit code 0
         say(str(done))
 
 
 def _compare(
-    recipe_file: Path, overrides: Sequence[str], output: Path | None, asked: Asked, shard: tuple[int, int]
+    recipe_file: Path, overrides: Sequence[str], output: Path | None, options: CompareOptions, shard: tuple[int, int]
 ) -> None:
     from stockpot.compare.cells import contenders, plan, prepare
     from stockpot.compare.front import front
@@ -70,16 +93,17 @@ def _compare(
     from stockpot.runs.progress import shown
     from stockpot.training.job import Interrupted
 
-    recipe = with_asked(read_recipe(recipe_file, overrides), asked)
+    recipe = apply_options(read_recipe(recipe_file, overrides), options)
     path = output or default_output(recipe.name)
-    engine = _engine(asked)
+    engine = _engine(options)
     opened = prepare(recipe, path)
     methods, tuning = contenders(recipe), None
     with explained(path):
         path.mkdir(parents=True, exist_ok=True)
     write_text(path / "recipe.yaml", to_yaml(to_values(recipe)))
+    again = command_line(recipe_file, overrides, path, options)
     bars = shown(_many(recipe, methods, shard))
-    with stopping(_again(recipe_file, overrides, path, asked)) as stop, closing(bars) as progress:
+    with stopping_after_step(again) as stop, closing(bars) as progress:
         running = Running(recipe, path, stop, progress, engine, shard)
         if opened is not None and recipe.tune is None:
             running.opened[(0, False)] = opened
@@ -109,7 +133,7 @@ def _compare(
 
 
 def _show_so_far(recipe: Recipe, cells: Sequence[CellPlan], path: Path) -> None:
-    """The table of the reported runs that are finished; nothing is claimed of them, and nothing written."""
+    """The table of the reported runs that are finished, without conclusions; nothing is written."""
     from stockpot.compare.cells import is_finished
     from stockpot.compare.summary import summarise
     from stockpot.report.tables import comparison_table
@@ -122,85 +146,14 @@ def _show_so_far(recipe: Recipe, cells: Sequence[CellPlan], path: Path) -> None:
         show(comparison_table(summarise(recipe, done)))
 
 
-def with_asked(recipe: Recipe, asked: Asked) -> Recipe:
-    """The recipe with what the command line says. Raises StockpotError for methods that there are not."""
-    from stockpot.recipe.read import check
-    from stockpot.recipe.schema import Recipe
-
-    values = recipe.model_dump(mode="json", exclude_unset=True)  # what is not set is searched, or has its default
-    if asked.methods is not None:
-        values["compare"] = [_method(name.strip(), recipe) for name in asked.methods.split(",") if name.strip()]
-    if asked.seeds is not None:
-        more = (seed for seed in range(asked.seeds + len(recipe.seeds)) if seed not in recipe.seeds)
-        values["seeds"] = [*recipe.seeds, *more][: asked.seeds]
-    for key, value in (("orders", asked.orders), ("front", asked.pareto)):
-        if value is not None:
-            values[key] = value
-    if asked.tune is not None:
-        values["tune"] = {**values.get("tune", {}), "trials": asked.tune}
-    if asked.methods is not None and (ranges := values.get("tune", {}).get("ranges")):
-        compared = {name for method in values["compare"] for name in (method["name"], method.get("label"))}
-        values["tune"]["ranges"] = {label: keys for label, keys in ranges.items() if label in compared}
-    for key, wanted in (("search", asked.search), ("minutes", _minutes(asked.budget))):
-        if wanted is not None:
-            if "tune" not in values:
-                raise StockpotError(f"--{'budget' if key == 'minutes' else key} is for tuning: say --tune TRIALS too.")
-            values["tune"][key] = wanted
-    return check(Recipe, values, "the command line")
-
-
-def _method(name: str, recipe: Recipe) -> dict[str, object]:
-    """A method of the recipe's `compare` by its label, else one with its defaults."""
-    from stockpot.methods import REGISTRY
-
-    for method in (*recipe.compare, recipe.method):
-        if method.title == name:
-            return dict(method.model_dump(mode="json", exclude_unset=True))
-    if name not in REGISTRY:
-        known = list(dict.fromkeys([*(method.title for method in recipe.compare), *REGISTRY]))
-        raise StockpotError(f"--methods: there is no {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
-    return {"name": name}
-
-
-def _minutes(budget: str | None) -> float | None:
-    """`90s`, `30m` or `2h` as minutes."""
-    if budget is None:
-        return None
-    found = re.fullmatch(r"\s*([\d.]+)\s*([smh])\s*", budget)
-    try:
-        assert found is not None
-        return float(found[1]) * {"s": 1 / 60, "m": 1.0, "h": 60.0}[found[2]]
-    except (AssertionError, ValueError) as error:
-        raise StockpotError(f"--budget: {budget!r} is no time; write 90s, 30m or 2h.") from error
-
-
-def _shard(shard: str | None) -> tuple[int, int]:
-    if shard is None:
-        return 1, 1
-    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", shard)
-    if found is None or not 1 <= int(found[1]) <= int(found[2]):
-        raise StockpotError(f"--shard: {shard!r} is no share: write 1/4, 2/4, 3/4 and 4/4 for four of them.")
-    return int(found[1]), int(found[2])
-
-
-def _engine(asked: Asked) -> Engine | None:
+def _engine(options: CompareOptions) -> Engine | None:
     from stockpot.compare.engines import in_processes, on_ray
 
-    if asked.engine not in (None, "processes", "ray"):
-        raise StockpotError(f"--engine: {asked.engine!r} is none of processes, ray.")
-    if asked.engine == "ray":
+    if options.engine not in (None, "processes", "ray"):
+        raise StockpotError(f"--engine: {options.engine!r} is not processes or ray.")
+    if options.engine == "ray":
         return on_ray()
-    return in_processes(asked.jobs) if asked.jobs > 1 or asked.engine else None
-
-
-def _again(recipe_file: Path, overrides: Sequence[str], path: Path, asked: Asked) -> str:
-    said = [
-        (f"--{key}", str(value))
-        for key, value in vars(asked).items()
-        if value is not None and (key, value) != ("jobs", 1)
-    ]
-    flags = [word for pair in said for word in pair]
-    return shlex.join(["stockpot", "compare", str(recipe_file), *overrides, *flags, "-o", str(path)])
+    return in_processes(options.jobs) if options.jobs > 1 or options.engine else None
 
 
 def _many(recipe: Recipe, methods: Sequence[BaseConfig], shard: tuple[int, int]) -> int:

@@ -1,4 +1,4 @@
-"""What `stockpot merge` and `stockpot rules` do."""
+"""What `stockpot merge` does."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stockpot.cli.console import console, say, show
+from stockpot.cli.console import say, show
 from stockpot.cli.interrupts import stopping_cleanly
-from stockpot.cli.launched import refuse_launchers
+from stockpot.cli.launchers import refuse_launchers
 from stockpot.errors import StockpotError
 from stockpot.merging.execute import merge_into
 from stockpot.merging.options import Options
 from stockpot.merging.plan.costs import Estimate, estimate
 from stockpot.merging.plan.merge_plan import check_rule
 from stockpot.merging.plan.planned_merge import PlannedMerge, planned_merge
-from stockpot.merging.spec.arguments import divide_parameters, dtype_name, one_of
+from stockpot.merging.spec.arguments import divide_parameters, dtype_name
 from stockpot.merging.spec.merge_spec import MergeSpec, ModelSpec
 from stockpot.merging.write.donor import settle
 from stockpot.merging.write.model_folder import refuse_output, what_next
@@ -29,7 +29,7 @@ from stockpot.names import as_name
 _FEW = 20  # of the tensors that do not fit are named
 
 
-def merge(
+def merge_checkpoints(
     what: str,
     models: Sequence[str],
     base: str | None,
@@ -279,35 +279,3 @@ def _greedy(spec: MergeSpec, output: Path, options: Options, command: str | None
     soup = soup_into(spec, lambda folder: run_score(command, folder), output, options, told=told)
     say(f"The soup of {_count(len(soup.members), 'model')} scores {soup.score:.6g}.")
     say(f"Model: {output}")
-
-
-def describe_rules(name: str | None) -> None:
-    """Every rule, or one: what it does, equation, paper, models, parameters with defaults and meaning."""
-    import inspect
-
-    from rich.markup import escape
-
-    from stockpot.merging.greedy_soup import greedy_soup
-    from stockpot.merging.rules import RULES
-
-    known = [*RULES, "greedy_soup"]
-    one_of("a rule", name or "linear", known)
-    terminal = console()
-    for key in known:
-        if name not in (None, key):
-            continue
-        rule = RULES.get(key)
-        doc = rule.doc if rule else inspect.cleandoc(greedy_soup.__doc__ or "")
-        terminal.print(f"[bold]{key}[/bold]")
-        for line in doc.splitlines():
-            if line:
-                terminal.print(f"  {escape(line)}")
-        if rule is not None:
-            most = "" if rule.most == rule.least else " or more" if rule.most is None else f" to {rule.most}"
-            needs = "needs --base" if rule.base == "required" else "a base is allowed"
-            terminal.print(f"    {rule.least}{most} model{'' if rule.most == 1 else 's'}, {needs}")
-        for parameter in rule.parameters if rule else ():
-            default = "" if parameter.default is None else f" = {str(parameter.default).lower()}"
-            own = " (one for each model, or for all)" if parameter.each else ""
-            terminal.print(f"    [cyan]{parameter.name}[/cyan]{escape(default)}  {escape(parameter.help)}{own}")
-        terminal.print()

@@ -1,13 +1,16 @@
-"""What `stockpot whatif` does."""
+"""`stockpot whatif`."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from stockpot.cli.arguments import AllowCode, RunArgument, RunCode, RunCodeUnsandboxed, record_consent
 from stockpot.cli.console import note, say, show
-from stockpot.cli.launched import refuse_launchers
+from stockpot.cli.launchers import refuse_launchers
 from stockpot.errors import StockpotError
 from stockpot.files import explained, make_folder, write_json
 from stockpot.quiet import quiet
@@ -16,13 +19,25 @@ if TYPE_CHECKING:
     from stockpot.results import WhatIf
     from stockpot.runs.session import Session
 
-_OTHERS = ("journal.jsonl", "comparison.json")
+_FILES_OF_OTHERS = ("journal.jsonl", "comparison.json")
 
 
-def whatif(
-    folder: Path, methods: str | None, points: int, output: Path | None, threads: int | None, allow_code: bool
+def whatif_command(
+    folder: RunArgument,
+    methods: Annotated[
+        str | None, typer.Option("--methods", metavar="A,B", help="default: wise_ft,task_arithmetic,ties,soup,magmax")
+    ] = None,
+    points: Annotated[
+        int, typer.Option("--points", min=2, max=1001, help="number of values of each method's strength")
+    ] = 11,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="default: RUN/whatif")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="default: one per core")] = None,
+    allow_code: AllowCode = False,
+    run_code: RunCode = False,
+    run_code_unsandboxed: RunCodeUnsandboxed = False,
 ) -> None:
-    """Merges and evaluates a run's checkpoints; writes whatif.json and report.html."""
+    """Evaluate every merge of a finished `sequential` run's checkpoints, at every strength; trains nothing."""
+    record_consent(run_code, run_code_unsandboxed)
     refuse_launchers()
     quiet()
     import torch
@@ -33,27 +48,26 @@ def whatif(
 
     names = list(SWEPT) if methods is None else known_methods([name.strip() for name in methods.split(",") if name])
     target = output or folder / "whatif"
-    for other in _OTHERS:
-        if (target / other).exists():
-            raise StockpotError(f"{target}: a run or a comparison is here; choose another folder with -o.")
+    if any((target / name).exists() for name in _FILES_OF_OTHERS):
+        raise StockpotError(f"{target}: a run or a comparison is here; choose another folder with -o.")
     if threads is not None:
         torch.set_num_threads(threads)
     with reading(folder, allow_code=allow_code) as session, explained(target):
-        make_folder(target)  # that it cannot be written is told before the work, not after it
-        found = _swept(session, names, points)
+        make_folder(target)  # now: that it cannot be written should not come out after the work
+        whatif = _sweep(session, names, points)
     with explained(target):
-        write_json(target / FILE, found.model_dump(mode="json"))
-        page = write_whatif_report(found, target)
-    show(whatif_table(found))
-    for sentence in findings(found):
+        write_json(target / FILE, whatif.model_dump(mode="json"))
+        page = write_whatif_report(whatif, target)
+    show(whatif_table(whatif))
+    for sentence in findings(whatif):
         say(sentence)
-    for warning in sorted(found.notes, key=OPTIMISTIC.__eq__):  # last, where it is read
+    for warning in sorted(whatif.notes, key=OPTIMISTIC.__eq__):  # the most important one last, where it is read
         say(f"Note: {warning}")
     say(f"Numbers: {target / FILE}")
     say(f"Report:  {page}")
 
 
-def _swept(session: Session, names: list[str], points: int) -> WhatIf:
+def _sweep(session: Session, names: list[str], points: int) -> WhatIf:
     from tqdm import tqdm
 
     from stockpot.compare.whatif import evaluations, sweep
@@ -63,10 +77,10 @@ def _swept(session: Session, names: list[str], points: int) -> WhatIf:
     terminal = sys.stderr.isatty()
     with tqdm(total=total, unit=" evaluations", dynamic_ncols=True, disable=not terminal) as bar:
 
-        def seen(name: str) -> None:
+        def on_progress(name: str) -> None:
             bar.set_description(opening(name), refresh=False)
             bar.update()
 
         if not terminal:
             note(f"{total} merged models to evaluate")
-        return sweep(session, names, points, seen)
+        return sweep(session, names, points, on_progress)

@@ -36,8 +36,8 @@ def tune(running: Running, asked: Tune, methods: Sequence[BaseConfig]) -> tuple[
         raise StockpotError("--search optuna learns from one trial after the other: it cannot be sharded; use random.")
     tuned = {method.title: _Tuned.of(method, asked, running.path) for method in methods}
     sign = 1 if running.recipe.primary_score.higher_is_better else -1
-    budget = _Budget(running, asked)
-    for numbers in _rounds(asked, budget):
+    time_limit = _TimeLimit(running, asked)
+    for numbers in _rounds(asked, time_limit):
         points = [
             (label, number, one.search.ask(number))
             for number in numbers
@@ -48,7 +48,7 @@ def tune(running: Running, asked: Tune, methods: Sequence[BaseConfig]) -> tuple[
             tuned[label].search.tell(number, None if trial.score is None else sign * trial.score)
             tuned[label].trials.append(trial)
     begun = max((len(one.trials) for one in tuned.values()), default=0)
-    rounds = _extend(running, asked, tuned, sign, budget)
+    rounds = _extend(running, asked, tuned, sign, time_limit)
     most = max((len(one.trials) for one in tuned.values()), default=0)
     chosen = {label: keys for label, one in tuned.items() if (keys := one.best(sign)) is not None}
     ends = {label: _ends(tuned[label], keys) for label, keys in chosen.items()}
@@ -102,7 +102,7 @@ def _ends(one: _Tuned, chosen: Mapping[str, Any]) -> tuple[dict[str, float], dic
     return {key: float(chosen[key]) for key in going}, {key: float(chosen[key]) for key in limited}
 
 
-def _extend(running: Running, asked: Tune, tuned: Mapping[str, _Tuned], sign: int, budget: _Budget) -> int:
+def _extend(running: Running, asked: Tune, tuned: Mapping[str, _Tuned], sign: int, time_limit: _TimeLimit) -> int:
     """Goes on, all methods alike, while one's best value is the outermost tried; returns the number of rounds.
 
     Shards share each round's runs out as those of every stage. Raises StockpotError as `_Tuned.best` does.
@@ -112,7 +112,7 @@ def _extend(running: Running, asked: Tune, tuned: Mapping[str, _Tuned], sign: in
     while done < asked.extensions:
         chosen = {label: keys for label, one in tuned.items() if (keys := one.best(sign)) is not None}
         at_end = any(_ends(tuned[label], keys)[0] for label, keys in chosen.items())
-        if not at_end or not budget.has("extensions", done):
+        if not at_end or not time_limit.has("extensions", done):
             break
         points = [
             (label, asked.trials + done * size + number, keys)
@@ -122,7 +122,7 @@ def _extend(running: Running, asked: Tune, tuned: Mapping[str, _Tuned], sign: in
         for (label, _, _), trial in zip(points, _scored(running, tuned, points, asked.seeds), strict=True):
             tuned[label].trials.append(trial)
         done += 1
-    budget.keep("extensions", done)
+    time_limit.keep("extensions", done)
     return done
 
 
@@ -155,7 +155,7 @@ def _cells(method: BaseConfig, point: Point, seeds: Sequence[int]) -> list[CellP
     return [CellPlan(tried, seed, folder / f"seed-{seed}", tuning=True, keys=told) for seed in seeds]
 
 
-def _rounds(asked: Tune, budget: _Budget) -> Iterator[list[int]]:
+def _rounds(asked: Tune, time_limit: _TimeLimit) -> Iterator[list[int]]:
     """Which trials run together: all, where none waits for another's score and none for the time.
 
     With a time, rounds of one trial a method until it is over.
@@ -165,13 +165,13 @@ def _rounds(asked: Tune, budget: _Budget) -> Iterator[list[int]]:
         yield from ([number] for number in numbers) if asked.search == "optuna" else [numbers]
         return
     done = 0
-    while done < asked.trials and budget.has("rounds", done):
+    while done < asked.trials and time_limit.has("rounds", done):
         yield [done]
         done += 1
-    budget.keep("rounds", done)
+    time_limit.keep("rounds", done)
 
 
-class _Budget:
+class _TimeLimit:
     """The time for tuning, if there is one. How many rounds it gave is kept, so that going on adds none.
 
     Raises StockpotError for a shard: the shards of a comparison share no time.
@@ -179,7 +179,9 @@ class _Budget:
 
     def __init__(self, running: Running, asked: Tune) -> None:
         if asked.minutes is not None and running.shard != (1, 1):
-            raise StockpotError("--budget ends the tuning at a time, which the shards of a comparison do not share.")
+            raise StockpotError(
+                "tune.minutes (--budget) limits the time of the tuning, and the shards of a comparison do not share it."
+            )
         self._seconds = None if asked.minutes is None else 60 * asked.minutes
         self._file, self._begun = running.path / FOLDER / "rounds.json", time.monotonic()
         known = json.loads(self._file.read_text(encoding="utf-8")) if self._file.is_file() else {}

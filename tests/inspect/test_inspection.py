@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from stockpot import StockpotError
-from stockpot.merging.comparison import Comparison, Difference, compare, match
-from stockpot.merging.inspection import Ties, facts_of, find_ties, fold, open_source
+from stockpot.inspect.differences import Comparison, Difference, compare, match
+from stockpot.inspect.facts import Ties, facts_of, find_ties, fold, open_source
 from stockpot.merging.read.sources import MemorySource
 
 
@@ -267,8 +267,8 @@ def test_a_configuration_that_is_none_is_an_error_that_names_it(tmp_path: Path, 
 def test_facts_and_matching_do_not_import_torch(tmp_path: Path) -> None:
     folder = sharded(tmp_path / "m")
     code = (
-        "import sys; from pathlib import Path; from stockpot.merging.inspection import *; "
-        "from stockpot.merging.comparison import *; "
+        "import sys; from pathlib import Path; from stockpot.inspect.facts import *; "
+        "from stockpot.inspect.differences import *; "
         f"place = Path({str(folder)!r}); source = open_source(place, 'm'); "
         "print(facts_of(place, source).parameters, len(match(source, source).common), 'torch' in sys.modules)"
     )

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from stockpot.errors import StockpotError
-from stockpot.merging.inspection import Seen
+from stockpot.inspect.facts import Seen
 from stockpot.merging.read.sources import Source, torch_dtype
 from stockpot.merging.threads import PIECE, for_each
 from stockpot.weights.layout import FLOATS

@@ -11,8 +11,8 @@ from typing import Any
 
 from stockpot.cli.console import say, show
 from stockpot.errors import StockpotError
-from stockpot.merging.comparison import Comparison, Difference, compare, match
-from stockpot.merging.inspection import Facts, Ties, facts_of, find_ties, fold, open_source
+from stockpot.inspect.differences import Comparison, Difference, compare, match
+from stockpot.inspect.facts import Facts, Ties, facts_of, find_ties, fold, open_source
 from stockpot.merging.read.inputs import located
 from stockpot.merging.read.sources import Info, Source
 from stockpot.merging.threads import processors
@@ -58,7 +58,7 @@ def inspect(
     else:
         _print_totals(comparisons)
     if pictures:
-        from stockpot.cli.inspect_picture import picture, save
+        from stockpot.inspect.picture import picture, save
 
         figure = picture(comparisons[0])
         for file in pictures:

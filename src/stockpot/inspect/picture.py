@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from stockpot.errors import StockpotError
-from stockpot.merging.comparison import Comparison, Difference
+from stockpot.inspect.differences import Comparison, Difference
 from stockpot.merging.plan.layer_stacks import layer_of
 from stockpot.report.figures import FLOOR, INK, MARKERS, PALETTE, house_style, short, styled
 

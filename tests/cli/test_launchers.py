@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from stockpot.cli import launched
+from stockpot.cli import launchers
 from stockpot.cli.app import app
-from stockpot.cli.launched import refuse_launchers
+from stockpot.cli.launchers import refuse_launchers
 from stockpot.errors import StockpotError
 
 READING = {"methods", "rules", "schema", "init", "inspect"}  # they print, or write one file that must not be there
@@ -57,7 +57,7 @@ def test_tasks_of_slurm_may_each_have_a_share_of_a_comparison() -> None:
 
 
 def test_only_the_first_process_speaks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(launched, "_PATIENCE", 0)
+    monkeypatch.setattr(launchers, "_PATIENCE", 0)
     with pytest.raises(SystemExit) as ended:
         refuse_launchers({**TWO, "RANK": "1"})
     assert ended.value.code == 2

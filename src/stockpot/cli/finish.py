@@ -1,0 +1,38 @@
+"""What `run`, `add` and `resume` end with: the remaining tasks, the report, the numbers on the terminal."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stockpot.cli.console import say, show
+from stockpot.files import explained
+
+if TYPE_CHECKING:
+    from stockpot.runs.session import Opened
+    from stockpot.training.job import Stop
+
+
+def finish_run(path: Path, stop: Stop, allow_code: bool, opened: Opened | None = None) -> None:
+    """Learns the tasks that are left, writes the report, and prints table, findings and where things are."""
+    from stockpot.report.page import write_run_report
+    from stockpot.report.sentences import run_summary
+    from stockpot.report.tables import run_table
+    from stockpot.runs.actions import go_on
+    from stockpot.runs.folder import RunFolder
+    from stockpot.runs.progress import shown
+
+    with closing(shown()) as progress:
+        results = go_on(path, allow_code=allow_code, stop=stop, progress=progress, opened=opened)
+    run = RunFolder.open(path)  # raises if it is gone: writing the report would make the folder anew
+    with explained(path):
+        page = write_run_report([(path.name, results)], path)
+    show(run_table(results))
+    for sentence in run_summary(results):
+        say(sentence)
+    for note in results.notes:
+        say(f"Note: {note}.")
+    say(f"Model:  {path / 'tasks'}{os.sep}{run.place(len(run.finished) - 1)}{os.sep}model")
+    say(f"Report: {page}")
