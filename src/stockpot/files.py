@@ -55,7 +55,7 @@ _ADVICE = (
 
 
 @contextlib.contextmanager
-def explained(path: Path, advice: Callable[[], str] | None = None) -> Iterator[None]:
+def explaining_disk_errors(path: Path, advice: Callable[[], str] | None = None) -> Iterator[None]:
     """Turns a full disk, or a folder that may not be written, into one clear line.
 
     `advice`, asked for when a disk is full, says what to do; it counts for all that is written in the block.
@@ -95,7 +95,7 @@ def make_folder(path: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Replaces `path` by `text` in one step: a reader sees the old file or the new one."""
     temporary = path.with_name(f"{TEMPORARY}{path.name}")
-    with explained(path):
+    with explaining_disk_errors(path):
         try:
             with temporary.open("w", encoding="utf-8") as file:
                 file.write(text)
@@ -121,7 +121,7 @@ def publishing(target: Path, replace: bool = True) -> Iterator[Path]:
     `replace` it is left alone, and a StockpotError is raised.
     """
     temporary = target.with_name(f"{TEMPORARY}{target.name}")
-    with explained(target):
+    with explaining_disk_errors(target):
         make_folder(target.parent)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
@@ -129,7 +129,7 @@ def publishing(target: Path, replace: bool = True) -> Iterator[Path]:
             yield temporary
             _sync_tree(temporary)
             if replace:
-                remove(target)
+                remove_folder(target)
             elif target.exists():
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
             temporary.rename(target)
@@ -139,7 +139,7 @@ def publishing(target: Path, replace: bool = True) -> Iterator[Path]:
             raise
 
 
-def remove(folder: Path) -> None:
+def remove_folder(folder: Path) -> None:
     """Deletes a folder that may be missing: whole, or not at all where a reader looks while that is interrupted."""
     if folder.is_dir():
         doomed = folder.with_name(f"{TEMPORARY}old-{folder.name}")
@@ -179,7 +179,7 @@ def fingerprint(folder: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def verify(folder: Path, expected: dict[str, dict[str, Any]]) -> None:
+def verify_fingerprint(folder: Path, expected: dict[str, dict[str, Any]]) -> None:
     """Raises StockpotError, naming the file, where `folder` is not what `fingerprint` saw.
 
     Hidden files, which file managers leave, do not count. Only what lies in `folder` is opened, whatever is expected.
@@ -196,7 +196,7 @@ def verify(folder: Path, expected: dict[str, dict[str, Any]]) -> None:
         facts, size = expected[name], path.stat().st_size
         if size != facts["bytes"]:
             raise StockpotError(f"{path} has {size} bytes, the journal records {facts['bytes']}: truncated or edited.")
-        with explained(path):
+        with explaining_disk_errors(path):
             digest = sha256(path)
         if digest != facts["sha256"]:
             raise StockpotError(f"{path} differs from what the journal records: it was edited or is damaged.")

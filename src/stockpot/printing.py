@@ -15,7 +15,7 @@ _STEERING = ("Cc", "Cs", "Zl", "Zp")  # controls, halves of a letter, ends of li
 _DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff"
 
 
-def harmless(text: str, lines: bool = True) -> str:
+def escape_controls(text: str, lines: bool = True) -> str:
     """The text with what would steer a terminal as `\\x1b` and its like; with `lines` ends of lines and tabs stay.
 
     Escape sequences come from files of others: configurations, tensors' names, class names, rows of data.

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from stockpot.errors import StockpotError
-from stockpot.names import is_inside
+from stockpot.file_names import stays_inside
 
 SCHEMA_VERSION: Final = "1"
 WHATIF_VERSION: Final = "1"
@@ -20,7 +20,7 @@ T = TypeVar("T", bound=BaseModel)
 
 
 def _inside(path: str) -> str:
-    if not is_inside(path):
+    if not stays_inside(path):
         raise ValueError(f"{path!r} leads out of the folder")
     return path
 

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
-from stockpot.words import settled
+from stockpot.switches import read_switches
 
-Free = Annotated[dict[str, Any], BeforeValidator(settled)]  # a block whose keys somebody else knows
+FreeBlock = Annotated[dict[str, Any], BeforeValidator(read_switches)]  # a block whose keys somebody else knows
 
 
-class Strict(BaseModel):
+class StrictModel(BaseModel):
     """A block of the recipe: frozen, closed to keys that it does not know, and strict: `yes` is not the number 1."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -23,4 +23,4 @@ class Strict(BaseModel):
         if not isinstance(values, dict):
             return values
         wanted = {key for key, field in cls.model_fields.items() if field.annotation in (bool, bool | None)}
-        return {key: settled(value) if key in wanted else value for key, value in values.items()}
+        return {key: read_switches(value) if key in wanted else value for key, value in values.items()}

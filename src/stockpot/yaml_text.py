@@ -11,16 +11,16 @@ import yaml
 from yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode
 
 from stockpot.errors import StockpotError, did_you_mean
-from stockpot.words import SWITCHES, Word
+from stockpot.switches import SWITCHES, Switch
 
-DEEPEST = 50  # blocks within blocks
-MOST = 100_000  # values, with those that aliases repeat
-LARGEST = 2**64  # whole numbers from here on fit no seed, size or count
+MAX_DEPTH = 50  # blocks within blocks
+MAX_VALUES = 100_000  # values, with those that aliases repeat
+MAX_NUMBER = 2**64  # whole numbers from here on fit no seed, size or count
 _TAG = "tag:yaml.org,2002:"
 _MERGE = f"{_TAG}merge"
 _WORD = "!word"
 _OCTAL = "!octal"
-_TOO_DEEP = f"nested more than {DEEPEST} deep"
+_TOO_DEEP = f"nested more than {MAX_DEPTH} deep"
 # What a scalar without quotes means, by its first letter. YAML 1.1 reads dates, 1:30 (in sixties), `on` and `no` too.
 _READ_AS = (
     (f"{_TAG}bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
@@ -49,7 +49,7 @@ class _Loader(yaml.SafeLoader):
         if getattr(event, "tag", None) not in (None, "!", f"{_TAG}str"):
             raise _wrong(f"the tag {event.tag} is not read here; leave it out", event)
         self.depth += 1
-        if self.depth > DEEPEST:
+        if self.depth > MAX_DEPTH:
             raise _wrong(_TOO_DEEP, event)
         node = super().compose_node(parent, index)
         self.depth -= 1
@@ -75,7 +75,7 @@ class _Dumper(yaml.SafeDumper):
 for _tag, _pattern, _first in _READ_AS:
     for _class in (_Loader, _Dumper):
         _class.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), list(_first))
-_Dumper.add_representer(Word, lambda dumper, word: dumper.represent_str(str(word)))
+_Dumper.add_representer(Switch, lambda dumper, word: dumper.represent_str(str(word)))
 
 
 def _wrong(problem: str, at: Any) -> yaml.MarkedYAMLError:
@@ -84,7 +84,7 @@ def _wrong(problem: str, at: Any) -> yaml.MarkedYAMLError:
 
 def _whole(loader: _Loader, node: ScalarNode) -> int:
     digits = node.value.replace("_", "")
-    if len(digits) > 70 or abs(number := int(loader.construct_yaml_int(node))) >= LARGEST:
+    if len(digits) > 70 or abs(number := int(loader.construct_yaml_int(node))) >= MAX_NUMBER:
         raise _wrong("a whole number of more than 64 bits", node)
     return number
 
@@ -103,25 +103,25 @@ def _octal(loader: _Loader, node: ScalarNode) -> int:
 _Loader.add_constructor(f"{_TAG}int", _whole)
 _Loader.add_constructor(f"{_TAG}float", _fraction)
 _Loader.add_constructor(_OCTAL, _octal)
-_Loader.add_constructor(_WORD, lambda loader, node: Word(node.value))
+_Loader.add_constructor(_WORD, lambda loader, node: Switch(node.value))
 
 
 def _measure(node: Node, known: dict[Node, tuple[int, int]]) -> tuple[int, int]:
     """(values, depth) of a node, what is behind an alias counted as often as it stands there; `known` are measured."""
     if node not in known:
-        known[node] = MOST + 1, 0  # until it is measured: a node inside itself has no end
+        known[node] = MAX_VALUES + 1, 0  # until it is measured: a node inside itself has no end
         below = [part for pair in node.value for part in pair] if isinstance(node, MappingNode) else node.value
         parts = [_measure(part, known) for part in below] if isinstance(node, CollectionNode) else []
         known[node] = 1 + sum(count for count, _ in parts), 1 + max((depth for _, depth in parts), default=0)
-        if known[node][0] > MOST:
-            raise _wrong(f"its aliases stand for more than {MOST:,} values".replace(",", " "), node)
-        if known[node][1] > DEEPEST:
+        if known[node][0] > MAX_VALUES:
+            raise _wrong(f"its aliases stand for more than {MAX_VALUES:,} values".replace(",", " "), node)
+        if known[node][1] > MAX_DEPTH:
             raise _wrong(_TOO_DEEP, node)
     return known[node]
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """YAML → Python values, `on` and its like as `Word`; raises StockpotError with `source`, line and column."""
+    """YAML → Python values, `on` and the like as `Switch`; raises StockpotError with `source`, line and column."""
     try:
         loader = _Loader(text)
         try:

@@ -17,7 +17,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from stockpot import SFA
 from stockpot.averaging.average import average, round_stochastically
-from stockpot.averaging.match import Pair
+from stockpot.averaging.match import TensorPair
 from stockpot.averaging.noise import Noise, splitmix64
 
 
@@ -60,7 +60,7 @@ def test_over_averages_the_mean_is_the_exact_one() -> None:
     total = torch.zeros(500, dtype=torch.float64)
     for step in range(draws):
         tensor = nn.Parameter(weight.clone())
-        average([Pair("w", tensor, anchor, 0.1, None, False)], Noise(0, step, step))
+        average([TensorPair("w", tensor, anchor, 0.1, None, False)], Noise(0, step, step))
         total += tensor.detach().double()
     ulp = torch.exp2(torch.floor(torch.log2(exact.abs())) - 7)
     error = (total / draws - exact) / (ulp * 0.5 / draws**0.5)
@@ -86,7 +86,7 @@ def test_a_shard_is_rounded_as_its_elements_in_the_whole_tensor(
     torch.manual_seed(0)
     weight, anchor = torch.randn(shape).bfloat16(), torch.randn(shape).bfloat16()
     whole = nn.Parameter(weight.clone())
-    average([Pair("w", whole, anchor, 0.3, None, False)], Noise(5, 2, 1))
+    average([TensorPair("w", whole, anchor, 0.3, None, False)], Noise(5, 2, 1))
     mesh = init_device_mesh("cpu", (2,), mesh_dim_names=(f"of_{rank}",))  # DTensor keeps the last of equal meshes
     placement = Replicate() if dim is None else Shard(dim)
 
@@ -101,7 +101,7 @@ def test_a_shard_is_rounded_as_its_elements_in_the_whole_tensor(
         return DTensor.from_local(piece(tensor), mesh, [placement], run_check=False, shape=tensor.shape, stride=stride)
 
     mine = nn.Parameter(sharded(weight))
-    average([Pair("w", mine, sharded(anchor), 0.3, None, False)], Noise(5, 2, 1))
+    average([TensorPair("w", mine, sharded(anchor), 0.3, None, False)], Noise(5, 2, 1))
     assert torch.equal(mine.to_local(), piece(whole.detach()))
 
 
@@ -111,7 +111,7 @@ def test_the_layout_in_memory_does_not_matter() -> None:
     plain = nn.Parameter(weight.clone())
     last = nn.Parameter(weight.clone(memory_format=torch.channels_last))
     for tensor in (plain, last):
-        average([Pair("w", tensor, anchor, 0.3, None, False)], Noise(0, 1, 0))
+        average([TensorPair("w", tensor, anchor, 0.3, None, False)], Noise(0, 1, 0))
     assert not last.is_contiguous()
     assert torch.equal(plain, last)
 

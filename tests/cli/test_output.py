@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 import stockpot
 from stockpot.cli.console import fail, say, show
-from stockpot.printing import SPELT, harmless
+from stockpot.printing import SPELT, escape_controls
 
 ESCAPE = "\x1b]0;owned\x07\x1b[2J\x9b31m"
 SHOWN = r"\x1b]0;owned\x07\x1b[2J\x9b31m"
@@ -31,12 +31,12 @@ SHOWN = r"\x1b]0;owned\x07\x1b[2J\x9b31m"
     ],
 )  # fmt: skip
 def test_what_steers_a_terminal_is_shown(text: str, shown: str) -> None:
-    assert harmless(text) == shown
-    assert harmless(harmless(text)) == shown
+    assert escape_controls(text) == shown
+    assert escape_controls(escape_controls(text)) == shown
 
 
 def test_on_one_line_ends_of_lines_are_shown_too() -> None:
-    assert harmless("a\nError: b\u2028c", lines=False) == r"a\nError: b\u2028c"
+    assert escape_controls("a\nError: b\u2028c", lines=False) == r"a\nError: b\u2028c"
 
 
 def test_what_an_encoding_lacks_is_spelt() -> None:
@@ -68,11 +68,11 @@ def test_what_libraries_say_is_harmless_too() -> None:
     import logging
     import warnings
 
-    from stockpot.quiet import quiet
+    from stockpot.library_output import silence_libraries
 
     factory, formatted = logging.getLogRecordFactory(), warnings.formatwarning
     try:
-        quiet()
+        silence_libraries()
         record = logging.getLogger("theirs").makeRecord("theirs", logging.ERROR, "f", 1, "of %s", (ESCAPE,), None)
         assert logging.Formatter("%(message)s").format(record) == f"of {SHOWN}"
         assert f"of {SHOWN}" in warnings.formatwarning(f"of {ESCAPE}", UserWarning, "file", 1, "")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stockpot.errors import StockpotError
-from stockpot.names import as_name, is_inside, is_name
+from stockpot.file_names import as_file_name, is_file_name, stays_inside
 from stockpot.recipe.read import read_recipe
 from stockpot.results import Cell, Trial
 
@@ -51,15 +51,15 @@ def test_a_file_gives_a_name_that_can_be_a_folder(
 
 @given(st.text(max_size=150))
 def test_what_is_made_a_name_is_one(text: str) -> None:
-    assert is_name(as_name(text, "x"))
-    if is_name(text):
+    assert is_file_name(as_file_name(text, "x"))
+    if is_file_name(text):
         (part,) = Path(text).parts
         assert part == text
 
 
 @pytest.mark.parametrize("run", ["../elsewhere", "cells/../../x", "/tmp/run", "a/..", "a\0b"])
 def test_a_comparison_names_no_run_outside_its_folder(run: str) -> None:
-    assert not is_inside(run)
+    assert not stays_inside(run)
     with pytest.raises(ValueError, match="leads out of the folder"):
         Cell(seed=0, run=run)
     with pytest.raises(ValueError, match="leads out of the folder"):

@@ -21,8 +21,8 @@ from stockpot.methods import REGISTRY
 from stockpot.recipe.read import apply_overrides, check, read_recipe, read_task
 from stockpot.recipe.schema import Recipe
 from stockpot.streams.spec import TaskSpec
-from stockpot.words import SWITCHES, Word, settled
-from stockpot.yaml_text import DEEPEST, dump_yaml, parse_yaml
+from stockpot.switches import SWITCHES, Switch, read_switches
+from stockpot.yaml_text import MAX_DEPTH, dump_yaml, parse_yaml
 
 Write = Callable[..., Path]
 FORMS = [form for word in SWITCHES for form in (word, word.title(), word.upper())]
@@ -101,7 +101,7 @@ def test_a_word_is_text_where_text_is_wanted(word: str, digits_recipe: dict[str,
     assert isinstance(recipe.tasks, list)
     assert (recipe.name, recipe.tasks[0].name, recipe.tasks[0].data.classes) == (word, word, [word])
     assert read_task(write_yaml(f"name: {word}\n", "task.yaml")).name == word
-    assert parse_yaml(dump_yaml({word: [Word(word)]}), "s") == {word: [word]}
+    assert parse_yaml(dump_yaml({word: [Switch(word)]}), "s") == {word: [word]}
 
 
 def test_the_key_on_of_the_evaluation_block(digits_recipe: dict[str, Any], write_yaml: Write) -> None:
@@ -165,7 +165,7 @@ def test_a_scalar_is_what_a_person_reads(text: str, value: Any) -> None:
         ("9" * 5000, "s: line 1, column 6: a whole number of more than 64 bits."),
         ("0x" + "f" * 5000, "s: line 1, column 6: a whole number of more than 64 bits."),
         ("1e999", "s: line 1, column 6: 1e999 is too large a number."),
-        ("[" * 900 + "]" * 900, f"s: line 1, column 55: nested more than {DEEPEST} deep."),
+        ("[" * 900 + "]" * 900, f"s: line 1, column 55: nested more than {MAX_DEPTH} deep."),
         ("&a [*a]", "s: line 1, column 6: its aliases stand for more than 100 000 values."),
         ("!!int abc", "s: line 1, column 6: the tag tag:yaml.org,2002:int is not read here; leave it out."),
         ("!!python/object:os.system x",
@@ -255,7 +255,7 @@ SCALARS = st.one_of(
 
 @given(st.dictionaries(TEXT, st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3)), max_size=4))
 def test_what_is_written_is_read_back(values: dict[str, Any]) -> None:
-    assert settled(parse_yaml(dump_yaml(values), "s")) == values
+    assert read_switches(parse_yaml(dump_yaml(values), "s")) == values
 
 
 def test_a_merge_reads_words_as_its_parameters_need_them() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stockpot.weights.names import clean_name, match_any, suggest_pattern
+from stockpot.weights.tensor_names import clean_name, match_any, suggest_pattern
 
 
 @pytest.mark.parametrize(

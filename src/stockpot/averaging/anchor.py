@@ -13,15 +13,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from stockpot.averaging.live import Live, address, is_sharded, local, storages
-from stockpot.averaging.match import Pair
+from stockpot.averaging.match import TensorPair
+from stockpot.averaging.model_tensors import ModelTensor, is_sharded, local_shard, storage_address, storages
 from stockpot.errors import StockpotError
 from stockpot.models.names import under_own_names
 from stockpot.weights.checkpoint import open_checkpoint, save_checkpoint
-from stockpot.weights.names import clean_name
+from stockpot.weights.tensor_names import clean_name
 
 Keep = Literal["device", "cpu", "disk"]
-Source = str | os.PathLike[str] | Mapping[str, Tensor]
+AnchorSource = str | os.PathLike[str] | Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Anchor:
     @property
     def bytes(self) -> int:
         """Memory of this process that the anchor takes beside the model; none for a memory-mapped file."""
-        return 0 if self.path else sum(local(tensor).nbytes for tensor in self.tensors.values())
+        return 0 if self.path else sum(local_shard(tensor).nbytes for tensor in self.tensors.values())
 
 
-def offered(source: Source, live: list[Live], model: nn.Module) -> Anchor:
+def find_anchor(source: AnchorSource, live: list[ModelTensor], model: nn.Module) -> Anchor:
     """The anchor that `source` names, nothing copied yet.
 
     Raises StockpotError for a path that cannot be opened, and for names that collide once prefixes are removed.
@@ -56,7 +56,7 @@ def offered(source: Source, live: list[Live], model: nn.Module) -> Anchor:
     raise StockpotError(f"anchor must be 'start', a path or a state dict, not {type(source).__name__}.")
 
 
-def kept(anchor: Anchor, pairs: list[Pair], model: nn.Module, keep: Keep, folder: Path | None) -> Anchor:
+def hold_anchor(anchor: Anchor, pairs: list[TensorPair], model: nn.Module, keep: Keep, folder: Path | None) -> Anchor:
     """The anchor where `keep` says, with the tensors of `pairs` only, sharing no memory with the model.
 
     On "disk", a file is opened where it is; tensors are written to a new file of `folder`, or of a temporary folder
@@ -71,13 +71,13 @@ def kept(anchor: Anchor, pairs: list[Pair], model: nn.Module, keep: Keep, folder
         # The type that an average works in, once and not at each average; half weights keep what is most exact.
         dtype = pair.tensor.dtype if pair.tensor.dtype.itemsize > 2 else pair.anchor.dtype
         moved = pair.anchor.detach().to(device, dtype)
-        place = address(moved)
-        mapped = anchor.path is not None and place == address(pair.anchor)
+        place = storage_address(moved)
+        mapped = anchor.path is not None and place == storage_address(pair.anchor)
         tensors[pair.name] = moved.clone() if mapped or place in shared else moved
     return replace(anchor, tensors=tensors, path=None)
 
 
-def moved_with(anchor: Anchor, live: list[Live]) -> None:
+def move_anchor(anchor: Anchor, live: list[ModelTensor]) -> None:
     """Moves each tensor of the anchor to where the model's tensor has gone."""
     for one in live:
         for name in one.names:
@@ -85,7 +85,7 @@ def moved_with(anchor: Anchor, live: list[Live]) -> None:
                 anchor.tensors[name] = anchor.tensors[name].to(one.tensor.device)
 
 
-def _written(anchor: Anchor, pairs: list[Pair], folder: Path | None) -> Anchor:
+def _written(anchor: Anchor, pairs: list[TensorPair], folder: Path | None) -> Anchor:
     for pair in pairs:
         if is_sharded(pair.anchor):
             raise StockpotError(f"'{pair.name}' is sharded over processes: keep='disk' cannot hold it; use 'device'.")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from stockpot.averaging.match import Pair
+from stockpot.averaging.match import TensorPair
 from stockpot.averaging.noise import Noise
 
 _PIECE = 1 << 22  # elements: temporaries of the slow path stay within 16 MiB of fp32
@@ -15,7 +15,7 @@ _NOISY_PIECE = 1 << 18  # noise is made of 64-bit numbers, and faster where they
 
 
 @torch.no_grad()
-def average(pairs: Sequence[Pair], noise: Noise | None = None) -> None:
+def average(pairs: Sequence[TensorPair], noise: Noise | None = None) -> None:
     """θ ← θ + β(θ_o − θ) for every pair, in place, computed in fp32 (float64 in float64).
 
     β = 0 writes nothing and β = 1 copies the anchor. bf16 is rounded to nearest, or without bias with `noise`.

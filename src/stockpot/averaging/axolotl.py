@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, model_validator
 from stockpot.averaging.anchor import Keep
 from stockpot.averaging.sfa import Buffers, Rounding
 from stockpot.errors import StockpotError, did_you_mean
-from stockpot.strict import Strict
+from stockpot.strict import StrictModel
 
 if TYPE_CHECKING:
     from stockpot.averaging.callback import SFACallback
@@ -21,7 +21,7 @@ except ImportError as error:
     raise StockpotError("SFAPlugin is for Axolotl, which is not installed: pip install axolotl.") from error
 
 
-class SFASettings(Strict):
+class SFASettings(StrictModel):
     """The block `sfa:` of an Axolotl file: the arguments of `SFACallback`."""
 
     beta: float | dict[str, float] = Field(description="Weight of the anchor, in [0, 1]; or name pattern → weight.")

@@ -15,12 +15,12 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from stockpot.averaging import saved_anchor
-from stockpot.averaging.anchor import Keep, Source
+from stockpot.averaging.anchor import AnchorSource, Keep
 from stockpot.averaging.best import BETWEEN, chooses_best, refuse_best_between, saves
-from stockpot.averaging.counting import was_skipped
-from stockpot.averaging.live import is_sharded
 from stockpot.averaging.lora import BESIDE
 from stockpot.averaging.match import check_beta
+from stockpot.averaging.model_tensors import is_sharded
+from stockpot.averaging.optimizer_steps import was_skipped
 from stockpot.averaging.resumed import remember_folders, resumed_folder
 from stockpot.averaging.schedule import Schedule
 from stockpot.averaging.sfa import SFA, Buffers, Rounding
@@ -67,7 +67,7 @@ class SFACallback(TrainerCallback):
         beta: float | Mapping[str, float],
         p: float | None = None,
         every: int | None = None,
-        anchor: Source = "start",
+        anchor: AnchorSource = "start",
         keep: Keep | None = None,
         new: Sequence[str] = (),
         rounding: Rounding | None = None,

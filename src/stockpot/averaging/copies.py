@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from stockpot.averaging.counting import holds_any, wrapped
-from stockpot.averaging.match import Pair
+from stockpot.averaging.match import TensorPair
+from stockpot.averaging.optimizer_steps import holds_any, wrapped
 from stockpot.errors import StockpotError
 
 # Names, in the state of a parameter, of tensors that are weights: Lookahead's slow ones (timm, pytorch_optimizer), fp32
@@ -39,7 +39,7 @@ def check_optimizer(optimizer: Any, model: nn.Module) -> None:
         )
 
 
-def with_copies(pairs: Iterable[Pair], optimizers: Iterable[Any]) -> list[Pair]:
+def with_copies(pairs: Iterable[TensorPair], optimizers: Iterable[Any]) -> list[TensorPair]:
     """The pairs, and with the same anchor and β each copy that the optimizers keep of a pair's tensor.
 
     Any rule of an optimizer that is linear in its copies (schedule-free's y = (1−β₁)z + β₁x, Lookahead's slow and fast
@@ -49,7 +49,7 @@ def with_copies(pairs: Iterable[Pair], optimizers: Iterable[Any]) -> list[Pair]:
     layers = [layer for optimizer in optimizers for layer in wrapped(optimizer)]
     for layer in layers:
         _refuse_anew(layer)
-    result: list[Pair] = []
+    result: list[TensorPair] = []
     for pair in pairs:
         result.append(pair)
         if not pair.is_buffer:
@@ -61,7 +61,7 @@ def with_copies(pairs: Iterable[Pair], optimizers: Iterable[Any]) -> list[Pair]:
     return result
 
 
-def forget(optimizer: Any, pairs: Iterable[Pair]) -> None:
+def forget(optimizer: Any, pairs: Iterable[TensorPair]) -> None:
     """Removes what the optimizer keeps of the tensors that an average changed: moments, and copies of the weights."""
     for layer in wrapped(optimizer):
         for pair in pairs:
@@ -81,7 +81,7 @@ def _undoes(optimizer: Any) -> StockpotError:
     )
 
 
-def _copies(pair: Pair, layers: list[Any]) -> Iterator[tuple[str, Any]]:
+def _copies(pair: TensorPair, layers: list[Any]) -> Iterator[tuple[str, Any]]:
     for layer in layers:
         state = getattr(layer, "state", {}).get(pair.tensor) or {}
         tensors = {key: value for key, value in state.items() if getattr(value, "shape", None) == pair.tensor.shape}

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from stockpot.averaging.average import pieces, working_type
-from stockpot.averaging.live import is_sharded
 from stockpot.averaging.lora import squared_norms
-from stockpot.averaging.match import Pair
+from stockpot.averaging.match import TensorPair
+from stockpot.averaging.model_tensors import is_sharded
 
 
 @torch.no_grad()
-def distance(pairs: Sequence[Pair]) -> float:
+def distance(pairs: Sequence[TensorPair]) -> float:
     """‖θ − θ_o‖₂ over the parameters of the pairs, in the unit of the weights; ‖ΔW‖ for factors of LoRA.
 
     Where weights are sharded every process calls it and gets the same: one all-reduce for each way of sharding.
@@ -32,7 +32,7 @@ def distance(pairs: Sequence[Pair]) -> float:
     return math.sqrt(math.fsum(whole + sums))
 
 
-def _squares(pair: Pair) -> Iterator[float]:
+def _squares(pair: TensorPair) -> Iterator[float]:
     for part, origin in pieces(*pair.views):
         working = working_type(part.dtype)
         yield float(torch.linalg.vector_norm(part.to(working) - origin.to(part.device, working))) ** 2

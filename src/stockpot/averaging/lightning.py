@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stockpot.averaging.anchor import Keep, Source
+from stockpot.averaging.anchor import AnchorSource, Keep
 from stockpot.averaging.lightning_best import check_compared, refuse_monitor_between
 from stockpot.averaging.match import check_beta
 from stockpot.averaging.schedule import Schedule
@@ -58,7 +58,7 @@ class SFALightning(Callback):
         beta: float | Mapping[str, float],
         p: float | None = None,
         every: int | None = None,
-        anchor: Source = "start",
+        anchor: AnchorSource = "start",
         keep: Keep | None = None,
         new: Sequence[str] = (),
         rounding: Rounding | None = None,

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stockpot.averaging.live import is_sharded, local
-from stockpot.averaging.match import Pair
+from stockpot.averaging.match import TensorPair
+from stockpot.averaging.model_tensors import is_sharded, local_shard
 from stockpot.errors import StockpotError
 from stockpot.weights.checkpoint import open_checkpoint
-from stockpot.weights.names import clean_name
+from stockpot.weights.tensor_names import clean_name
 
 BESIDE = {"beside": "lora"}  # metadata of an anchor file that holds what is trained beside LoRA factors
 
@@ -87,7 +87,7 @@ def doubt(model: nn.Module, factors: Mapping[str, Factor]) -> str | None:
     Raises StockpotError where the adapter's initialisation is known to make it so.
     """
     for name, factor in factors.items():
-        if all(bool(local(tensor.detach()).any()) for tensor in factor.tensors):
+        if all(bool(local_shard(tensor.detach()).any()) for tensor in factor.tensors):
             start = _initialisation(model, factor.adapter)
             if start not in _ZERO_STARTS:
                 raise StockpotError(
@@ -113,7 +113,7 @@ def check_anchor(source: object, name: str) -> None:
         )
 
 
-def refuse_merged(pairs: Iterable[Pair]) -> None:
+def refuse_merged(pairs: Iterable[TensorPair]) -> None:
     """Raises StockpotError for an adapter that is merged: to scale its factors would leave ΔW in the base."""
     for pair in pairs:
         if pair.factor is not None and pair.factor.merged:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from stockpot.averaging.live import local
-from stockpot.averaging.match import Pair
+from stockpot.averaging.match import TensorPair
+from stockpot.averaging.model_tensors import local_shard
 from stockpot.errors import StockpotError
 
 _TENSORS, _ELEMENTS = 16, 16  # sampled
@@ -32,7 +32,7 @@ class LostAverage:
         self._after: list[Tensor] = []
         self._settled = False
 
-    def choose(self, pairs: Sequence[Pair]) -> None:
+    def choose(self, pairs: Sequence[TensorPair]) -> None:
         """Chooses what to sample, anew for weights that were replaced or loaded."""
         weights = [pair for pair in pairs if not pair.is_buffer and pair.beta > 0 and pair.views[0].numel()]
         chosen = weights[:: -(-len(weights) // _TENSORS) or 1]
@@ -44,7 +44,7 @@ class LostAverage:
         if not self._settled:
             self._last = self._values()
 
-    def begin(self, pairs: Sequence[Pair]) -> None:
+    def begin(self, pairs: Sequence[TensorPair]) -> None:
         """Called right before an average."""
         if not (self._settled or self._after):  # an average that is still to be judged is the one that counts
             here = {id(pair.tensor) for pair in pairs}
@@ -102,7 +102,7 @@ def _spread(count: int, weight: Tensor) -> Tensor:
 
 
 def _values_of(weight: Tensor, positions: Tensor) -> Tensor:
-    piece = local(weight.detach())
+    piece = local_shard(weight.detach())
     return piece.take(positions.to(piece.device))
 
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from stockpot.averaging.live import Live, address, is_sharded, local
+from stockpot.averaging.model_tensors import ModelTensor, is_sharded, local_shard, storage_address
 from stockpot.averaging.schedule import is_number
 from stockpot.errors import StockpotError, did_you_mean
-from stockpot.weights.names import match_any, suggest_pattern
+from stockpot.weights.tensor_names import match_any, suggest_pattern
 
 if TYPE_CHECKING:
     from stockpot.averaging.lora import Factor
@@ -21,7 +21,7 @@ Beta = float | dict[str, float]
 
 
 @dataclass(frozen=True)
-class Pair:
+class TensorPair:
     """One tensor θ of the model, its anchor θ_o and the weight β of the anchor; `rows` of a grown tensor only.
 
     The anchor of a `factor` of LoRA is zero, and takes no memory.
@@ -38,8 +38,8 @@ class Pair:
     @property
     def views(self) -> tuple[Tensor, Tensor]:
         """What is averaged with what, of equal shape: this process's shards, the first rows of a grown tensor."""
-        tensor = local(self.tensor.detach())
-        return (tensor if self.rows is None else tensor.narrow(0, 0, self.rows)), local(self.anchor)
+        tensor = local_shard(self.tensor.detach())
+        return (tensor if self.rows is None else tensor.narrow(0, 0, self.rows)), local_shard(self.anchor)
 
 
 def check_beta(beta: float | Mapping[str, float]) -> Beta:
@@ -60,7 +60,9 @@ def check_patterns(kind: str, patterns: Sequence[str], names: frozenset[str]) ->
             )
 
 
-def match(live: list[Live], anchor: Mapping[str, Tensor], label: str, beta: Beta, new: Sequence[str]) -> list[Pair]:
+def match(
+    live: list[ModelTensor], anchor: Mapping[str, Tensor], label: str, beta: Beta, new: Sequence[str]
+) -> list[TensorPair]:
     """Pairs the model's tensors with the anchor's, by name.
 
     A tensor that a pattern of `new` matches may be missing from the anchor (it is left alone) or may have more rows
@@ -74,13 +76,13 @@ def match(live: list[Live], anchor: Mapping[str, Tensor], label: str, beta: Beta
         held = [name for name in one.names if name in anchor]
         is_new = any(match_any(one.names, pattern) for pattern in new)
         if one.factor is not None:
-            piece = local(one.tensor.detach())
+            piece = local_shard(one.tensor.detach())
             zero = piece.new_zeros(()).expand_as(piece)
-            pairs.append(Pair(one.name, one.tensor, zero, weight, None, one.is_buffer, one.factor))
+            pairs.append(TensorPair(one.name, one.tensor, zero, weight, None, one.is_buffer, one.factor))
         elif held:
             origin = _same_in_all(held, anchor, label)
             rows = _common_rows(one, origin, is_new, label)
-            pairs.append(Pair(one.name, one.tensor, origin, weight, rows, one.is_buffer))
+            pairs.append(TensorPair(one.name, one.tensor, origin, weight, rows, one.is_buffer))
         elif not is_new:
             raise StockpotError(
                 f"{label} has no tensor '{one.name}' {tuple(one.tensor.shape)}."
@@ -91,7 +93,7 @@ def match(live: list[Live], anchor: Mapping[str, Tensor], label: str, beta: Beta
     return pairs
 
 
-def _beta_of(one: Live, beta: Beta) -> float:
+def _beta_of(one: ModelTensor, beta: Beta) -> float:
     if isinstance(beta, float):
         return beta
     for pattern, value in beta.items():
@@ -104,7 +106,7 @@ def _same_in_all(names: list[str], anchor: Mapping[str, Tensor], label: str) -> 
     first = anchor[names[0]]
     for name in names[1:]:
         other = anchor[name]
-        if other is not first and not torch.equal(local(other), local(first)):
+        if other is not first and not torch.equal(local_shard(other), local_shard(first)):
             raise StockpotError(
                 f"'{names[0]}' and '{name}' are one tied weight in the model, but {label} holds different values; "
                 "untie them in the model, or drop the wrong one from the anchor."
@@ -112,7 +114,7 @@ def _same_in_all(names: list[str], anchor: Mapping[str, Tensor], label: str) -> 
     return first
 
 
-def _common_rows(one: Live, origin: Tensor, is_new: bool, label: str) -> int | None:
+def _common_rows(one: ModelTensor, origin: Tensor, is_new: bool, label: str) -> int | None:
     """None when the shapes agree, else the rows that both have. (Never broadcast: `_foreach_lerp_` would.)"""
     here, there = tuple(one.tensor.shape), tuple(origin.shape)
     if is_sharded(one.tensor) != is_sharded(origin):
@@ -127,7 +129,7 @@ def _common_rows(one: Live, origin: Tensor, is_new: bool, label: str) -> int | N
     if hasattr(origin, "__tensor_flatten__") and not is_sharded(origin):
         kind = type(origin.data).__name__
         raise StockpotError(f"'{one.name}' is quantised ({kind}) in {label}; the anchor must hold floating weights.")
-    if local(origin).numel() and address(origin) is None:
+    if local_shard(origin).numel() and storage_address(origin) is None:
         raise StockpotError(f"'{one.name}' has no data of its own in {label} (a meta, sparse or wrapped tensor).")
     if here == there:
         return None

@@ -10,7 +10,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from stockpot.averaging.live import is_sharded, local
+from stockpot.averaging.model_tensors import is_sharded, local_shard
 
 # SplitMix64 (Steele, Lea and Flood 2014), as signed 64-bit numbers: torch multiplies int64 modulo 2**64.
 _GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)
@@ -29,7 +29,7 @@ class Noise:
         """The noise of one tensor; of a shard, that of its elements in the whole tensor."""
         text = f"{self.seed}/{self.step}/{self.averages}/{name}"
         key = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little", signed=True)
-        piece, offsets = tuple(local(tensor).shape), shard_offsets(tensor)
+        piece, offsets = tuple(local_shard(tensor).shape), shard_offsets(tensor)
         return TensorNoise(key, tuple(tensor.shape), piece, offsets, tensor.device)
 
 

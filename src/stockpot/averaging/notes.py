@@ -8,7 +8,7 @@ from functools import cache
 from torch import nn
 
 from stockpot.averaging.anchor import Anchor
-from stockpot.averaging.live import model_names, named_buffers
+from stockpot.averaging.model_tensors import model_names, persistent_buffers
 
 _log_once = cache(logging.getLogger("stockpot").warning)
 
@@ -16,7 +16,7 @@ _log_once = cache(logging.getLogger("stockpot").warning)
 def notes_on(model: nn.Module, anchor: Anchor, buffers: str) -> list[str]:
     """What happens to BatchNorm's statistics, and which tensors of the anchor are of no use. Each is logged once."""
     notes = []
-    layers = sum(name.endswith("running_mean") for name, _ in named_buffers(model))
+    layers = sum(name.endswith("running_mean") for name, _ in persistent_buffers(model))
     if layers:
         done = "averaged like weights" if buffers == "average" else "kept as training makes them"
         notes.append(

@@ -11,16 +11,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stockpot.averaging.match import Pair
+from stockpot.averaging.match import TensorPair
 from stockpot.errors import StockpotError
-from stockpot.files import TEMPORARY, explained, make_folder, sync
+from stockpot.files import TEMPORARY, explaining_disk_errors, make_folder, sync
 from stockpot.weights.checkpoint import open_checkpoint, save_checkpoint
 
 FOLDER, STATE = "sfa-anchor", "sfa_state.json"
 _FILE = "model.safetensors"
 
 
-def digest(pairs: Iterable[Pair]) -> str:
+def digest(pairs: Iterable[TensorPair]) -> str:
     """SHA-256 of θ_o as averages see it: the same for the same anchor, wherever and however it is stored."""
     total = hashlib.sha256()
     for pair in sorted((pair for pair in pairs if pair.factor is None), key=lambda pair: pair.name):
@@ -55,7 +55,7 @@ def link(file: Path, folder: Path) -> None:
     if _same(file, target):
         return
     temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{_FILE}")
-    with explained(target):
+    with explaining_disk_errors(target):
         make_folder(target.parent)
         try:
             try:

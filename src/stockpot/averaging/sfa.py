@@ -11,17 +11,17 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from stockpot.averaging.anchor import Anchor, Keep, Source, kept, moved_with, offered
+from stockpot.averaging.anchor import Anchor, AnchorSource, Keep, find_anchor, hold_anchor, move_anchor
 from stockpot.averaging.average import average
 from stockpot.averaging.copies import check_optimizer, forget, with_copies
-from stockpot.averaging.counting import OptimizerSteps, batches_of_epoch
 from stockpot.averaging.distance import distance
-from stockpot.averaging.live import Live, is_deepspeed, live_tensors, model_names, signature
 from stockpot.averaging.lora import check_anchor, doubt, lora_factors, refuse_merged
 from stockpot.averaging.lost import LostAverage
-from stockpot.averaging.match import Pair, check_beta, check_patterns, match
+from stockpot.averaging.match import TensorPair, check_beta, check_patterns, match
+from stockpot.averaging.model_tensors import ModelTensor, is_deepspeed, model_names, model_tensors, signature
 from stockpot.averaging.noise import Noise, drawn_seed
 from stockpot.averaging.notes import note_not_counted, notes_on
+from stockpot.averaging.optimizer_steps import OptimizerSteps, batches_of_epoch
 from stockpot.averaging.saved_anchor import digest
 from stockpot.averaging.schedule import Schedule
 from stockpot.averaging.state import check_state, saved_source
@@ -93,7 +93,7 @@ class SFA:
         p: float | None = None,
         total_steps: int | None = None,
         every: int | None = None,
-        anchor: Source = "start",
+        anchor: AnchorSource = "start",
         keep: Keep | None = None,
         new: Sequence[str] = (),
         rounding: Rounding | None = None,
@@ -140,7 +140,7 @@ class SFA:
         self._own_path = not isinstance(anchor, Mapping) and anchor != "start"
         self._keep: Keep = keep or ("disk" if self._own_path else "device")
         self._anchor: Anchor
-        self._pairs: list[Pair] = []
+        self._pairs: list[TensorPair] = []
         self._signature: list[object] = []
         self._sha256: str | None = None  # of the anchor
         self._unclaimed: Path | None = None  # a file written into `folder` that no saved state refers to yet
@@ -295,34 +295,34 @@ class SFA:
         schedule = self.schedule
         return {"beta": self.beta, "p": schedule.p, "total_steps": schedule.total_steps, "every": schedule.every}
 
-    def _take(self, source: Source) -> list[Pair]:
+    def _take(self, source: AnchorSource) -> list[TensorPair]:
         """Makes `source` the anchor, once every tensor has been checked against it."""
         live = self._live()
-        anchor = offered(source, [one for one in live if one.factor is None], self._model)
+        anchor = find_anchor(source, [one for one in live if one.factor is None], self._model)
         pairs = match(live, anchor.tensors, anchor.label, self.beta, self._new)
         self.notes = notes_on(self._model, anchor, self._buffers)
         anchored = [pair for pair in pairs if pair.factor is None]
         self.factors = len(pairs) - len(anchored)
-        self._anchor = kept(anchor, anchored, self._model, self._keep, self._folder)
+        self._anchor = hold_anchor(anchor, anchored, self._model, self._keep, self._folder)
         self._unclaimed = self._anchor.path if anchor.path is None and self._anchor.scratch is None else None
         self._signature, self._sha256 = [], None
         self._guard.choose(pairs)
         self._guard.look()
         return pairs
 
-    def _live(self) -> list[Live]:
+    def _live(self) -> list[ModelTensor]:
         halves, lora = self._rounding is not None, lora_factors(self._model)
-        live = live_tensors(self._model, buffers=self._buffers == "average", halves=halves, lora=lora)
+        live = model_tensors(self._model, buffers=self._buffers == "average", halves=halves, lora=lora)
         if self._rounding == "stochastic" and any(one.tensor.dtype == torch.float16 for one in live):
             raise StockpotError("rounding='stochastic' is for bf16 weights; say rounding='nearest' for fp16 ones.")
         return live
 
-    def _current_pairs(self) -> list[Pair]:
+    def _current_pairs(self) -> list[TensorPair]:
         now = signature(self._model)
         if now != self._signature:
             live = self._live()
             if self._keep == "device":
-                moved_with(self._anchor, live)
+                move_anchor(self._anchor, live)
             self._pairs = match(live, self._anchor.tensors, self._anchor.label, self.beta, self._new)
             self._signature = now
         return self._pairs

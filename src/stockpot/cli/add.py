@@ -13,7 +13,7 @@ from stockpot.cli.finish import finish_run
 from stockpot.cli.interrupts import stopping_after_step
 from stockpot.cli.launchers import refuse_launchers
 from stockpot.errors import StockpotError
-from stockpot.quiet import quiet
+from stockpot.library_output import silence_libraries
 
 
 def add_command(
@@ -30,7 +30,7 @@ def add_command(
     """Learn the next task on top of a finished run."""
     record_consent(run_code, run_code_unsandboxed)
     refuse_launchers()
-    quiet()
+    silence_libraries()
     from stockpot.recipe.read import read_task
     from stockpot.runs.actions import add_task, branch
 

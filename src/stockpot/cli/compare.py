@@ -23,8 +23,8 @@ from stockpot.cli.console import say, show
 from stockpot.cli.interrupts import stopping_after_step
 from stockpot.cli.launchers import refuse_launchers
 from stockpot.errors import StockpotError
-from stockpot.files import explained, write_text
-from stockpot.quiet import quiet
+from stockpot.files import explaining_disk_errors, write_text
+from stockpot.library_output import silence_libraries
 
 if TYPE_CHECKING:
     from stockpot.compare.cells import CellPlan
@@ -68,7 +68,7 @@ def compare_command(
     options = CompareOptions(methods, seeds, orders, tune, search, minutes, front, jobs, engine, shard)
     share = parse_shard(shard)
     refuse_launchers(shares=share[1] > 1)
-    quiet()
+    silence_libraries()
     from stockpot.compare.running import ShareDone
 
     try:
@@ -98,7 +98,7 @@ def _compare(
     engine = _engine(options)
     opened = prepare(recipe, path)
     methods, tuning = contenders(recipe), None
-    with explained(path):
+    with explaining_disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
     write_text(path / "recipe.yaml", to_yaml(to_values(recipe)))
     again = command_line(recipe_file, overrides, path, options)
@@ -121,7 +121,7 @@ def _compare(
     by_label: dict[str, list[Results]] = {}
     for cell, results in done:
         by_label.setdefault(cell.method.title, []).append(results)
-    with explained(path):
+    with explaining_disk_errors(path):
         page = write_comparison_report(comparison, by_label, path)
     show(comparison_table(comparison))
     for grid in of_comparison(comparison, by_label):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from stockpot.errors import StockpotError
-from stockpot.printing import SPELT, harmless
+from stockpot.printing import SPELT, escape_controls
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +19,7 @@ WIDTH = 110  # of tables, where the output is not a terminal
 
 def fail(message: str) -> None:
     """One line on stderr, in red where the terminal has colours."""
-    text = harmless(" ".join(message.split()), lines=False)
+    text = escape_controls(" ".join(message.split()), lines=False)
     with contextlib.suppress(OSError, ValueError):  # nobody can be told
         red, plain = ("\033[31m", "\033[0m") if sys.stderr.isatty() else ("", "")
         sys.stderr.write(f"{red}Error:{plain} {text}\n")
@@ -29,14 +29,14 @@ def fail(message: str) -> None:
 def say(message: str = "") -> None:
     """One line on stdout."""
     with writing():
-        sys.stdout.write(f"{harmless(message)}\n")
+        sys.stdout.write(f"{escape_controls(message)}\n")
         sys.stdout.flush()
 
 
 def note(message: str) -> None:
     """One line on stderr, for logs."""
     with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(f"{harmless(message, lines=False)}\n")
+        sys.stderr.write(f"{escape_controls(message, lines=False)}\n")
 
 
 def show(table: Any) -> None:
@@ -53,7 +53,7 @@ def console(markup: bool = True, width: int | None = None) -> Console:
     class Harmless(Console):
         def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
             for segment in super().render(renderable, options):
-                yield segment if segment.control else segment._replace(text=harmless(segment.text))
+                yield segment if segment.control else segment._replace(text=escape_controls(segment.text))
 
     return Harmless(width=width, markup=markup, emoji=False, highlight=not markup)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stockpot.cli.console import say, show
-from stockpot.files import explained
+from stockpot.files import explaining_disk_errors
 
 if TYPE_CHECKING:
     from stockpot.runs.session import Opened
@@ -27,7 +27,7 @@ def finish_run(path: Path, stop: Stop, allow_code: bool, opened: Opened | None =
     with closing(shown()) as progress:
         results = go_on(path, allow_code=allow_code, stop=stop, progress=progress, opened=opened)
     run = RunFolder.open(path)  # raises if it is gone: writing the report would make the folder anew
-    with explained(path):
+    with explaining_disk_errors(path):
         page = write_run_report([(path.name, results)], path)
     show(run_table(results))
     for sentence in run_summary(results):

@@ -15,6 +15,7 @@ from stockpot.cli.console import say, show
 from stockpot.cli.interrupts import stopping_cleanly
 from stockpot.cli.launchers import refuse_launchers
 from stockpot.errors import StockpotError
+from stockpot.file_names import as_file_name
 from stockpot.merging.execute import merge_into
 from stockpot.merging.options import Options
 from stockpot.merging.plan.costs import Estimate, estimate
@@ -24,7 +25,6 @@ from stockpot.merging.spec.arguments import divide_parameters, dtype_name
 from stockpot.merging.spec.merge_spec import MergeSpec, ModelSpec
 from stockpot.merging.write.donor import settle
 from stockpot.merging.write.model_folder import refuse_output, what_next
-from stockpot.names import as_name
 
 _FEW = 20  # of the tensors that do not fit are named
 
@@ -49,7 +49,7 @@ def merge_checkpoints(
     if changes.get("dtype"):
         changes["dtype"] = dtype_name(changes["dtype"])
     spec = replace(spec, **{key: value for key, value in changes.items() if value is not None})
-    target = output or Path("merged") / as_name(Path(what).stem if Path(what).suffix else what, "merge")
+    target = output or Path("merged") / as_file_name(Path(what).stem if Path(what).suffix else what, "merge")
     if score and what != "greedy_soup":
         raise StockpotError("--score belongs to greedy_soup.")
     with stopping_cleanly(lambda: _what_next(target)):
@@ -100,11 +100,11 @@ def _with_notes(planned: PlannedMerge, output: Path, options: Options) -> Estima
 
 def parse_settings(rule: str, settings: Sequence[str], count: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """`key=value` for all, `key=v1,v2` one for each model, `key=[v1,v2]` over depth."""
-    from stockpot.words import settled
+    from stockpot.switches import read_switches
     from stockpot.yaml_text import parse_yaml
 
     def read(text: str) -> Any:
-        return settled(parse_yaml(text, f"--set {setting}"))
+        return read_switches(parse_yaml(text, f"--set {setting}"))
 
     given: dict[str, Any] = {}
     depths: dict[str, Any] = {}

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from stockpot.markdown import code, plain
+from stockpot.markdown import code_span, escape_markdown
 from stockpot.methods import REGISTRY, Entry
 
 # What a method's docstring says after its first lines, in the order of the page, with the heading there.
@@ -64,10 +64,11 @@ def _section(name: str, entry: Entry) -> str:
     if fields:
         lines += ["", "| parameter | default | what it is |", "|---|---|---|"]
         lines += [
-            f"| `{field}` | {_default(info)} | {plain(info.description or '')} |" for field, info in fields.items()
+            f"| `{field}` | {_default(info)} | {escape_markdown(info.description or '')} |"
+            for field, info in fields.items()
         ]
     return "\n".join(lines)
 
 
 def _default(info: Any) -> str:
-    return "" if info.default is None else f"`{code(info.default)}`"
+    return "" if info.default is None else f"`{code_span(info.default)}`"

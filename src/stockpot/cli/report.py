@@ -11,7 +11,7 @@ import typer
 from stockpot.cli.console import say
 from stockpot.cli.launchers import refuse_launchers
 from stockpot.errors import StockpotError
-from stockpot.files import explained
+from stockpot.files import explaining_disk_errors
 
 
 def report_command(
@@ -34,7 +34,7 @@ def _comparison_report(folder: Path, target: Path) -> tuple[Path, list[str]]:
     from stockpot.report.page import write_comparison_report
 
     comparison, cells, doubts = reread(folder)
-    with explained(target):
+    with explaining_disk_errors(target):
         return write_comparison_report(comparison, cells, target, doubts), doubts
 
 
@@ -57,5 +57,5 @@ def _run_report(folders: Sequence[Path], target: Path) -> tuple[Path, list[str]]
         reread = reread_run(folder, own_doubts)
         results.append((folder.resolve().name, reread.model_copy(update={"notes": [*reread.notes, *own_doubts]})))
         doubts += own_doubts
-    with explained(target):
+    with explaining_disk_errors(target):
         return write_run_report(results, target), doubts

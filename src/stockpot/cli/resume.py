@@ -8,7 +8,7 @@ from stockpot.cli.finish import finish_run
 from stockpot.cli.interrupts import stopping_after_step
 from stockpot.cli.launchers import refuse_launchers
 from stockpot.errors import StockpotError
-from stockpot.quiet import quiet
+from stockpot.library_output import silence_libraries
 
 
 def resume_command(
@@ -20,7 +20,7 @@ def resume_command(
     """Continue an interrupted run from wherever it stopped."""
     record_consent(run_code, run_code_unsandboxed)
     refuse_launchers()
-    quiet()
+    silence_libraries()
     from stockpot.runs.folder import RunFolder
 
     if (folder / "recipe.yaml").is_file() and (folder / "cells").is_dir():

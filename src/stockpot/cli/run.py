@@ -15,7 +15,7 @@ from stockpot.cli.console import say
 from stockpot.cli.finish import finish_run
 from stockpot.cli.interrupts import stopping_after_step
 from stockpot.cli.launchers import refuse_launchers
-from stockpot.quiet import quiet
+from stockpot.library_output import silence_libraries
 
 
 def run_command(
@@ -28,7 +28,7 @@ def run_command(
     """Fine-tune on the recipe's stream of tasks with one method; leaves a run folder."""
     record_consent(run_code, run_code_unsandboxed)
     refuse_launchers()
-    quiet()
+    silence_libraries()
     from stockpot.recipe.read import read_recipe
     from stockpot.runs.actions import begin
 

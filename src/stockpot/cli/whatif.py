@@ -12,8 +12,8 @@ from stockpot.cli.arguments import AllowCode, RunArgument, RunCode, RunCodeUnsan
 from stockpot.cli.console import note, say, show
 from stockpot.cli.launchers import refuse_launchers
 from stockpot.errors import StockpotError
-from stockpot.files import explained, make_folder, write_json
-from stockpot.quiet import quiet
+from stockpot.files import explaining_disk_errors, make_folder, write_json
+from stockpot.library_output import silence_libraries
 
 if TYPE_CHECKING:
     from stockpot.results import WhatIf
@@ -39,7 +39,7 @@ def whatif_command(
     """Evaluate every merge of a finished `sequential` run's checkpoints, at every strength; trains nothing."""
     record_consent(run_code, run_code_unsandboxed)
     refuse_launchers()
-    quiet()
+    silence_libraries()
     import torch
 
     from stockpot.compare.whatif import FILE, OPTIMISTIC, SWEPT, known_methods, reading
@@ -52,10 +52,10 @@ def whatif_command(
         raise StockpotError(f"{target}: a run or a comparison is here; choose another folder with -o.")
     if threads is not None:
         torch.set_num_threads(threads)
-    with reading(folder, allow_code=allow_code) as session, explained(target):
+    with reading(folder, allow_code=allow_code) as session, explaining_disk_errors(target):
         make_folder(target)  # now: that it cannot be written should not come out after the work
         whatif = _sweep(session, names, points)
-    with explained(target):
+    with explaining_disk_errors(target):
         write_json(target / FILE, whatif.model_dump(mode="json"))
         page = write_whatif_report(whatif, target)
     show(whatif_table(whatif))

@@ -49,7 +49,7 @@ class Running:
         are missing, and Interrupted where it was asked to stop.
         """
         check_cells(self.recipe, self.path, cells)
-        with files.explained(self.path):
+        with files.explaining_disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         number, count = self.shard
         own = cells[number - 1 :: count]
@@ -117,7 +117,7 @@ class Running:
         if is_finished(folder):
             return results_of(RunFolder.open(folder))
         if not cell.tuning:
-            with files.explained(folder):
+            with files.explaining_disk_errors(folder):
                 raise StockpotError(f"{folder}: {(folder / DIVERGED).read_text(encoding='utf-8')}")
         return None
 

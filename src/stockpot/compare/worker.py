@@ -39,7 +39,7 @@ def raise_for(answer: dict[str, Any]) -> None:
 
 def main() -> None:
     """Reads folders until stdin ends; one SIGTERM stops after the step, with a checkpoint."""
-    from stockpot.quiet import quiet
+    from stockpot.library_output import silence_libraries
 
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1, encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints is no answer
@@ -50,7 +50,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_DFL)
 
     signal.signal(signal.SIGTERM, asked)
-    quiet()
+    silence_libraries()
     for line in sys.stdin:
         answers.write(json.dumps(finish(json.loads(line), stop)) + "\n")
         if stop.requested:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 from pydantic import BeforeValidator, Discriminator, Field, field_validator, model_validator
 
 from stockpot.errors import did_you_mean
-from stockpot.strict import Free, Strict
+from stockpot.strict import FreeBlock, StrictModel
 
 
-class Score(Strict):
+class Score(StrictModel):
     """Keys that every score has."""
 
     name: str
@@ -189,7 +189,7 @@ class LmEval(Score):
 
     name: Literal["lm_eval"] = "lm_eval"
     tasks: list[str] = Field(description="the one task or control whose cells it fills", min_length=1, max_length=1)
-    task: str | Free = Field(description="name in the harness, its definition, or a YAML file of it")
+    task: str | FreeBlock = Field(description="name in the harness, its definition, or a YAML file of it")
     metric: str = Field(description="which of its results: `acc`, or with a filter `exact_match,strict-match`")
     better: Literal["higher", "lower"] | None = Field(None, description="default: as the harness declares it")
     limit: int | None = Field(None, ge=1, description="the first so many examples; null: all")

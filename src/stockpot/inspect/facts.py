@@ -16,7 +16,7 @@ from stockpot.merging.read.adapters import is_adapter
 from stockpot.merging.read.inputs import open_model
 from stockpot.merging.read.sources import Info, Source, torch_dtype
 from stockpot.merging.threads import PIECE
-from stockpot.weights.layout import FileFacts, plain_file
+from stockpot.weights.layout import FileFacts, indexed_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,7 +89,7 @@ def _said(folder: Path, name: str, keys: Sequence[str]) -> dict[str, Any]:
     """The named entries of a configuration; models of several parts keep some of them under `text_config`."""
     if not folder.is_dir() or not (folder / name).is_file():
         return {}
-    file = plain_file(folder, folder / name, name)
+    file = indexed_file(folder, folder / name, name)
     try:
         if file.stat().st_size > _LONGEST_CONFIG:
             raise ValueError("it is too long")

@@ -16,7 +16,7 @@ from stockpot.inspect.facts import Facts, Ties, facts_of, find_ties, fold, open_
 from stockpot.merging.read.inputs import located
 from stockpot.merging.read.sources import Info, Source
 from stockpot.merging.threads import processors
-from stockpot.printing import harmless
+from stockpot.printing import escape_controls
 from stockpot.weights.layout import FLOATS
 
 # Lines of a folded listing, and of what is named below a table; --all prints all.
@@ -173,7 +173,7 @@ def _nbytes(infos: Iterable[Info]) -> int:
 
 def printable(text: str) -> str:
     """Names come from files of others: on one line, with nothing that would steer a terminal."""
-    return harmless(text, lines=False)
+    return escape_controls(text, lines=False)
 
 
 def _shape(shape: Sequence[int]) -> str:

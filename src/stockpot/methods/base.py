@@ -18,7 +18,7 @@ from stockpot.methods.shared.space import Space
 from stockpot.models.spec import ModelSpec, Origin
 from stockpot.streams.scenario import mask_rivals
 from stockpot.streams.spec import TrainSettings
-from stockpot.strict import Strict
+from stockpot.strict import StrictModel
 
 Tensors = dict[str, Tensor]
 
@@ -32,7 +32,7 @@ class TaskFacts(NamedTuple):
     language: bool = False  # text to be continued, by a causal language model: one class
 
 
-class BaseConfig(Strict):
+class BaseConfig(StrictModel):
     """Keys that every method has."""
 
     space: ClassVar[Space] = {}  # the values that a search or a front may take

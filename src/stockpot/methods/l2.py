@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stockpot.averaging.live import local
-from stockpot.averaging.match import Pair
+from stockpot.averaging.match import TensorPair
+from stockpot.averaging.model_tensors import local_shard
 from stockpot.batches.examples import Batch
 from stockpot.files import folder_bytes
 from stockpot.methods.base import Method, Task
@@ -55,7 +55,7 @@ class L2(Method):
     """
 
     config: L2Config
-    _pairs: list[Pair]
+    _pairs: list[TensorPair]
     _new: list[tuple[Tensor, int]]  # tensors with the number of rows that the anchor has
 
     def task_start(self, task: Task) -> None:
@@ -105,7 +105,7 @@ class L2(Method):
                 pull(pair, self.config.strength)
         if self.config.new_strength:
             for tensor, rows in self._new:
-                gradient(tensor)[rows:].add_(local(tensor)[rows:], alpha=self.config.new_strength)
+                gradient(tensor)[rows:].add_(local_shard(tensor)[rows:], alpha=self.config.new_strength)
 
     @torch.no_grad()
     def after_step(self, model: nn.Module, optimizer: Optimizer, step: int) -> None:
@@ -120,4 +120,4 @@ class L2(Method):
                 theta.lerp_(anchor, scaled / (1 + scaled))
         if self.config.new_strength:
             for tensor, rows in self._new:
-                local(tensor)[rows:].div_(1 + rates[id(tensor)] * self.config.new_strength)
+                local_shard(tensor)[rows:].div_(1 + rates[id(tensor)] * self.config.new_strength)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stockpot.averaging.anchor import Keep
-from stockpot.averaging.counting import was_skipped
-from stockpot.averaging.live import model_names
+from stockpot.averaging.model_tensors import model_names
+from stockpot.averaging.optimizer_steps import was_skipped
 from stockpot.averaging.sfa import SFA
 from stockpot.batches.examples import Examples
 from stockpot.files import folder_bytes

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stockpot.averaging.live import Live, local
+from stockpot.averaging.model_tensors import ModelTensor, local_shard
 from stockpot.batches.examples import Examples
 from stockpot.methods.base import BaseConfig, Task, Tensors
 from stockpot.methods.shared.importances import ImportanceMethod
@@ -55,7 +55,7 @@ class SynapticIntelligence(ImportanceMethod):
         self._path: Tensors = {}
         self._start: Tensors = {}
         self._step: dict[str, tuple[Tensor, Tensor]] = {}
-        self._live: list[Live] = []
+        self._live: list[ModelTensor] = []
 
     @property
     def factor(self) -> float:
@@ -66,7 +66,7 @@ class SynapticIntelligence(ImportanceMethod):
         """Notes where the weights start."""
         super().task_start(task)
         self._live = trainable(task.model)
-        self._start = {one.name: local(one.tensor.detach()).clone() for one in self._live}
+        self._start = {one.name: local_shard(one.tensor.detach()).clone() for one in self._live}
         self._path = {name: torch.zeros_like(tensor) for name, tensor in self._start.items()}
         held = sum(tensor.nbytes for tensor in self._start.values())
         self.costs.extra_memory_bytes += 4 * held  # the start, ω, and in a step the weights and gradients before it
@@ -75,7 +75,7 @@ class SynapticIntelligence(ImportanceMethod):
     def gradients(self, model: nn.Module, step: int) -> None:
         """Notes gradients and weights before the step; then adds the penalty's gradient."""
         self._step = {
-            one.name: (local(one.tensor.detach()).clone(), gradient(one.tensor).clone())
+            one.name: (local_shard(one.tensor.detach()).clone(), gradient(one.tensor).clone())
             for one in self._live
             if one.tensor.grad is not None
         }
@@ -87,13 +87,13 @@ class SynapticIntelligence(ImportanceMethod):
         for one in self._live:
             if one.name in self._step:
                 before, slope = self._step[one.name]
-                self._path[one.name].addcmul_(slope, before.sub_(local(one.tensor)))
+                self._path[one.name].addcmul_(slope, before.sub_(local_shard(one.tensor)))
         self._step = {}
 
     @torch.no_grad()
     def task_end(self, task: Task, examples: Examples) -> None:
         """Turns the task's path into importances."""
-        end = {one.name: local(one.tensor.detach()) for one in self._live}
+        end = {one.name: local_shard(one.tensor.detach()) for one in self._live}
         self.add(
             {
                 name: path.clamp(min=0) / ((end[name] - self._start[name]).square() + self.config.damping)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.seeds import derive
-from stockpot.strict import Strict
+from stockpot.strict import StrictModel
 from stockpot.weights.checkpoint import save_checkpoint
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ TASK, PAST = "task", "past"  # the adapter that is trained, and the frozen one o
 _FLAGS = "_stockpot_requires_grad"  # the plain model's, by name
 
 
-class LoraSpec(Strict):
+class LoraSpec(StrictModel):
     """The `model.lora` block: each task trains ΔW = s·B·A of rank r, with s = lora_alpha/r (rsLoRA: lora_alpha/√r)."""
 
     r: int = Field(8, ge=1, description="rank of the adapter of one task")

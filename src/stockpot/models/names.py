@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stockpot.weights.checkpoint import Checkpoint
-from stockpot.weights.names import clean_name
+from stockpot.weights.tensor_names import clean_name
 
 
 def plain_tensors(model: nn.Module) -> dict[str, Tensor]:

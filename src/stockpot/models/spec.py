@@ -8,23 +8,23 @@ from pydantic import Field, model_validator
 
 from stockpot.models.lora import LoraSpec
 from stockpot.models.tokenizer import TrainedTokenizer
-from stockpot.strict import Free, Strict
+from stockpot.strict import FreeBlock, StrictModel
 
 NETWORKS = "stockpot.models.networks:"  # builders of Stockpot's own: importing them needs nobody's leave
 Origin = Literal["checkpoint", "random", "code"]
 ModelKind = Literal["image", "text", "language"]  # what a model does: classify images or texts, or continue texts
 
 
-class ModelSpec(Strict):
+class ModelSpec(StrictModel):
     """The start model: exactly one of `name`, `config` and `build`."""
 
     name: str | None = Field(None, description="a Transformers model: hub name or local folder")
-    config: Free | None = Field(None, description="a Transformers configuration, `model_type` among its keys")
+    config: FreeBlock | None = Field(None, description="a Transformers configuration, `model_type` among its keys")
     build: str | None = Field(None, description="package.module:function that returns a torch.nn.Module")
-    args: Free = Field(default_factory=dict, description="keyword arguments of `build`, beside `num_labels`")
+    args: FreeBlock = Field(default_factory=dict, description="keyword arguments of `build`, beside `num_labels`")
     revision: str | None = Field(None, description="branch, tag or commit of a hub model")
     head: str | None = Field(None, description="name of the output layer, where it cannot be told from its shape")
-    image_processor: Free | str | None = Field(
+    image_processor: FreeBlock | str | None = Field(
         None,
         description="settings (size, image_mean, …) that change the model's own processor, or another's name; of "
         "`build` models size, channels, pad (pixels of black on each side), image_mean and image_std",

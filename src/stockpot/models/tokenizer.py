@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from stockpot.errors import StockpotError
-from stockpot.strict import Strict
+from stockpot.strict import StrictModel
 
 if TYPE_CHECKING:
     from stockpot.models.spec import ModelSpec
@@ -20,7 +20,7 @@ END = "<|endoftext|>"
 FILES = ("tokenizer.json", "vocab.*", "*.model")  # one of which holds the vocabulary
 
 
-class TrainedTokenizer(Strict):
+class TrainedTokenizer(StrictModel):
     """A byte-level BPE tokenizer, trained on the stream's training texts before the first task."""
 
     train: int = Field(ge=300, description="tokens in the vocabulary; fewer where the texts are too short for so many")

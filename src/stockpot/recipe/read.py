@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from stockpot.errors import StockpotError, did_you_mean
-from stockpot.names import as_name
+from stockpot.file_names import as_file_name
 from stockpot.recipe.schema import Recipe, Split
 from stockpot.streams.spec import TaskSpec
-from stockpot.strict import Strict
-from stockpot.yaml_text import DEEPEST, parse_yaml, read_yaml
+from stockpot.strict import StrictModel
+from stockpot.yaml_text import MAX_DEPTH, parse_yaml, read_yaml
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -23,7 +23,7 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
     result = _unshared(values)
     for override in overrides:
         key, equals, text = override.partition("=")
-        if not equals or not all(part.strip() for part in key.split(".")) or key.count(".") >= DEEPEST:
+        if not equals or not all(part.strip() for part in key.split(".")) or key.count(".") >= MAX_DEPTH:
             raise StockpotError(f"{_shown(override)!r}: an override reads key.sub=value.")
         _set(result, key.split("."), parse_yaml(text, _shown(override)), _shown(override))
     return dict(result)
@@ -101,7 +101,7 @@ def _where(error: Any) -> list[str | int]:
 
     last = len(error["loc"]) - (error["type"] == "extra_forbidden")
     location, key = error["loc"][:last], error["loc"][last:]
-    blocks = {block.__name__ for block in Strict.__subclasses__()}
+    blocks = {block.__name__ for block in StrictModel.__subclasses__()}
     kept: list[str | int] = []
     for part in location:
         branch = isinstance(part, str) and ("[" in part or part in {*blocks, "float", "str", "int", "function-after"})
@@ -181,7 +181,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     from stockpot.recipe.train import check_train
 
     values = apply_overrides(read_yaml(path), overrides)
-    values.setdefault("name", as_name(path.stem, "recipe"))
+    values.setdefault("name", as_file_name(path.stem, "recipe"))
     recipe = check(Recipe, values, str(path))
     check_train(recipe.train, f"{path}: train", recipe.loop)
     check_train(recipe.method.train or {}, f"{path}: method.train", recipe.loop)

@@ -7,22 +7,22 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from stockpot.evaluation.spec import AnyScore, defaults
+from stockpot.file_names import is_file_name
 from stockpot.methods import MethodConfig
 from stockpot.models.spec import ModelKind, ModelSpec
-from stockpot.names import is_name
 from stockpot.recipe.ranges import check_ranges
 from stockpot.streams.spec import DataSpec, Scenario, TaskSpec, TrainSettings
-from stockpot.strict import Strict
+from stockpot.strict import StrictModel
 
 
-class Split(Strict):
+class Split(StrictModel):
     """Cuts the recipe's `data` into tasks of so many classes each."""
 
     split: int = Field(ge=1, description="classes in a task")
     shuffle: int | None = Field(None, description="seed that shuffles the classes first; default: in label order")
 
 
-class Evaluation(Strict):
+class Evaluation(StrictModel):
     """How the accuracy matrix is filled."""
 
     batch_size: int = Field(256, ge=1)
@@ -34,7 +34,7 @@ class Evaluation(Strict):
     )
 
 
-class Tune(Strict):
+class Tune(StrictModel):
     """How `stockpot compare` chooses parameters before the reported runs: as many trials for every method."""
 
     trials: int = Field(ge=1, description="for each method with parameters that the recipe does not set")
@@ -57,7 +57,7 @@ class Tune(Strict):
     )
 
 
-class Recipe(Strict):
+class Recipe(StrictModel):
     """A stream of tasks, a model and a method."""
 
     name: str | None = Field(None, description="of the folder below runs/, without slashes; default: the file's name")
@@ -112,7 +112,7 @@ class Recipe(Strict):
     @field_validator("name")
     @classmethod
     def _no_path(cls, name: str | None) -> str | None:
-        if name is not None and not is_name(name):
+        if name is not None and not is_file_name(name):
             raise ValueError(
                 f"{name!r} is not a name: no slashes, no dot or blank at its ends, 1 to 120 printable letters; "
                 "-o says where a folder goes"

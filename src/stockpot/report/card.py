@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from stockpot.markdown import code, plain, table
+from stockpot.markdown import code_span, escape_markdown, markdown_table
 from stockpot.report.formatting import MISSING, score, title
 from stockpot.report.sentences import run_summary
 from stockpot.report.tables import cost_rows, metric_rows
@@ -65,17 +65,17 @@ def model_card(results: Results, base_model: str | None, datasets: list[str], li
 def _body(results: Results, built: bool) -> str:
     K = len(results.scores[results.primary].matrix)
     parts = [
-        f"# {plain(title(results.label))}: {K} task{'s' * (K != 1)}, one after the other",
-        "\n".join(plain(sentence) for sentence in run_summary(results)),
+        f"# {escape_markdown(title(results.label))}: {K} task{'s' * (K != 1)}, one after the other",
+        "\n".join(escape_markdown(sentence) for sentence in run_summary(results)),
         f"## Scores\n\nOn every task, after every task; seed {results.seed}.",
         *(part for name in dict.fromkeys((results.primary, *results.scores)) for part in _matrix(name, results)),
-        table(["metric", "value", "what it is"], [list(row) for row in metric_rows(results)]),
+        markdown_table(["metric", "value", "what it is"], [list(row) for row in metric_rows(results)]),
         "## How it was trained",
-        f"Scenario `{code(results.scenario)}`, method `{code(results.method)}`.",
-        table(["cost", "whole stream"], [[name, *values] for name, values in cost_rows([results.costs])]),
+        f"Scenario `{code_span(results.scenario)}`, method `{code_span(results.method)}`.",
+        markdown_table(["cost", "whole stream"], [[name, *values] for name, values in cost_rows([results.costs])]),
     ]
     if results.notes:
-        parts.append("\n".join(f"- {plain(note)}" for note in results.notes))
+        parts.append("\n".join(f"- {escape_markdown(note)}" for note in results.notes))
     parts.append("## How to use it")
     if built:
         parts.append(
@@ -103,9 +103,9 @@ def _body(results: Results, built: bool) -> str:
     if any(results.head.values()):
         rows = [[task, ", ".join(classes)] for task, classes in results.head.items()]
         if sum(map(len, results.head.values())) <= FEW_ROWS:
-            parts.append(table(["task", "classes of its output rows, in row order"], rows))
+            parts.append(markdown_table(["task", "classes of its output rows, in row order"], rows))
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
-    parts.append(f"Made with {plain(versions)}.")
+    parts.append(f"Made with {escape_markdown(versions)}.")
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -120,7 +120,8 @@ def _matrix(name: str, results: Results) -> list[str]:
         for when in (f"{i} {results.tasks[i - 1]}" if i else "before the stream",)
     ]
     heads = ["after, on", *results.tasks, *(f"({control})" for control in scores.controls)]
-    return [f"**{plain(name)}**, {plain(scores.unit)}: {better} is better.", table(heads, rows)]
+    title = f"**{escape_markdown(name)}**, {escape_markdown(scores.unit)}: {better} is better."
+    return [title, markdown_table(heads, rows)]
 
 
 def _adapter(results: Results) -> bool:

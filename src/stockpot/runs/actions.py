@@ -91,7 +91,7 @@ def _locked(path: Path) -> Iterator[RunFolder]:
     run = RunFolder.open(path)
     run.lock()
     try:
-        with files.explained(path):
+        with files.explaining_disk_errors(path):
             yield run
     finally:
         run.journal.close()

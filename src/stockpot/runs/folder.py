@@ -31,7 +31,7 @@ class RunFolder:
     def create(cls, path: Path, recipe: Recipe, label: str, facts: dict[str, Any]) -> RunFolder:
         """A new run folder, locked; raises StockpotError where something stands there already."""
         cls.check_free(path)
-        with files.explained(path):
+        with files.explaining_disk_errors(path):
             files.make_folder(path)
         run = cls(path)
         run.journal.lock()
@@ -48,7 +48,7 @@ class RunFolder:
     @classmethod
     def check_free(cls, path: Path) -> None:
         """Raises StockpotError where a run, or anything else, stands at `path`."""
-        with files.explained(path):
+        with files.explaining_disk_errors(path):
             others = sorted(entry.name for entry in path.iterdir()) if path.exists() else []
         if "journal.jsonl" in others:
             if cls(path).journal.events:
@@ -182,7 +182,7 @@ class RunFolder:
         if not path.is_file():
             self.write_recipe()
             return
-        with files.explained(path):
+        with files.explaining_disk_errors(path):
             text = path.read_text(encoding="utf-8", errors="replace")
         if text == self._recipe_text():
             return
@@ -208,11 +208,11 @@ class RunFolder:
     def verify_model(self, index: int) -> None:
         """Raises StockpotError where the model after task `index` (−1: the start) is not what was recorded."""
         event = self.journal.of("started")[0] if index < 0 else self.finished[index]
-        files.verify(self.model(index), event["files"])
+        files.verify_fingerprint(self.model(index), event["files"])
 
     def verify_state(self, index: int) -> None:
         """Raises StockpotError where what the method kept after task `index` is not what was recorded."""
-        files.verify(self.state(index), self.finished[index]["state_files"])
+        files.verify_fingerprint(self.state(index), self.finished[index]["state_files"])
 
     def checkpoint(self, index: int) -> Event | None:
         """The newest checkpoint inside task `index`, verified; None where there is none yet."""
@@ -221,7 +221,7 @@ class RunFolder:
             return None  # the task can always be learnt again from its start, to the same weights
         folder = self.checkpoint_folder(events[-1])
         try:
-            files.verify(folder, events[-1]["files"])
+            files.verify_fingerprint(folder, events[-1]["files"])
         except StockpotError as error:
             raise StockpotError(f"{error} Or delete {folder}: the task is then learnt again from its start.") from error
         return events[-1]
@@ -230,19 +230,19 @@ class RunFolder:
         """Deletes the checkpoints beside the newest one, once that is journalled."""
         for folder in newest.parent.glob(f"{CHECKPOINT}*"):
             if folder != newest:
-                files.remove(folder)
+                files.remove_folder(folder)
 
     def prune(self) -> None:
         """Deletes what nothing will read again: old states and checkpoints, and old models with keep: needed."""
         newest = len(self.finished) - 1
         keep_all = self.recipe.keep == "all"
         for index in range(newest):
-            files.remove(self.state(index))
+            files.remove_folder(self.state(index))
             if not keep_all:
-                files.remove(self.model(index).parent)
+                files.remove_folder(self.model(index).parent)
         for index in range(newest + 1):
             self._keep_logs(index)
-            files.remove(self.checkpoints(index))
+            files.remove_folder(self.checkpoints(index))
         with contextlib.suppress(OSError):  # not there, or not empty
             (self.path / "checkpoints").rmdir()
 

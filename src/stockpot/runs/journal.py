@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stockpot.errors import StockpotError
-from stockpot.files import explained
+from stockpot.files import explaining_disk_errors
 
 Event = dict[str, Any]
 
@@ -26,7 +26,7 @@ def _parse(path: Path) -> tuple[list[Event], int, str]:
 
     A line is complete when its newline is there: a torn last one is left out.
     """
-    with explained(path):
+    with explaining_disk_errors(path):
         data = path.read_bytes()
     events: list[Event] = []
     whole = data.rfind(b"\n") + 1
@@ -77,7 +77,7 @@ class Journal:
 
         A shared lock only keeps writers away, and changes nothing.
         """
-        with explained(self.path):
+        with explaining_disk_errors(self.path):
             handle = os.open(self.path, os.O_RDONLY if shared else os.O_RDWR | os.O_CREAT, 0o644)
             try:
                 fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -115,7 +115,7 @@ class Journal:
         body = json.dumps(event, sort_keys=True, allow_nan=False)
         total = _sum(self._last, body)
         line = (json.dumps({**event, "sum": total}, allow_nan=False) + "\n").encode()
-        with explained(self.path):
+        with explaining_disk_errors(self.path):
             try:
                 os.ftruncate(self._handle, self._length)  # a line that a crash tore
                 os.lseek(self._handle, self._length, os.SEEK_SET)

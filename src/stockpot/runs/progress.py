@@ -6,7 +6,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from stockpot.printing import harmless
+from stockpot.printing import escape_controls
 
 
 class Progress:
@@ -109,7 +109,7 @@ def _bar(**settings: Any) -> Any:
 def _write(line: str) -> None:
     """On stderr; nobody's loss where that cannot be written: the run goes on."""
     with suppress(OSError):
-        sys.stderr.write(f"{harmless(line, lines=False)}\n")
+        sys.stderr.write(f"{escape_controls(line, lines=False)}\n")
 
 
 def _listed(scores: dict[str, float]) -> str:

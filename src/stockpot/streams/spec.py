@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from stockpot.strict import Strict
-from stockpot.words import settled
+from stockpot.strict import StrictModel
+from stockpot.switches import read_switches
 
 Scenario = Literal["class-incremental", "domain-incremental", "task-incremental", "language"]
 Format = Literal["text", "prompt-completion", "chat"]
@@ -20,13 +20,13 @@ _NO_IS_A_WORD = ("eval_strategy", "include_num_input_tokens_seen", "logging_stra
 def _train_words(train: Any) -> Any:
     if not isinstance(train, dict):
         return train
-    return {key: value if key in _NO_IS_A_WORD else settled(value) for key, value in train.items()}
+    return {key: value if key in _NO_IS_A_WORD else read_switches(value) for key, value in train.items()}
 
 
 TrainSettings = Annotated[dict[str, Any], BeforeValidator(_train_words)]
 
 
-class DataSpec(Strict):
+class DataSpec(StrictModel):
     """A data set, narrowed and transformed. A task inherits what it does not say from the recipe's `data`."""
 
     path: str | None = Field(None, description="hub name or local folder for datasets.load_dataset, or `digits`")
@@ -64,7 +64,7 @@ class DataSpec(Strict):
         return classes
 
 
-class TaskSpec(Strict):
+class TaskSpec(StrictModel):
     """One task of the stream; also what `stockpot add` reads."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]

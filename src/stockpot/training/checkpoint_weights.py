@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
-from stockpot.averaging.live import named_buffers
+from stockpot.averaging.model_tensors import persistent_buffers
 from stockpot.errors import StockpotError
 
 
@@ -34,4 +34,4 @@ def load_weights(model: nn.Module, file: Path) -> None:
 def _changing(model: nn.Module) -> dict[str, Tensor]:
     """Trainable parameters, tied ones once, and persistent buffers, by name."""
     trained: dict[str, Tensor] = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
-    return trained | dict(named_buffers(model))
+    return trained | dict(persistent_buffers(model))

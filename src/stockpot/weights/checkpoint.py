@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from stockpot.errors import StockpotError
-from stockpot.files import TEMPORARY, explained, sync
+from stockpot.files import TEMPORARY, explaining_disk_errors, sync
 from stockpot.weights.layout import files_of, read_header
 
 
@@ -72,7 +72,7 @@ def save_checkpoint(
     """
     file = Path(file)
     temporary = file.with_name(f"{TEMPORARY}{os.getpid()}-{file.name}")
-    with explained(file):
+    with explaining_disk_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
             whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}

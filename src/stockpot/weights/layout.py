@@ -29,7 +29,7 @@ ITEM_SIZE: Mapping[str, int] = {
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
 }  # fmt: skip
 FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
-PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
+PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 CONVERT = (
     "load it once with the library that wrote it and save it with "
     "`save_pretrained(folder)` or `safetensors.torch.save_file`"
@@ -48,7 +48,7 @@ _MEMBER = re.compile(rf"{_SPACE}({_TEXT}){_SPACE}:{_SPACE}({_TEXT}|[\w.+-]++|{_O
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TensorEntry:
     """One tensor: its type, its shape, and the bytes [offset, offset + nbytes) of its file."""
 
     name: str
@@ -83,7 +83,7 @@ class Layout:
     """All tensors of a checkpoint in file order, and the files that hold them."""
 
     path: Path
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, TensorEntry]
     files: tuple[FileFacts, ...]
 
     @cached_property
@@ -100,7 +100,7 @@ def read_layout(path: str | os.PathLike[str], stem: str = "model") -> Layout:
     """
     path = Path(path)
     shards = files_of(path, stem)
-    heads: list[Entry] = []
+    heads: list[TensorEntry] = []
     facts = []
     for file in dict.fromkeys(shards.values()) if isinstance(shards, dict) else [shards]:
         entries, found = read_header(file)
@@ -117,19 +117,19 @@ def files_of(path: Path, stem: str = "model") -> Path | dict[str, Path]:
     with _readable(path):
         if path.is_dir():
             if os.path.lexists(single):
-                return inside(path, single)
+                return require_inside(path, single)
             if os.path.lexists(index):
                 return _sharded(path, index)
             raise StockpotError(f"{path} holds no {single.name} and no {index.name}{_instead(path)}")
         if not path.is_file():
             why = "is not a file" if path.exists() else "does not exist"
             raise StockpotError(f"{path} {why}; give a .safetensors file, or a folder with {single.name}.")
-    if path.suffix in PICKLES:
+    if path.suffix in PICKLE_SUFFIXES:
         raise StockpotError(f"{path} is not a safetensors file, and a pickle is never loaded here; {CONVERT}.")
     return path
 
 
-def read_header(file: Path) -> tuple[list[Entry], FileFacts]:
+def read_header(file: Path) -> tuple[list[TensorEntry], FileFacts]:
     """The tensors of one safetensors file in the order of their bytes; raises StockpotError where it is not whole.
 
     Refused: a header longer than 16 MiB or than the file, a key that stands twice, a type that is not supported,
@@ -239,7 +239,7 @@ def _texts(text: str) -> dict[str, str]:
     return found
 
 
-def _entry(file: Path, name: str, facts: Any, start: int) -> Entry:
+def _entry(file: Path, name: str, facts: Any, start: int) -> TensorEntry:
     if not name.isprintable() or len(name) > _LONGEST_NAME:
         raise ValueError(f"the tensor name {name[:40]!r} is not a line of at most {_LONGEST_NAME:,} characters")
     if not isinstance(facts, dict) or facts.keys() != {"dtype", "shape", "data_offsets"}:
@@ -260,7 +260,7 @@ def _entry(file: Path, name: str, facts: Any, start: int) -> Entry:
     if held != nbytes:
         raise ValueError(f"tensor '{name}' of {dtype} {shape} has {held:,} bytes, not {nbytes:,}")
     # Models that are merged have the same names, and tensors the same shapes: kept once.
-    return Entry(sys.intern(name), sys.intern(dtype), _kept_once(tuple(shape)), file, start + offsets[0])
+    return TensorEntry(sys.intern(name), sys.intern(dtype), _kept_once(tuple(shape)), file, start + offsets[0])
 
 
 @lru_cache(maxsize=1024)
@@ -275,7 +275,7 @@ def _wholes(numbers: Any) -> bool:
 def _instead(folder: Path) -> str:
     if (folder / "adapter_model.safetensors").is_file():
         return ": it is an adapter; `stockpot merge linear ADAPTER -o FOLDER` merges it into its base model."
-    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES)
+    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLE_SUFFIXES)
     if pickles:
         return f", only {pickles[0]}, and a pickle is never loaded here; {CONVERT}."
     others = sorted(folder.glob("*.safetensors"))
@@ -284,7 +284,7 @@ def _instead(folder: Path) -> str:
 
 def read_index(index: Path) -> dict[str, str]:
     """An index's map from tensor names to file names, as it stands there: neither is trusted yet."""
-    with _readable(index), inside(index.parent, index).open("rb") as handle:
+    with _readable(index), require_inside(index.parent, index).open("rb") as handle:
         text = handle.read(_LONGEST + 1)
     try:
         if len(text) > _LONGEST:
@@ -299,14 +299,14 @@ def read_index(index: Path) -> dict[str, str]:
 
 def _sharded(folder: Path, index: Path) -> dict[str, Path]:
     weight_map = read_index(index)
-    files = {shard: plain_file(folder, index, shard) for shard in dict.fromkeys(weight_map.values())}
+    files = {shard: indexed_file(folder, index, shard) for shard in dict.fromkeys(weight_map.values())}
     for shard in files:
         if not shard.endswith(".safetensors"):
             raise StockpotError(f"{index} names the file {shard!r}, which is not a safetensors file.")
     return {name: files[shard] for name, shard in weight_map.items()}
 
 
-def _same_tensors(index: Path, shards: Mapping[str, Path], entries: Sequence[Entry]) -> None:
+def _same_tensors(index: Path, shards: Mapping[str, Path], entries: Sequence[TensorEntry]) -> None:
     held = {(entry.name, entry.file) for entry in entries}
     for name, file in shards.items():
         if (name, file) not in held:
@@ -316,7 +316,7 @@ def _same_tensors(index: Path, shards: Mapping[str, Path], entries: Sequence[Ent
         raise StockpotError(f"{file} holds tensor {name!r}, which {index.name} does not place there; mend the index.")
 
 
-def plain_file(folder: Path, index: Path, name: str) -> Path:
+def indexed_file(folder: Path, index: Path, name: str) -> Path:
     """The file that an index names; an index comes from elsewhere, so plain files of its own folder only."""
     plain = name.isprintable() and not {"/", "\\"} & {*name} and name not in {"", ".", ".."}
     if not plain or len(name.encode()) > _LONGEST_FILE_NAME:
@@ -325,10 +325,10 @@ def plain_file(folder: Path, index: Path, name: str) -> Path:
         )
     if not os.path.lexists(folder / name):
         raise StockpotError(f"{index} names {name}, which is missing from {folder}.")
-    return inside(folder, folder / name)
+    return require_inside(folder, folder / name)
 
 
-def inside(folder: Path, file: Path) -> Path:
+def require_inside(folder: Path, file: Path) -> Path:
     """The file, which lies in `folder` or below; raises StockpotError where a link leads elsewhere, or to no file."""
     home, target = (Path(os.path.realpath(path)) for path in (folder, file))
     place = home / file.relative_to(folder).parent

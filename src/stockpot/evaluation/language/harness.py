@@ -17,14 +17,14 @@ from stockpot.batches.outputs import evaluation_mode
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.evaluation.consent import WITHOUT_A_SANDBOX
 from stockpot.evaluation.spec import LmEval
-from stockpot.words import settled
+from stockpot.switches import read_switches
 from stockpot.yaml_text import read_yaml
 
 
 def _definition(spec: LmEval) -> str | dict[str, Any]:
     """The task's name in the harness, or its definition; a YAML file is read without running any code of it."""
     if isinstance(spec.task, str) and Path(spec.task).suffix in (".yaml", ".yml"):
-        return dict[str, Any](settled(read_yaml(Path(spec.task))))
+        return dict[str, Any](read_switches(read_yaml(Path(spec.task))))
     return spec.task
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, PositiveInt, Validation
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.merging.read.sources import Info, Source
 from stockpot.merging.threads import PIECE
-from stockpot.weights.layout import FLOATS, FileFacts, plain_file
+from stockpot.weights.layout import FLOATS, FileFacts, indexed_file
 
 if TYPE_CHECKING:
     import torch
@@ -77,7 +77,7 @@ def is_adapter(path: Path) -> bool:
 
 def read_config(folder: Path) -> AdapterConfig:
     """The configuration of a LoRA adapter; raises StockpotError for another method, or a feature not supported."""
-    file = plain_file(folder, folder, CONFIG)
+    file = indexed_file(folder, folder, CONFIG)
     if file.stat().st_size > _LONGEST_CONFIG:
         raise StockpotError(f"{file} is longer than {_LONGEST_CONFIG:,} bytes: no adapter's configuration.")
     try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from stockpot.errors import StockpotError
 from stockpot.merging.read.sources import FileSource, MemorySource, Source
 from stockpot.merging.spec.merge_spec import MergeSpec
-from stockpot.weights.layout import PICKLES, FileFacts, plain_file, read_index, read_layout
+from stockpot.weights.layout import PICKLE_SUFFIXES, FileFacts, indexed_file, read_index, read_layout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -171,7 +171,7 @@ def open_model(path: Path, label: str, allow_bin: bool = False, stem: str = "mod
     """A checkpoint's tensors; a `.bin` only with `allow_bin`, and then without running what is pickled in it."""
     if allow_bin and (pickles := _pickles(path, stem)):
         return MemorySource(_load(pickles), label, tuple(_facts(file) for file in pickles.values()))
-    if path.suffix in PICKLES or (path.is_dir() and not _has_safetensors(path) and _pickles(path, stem)):
+    if path.suffix in PICKLE_SUFFIXES or (path.is_dir() and not _has_safetensors(path) and _pickles(path, stem)):
         raise StockpotError(
             f"{label} holds no safetensors but a pickle, which could run code: --allow-bin loads its tensors alone."
         )
@@ -185,16 +185,16 @@ def _has_safetensors(folder: Path) -> bool:
 def _pickles(path: Path, stem: str = "model") -> dict[str, Path]:
     """File name → file of the pickles that hold a model, where there are no safetensors."""
     if path.is_file():
-        return {path.name: path} if path.suffix in PICKLES else {}
+        return {path.name: path} if path.suffix in PICKLE_SUFFIXES else {}
     if _has_safetensors(path):
         return {}
     whole = "pytorch_model.bin" if stem == "model" else f"{stem}.bin"
     if (path / whole).is_file():
-        return {whole: plain_file(path, path, whole)}
+        return {whole: indexed_file(path, path, whole)}
     index = path / "pytorch_model.bin.index.json"
     if not index.is_file():
         return {}
-    return {name: plain_file(path, index, name) for name in dict.fromkeys(read_index(index).values())}
+    return {name: indexed_file(path, index, name) for name in dict.fromkeys(read_index(index).values())}
 
 
 def _facts(file: Path) -> FileFacts:

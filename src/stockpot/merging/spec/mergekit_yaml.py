@@ -12,7 +12,7 @@ from stockpot.merging.rule import Parameter, Rule, Value
 from stockpot.merging.rules import RULES
 from stockpot.merging.spec.arguments import dtype_name
 from stockpot.merging.spec.merge_spec import Filtered, MergeSpec, ModelSpec, Parameters, Setting, Slice, SliceSource
-from stockpot.words import settled
+from stockpot.switches import read_switches
 from stockpot.yaml_text import read_yaml
 
 _Merged = TypeVar("_Merged", ModelSpec, SliceSource)
@@ -303,7 +303,7 @@ def _scalar(node: _Node, parameter: Parameter | None) -> Value:
     if value is not None and not isinstance(value, bool | int | float | str):
         raise node.wrong(f"expected a number, true or false, or a text, not {value!r}.")
     if parameter is None or parameter.required or value is None:
-        return settled(value)  # type: ignore[no-any-return]
+        return read_switches(value)  # type: ignore[no-any-return]
     if isinstance(parameter.default, bool):
         return _SWITCHES.get(str(value).lower(), value)
     if isinstance(value, str) and not isinstance(parameter.default, str):

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from stockpot.errors import StockpotError
-from stockpot.weights.layout import PICKLES, inside
+from stockpot.weights.layout import PICKLE_SUFFIXES, require_inside
 
 LARGEST = 1 << 30  # bytes of one file
 _MOST, _DEEPEST = 1000, 4
@@ -96,14 +96,14 @@ def _why_not_entered(inner: Path, relative: Path, modules: Collection[str]) -> s
     if relative.parts[0] in modules:
         return None
     walk = list(islice(os.walk(inner), _MOST + 1))
-    if any(Path(name).suffix in _WEIGHTS | PICKLES for _, _, names in walk for name in names):
+    if any(Path(name).suffix in _WEIGHTS | PICKLE_SUFFIXES for _, _, names in walk for name in names):
         return "a folder with weights of its own"
     return f"more than {_MOST:,} folders" if len(walk) > _MOST else None
 
 
 def _why_not_taken(folder: Path, path: Path, in_module: bool) -> str | None:
     try:
-        size = inside(folder, path).stat().st_size
+        size = require_inside(folder, path).stat().st_size
     except (StockpotError, OSError):
         return "a link out of the folder, or not a plain file"
     if not path.name.isprintable():
@@ -114,7 +114,7 @@ def _why_not_taken(folder: Path, path: Path, in_module: bool) -> str | None:
 def _why_not_of_its_kind(path: Path, in_module: bool) -> str | None:
     if any(fnmatchcase(path.name, pattern) for pattern in _TRAINING):
         return "left by training"
-    if path.suffix in PICKLES:
+    if path.suffix in PICKLE_SUFFIXES:
         needed = ", without which sentence-transformers cannot open the output: save it as safetensors first"
         return f"a pickle{needed if in_module else ''}"
     if path.suffix in _WEIGHTS and not (in_module and path.suffix == ".safetensors"):
@@ -125,7 +125,7 @@ def _why_not_of_its_kind(path: Path, in_module: bool) -> str | None:
 def _modules(folder: Path) -> frozenset[str]:
     """The folders that modules.json names; a name is only ever compared with those that are there."""
     try:
-        file = inside(folder, folder / _MODULES)
+        file = require_inside(folder, folder / _MODULES)
         if file.stat().st_size > _LONGEST:
             return frozenset()
         paths = [module["path"] for module in json.loads(file.read_text(encoding="utf-8"))]
@@ -141,7 +141,7 @@ def differing(taken: Companions, donor: str, others: Mapping[str, Path]) -> Iter
     for name in sorted(taken.modules):
         for other, place in others.items():
             try:
-                same = filecmp.cmp(inside(place, place / name), taken.files[name], shallow=False)
+                same = filecmp.cmp(require_inside(place, place / name), taken.files[name], shallow=False)
             except (StockpotError, OSError, ValueError):
                 same = False
             if not same:

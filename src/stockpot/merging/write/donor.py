@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from stockpot.errors import StockpotError, did_you_mean
-from stockpot.files import explained
+from stockpot.files import explaining_disk_errors
 from stockpot.merging.plan.merge_plan import Plan
 from stockpot.merging.spec.merge_spec import MergeSpec
 from stockpot.merging.write.agreement import check_agreement
 from stockpot.merging.write.companions import LARGEST, companions, differing
 from stockpot.merging.write.output_config import output_config
-from stockpot.weights.layout import inside
+from stockpot.weights.layout import require_inside
 
 _CONFIG, _TOKENIZER_CONFIG, _TEMPLATE = "config.json", "tokenizer_config.json", "chat_template.jinja"
 _OF_MODEL = (_CONFIG, "generation_config.json", "*processor_config.json")
@@ -119,7 +119,7 @@ def _text(file: Path) -> str:
     if file.stat().st_size > _LONGEST_TEXT:
         raise StockpotError(f"{file} has {file.stat().st_size:,} bytes; more than {_LONGEST_TEXT:,} are not read.")
     try:
-        with explained(file):
+        with explaining_disk_errors(file):
             return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise StockpotError(f"{file}: not a text file in UTF-8.") from error
@@ -149,7 +149,7 @@ def _files(folder: Path | None, patterns: Sequence[str]) -> Iterator[tuple[str, 
         found += (folder / _MORE_TEMPLATES).glob("*.jinja")
     for path in sorted(found):
         if _PLAIN.fullmatch(path.name) and not path.is_dir():
-            if inside(folder, path).stat().st_size > LARGEST:
+            if require_inside(folder, path).stat().st_size > LARGEST:
                 raise StockpotError(f"{path} has {path.stat().st_size:,} bytes; more than {LARGEST:,} are not copied.")
             yield path.relative_to(folder).as_posix(), path
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stockpot import __version__
-from stockpot.markdown import code, fenced, plain, table
+from stockpot.markdown import code_block, code_span, escape_markdown, markdown_table
 from stockpot.merging.plan.merge_plan import Plan
 from stockpot.merging.rule import Parameter, Value
 from stockpot.merging.spec.merge_spec import MergeSpec, as_yaml
@@ -30,11 +30,11 @@ def merge_card(plan: Plan, beside: Beside, paths: Mapping[str, Path], notes: Seq
     if hub:
         metadata["base_model"] = list(dict.fromkeys(hub))
     count = len({part.source for target in plan.targets for part in target.inputs}) or len(spec.paths)
-    over = f", over `{code(names[spec.base])}`" if spec.base else ""
+    over = f", over `{code_span(names[spec.base])}`" if spec.base else ""
     parts = [
         f"---\n{dump_yaml(metadata, width=80)}---",
-        f"# {count} model{'s' * (count != 1)}, merged by {plain(spec.rule)}",
-        f"Merged by `{code(spec.rule)}`{over}, with Stockpot {__version__}. {_size(plan)}",
+        f"# {count} model{'s' * (count != 1)}, merged by {escape_markdown(spec.rule)}",
+        f"Merged by `{code_span(spec.rule)}`{over}, with Stockpot {__version__}. {_size(plan)}",
         "## The rule",
         plan.rule.doc,
         _shared(plan),
@@ -44,14 +44,14 @@ def merge_card(plan: Plan, beside: Beside, paths: Mapping[str, Path], notes: Seq
         _beside(beside, names),
     ]
     if notes:
-        listed = [f"- {plain(_without_places(note, names))}" for note in notes[:_FEW]]
+        listed = [f"- {escape_markdown(_without_places(note, names))}" for note in notes[:_FEW]]
         more = [f"- {len(notes) - _FEW} more, in `stockpot_merge.json`"] if len(notes) > _FEW else []
         parts += ["## Notes", "\n".join(listed + more)]
     recipe = dump_yaml(_shortened(as_yaml(spec), names), width=80)
     again = "`stockpot merge stockpot_merge.yaml -o FOLDER` does it again; here folders have their last names only."
     if len(paths) < len(spec.paths):
         again = "Some models were given in memory: here they have the places in which they were given."
-    return "\n\n".join(part for part in [*parts, "## The recipe", again, fenced(recipe, "yaml")] if part) + "\n"
+    return "\n\n".join(part for part in [*parts, "## The recipe", again, code_block(recipe, "yaml")] if part) + "\n"
 
 
 def is_hub(name: str) -> bool:
@@ -95,7 +95,7 @@ def _shared(plan: Plan) -> str:
         rows.append(["trim", spec.trim, "over what the largest elements are counted"])
     if plan.rule.random:
         rows.append(["seed", str(spec.seed), "of the random masks"])
-    return table(["parameter", "value", "what it is"], rows) if rows else ""
+    return markdown_table(["parameter", "value", "what it is"], rows) if rows else ""
 
 
 def _models(plan: Plan, names: Mapping[str, str]) -> str:
@@ -106,7 +106,7 @@ def _models(plan: Plan, names: Mapping[str, str]) -> str:
     for model, described in zip(spec.models, as_yaml(spec)["models"], strict=True):
         own = shared | _shortened(described.get("parameters", {}), names)
         rows.append([names[model.path], *(_written(own.get(name, default)) for name, default in each.items())])
-    return table(["model", *each], rows)
+    return markdown_table(["model", *each], rows)
 
 
 def _default(parameter: Parameter, spec: MergeSpec) -> Value:
@@ -122,15 +122,15 @@ def _sliced(spec: MergeSpec, names: Mapping[str, str]) -> str:
         stack = part.stack or ""
         rows.append([f"{stack} {done[stack]} to {done[stack] + length - 1}".strip(), made])
         done[stack] += length
-    return table(["layers", "made of the layers of"], rows)
+    return markdown_table(["layers", "made of the layers of"], rows)
 
 
 def _beside(beside: Beside, names: Mapping[str, str]) -> str:
     if beside.config is None and not beside.copies and not beside.texts:
-        return f"`{code(names[beside.donor])}` has no configuration: the weights stand alone."
+        return f"`{code_span(names[beside.donor])}` has no configuration: the weights stand alone."
     return (
-        f"Configuration: of `{code(names[beside.donor])}`. Tokenizer, where there is one: of "
-        f"`{code(names[beside.tokenizer])}`."
+        f"Configuration: of `{code_span(names[beside.donor])}`. Tokenizer, where there is one: of "
+        f"`{code_span(names[beside.tokenizer])}`."
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stockpot.errors import StockpotError
-from stockpot.files import TEMPORARY, explained, make_folder, sync, write_json
+from stockpot.files import TEMPORARY, explaining_disk_errors, make_folder, sync, write_json
 from stockpot.merging.compute.engine import Cuts, Engine
 from stockpot.merging.plan.merge_plan import Plan, Target
 from stockpot.merging.plan.shards import file_names, split
@@ -26,7 +26,7 @@ def refuse_output(output: Path, inputs: Sequence[Path]) -> None:
     """Raises StockpotError where the output is, holds, or lies in an input, or something stands there already."""
     if output.name in ("", ".."):
         raise StockpotError(f"'{output}' is no new folder; name one that the output becomes.")
-    with explained(output):
+    with explaining_disk_errors(output):
         if output.is_symlink():
             raise StockpotError(f"{output} is a link; name another folder, or delete it first.")
         place = output.resolve()
@@ -70,7 +70,7 @@ def write_model(
     """
     partial = partial_of(output)
     with (
-        explained(output, lambda: f"free some space; {what_next(output)}"),
+        explaining_disk_errors(output, lambda: f"free some space; {what_next(output)}"),
         _opened(partial, output, identity, resume) as done,
     ):
         shards = split(plan.targets, largest)

@@ -13,7 +13,7 @@ from stockpot.merging.plan.merge_plan import Plan
 from stockpot.merging.plan.tensor_origins import Sliced, sliced_stacks
 from stockpot.merging.read.sources import TORCH_NAMES
 from stockpot.merging.write.layer_config import pin_decoder, set_layers
-from stockpot.weights.layout import FLOATS, Entry
+from stockpot.weights.layout import FLOATS, TensorEntry
 
 # Types that hold numbers packed, or scaled by others: their average would be nobody's.
 _PACKED = frozenset({"U8", "I8", "I32", "U32", "F8_E4M3", "F8_E5M2"})
@@ -40,7 +40,7 @@ def output_config(config: Mapping[str, Any], plan: Plan, donor: str) -> tuple[di
     return result, notes
 
 
-def untie(config: dict[str, Any], entries: Mapping[str, Entry]) -> list[str]:
+def untie(config: dict[str, Any], entries: Mapping[str, TensorEntry]) -> list[str]:
     """Says in the configuration that the head is not tied, where the written head is not the written embedding.
 
     Otherwise a library would take the embedding for both, and what was merged into the head would count for nothing.
@@ -61,7 +61,7 @@ def untie(config: dict[str, Any], entries: Mapping[str, Entry]) -> list[str]:
     return notes
 
 
-def same_bytes(first: Entry, second: Entry) -> bool:
+def same_bytes(first: TensorEntry, second: TensorEntry) -> bool:
     """Whether two tensors in files are the same, bit for bit."""
     if (first.dtype, first.shape) != (second.dtype, second.shape):
         return False

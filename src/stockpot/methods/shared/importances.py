@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stockpot.averaging.live import Live
-from stockpot.averaging.match import Pair
+from stockpot.averaging.match import TensorPair
+from stockpot.averaging.model_tensors import ModelTensor
 from stockpot.methods.base import BaseConfig, Method, Task, Tensors
 from stockpot.methods.shared.penalty import anchor_bytes, anchored, fitted, grown, pull, trainable
 from stockpot.models.spec import ModelSpec
@@ -34,7 +34,7 @@ class ImportanceMethod(Method):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.importance: Tensors = {}  # Ω by name, as of the task that it was computed in
-        self._pairs: list[Pair] = []
+        self._pairs: list[TensorPair] = []
         self._fitted: Tensors = {}
         self._changing: set[str] | None = None  # the weights that adapters change; None where all are trained
 
@@ -64,7 +64,7 @@ class ImportanceMethod(Method):
             f"importances of the start model's weights{remedy}"
         )
 
-    def fit(self, values: Mapping[str, Tensor], live: list[Live], label: str) -> Tensors:
+    def fit(self, values: Mapping[str, Tensor], live: list[ModelTensor], label: str) -> Tensors:
         """The values in the shapes of the model; see `fitted`."""
         return fitted(values, live, f"{self.config.name}: {label}")
 

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from stockpot.averaging.live import memory
+from stockpot.averaging.model_tensors import memory_key
 from stockpot.batches.examples import Examples
 from stockpot.errors import StockpotError
 from stockpot.files import folder_bytes
@@ -220,7 +220,7 @@ def _tied(model: nn.Module) -> list[tuple[list[str], Tensor]]:
     found: dict[object, tuple[list[str], Tensor]] = {}
     for name, tensor in plain_tensors(model).items():
         if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel():
-            found.setdefault(memory(tensor), ([], tensor))[0].append(name)
+            found.setdefault(memory_key(tensor), ([], tensor))[0].append(name)
     return list(found.values())
 
 

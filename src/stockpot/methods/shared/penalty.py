@@ -10,28 +10,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stockpot.averaging.anchor import kept, offered
-from stockpot.averaging.live import Live, live_tensors, local
+from stockpot.averaging.anchor import find_anchor, hold_anchor
 from stockpot.averaging.lora import Factor, lora_factors
-from stockpot.averaging.match import Pair, match
+from stockpot.averaging.match import TensorPair, match
+from stockpot.averaging.model_tensors import ModelTensor, local_shard, model_tensors
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.models.names import plain_name
 
 Tensors = dict[str, Tensor]
 
 
-def trainable(model: nn.Module) -> list[Live]:
+def trainable(model: nn.Module) -> list[ModelTensor]:
     """What a penalty can act on: every trainable tensor once, by its own name.
 
     Of an adapter of LoRA each weight that it changes, by the plain model's name: its tensor is B, of embeddings A.
     """
-    live = live_tensors(model, buffers=False, halves=True, lora=lora_factors(model))
+    live = model_tensors(model, buffers=False, halves=True, lora=lora_factors(model))
     if not hasattr(model, "peft_config"):
         return live
     return [replace(one, names=tuple(map(plain_name, one.names))) for one in live]
 
 
-def anchored(model: nn.Module, anchor: Path, new: Sequence[str]) -> list[Pair]:
+def anchored(model: nn.Module, anchor: Path, new: Sequence[str]) -> list[TensorPair]:
     """Every trainable tensor θ with its anchor θ_o, held on the tensor's device; of a grown one, the rows of both.
 
     A weight that LoRA changes has no anchor: θ − θ_o is ΔW, and the anchor has to be the weights that it is added to.
@@ -40,13 +40,13 @@ def anchored(model: nn.Module, anchor: Path, new: Sequence[str]) -> list[Pair]:
     live = trainable(model)
     if all(one.factor is not None for one in live):
         return match(live, {}, "", 1.0, new)
-    opened = offered(anchor, live, model)
+    opened = find_anchor(anchor, live, model)
     pairs = match(live, opened.tensors, opened.label, 1.0, new)
-    held = kept(opened, [pair for pair in pairs if pair.factor is None], model, "device", None)
+    held = hold_anchor(opened, [pair for pair in pairs if pair.factor is None], model, "device", None)
     return [pair if pair.factor is not None else replace(pair, anchor=held.tensors[pair.name]) for pair in pairs]
 
 
-def anchor_bytes(pairs: Sequence[Pair]) -> int:
+def anchor_bytes(pairs: Sequence[TensorPair]) -> int:
     """Memory that the anchors take."""
     return sum(pair.anchor.nbytes for pair in pairs if pair.factor is None)
 
@@ -55,10 +55,10 @@ def gradient(tensor: Tensor) -> Tensor:
     """The tensor's gradient, to be added to; none means zero."""
     if tensor.grad is None:
         tensor.grad = torch.zeros_like(tensor)
-    return local(tensor.grad)
+    return local_shard(tensor.grad)
 
 
-def pull(pair: Pair, strength: float, importance: Tensor | None = None) -> None:
+def pull(pair: TensorPair, strength: float, importance: Tensor | None = None) -> None:
     """Adds to the gradient that of a quadratic penalty.
 
     Equation: `g ← g + λ·F·(θ − θ_o)`, the gradient of `(λ/2) Σ F (θ−θ_o)²`; F is 1 without an `importance`.
@@ -76,7 +76,7 @@ def pull(pair: Pair, strength: float, importance: Tensor | None = None) -> None:
         own.addcmul_(importance, theta - anchor, value=strength)
 
 
-def push(pair: Pair, slope: Tensor, strength: float) -> None:
+def push(pair: TensorPair, slope: Tensor, strength: float) -> None:
     """Adds a gradient of the whole weight: `g ← g + λ·G`, under LoRA by the chain rule."""
     if pair.factor is not None:
         _through(pair.factor, lambda _: strength * slope)
@@ -84,7 +84,7 @@ def push(pair: Pair, slope: Tensor, strength: float) -> None:
         gradient(pair.tensor).add_(slope, alpha=strength)
 
 
-def gap(pair: Pair) -> Tensor:
+def gap(pair: TensorPair) -> Tensor:
     """θ − θ_o, under LoRA ΔW."""
     if pair.factor is not None:
         return pair.factor.change.detach()
@@ -101,7 +101,7 @@ def _through(factor: Factor, slope: Callable[[Tensor], Tensor]) -> None:
         gradient(tensor).add_(found)
 
 
-def fitted(importances: Mapping[str, Tensor], live: Sequence[Live], label: str) -> Tensors:
+def fitted(importances: Mapping[str, Tensor], live: Sequence[ModelTensor], label: str) -> Tensors:
     """Importances for every trainable tensor that has one, in its shape, type and place: zero for rows that grew since.
 
     Raises StockpotError where they are those of another model: a name that the model lacks, or another shape.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from stockpot.errors import StockpotError
 from stockpot.models.wrappers import refuse_fsdp1
-from stockpot.weights.names import clean_name
+from stockpot.weights.tensor_names import clean_name
 
 if TYPE_CHECKING:
     from stockpot.averaging.lora import Factor
@@ -20,7 +20,7 @@ _LORA = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magni
 
 
 @dataclass(frozen=True)
-class Live:
+class ModelTensor:
     """One tensor of the model with every name it goes by (tied weights have several); the first is its own.
 
     `factor` is set for a factor of LoRA, whose anchor is zero.
@@ -36,9 +36,9 @@ class Live:
         return self.names[0]
 
 
-def live_tensors(
+def model_tensors(
     model: nn.Module, *, buffers: bool, halves: bool, lora: Mapping[int, Factor | None] | None = None
-) -> list[Live]:
+) -> list[ModelTensor]:
     """Trainable floating parameters, tied ones once, and with `buffers` the persistent floating buffers.
 
     Of the LoRA factors in `lora` (see `lora_factors`) only those that an average scales; others are refused.
@@ -56,19 +56,19 @@ def live_tensors(
             factor = known.get(id(parameter))
             if factor is None and id(parameter) in known:
                 continue
-            place = memory(parameter) if factor is None else _place(parameter)
+            place = memory_key(parameter) if factor is None else _place(parameter)
             found.setdefault(place, ([], parameter, False, factor))[0].append(clean_name(name))
     if buffers:
-        for name, buffer in named_buffers(model):
-            if is_plain(buffer):
+        for name, buffer in persistent_buffers(model):
+            if is_plain_float(buffer):
                 _refuse_empty(clean_name(name), buffer)
-                found.setdefault(memory(buffer), ([], buffer, True, None))[0].append(clean_name(name))
-    live = [Live(tuple(names), tensor, is_buffer, factor) for names, tensor, is_buffer, factor in found.values()]
+                found.setdefault(memory_key(buffer), ([], buffer, True, None))[0].append(clean_name(name))
+    live = [ModelTensor(tuple(names), tensor, is_buffer, factor) for names, tensor, is_buffer, factor in found.values()]
     _one_name_one_tensor(live)
     return live
 
 
-def named_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def persistent_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The persistent buffers: those that a checkpoint holds, unlike caches such as rotary frequencies."""
     for prefix, module in model.named_modules():
         for name, buffer in module._buffers.items():
@@ -91,7 +91,7 @@ def is_sharded(tensor: Tensor) -> bool:
     return hasattr(tensor, "to_local") and hasattr(tensor, "placements")
 
 
-def local(tensor: Tensor) -> Tensor:
+def local_shard(tensor: Tensor) -> Tensor:
     """The piece of the tensor that this process holds; the tensor itself unless sharded."""
     if is_sharded(tensor):
         piece: Tensor = tensor.to_local()  # type: ignore[attr-defined]
@@ -99,27 +99,27 @@ def local(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def is_plain(tensor: Tensor) -> bool:
+def is_plain_float(tensor: Tensor) -> bool:
     """Whether its numbers are fp16 to fp64 as they stand: neither integers nor quantised, whatever type it shows."""
     quantised = hasattr(tensor, "__tensor_flatten__") and not is_sharded(tensor)
     return not quantised and tensor.is_floating_point() and tensor.dtype.itemsize >= 2
 
 
-def address(tensor: Tensor) -> int | None:
+def storage_address(tensor: Tensor) -> int | None:
     """Where this process's piece of the tensor begins in memory, its storage that is; None where it has no storage.
 
     A meta or fake tensor has none, nor has a sparse one, or a subclass that wraps other tensors (torchao's).
     """
     try:
-        storage = local(tensor).untyped_storage()
+        storage = local_shard(tensor).untyped_storage()
         return None if storage.device.type == "meta" else storage.data_ptr() or None
     except RuntimeError:  # NotImplementedError too, which is one
         return None
 
 
-def memory(tensor: Tensor) -> object:
+def memory_key(tensor: Tensor) -> object:
     """Equal for two tensors that are the same numbers in the same memory."""
-    piece, start = local(tensor), address(tensor)
+    piece, start = local_shard(tensor), storage_address(tensor)
     if piece.numel() == 0 or start is None:
         return id(tensor)
     return piece.device, start + piece.storage_offset() * piece.element_size(), piece.shape, piece.stride()
@@ -127,7 +127,7 @@ def memory(tensor: Tensor) -> object:
 
 def _place(tensor: Tensor) -> object:
     """Equal also for a transposed view: PEFT ties the adapters of an embedding and a head that way."""
-    piece, start = local(tensor), address(tensor)
+    piece, start = local_shard(tensor), storage_address(tensor)
     if piece.numel() == 0 or start is None:
         return id(tensor)
     return piece.device, start + piece.storage_offset() * piece.element_size(), piece.numel()
@@ -140,14 +140,14 @@ def _refuse(name: str, parameter: nn.Parameter, halves: bool, known_factor: bool
         )
     if nn.parameter.is_lazy(parameter):
         raise StockpotError(f"'{name}' has no shape yet; run one batch through the model before SFA(model, …).")
-    if is_plain(parameter):
+    if is_plain_float(parameter):
         _refuse_empty(name, parameter)
     if not known_factor and not name.endswith(".bias") and any(part in _LORA for part in name.split(".")):
         raise StockpotError(
             f"'{name}' is a LoRA factor: averaging A and B apart is not averaging their product BA; train the merged "
             "model, or merge after the task (`merge_and_unload`) and average those weights with the old ones (p=1)."
         )
-    if not is_plain(parameter):
+    if not is_plain_float(parameter):
         kind = str(parameter.dtype) if type(parameter.data) is Tensor else type(parameter.data).__name__
         raise StockpotError(f"'{name}' is a trainable {kind}, quantised or not real: SFA averages fp16 to fp64 only.")
     if not halves and parameter.dtype.itemsize == 2:
@@ -160,12 +160,12 @@ def _refuse(name: str, parameter: nn.Parameter, halves: bool, known_factor: bool
 def _refuse_empty(name: str, tensor: Tensor) -> None:
     if tensor.is_meta:
         raise StockpotError(f"'{name}' is a meta tensor without data; load the weights before SFA(model, …).")
-    if address(tensor) is None and local(tensor).numel():
+    if storage_address(tensor) is None and local_shard(tensor).numel():
         kind = "sparse tensor" if tensor.layout != torch.strided else type(tensor.data).__name__
         raise StockpotError(f"'{name}' is a {kind} without memory of its own: SFA averages dense weights only.")
 
 
-def _one_name_one_tensor(live: list[Live]) -> None:
+def _one_name_one_tensor(live: list[ModelTensor]) -> None:
     seen: set[str] = set()
     for name in (name for one in live for name in one.names):
         if name in seen:
@@ -196,4 +196,4 @@ def model_names(model: nn.Module) -> frozenset[str]:
 
 def storages(model: nn.Module) -> frozenset[int]:
     """Addresses of the memory that the model lives in, as far as its tensors have any."""
-    return frozenset(filter(None, map(address, (*model.parameters(), *model.buffers()))))
+    return frozenset(filter(None, map(storage_address, (*model.parameters(), *model.buffers()))))

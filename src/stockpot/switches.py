@@ -7,18 +7,18 @@ from typing import Any
 SWITCHES = {"yes": True, "no": False, "on": True, "off": False}
 
 
-class Word(str):
+class Switch(str):
     """One of SWITCHES that stood in YAML without quotes: text where text is wanted, else true or false."""
 
     __slots__ = ()
 
 
-def settled(value: Any) -> Any:
-    """The value with every Word in it read as true or false, as YAML 1.1 does: for blocks that nothing describes."""
-    if isinstance(value, Word):
+def read_switches(value: Any) -> Any:
+    """The value with every Switch in it read as true or false, as YAML 1.1 does: for blocks that nothing describes."""
+    if isinstance(value, Switch):
         return SWITCHES[value.lower()]
     if isinstance(value, dict):
-        return {key: settled(part) for key, part in value.items()}
+        return {key: read_switches(part) for key, part in value.items()}
     if isinstance(value, list):
-        return [settled(part) for part in value]
+        return [read_switches(part) for part in value]
     return value

@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 
-from stockpot.printing import harmless
+from stockpot.printing import escape_controls
 
 _written = warnings.formatwarning
 
@@ -16,16 +16,16 @@ class _Record(logging.LogRecord):
     """A message of a library's, in which names from files of others may stand."""
 
     def getMessage(self) -> str:  # noqa: N802 - as logging has it
-        return harmless(super().getMessage())
+        return escape_controls(super().getMessage())
 
 
 def _format_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    return harmless(_written(message, category, filename, lineno, line))
+    return escape_controls(_written(message, category, filename, lineno, line))
 
 
-def quiet() -> None:
+def silence_libraries() -> None:
     """Turns them off."""
     logging.setLogRecordFactory(_Record)
     warnings.formatwarning = _format_warning
