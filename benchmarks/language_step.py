@@ -25,7 +25,8 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, default_data_collator
 
 from stockpot import SFA, methods
-from stockpot.batches.examples import TokenExamples, TrainingData
+from stockpot.batches.examples import TrainingData
+from stockpot.batches.token_examples import TokenExamples
 from stockpot.methods.base import Task
 from stockpot.methods.sfa import SFAConfig
 from stockpot.models.lora import LoraSpec, attach

@@ -11,8 +11,9 @@ import torch
 from brute import Weights
 from torch import Tensor, nn
 
-from stockpot.batches.examples import IGNORED, TokenExamples
+from stockpot.batches.examples import IGNORED
 from stockpot.batches.outputs import logits_of
+from stockpot.batches.token_examples import TokenExamples
 from stockpot.errors import StockpotError
 from stockpot.importance import per_example
 from stockpot.importance.fisher import convention, fisher

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from toy import Weights, copied
 
-from stockpot.batches.examples import IGNORED, Batch, TokenExamples, TrainingData
+from stockpot.batches.examples import IGNORED, Batch, TrainingData
 from stockpot.batches.outputs import logits_of
+from stockpot.batches.token_examples import TokenExamples
 from stockpot.training.batches import EpochBatches
 
 WORDS = 23

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from toy import LOOPS, Learnt, Weights, assert_close, assert_same, config, held, learn, seed
 
 from stockpot import methods
-from stockpot.batches.examples import IGNORED, Batch, TokenExamples, TrainingData, concat
+from stockpot.batches.examples import IGNORED, Batch, TrainingData, concat
 from stockpot.batches.outputs import logits_of
+from stockpot.batches.token_examples import TokenExamples
 from stockpot.errors import StockpotError
 from stockpot.importance.fisher import default_kind
 from stockpot.methods import REGISTRY

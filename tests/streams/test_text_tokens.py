@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
-from stockpot.batches.examples import IGNORED, TokenExamples
+from stockpot.batches.examples import IGNORED
+from stockpot.batches.token_examples import TokenExamples
 from stockpot.errors import StockpotError
 from stockpot.models.tokenizer import train_tokenizer
 from stockpot.streams.text.packing import best_fit, packed

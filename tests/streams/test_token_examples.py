@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stockpot.batches.examples import IGNORED, TokenExamples, concat
+from stockpot.batches.examples import IGNORED, concat
+from stockpot.batches.token_examples import TokenExamples
 
 LENGTHS = st.lists(st.integers(1, 6), min_size=1, max_size=8)
 

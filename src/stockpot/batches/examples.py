@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 Batch = dict[str, Tensor]
-IGNORED = -100  # as a target: nothing is to be learnt here
+IGNORED = -100  # as a target: no loss at this position
 
 
 class Examples(Protocol):
@@ -26,19 +26,71 @@ class Examples(Protocol):
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """The batch `{"pixel_values": (B, …), "labels": (B,)}`; DataLoader calls this once a batch.
 
-        Of text `input_ids`, (B, L), takes the place of `pixel_values`, with `attention_mask` or `position_ids`; to a
-        causal language model `labels` is (B, L), see TokenExamples.
+        For text `input_ids`, (B, L), replaces `pixel_values`, with `attention_mask` or `position_ids`; for a causal
+        language model `labels` is (B, L), see TokenExamples.
         """
         ...
 
     @property
     def nbytes(self) -> int:
-        """Bytes that storing the examples takes."""
+        """Bytes needed to store the examples."""
+        ...
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether each example belongs to a class: false for text to be continued by a causal language model."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """A description of the inputs; only examples of the same kind can be stored together."""
+        ...
+
+    @property
+    def lengths(self) -> Tensor | None:
+        """Tokens in each sequence, (N,) int64; None for images."""
+        ...
+
+    def picked(self, indices: Sequence[int] | Tensor) -> StoredExamples:
+        """These examples alone, in this order, in memory."""
+        ...
+
+    def followed_by(self, others: Sequence[Examples]) -> Examples:
+        """These examples, then the others: one tensor where all of them are tensors."""
         ...
 
 
+class StoredExamples(Examples, Protocol):
+    """Examples that are held in memory, and can be written to a file."""
+
+    def to_tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors to save, and JSON values that `stored_type` and `from_tensors` need to read them again."""
+        ...
+
+
+class _ImageExamples:
+    """What all examples of images share."""
+
+    has_classes = True
+    lengths = None
+
+    @property
+    def kind(self: Examples) -> str:
+        """The shape of an input."""
+        return f"inputs of shape {tuple(self.__getitems__([0])['pixel_values'].shape[1:])}"
+
+    def picked(self: Examples, indices: Sequence[int] | Tensor) -> TensorExamples:
+        """These examples alone, in this order, in memory."""
+        batch = self.__getitems__(torch.as_tensor(indices).tolist())
+        return TensorExamples(batch["pixel_values"], batch["labels"])
+
+    def followed_by(self: Examples, others: Sequence[Examples]) -> Examples:
+        """These examples, then the others."""
+        return ConcatExamples.of([self, *others])
+
+
 @dataclass(frozen=True)
-class TensorExamples:
+class TensorExamples(_ImageExamples):
     """Examples in memory: one tensor of inputs, (N, …), and one of labels, (N,)."""
 
     pixel_values: Tensor
@@ -56,9 +108,32 @@ class TensorExamples:
         """Bytes of both tensors."""
         return self.pixel_values.nbytes + self.labels.nbytes
 
+    def followed_by(self, others: Sequence[Examples]) -> Examples:
+        """These examples, then the others: one tensor where all of them are tensors, which makes batches cheap."""
+        parts = [self, *(part for part in others if isinstance(part, TensorExamples))]
+        if len(parts) <= len(others):
+            return super().followed_by(others)
+        return TensorExamples(
+            torch.cat([part.pixel_values for part in parts]), torch.cat([part.labels for part in parts])
+        )
+
+    def to_tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Both tensors; they need no further values."""
+        return {"pixel_values": self.pixel_values, "labels": self.labels}, {}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> TensorExamples:
+        """The examples that `to_tensors` was called on."""
+        return cls(tensors["pixel_values"], tensors["labels"])
+
+    @staticmethod
+    def expected_lengths(tensors: Mapping[str, Tensor], values: Mapping[str, Any], count: int) -> dict[str, int]:
+        """How long each saved tensor of `count` examples must be."""
+        return {"pixel_values": count, "labels": count}
+
 
 @dataclass(frozen=True)
-class LazyExamples:
+class LazyExamples(_ImageExamples):
     """Examples that stay on disk: rows of a `datasets.Dataset`, decoded and processed a batch at a time."""
 
     dataset: Any
@@ -80,105 +155,16 @@ class LazyExamples:
 
 
 @dataclass(frozen=True)
-class TokenExamples:
-    """Token sequences of different lengths in memory, one behind the other; a batch is padded to its longest.
-
-    For a causal language model `targets` says for every position the token that comes **next**, and `IGNORED` where
-    nothing is to be learnt; for a classifier `rows` says the output row of every sequence. `positions` restart where
-    several texts lie in one sequence: attention then keeps them apart, and there is no attention mask.
-    """
-
-    tokens: Tensor  # (T,) int32
-    ends: Tensor  # (N,) int64: where each sequence ends in `tokens`
-    targets: Tensor | None = None  # (T,) int32
-    rows: Tensor | None = None  # (N,) int64
-    positions: Tensor | None = None  # (T,) int32
-    pad: int = 0
-
-    @property
-    def labels(self) -> Tensor:
-        """The output row of each sequence; of text to be continued, which has no classes, 0."""
-        return torch.zeros(len(self.ends), dtype=torch.int64) if self.rows is None else self.rows
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
-        picked = torch.as_tensor(indices)
-        ends = self.ends[picked]
-        starts = torch.where(picked > 0, self.ends[picked - 1], 0)
-        lengths = ends - starts
-        within = torch.arange(int(lengths.max()))
-        inside = within < lengths[:, None]  # (B, L)
-        where = (starts[:, None] + within).clamp(max=len(self.tokens) - 1)
-        batch = {"input_ids": self.tokens[where].long().masked_fill(~inside, self.pad)}
-        if self.positions is not None:
-            # Padding counts from 0 again: to the attention it is a text of its own.
-            batch["position_ids"] = torch.where(inside, self.positions[where].long(), within - lengths[:, None])
-        elif not bool(inside.all()) or self.rows is not None:
-            batch["attention_mask"] = inside.long()
-        if self.rows is not None:
-            return {**batch, "labels": self.rows[picked]}
-        assert self.targets is not None, "sequences have targets, or rows"
-        return {**batch, "labels": self.targets[where].long().masked_fill(~inside, IGNORED)}
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all tensors."""
-        tensors = (self.tokens, self.ends, self.targets, self.rows, self.positions)
-        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
-
-    def picked(self, indices: Sequence[int]) -> TokenExamples:
-        """These sequences alone."""
-        chosen = torch.as_tensor(indices, dtype=torch.int64)
-        starts = torch.where(chosen > 0, self.ends[chosen - 1], 0)
-        lengths = self.ends[chosen] - starts
-        within = torch.arange(int(lengths.sum())) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
-        where = starts.repeat_interleave(lengths) + within
-        return TokenExamples(
-            self.tokens[where],
-            lengths.cumsum(0),
-            None if self.targets is None else self.targets[where],
-            None if self.rows is None else self.rows[chosen],
-            None if self.positions is None else self.positions[where],
-            self.pad,
-        )
-
-    @classmethod
-    def cat(cls, parts: Sequence[TokenExamples]) -> TokenExamples:
-        """The parts one after the other."""
-        before = torch.tensor([len(part.tokens) for part in parts]).cumsum(0).tolist()
-        ends = [part.ends + offset for part, offset in zip(parts, [0, *before], strict=False)]
-
-        def joined(tensors: list[Tensor | None]) -> Tensor | None:
-            present = [tensor for tensor in tensors if tensor is not None]
-            assert len(present) in (0, len(tensors)), "sequences of one kind only"
-            return torch.cat(present) if present else None
-
-        return cls(
-            torch.cat([part.tokens for part in parts]),
-            torch.cat(ends),
-            joined([part.targets for part in parts]),
-            joined([part.rows for part in parts]),
-            joined([_counted(part) if any(p.positions is not None for p in parts) else None for part in parts]),
-            parts[0].pad,
-        )
-
-
-def _counted(part: TokenExamples) -> Tensor:
-    """The positions of a part; counted out where every sequence is one text."""
-    if part.positions is not None:
-        return part.positions
-    lengths = part.ends.diff(prepend=torch.zeros(1, dtype=torch.int64))
-    return (torch.arange(len(part.tokens)) - (part.ends - lengths).repeat_interleave(lengths)).int()
-
-
-@dataclass(frozen=True)
-class ConcatExamples:
+class ConcatExamples(_ImageExamples):
     """Several sets of examples, one after the other."""
 
     parts: tuple[Examples, ...]
     labels: Tensor
+
+    @classmethod
+    def of(cls, parts: Sequence[Examples]) -> ConcatExamples:
+        """The parts, which stay where they are."""
+        return cls(tuple(parts), torch.cat([part.labels for part in parts]))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -207,23 +193,14 @@ class ConcatExamples:
 
 
 def concat(parts: Sequence[Examples]) -> Examples:
-    """The parts one after the other; tensors stay one tensor, which is what makes batches cheap."""
-    kept = [part for part in parts if len(part)] or list(parts[:1])
-    if len(kept) == 1:
-        return kept[0]
-    labels = torch.cat([part.labels for part in kept])
-    tensors = [part for part in kept if isinstance(part, TensorExamples)]
-    if len(tensors) == len(kept):
-        return TensorExamples(torch.cat([part.pixel_values for part in tensors]), labels)
-    sequences = [part for part in kept if isinstance(part, TokenExamples)]
-    if len(sequences) == len(kept):
-        return TokenExamples.cat(sequences)
-    return ConcatExamples(tuple(kept), labels)
+    """The parts one after the other, empty ones left out."""
+    filled = [part for part in parts if len(part)] or list(parts[:1])
+    return filled[0] if len(filled) == 1 else filled[0].followed_by(filled[1:])
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What one task trains on: the first `new` examples make an epoch, the rest are drawn from.
+    """What one task trains on: the first `new` examples make an epoch; the rest are for rehearsal.
 
     With `rehearsed_per_batch` m, every batch gets m of the examples after the first `new`, drawn without replacement.
     """

@@ -1,4 +1,4 @@
-"""What a model says about a batch, whichever kind of module it is."""
+"""The outputs of a model on a batch, the same for a Transformers model and a plain module."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ TOKENS = ("input_ids", "attention_mask", "position_ids")
 
 
 def logits_of(model: nn.Module, batch: Batch) -> Tensor:
-    """The logits (n, rows) of a Transformers model or of a plain module.
+    """The logits (n, rows) of a model on a batch.
 
-    n counts the examples of a classifier, and all B·L positions of a causal language model, whose rows are its tokens.
+    n is the number of examples for a classifier; for a causal language model, whose rows are its tokens, n counts all
+    B·L positions.
     """
     if "pixel_values" in batch:
         output = model(batch["pixel_values"])
@@ -26,18 +27,18 @@ def logits_of(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def targets_of(batch: Batch) -> Tensor:
-    """The row that is right for each of the logits, (n,); IGNORED where there is nothing to learn."""
+    """The correct row for each of the logits, (n,); IGNORED where there is no loss."""
     return batch["labels"].flatten()
 
 
 def items_in(batch: Batch) -> int:
-    """What a batch's mean loss is the mean of: examples, or tokens to be predicted."""
+    """The number of terms in a batch's mean loss: examples, or predicted tokens."""
     labels = batch["labels"]
     return len(labels) if labels.dim() == 1 else int((labels != IGNORED).sum())
 
 
 def learnt_logits(logits: Tensor, batch: Batch) -> Tensor:
-    """Those of the logits (n, rows) that something is to be learnt from."""
+    """The logits (n, rows) without the positions that have no target."""
     return logits if batch["labels"].dim() == 1 else logits[targets_of(batch) != IGNORED]
 
 

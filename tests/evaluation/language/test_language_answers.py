@@ -11,7 +11,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from stockpot.batches.examples import TokenExamples
+from stockpot.batches.token_examples import TokenExamples
 from stockpot.errors import StockpotError
 from stockpot.evaluation.language import answer
 from stockpot.evaluation.language.answer import extracted, normalised, spaced

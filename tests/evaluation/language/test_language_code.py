@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from stockpot.batches.examples import TokenExamples
+from stockpot.batches.token_examples import TokenExamples
 from stockpot.errors import StockpotError
 from stockpot.evaluation.language import code
 from stockpot.evaluation.language.code import pass_at_k, program

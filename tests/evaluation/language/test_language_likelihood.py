@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from stockpot.batches.examples import IGNORED, TokenExamples
+from stockpot.batches.examples import IGNORED
+from stockpot.batches.token_examples import TokenExamples
 from stockpot.evaluation.language import likelihood
 from stockpot.evaluation.language.likelihood import alike, sequence_scores, token_scores
 from stockpot.evaluation.language.measure import measure

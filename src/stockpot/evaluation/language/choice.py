@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from stockpot.batches.examples import IGNORED, TokenExamples
+from stockpot.batches.examples import IGNORED
+from stockpot.batches.token_examples import TokenExamples
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.evaluation.language.answer import Unsuited, spaced
 from stockpot.evaluation.language.generation import context, prompt_tokens

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stockpot.batches.examples import IGNORED, TokenExamples
+from stockpot.batches.examples import IGNORED
 from stockpot.batches.outputs import evaluation_mode, logits_of, moved_to
+from stockpot.batches.token_examples import TokenExamples
 
 LOGITS = 2**27  # at most so many in one batch: 512 MiB in float32
 ON_CPU = 2**22  # there: larger blocks come from the system page by page, and cost 2.7 times the processor time

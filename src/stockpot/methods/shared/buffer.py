@@ -10,8 +10,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stockpot.batches.examples import Batch, Examples, TokenExamples
+from stockpot.batches.examples import Batch, Examples
 from stockpot.batches.outputs import evaluation_mode, logits_of, moved_to
+from stockpot.batches.token_examples import TokenExamples
 from stockpot.errors import StockpotError
 from stockpot.methods.base import BaseConfig, Task, TaskFacts, Tensors
 from stockpot.methods.shared.held_examples import (

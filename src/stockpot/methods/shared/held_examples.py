@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from stockpot.batches.examples import Examples, TensorExamples, TokenExamples, concat
+from stockpot.batches.examples import Examples, TensorExamples, concat
+from stockpot.batches.token_examples import TokenExamples
 
 HeldExamples = TensorExamples | TokenExamples
 _OF_IMAGES = ("pixel_values", "labels")

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from stockpot.batches.examples import TokenExamples
+from stockpot.batches.token_examples import TokenExamples
 from stockpot.files import TEMPORARY
 from stockpot.models.tokenizer import tokenizer_fingerprint
 from stockpot.streams.text.rows import TextRows

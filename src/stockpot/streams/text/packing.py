@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from stockpot.batches.examples import TokenExamples
+from stockpot.batches.token_examples import TokenExamples
 
 
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stockpot.batches.examples import TokenExamples
+from stockpot.batches.token_examples import TokenExamples
 
 
 @dataclass(frozen=True)

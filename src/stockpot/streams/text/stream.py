@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from stockpot.batches.examples import Batch, TokenExamples
+from stockpot.batches.examples import Batch
+from stockpot.batches.token_examples import TokenExamples
 from stockpot.streams.scenario import Rows
 from stockpot.streams.spec import DataSpec, Scenario, TaskSpec
 from stockpot.streams.stream import evenly, inherit

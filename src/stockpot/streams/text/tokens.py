@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stockpot.batches.examples import IGNORED, TokenExamples
+from stockpot.batches.examples import IGNORED
+from stockpot.batches.token_examples import TokenExamples
 from stockpot.errors import StockpotError
 from stockpot.models.tokenizer import end_of_text, padding, start_of_text
 from stockpot.streams.text.encoding import Said, Tokens, encode, encode_chats, encode_pairs, leading_tokens, render_chat

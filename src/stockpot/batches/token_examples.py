@@ -1,0 +1,147 @@
+"""Token sequences in memory, for causal language models and for classifiers of text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stockpot.batches.examples import IGNORED, Batch, ConcatExamples, Examples, TensorExamples
+
+_PER_TOKEN, _PER_SEQUENCE = ("tokens", "targets", "positions"), ("ends", "rows")
+
+
+@dataclass(frozen=True)
+class TokenExamples:
+    """Token sequences of different lengths in memory, one behind the other; a batch is padded to its longest.
+
+    For a causal language model `targets` holds at every position the token that comes **next**, and `IGNORED` where
+    there is no loss; for a classifier `rows` holds the output row of every sequence. `positions` restart where several
+    texts share one sequence: attention then keeps them apart, and there is no attention mask.
+    """
+
+    tokens: Tensor  # (T,) int32
+    ends: Tensor  # (N,) int64: where each sequence ends in `tokens`
+    targets: Tensor | None = None  # (T,) int32
+    rows: Tensor | None = None  # (N,) int64
+    positions: Tensor | None = None  # (T,) int32
+    pad: int = 0
+
+    @property
+    def labels(self) -> Tensor:
+        """The output row of each sequence; 0 for text to be continued, which has no classes."""
+        return torch.zeros(len(self.ends), dtype=torch.int64) if self.rows is None else self.rows
+
+    @property
+    def has_classes(self) -> bool:
+        """False for text to be continued."""
+        return self.targets is None
+
+    @property
+    def kind(self) -> str:
+        """What the text is for."""
+        return "text with classes" if self.has_classes else "text to be continued"
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens in each sequence, (N,) int64."""
+        return self.ends.diff(prepend=self.ends.new_zeros(1))
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        picked = torch.as_tensor(indices)
+        ends = self.ends[picked]
+        starts = torch.where(picked > 0, self.ends[picked - 1], 0)
+        lengths = ends - starts
+        within = torch.arange(int(lengths.max()))
+        inside = within < lengths[:, None]  # (B, L)
+        where = (starts[:, None] + within).clamp(max=len(self.tokens) - 1)
+        batch = {"input_ids": self.tokens[where].long().masked_fill(~inside, self.pad)}
+        if self.positions is not None:
+            # Padding counts from 0 again: to the attention it is a text of its own.
+            batch["position_ids"] = torch.where(inside, self.positions[where].long(), within - lengths[:, None])
+        elif not bool(inside.all()) or self.rows is not None:
+            batch["attention_mask"] = inside.long()
+        if self.rows is not None:
+            return {**batch, "labels": self.rows[picked]}
+        assert self.targets is not None, "sequences have targets, or rows"
+        return {**batch, "labels": self.targets[where].long().masked_fill(~inside, IGNORED)}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for tensor in self.to_tensors()[0].values())
+
+    def picked(self, indices: Sequence[int] | Tensor) -> TokenExamples:
+        """These sequences alone, in this order."""
+        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        starts = torch.where(chosen > 0, self.ends[chosen - 1], 0)
+        lengths = self.ends[chosen] - starts
+        within = torch.arange(int(lengths.sum())) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+        where = starts.repeat_interleave(lengths) + within
+        return TokenExamples(
+            self.tokens[where],
+            lengths.cumsum(0),
+            None if self.targets is None else self.targets[where],
+            None if self.rows is None else self.rows[chosen],
+            None if self.positions is None else self.positions[where],
+            self.pad,
+        )
+
+    def followed_by(self, others: Sequence[Examples]) -> Examples:
+        """These sequences, then the others, in one set of tensors."""
+        parts = [self, *(part for part in others if isinstance(part, TokenExamples))]
+        if len(parts) <= len(others):
+            return ConcatExamples.of([self, *others])
+        before = torch.tensor([len(part.tokens) for part in parts]).cumsum(0).tolist()
+        packed = any(part.positions is not None for part in parts)
+        return TokenExamples(
+            torch.cat([part.tokens for part in parts]),
+            torch.cat([part.ends + offset for part, offset in zip(parts, [0, *before], strict=False)]),
+            _cat([part.targets for part in parts]),
+            _cat([part.rows for part in parts]),
+            _cat([part.counted_positions() if packed else None for part in parts]),
+            self.pad,
+        )
+
+    def counted_positions(self) -> Tensor:
+        """`positions`, (T,) int32; without them every sequence is one text, and its tokens are counted from 0."""
+        if self.positions is not None:
+            return self.positions
+        starts = self.ends - self.lengths
+        return (torch.arange(len(self.tokens)) - starts.repeat_interleave(self.lengths)).int()
+
+    def to_tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The tensors that there are, their names, and the padding token."""
+        tensors = {name: getattr(self, name) for name in (*_PER_SEQUENCE, *_PER_TOKEN)}
+        present = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        return present, {"text": list(present), "pad": self.pad}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> TokenExamples:
+        """The examples that `to_tensors` was called on."""
+        return cls(**{name: tensors[name] for name in values["text"]}, pad=int(values["pad"]))
+
+    @staticmethod
+    def expected_lengths(tensors: Mapping[str, Tensor], values: Mapping[str, Any], count: int) -> dict[str, int]:
+        """How long each saved tensor of `count` sequences must be; −1 where damaged `ends` do not say."""
+        ends = tensors.get("ends")
+        ascending = ends is not None and len(ends) and bool((ends.diff(prepend=ends.new_zeros(1)) > 0).all())
+        tokens = int(ends[-1]) if ends is not None and ascending else -1
+        return {name: tokens if name in _PER_TOKEN else count for name in values["text"]}
+
+
+def _cat(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    present = [tensor for tensor in tensors if tensor is not None]
+    assert len(present) in (0, len(tensors)), "sequences of one kind only"
+    return torch.cat(present) if present else None
+
+
+def stored_type(values: Mapping[str, Any]) -> type[TensorExamples] | type[TokenExamples]:
+    """Which examples `to_tensors` wrote these JSON values for."""
+    return TokenExamples if "text" in values else TensorExamples
