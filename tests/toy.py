@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from stockpot import methods
 from stockpot.batches.examples import Batch, TensorExamples, TrainingData
 from stockpot.methods.base import Method, Task
-from stockpot.methods.shared.held_examples import is_language
 from stockpot.seeds import derive, seed_everything
 from stockpot.training import engine
 from stockpot.training.batches import EpochBatches
@@ -99,7 +98,7 @@ def learn(
     save(-1)
     learnt = Learnt([copied(current)])
     for index, own in enumerate(tasks):
-        active = build(method.decided(CLASSES, is_language(own)))
+        active = build(method.decided(CLASSES, not own.has_classes))
         if active.starts_from == "pretrained":
             current = copy.deepcopy(start)
         if index:
@@ -115,7 +114,7 @@ def learn(
             ),
             rows=[sorted(set(other.labels.tolist())) for other in tasks[: index + 1]],
             owners=owners,
-            language=is_language(own),
+            language=not own.has_classes,
         )
         seed_everything(task.seed)
         data = active.training_data(task, own)

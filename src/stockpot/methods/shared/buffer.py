@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stockpot.batches.examples import Batch, Examples
+from stockpot.batches.examples import Batch, Examples, StoredExamples, concat
 from stockpot.batches.outputs import evaluation_mode, logits_of, moved_to
-from stockpot.batches.token_examples import TokenExamples
+from stockpot.batches.token_examples import stored_type
 from stockpot.errors import StockpotError
 from stockpot.methods.base import BaseConfig, Task, TaskFacts, Tensors
-from stockpot.methods.shared.held_examples import (
-    HeldExamples,
-    from_tensors,
-    is_language,
-    joined,
-    kind_of,
-    sizes,
-    taken,
-    to_tensors,
-)
 from stockpot.methods.shared.space import Range, Space
 from stockpot.models.head import find_head
 from stockpot.seeds import generator
@@ -181,8 +171,8 @@ def features_over(model: nn.Module, examples: Examples, picked: Tensor) -> Tenso
         logits = logits_over(model, examples, picked)
     finally:
         watch.remove()
-    if isinstance(examples, TokenExamples):
-        last = examples.ends.diff(prepend=examples.ends.new_zeros(1))[picked] - 1
+    if examples.lengths is not None:
+        last = examples.lengths[picked] - 1
         kept = [_at(features, places) for features, places in zip(kept, last.split(_FORWARD_BATCH), strict=False)]
     if sum(len(features) for features in kept) != len(picked):  # a layer that is not called once for each example
         return logits
@@ -207,7 +197,7 @@ class Buffer:
     def __init__(self, config: BufferConfig, keep_logits: bool = False) -> None:
         self.config = config
         self.keep_logits = keep_logits
-        self._held: HeldExamples | None = None
+        self._held: StoredExamples | None = None
         self._beside: Tensors = {}  # logits, and `known`: how many rows they had
         self.seen = 0  # by the reservoir
         self.shares: list[int] = []  # balanced and herding: held of each task's each class, in the order they lie in
@@ -216,7 +206,7 @@ class Buffer:
         return 0 if self._held is None else len(self._held)
 
     @property
-    def examples(self) -> HeldExamples:
+    def examples(self) -> StoredExamples:
         """What is held, as examples; there must be some."""
         assert self._held is not None, "the buffer is empty"
         return self._held
@@ -224,7 +214,7 @@ class Buffer:
     @property
     def tensors(self) -> Tensors:
         """Everything that is held."""
-        return {} if self._held is None else {**to_tensors(self._held)[0], **self._beside}
+        return {} if self._held is None else {**self._held.to_tensors()[0], **self._beside}
 
     @property
     def nbytes(self) -> int:
@@ -236,10 +226,10 @@ class Buffer:
         to be continued where its classes, or its logits, would be needed.
         """
         name, config = self.config.name, self.config
-        if len(self) and (held := kind_of(self.examples)) != (own := kind_of(examples)):
+        if len(self) and (held := self.examples.kind) != (own := examples.kind):
             raise StockpotError(f"{name}: the buffer holds {held}, task {task.name!r} has {own.split('shape ')[-1]}.")
         classes = len(examples.labels.unique())
-        facts = TaskFacts(task.name, classes, len(examples), is_language(examples))
+        facts = TaskFacts(task.name, classes, len(examples), not examples.has_classes)
         if problem := config.unfit(facts, len(self.shares)):
             raise StockpotError(f"{name}: {problem}")
 
@@ -253,7 +243,7 @@ class Buffer:
 
     def _keep(self, picked: Tensor) -> None:
         """Keeps these alone, in their order."""
-        self._held, self._beside = taken(self.examples, picked), self._beside_of(picked)
+        self._held, self._beside = self.examples.picked(picked), self._beside_of(picked)
 
     def fill(self, task: Task, examples: Examples) -> None:
         """Takes in examples of a finished task; the same ones in every method that rehearses."""
@@ -308,8 +298,8 @@ class Buffer:
     def _append(self, task: Task, examples: Examples, picked: Tensor) -> None:
         if not len(picked):
             return
-        fresh = taken(examples, picked)
-        self._held = joined(self._held, fresh)
+        fresh = examples.picked(picked)
+        self._held = fresh if self._held is None else cast("StoredExamples", concat([self._held, fresh]))
         if self.keep_logits:
             logits = logits_over(task.model, fresh, torch.arange(len(picked)))
             known = torch.full((len(picked),), _known_rows(task, logits.shape[1]))
@@ -321,14 +311,14 @@ class Buffer:
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
         """What is held, and how it came to be."""
-        what = {} if self._held is None else to_tensors(self._held)[1]
+        what = {} if self._held is None else self._held.to_tensors()[1]
         return self.tensors, {"seen": self.seen, "shares": self.shares, "held": len(self), **what}
 
     def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Takes up what `state` gave. Raises StockpotError where the tensors are empty, missing or do not agree."""
         held = int(values.get("held", len(tensors.get("labels", ()))))
         beside = ["logits", "known"] if self.keep_logits else []
-        wanted = sizes(tensors, values, held) | dict.fromkeys(beside, held)
+        wanted = stored_type(values).expected_lengths(tensors, values, held) | dict.fromkeys(beside, held)
         shares = [int(share) for share in values.get("shares", [])]
         self._held, self._beside = None, {}
         if held or any(key in tensors for key in wanted):
@@ -339,6 +329,6 @@ class Buffer:
                     f"{self.config.name}: the saved buffer is damaged: {held} examples were kept, it holds {found}; "
                     "use an undamaged copy of the run, or begin it again."
                 )
-            self._held = from_tensors(tensors, values)
+            self._held = stored_type(values).from_tensors(tensors, values)
             self._beside = {key: tensors[key] for key in beside}
         self.seen, self.shares = int(values.get("seen", 0)), shares
