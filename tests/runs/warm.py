@@ -224,14 +224,6 @@ def _warm_up() -> None:
     import sklearn.model_selection
     from transformers import LlamaForCausalLM, ViTConfig, ViTForImageClassification  # noqa: F401
 
-    import stockpot.cli.finish
-    import stockpot.report.card
-    import stockpot.report.page
-    import stockpot.report.sentences
-    import stockpot.report.tables
-    import stockpot.runs.actions
-    import stockpot.training.hf
-    import stockpot.training.plain  # noqa: F401
     from stockpot.models.names import saved_names
     from stockpot.recipe.train import check_train
 
