@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 
 from stockpot.evaluation.statistics import Place, correct, estimate_runs, paired_runs
-from stockpot.report.ends import chosen_keys, ends, fair, sentences
+from stockpot.report.search_ends import chosen_at_end, chosen_keys, end_sentences, fair_verdict
 from stockpot.results import Comparison, MethodSummary, read_comparison
 
 
@@ -59,7 +59,7 @@ def gaps(comparison: Comparison, label: str = "sfa") -> list[str]:
     tests = {other: paired_runs(own, by_place(one)) for other, one in comparison.methods.items() if other != label}
     lines = [f"| {label} − | difference | corrected interval | | p, not corrected |", "|---|---|---|---|---|"]
     for other, found in correct(tests, lower_is_better=not comparison.higher_is_better).items():
-        gap = fair(found, label, other, ends(comparison))
+        gap = fair_verdict(found, label, other, chosen_at_end(comparison))
         interval = "—" if gap.low is None else f"{gap.low:+.3f} to {gap.high:+.3f}"
         alone = "—" if gap.p_value is None else f"{gap.p_value:.3f}"
         lines.append(f"| {other} | {gap.mean:+.3f} | {interval} | {gap.verdict} | {alone} |")
@@ -75,7 +75,7 @@ def main() -> None:
     for number, order in enumerate(comparison.orders, 1):
         print(f"Order {number}: {' → '.join(order)}.", end=" ")
     print(f"{seeds} seeds.\n")
-    print("\n".join([*table(comparison), "", *gaps(comparison), "", *sentences(comparison)]))
+    print("\n".join([*table(comparison), "", *gaps(comparison), "", *end_sentences(comparison)]))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from stockpot.evaluation.statistics import correct, estimate, paired
-from stockpot.report.ends import chosen_keys, ends, fair, sentences
+from stockpot.report.search_ends import chosen_at_end, chosen_keys, end_sentences, fair_verdict
 from stockpot.results import Comparison, Results, read_comparison, read_results
 
 
@@ -69,7 +69,7 @@ def against(cells: dict[str, list[Cell]], reference: str, key: str, at_end: Mapp
     tests = {label: paired([measure(cell) for cell in own], base) for label, own in cells.items() if label != reference}
     words = {}
     for label, gap in correct(tests, lower_is_better=True).items():
-        found = fair(gap, label, reference, at_end)
+        found = fair_verdict(gap, label, reference, at_end)
         interval = "" if found.low is None else f" ({found.low:+.2f} to {found.high:+.2f})"
         verdict = "" if found.verdict == "no difference shown" else f", {found.verdict}"
         words[label] = f"{found.mean:+.2f}{interval}{verdict}"
@@ -82,7 +82,7 @@ def table(cells: dict[str, list[Cell]], comparison: Comparison) -> list[str]:
     start = f"before the stream the general text has {first.control[0]:.2f}, the first task {initial(first):.2f}"
     lines = [f"{' → '.join(first.results.tasks)} ({len(next(iter(cells.values())))} seeds; {start})", ""]
     gaps = {
-        reference: against(cells, reference, "average", ends(comparison))
+        reference: against(cells, reference, "average", chosen_at_end(comparison))
         for reference in ("sequential", "sfa")
         if reference in cells
     }
@@ -141,7 +141,7 @@ def main() -> None:
         for order in range(len(comparison.orders)):
             of_order = {label: [cell for cell in own if cell.order == order] for label, own in cells.items()}
             print("\n".join(table(of_order, comparison)))
-        print("\n".join(sentences(comparison)))
+        print("\n".join(end_sentences(comparison)))
     if asked.json:
         asked.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from stockpot.evaluation.statistics import correct, paired
-from stockpot.report.ends import NO_COMPARISON, chosen_keys, ends, fair, sentences
+from stockpot.report.search_ends import NO_COMPARISON, chosen_at_end, chosen_keys, end_sentences, fair_verdict
 from stockpot.results import Comparison, Difference, MethodSummary, read_comparison
 
 SCENARIOS = ("class-incremental", "domain-incremental", "task-incremental")
@@ -56,7 +56,9 @@ def better(label: str, metric: str = "average_accuracy") -> Claim:
 
     def told(comparison: Comparison) -> str:
         methods = comparison.methods
-        shown = fair(methods[label].versus_sequential[metric], label, "sequential", ends(comparison)).verdict
+        shown = fair_verdict(
+            methods[label].versus_sequential[metric], label, "sequential", chosen_at_end(comparison)
+        ).verdict
         return _told_of(shown, methods[label], methods["sequential"], metric)
 
     return told
@@ -69,7 +71,7 @@ def above(one: str, other: str) -> Claim:
         methods = comparison.methods
         values = [methods[label].average_accuracy.values for label in (one, other)]
         found = correct({"it": paired(*values)}, lower_is_better=False)["it"]
-        shown = fair(found, one, other, ends(comparison)).verdict
+        shown = fair_verdict(found, one, other, chosen_at_end(comparison)).verdict
         return _told_of(shown, methods[one], methods[other], "average_accuracy")
 
     return told
@@ -169,7 +171,7 @@ def page(found: dict[str, Comparison], command: str) -> str:
         for label, gap in sfa_against_all(comparison).items():
             interval = f"{gap.low:+.3f} to {gap.high:+.3f}" if gap.low is not None else "—"
             lines.append(f"| {label} | {gap.mean:+.3f} | {interval} | {gap.verdict} |")
-        lines += ["", *sentences(comparison), ""]
+        lines += ["", *end_sentences(comparison), ""]
     lines += [
         "## What the papers lead one to expect", "",
         "Shown: the interval excludes zero; of questions about plain fine-tuning, after Holm's correction over all",
@@ -188,8 +190,10 @@ def sfa_against_all(comparison: Comparison) -> dict[str, Difference]:
     tests = {
         label: paired(own, one.average_accuracy.values) for label, one in comparison.methods.items() if label != "sfa"
     }
-    at_end = ends(comparison)
-    return {label: fair(gap, "sfa", label, at_end) for label, gap in correct(tests, lower_is_better=False).items()}
+    at_end = chosen_at_end(comparison)
+    return {
+        label: fair_verdict(gap, "sfa", label, at_end) for label, gap in correct(tests, lower_is_better=False).items()
+    }
 
 
 def _setting(comparison: Comparison) -> str:

@@ -16,7 +16,7 @@ from stockpot.file_names import stays_inside
 
 SCHEMA_VERSION: Final = "1"
 WHATIF_VERSION: Final = "1"
-T = TypeVar("T", bound=BaseModel)
+_T = TypeVar("_T", bound=BaseModel)
 
 
 def _inside(path: str) -> str:
@@ -287,7 +287,9 @@ class WhatIfMethod(_Strict):
     key: str | None = Field(description="the parameter that is its strength; null where it has none")
     points: list[WhatIfPoint] = Field(description="by growing strength")
     best: int = Field(description="index of the point of the best average; of equal ones the first")
-    knee: int | None = Field(description="index of the knee, see `stockpot.compare.knee`; null where there is none")
+    knee: int | None = Field(
+        description="index of the knee, see `stockpot.evaluation.pareto`; null where there is none"
+    )
 
 
 class WhatIf(_Strict):
@@ -319,7 +321,7 @@ def read_comparison(path: Path) -> Comparison:
     return _read(path, Comparison)
 
 
-def _read(path: Path, model: type[T]) -> T:
+def _read(path: Path, model: type[_T]) -> _T:
     try:
         return model.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -16,7 +16,7 @@ from stockpot.compare.whatif import OPTIMISTIC, SWEPT
 from stockpot.recipe.read import check
 from stockpot.recipe.schema import Recipe
 from stockpot.report.formatting import opening
-from stockpot.report.whatif_words import valued
+from stockpot.report.whatif_tables import valued
 from stockpot.results import WhatIf
 from stockpot.runs.actions import begin, go_on
 from stockpot.runs.folder import RunFolder

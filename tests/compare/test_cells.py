@@ -16,10 +16,10 @@ import pytest
 from safetensors.torch import load_file
 
 from stockpot.compare.cells import CellPlan, contenders, orders_of, plan, prepare, recipe_of
-from stockpot.compare.engines import Engine, in_processes, on_ray
-from stockpot.compare.front import front
+from stockpot.compare.engines import CellEngine, in_processes, on_ray
+from stockpot.compare.front import run_front
 from stockpot.compare.running import Running, ShareDone
-from stockpot.compare.summary import summarise
+from stockpot.compare.summary import summarise_comparison
 from stockpot.compare.tuning import tune
 from stockpot.errors import StockpotError
 from stockpot.methods.base import BaseConfig
@@ -92,7 +92,7 @@ def test_a_run_in_another_order_learns_the_tasks_in_that_order(recipes: Recipes,
     first, second = (results for _, results in done)
     assert first is not None and second is not None
     assert (first.tasks, second.tasks) == (["part-1", "part-2"], ["part-2", "part-1"])
-    comparison = summarise(recipe, [(cell, results) for cell, results in done if results is not None])
+    comparison = summarise_comparison(recipe, [(cell, results) for cell, results in done if results is not None])
     assert comparison.orders == [first.tasks, second.tasks]
     assert [cell.order for cell in comparison.methods["sequential"].cells] == [0, 1]
     assert comparison.methods["sequential"].average_accuracy.n == 2
@@ -214,7 +214,7 @@ def test_a_time_ends_the_tuning_after_whole_rounds_and_going_on_adds_none(recipe
 
 def test_the_front_has_each_method_at_each_strength(recipes: Recipes, tmp_path: Path) -> None:
     recipe = recipes(seeds=[0, 1], compare=[{"name": "wise_ft"}, {"name": "soup"}])
-    points = front(running(recipe, tmp_path), contenders(recipe), 3)
+    points = run_front(running(recipe, tmp_path), contenders(recipe), 3)
     assert {point.method for point in points} == {"wise_ft"}
     assert [point.value for point in points] == only(recipe, "wise_ft")[0].space["alpha"].grid(3)
     for point in points:
@@ -236,7 +236,7 @@ def weights(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("kind", ["processes", "ray"])
 def test_cells_are_the_same_wherever_they_run(kind: str, recipes: Recipes, tmp_path: Path) -> None:
-    engine: Engine
+    engine: CellEngine
     if kind == "ray":
         pytest.importorskip("ray", reason="Ray is an extra, and not installed")
         engine = on_ray()

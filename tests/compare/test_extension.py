@@ -12,7 +12,7 @@ import pytest
 from toy import config
 
 from stockpot.compare.cells import CellPlan, contenders
-from stockpot.compare.extension import best_keys, ends_of, further, round_size
+from stockpot.compare.extension import best_keys, further_points, keys_at_ends, round_size
 from stockpot.compare.running import Running, ShareDone
 from stockpot.compare.tuning import tune
 from stockpot.methods import REGISTRY
@@ -57,11 +57,11 @@ def test_a_mathematical_limit_is_reached_and_never_passed() -> None:
 def test_what_is_tried_beyond_an_end_differs_from_the_best_in_that_key_alone() -> None:
     space = {"p": Range(0.1, 1, log=True, limits=(0, 1)), "beta": Range(0, 10)}
     tried = [{"p": p, "beta": b} for p in (0.1, 0.5, 1.0) for b in (0.0, 5.0, 10.0)]
-    assert further(space, "beta", {"p": 0.5, "beta": 10.0}, tried, 2) == [
+    assert further_points(space, "beta", {"p": 0.5, "beta": 10.0}, tried, 2) == [
         {"p": 0.5, "beta": 12.5},
         {"p": 0.5, "beta": 15.0},
     ]
-    both = further(space, "beta", {"p": 0.1, "beta": 10.0}, tried, 3)  # the strength first, in turns
+    both = further_points(space, "beta", {"p": 0.1, "beta": 10.0}, tried, 3)  # the strength first, in turns
     assert [(point["beta"], point["p"]) for point in both] == [
         (12.5, 0.1), (10.0, pytest.approx(0.1 * 0.1**0.25)), (15.0, 0.1),
     ]  # fmt: skip
@@ -70,9 +70,9 @@ def test_what_is_tried_beyond_an_end_differs_from_the_best_in_that_key_alone() -
 def test_a_method_at_no_end_halves_the_gaps_beside_its_best() -> None:
     space = {"x": Range(1, 1e4, log=True)}
     tried = [{"x": value} for value in (1.0, 1e2, 1e4)]
-    points = [math.log10(point["x"]) for point in further(space, "x", {"x": 1e2}, tried, 4)]
+    points = [math.log10(point["x"]) for point in further_points(space, "x", {"x": 1e2}, tried, 4)]
     assert sorted(points[:2]) == pytest.approx([1, 3]) and sorted(points[2:]) == pytest.approx([1.5, 2.5])
-    assert further({"x": Choices((1, 2, 3))}, "x", {"x": 3}, [{"x": 1}, {"x": 3}], 3) == []
+    assert further_points({"x": Choices((1, 2, 3))}, "x", {"x": 3}, [{"x": 1}, {"x": 3}], 3) == []
 
 
 def test_an_end_is_the_outermost_value_that_was_tried() -> None:
@@ -82,9 +82,9 @@ def test_an_end_is_the_outermost_value_that_was_tried() -> None:
         "k": Choices((1, 2)),
     }
     tried = [{"beta": b, "p": 1.0 if b > 0.5 else 0.3, "k": 1} for b in (0.1, 0.4, 0.7)]
-    assert ends_of(tried[2], tried, space) == ({"beta": True}, {"p": True})  # no p beyond 1
-    assert ends_of(tried[1], tried, space) == ({"p": False}, {})
-    assert ends_of(tried[0], tried[:1], space) == ({}, {})  # a single value was not searched
+    assert keys_at_ends(tried[2], tried, space) == ({"beta": True}, {"p": True})  # no p beyond 1
+    assert keys_at_ends(tried[1], tried, space) == ({"p": False}, {})
+    assert keys_at_ends(tried[0], tried[:1], space) == ({}, {})  # a single value was not searched
 
 
 def test_of_equal_scores_the_first_at_no_end_is_the_best() -> None:

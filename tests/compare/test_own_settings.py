@@ -9,7 +9,7 @@ import pytest
 
 from stockpot.compare.cells import contenders, plan
 from stockpot.compare.running import Running
-from stockpot.compare.summary import summarise
+from stockpot.compare.summary import summarise_comparison
 from stockpot.errors import StockpotError
 from stockpot.recipe.read import check, read_recipe
 from stockpot.recipe.schema import Recipe
@@ -31,7 +31,7 @@ def test_a_method_trains_by_its_own_settings(digits_recipe: dict[str, Any], tmp_
     assert [cost.steps for cost in own.task_costs] == [2, 6]  # a task's settings come before a method's
     assert own.method["train"] == train and "train" not in plain.method
     assert own.recipe["train"] == {**digits_recipe["train"], **train}
-    comparison = summarise(recipe, [(cell, results) for cell, results in done if results is not None])
+    comparison = summarise_comparison(recipe, [(cell, results) for cell, results in done if results is not None])
     said = "Trained with settings of its own: WiSE-FT (num_train_epochs 1, learning_rate 0.001)."
     assert said in comparison.sentences
 

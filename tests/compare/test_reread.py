@@ -14,7 +14,7 @@ from stockpot.cli.report import report_command
 from stockpot.compare.cells import contenders, plan
 from stockpot.compare.reread import reread
 from stockpot.compare.running import Running
-from stockpot.compare.summary import summarise, write_comparison
+from stockpot.compare.summary import summarise_comparison, write_comparison
 from stockpot.errors import StockpotError
 from stockpot.recipe.read import check
 from stockpot.recipe.schema import Recipe
@@ -36,7 +36,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = check(Recipe, VALUES, "here")
     running = Running(recipe, path, Stop(), Progress())
     done = [(cell, results) for cell, results in running.run(plan(recipe, contenders(recipe))) if results is not None]
-    write_comparison(summarise(recipe, done), path)
+    write_comparison(summarise_comparison(recipe, done), path)
     return path
 
 

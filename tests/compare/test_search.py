@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from scipy.stats import kstest
 from toy import config
 
-from stockpot.compare.search import Kind, Search, grid, open_search, with_keys
+from stockpot.compare.search import Search, SearchKind, grid_points, open_search, with_keys
 from stockpot.errors import StockpotError
 from stockpot.methods import REGISTRY
 from stockpot.methods.base import BaseConfig
 from stockpot.methods.shared.space import Choices, Range, Space
 
-KINDS: list[Kind] = ["grid", "random", "optuna"]
+KINDS: list[SearchKind] = ["grid", "random", "optuna"]
 DARK = {"loss": "der++"}
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in REGISTRY),
@@ -47,7 +47,7 @@ def asked(search: Search) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(("name", "keys"), VARIANTS)
 @pytest.mark.parametrize("kind", ["grid", "random"])
-def test_every_method_takes_every_value_of_its_space(kind: Kind, name: str, keys: dict[str, Any]) -> None:
+def test_every_method_takes_every_value_of_its_space(kind: SearchKind, name: str, keys: dict[str, Any]) -> None:
     method = config(name, **keys)
     for seed in range(12):
         search = open_search(kind, method, seed + 1, seed, Path("unused"))
@@ -75,7 +75,7 @@ class Wrong(BaseConfig):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_space_wider_than_what_the_method_takes_is_found_out(kind: Kind, tmp_path: Path) -> None:
+def test_a_space_wider_than_what_the_method_takes_is_found_out(kind: SearchKind, tmp_path: Path) -> None:
     with pytest.raises(StockpotError, match="method 'wrong': name"):
         asked(open_search(kind, Wrong(), 30, 0, tmp_path))
 
@@ -101,25 +101,25 @@ def test_a_grid_has_as_many_points_for_one_two_and_three_keys() -> None:
 
 def test_a_grid_is_finest_in_the_strength() -> None:
     space = {"p": Range(0.05, 1, log=True), "beta": Range(0, 1)}
-    points = grid(space, 12, "beta")
+    points = grid_points(space, 12, "beta")
     assert {point["beta"] for point in points} == set(space["beta"].grid(4))
     assert {point["p"] for point in points} == set(space["p"].grid(3))
-    assert {len({point[key] for point in grid(space, 10, "p")}) for key in ["p"]} == {4}
-    assert grid(space, 1, "beta") == [{"beta": 0.5, "p": pytest.approx(math.sqrt(0.05))}]
+    assert {len({point[key] for point in grid_points(space, 10, "p")}) for key in ["p"]} == {4}
+    assert grid_points(space, 1, "beta") == [{"beta": 0.5, "p": pytest.approx(math.sqrt(0.05))}]
 
 
 def test_a_grid_of_choices_has_no_more_points_than_there_are() -> None:
     space = {"a": Choices((1, 2, 3)), "b": Choices((True, False))}
-    points = grid(space, 50, "a")
+    points = grid_points(space, 50, "a")
     assert sorted((point["a"], point["b"]) for point in points) == [(a, b) for a in (1, 2, 3) for b in (False, True)]
-    mixed = grid({**space, "c": Range(0, 1)}, 50, "a")
+    mixed = grid_points({**space, "c": Range(0, 1)}, 50, "a")
     assert len(mixed) == 50
     assert len({point["c"] for point in mixed}) == 9  # of 3·2·9 = 54
 
 
 @given(st.integers(8, 64))
 def test_the_first_half_of_a_grid_spans_the_strength(trials: int) -> None:
-    first = [point["x"] for point in grid({"x": Range(0, 1)}, trials, "x")[: trials // 2]]
+    first = [point["x"] for point in grid_points({"x": Range(0, 1)}, trials, "x")[: trials // 2]]
     assert min(first) <= 0.15
     assert max(first) >= 0.75
     gaps = [after - before for before, after in itertools.pairwise(sorted(first))]
@@ -134,14 +134,14 @@ def test_a_grid_without_its_strength_is_one_of_the_other_keys() -> None:
 
 @pytest.mark.parametrize("name", ["sequential", "joint", "soup", "fisher_average", "replay"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_method_that_leaves_nothing_open_has_no_trials(kind: Kind, name: str, tmp_path: Path) -> None:
+def test_a_method_that_leaves_nothing_open_has_no_trials(kind: SearchKind, name: str, tmp_path: Path) -> None:
     search = open_search(kind, config(name), 5, 0, tmp_path)
     assert search.trials == 0
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_trial_is_given_when_it_is_asked_for_again(kind: Kind, tmp_path: Path) -> None:
+def test_the_same_trial_is_given_when_it_is_asked_for_again(kind: SearchKind, tmp_path: Path) -> None:
     method = config("replay", **DARK)
     first = asked(open_search(kind, method, 7, 3, tmp_path))
     again = open_search(kind, method, 7, 3, tmp_path)
@@ -151,7 +151,7 @@ def test_the_same_trial_is_given_when_it_is_asked_for_again(kind: Kind, tmp_path
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_trials_are_numbered(kind: Kind, tmp_path: Path) -> None:
+def test_trials_are_numbered(kind: SearchKind, tmp_path: Path) -> None:
     search = open_search(kind, config("l2"), 3, 0, tmp_path)
     for number in (-1, 3):
         with pytest.raises(ValueError, match="there is no trial"):

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from stockpot.compare import whatif
-from stockpot.compare.knee import best, knee, trade_off
+from stockpot.evaluation.pareto import best_index, knee, undominated_indices
 from stockpot.recipe.read import check
 from stockpot.recipe.schema import Recipe
 from stockpot.results import Results, WhatIf
@@ -209,7 +209,7 @@ def test_the_knee_is_the_farthest_by_the_distance_of_a_point_to_a_line() -> None
     found = 0
     for _ in range(50):
         points = [(float(x), float(y)) for x, y in torch.rand(12, 2, generator=generator, dtype=torch.float64)]
-        front = trade_off(points)
+        front = undominated_indices(points)
         assert not any(
             x >= points[i][0] and y >= points[i][1] and (x, y) != points[i] for i in front for x, y in points
         )
@@ -227,7 +227,7 @@ def test_the_knee_is_the_farthest_by_the_distance_of_a_point_to_a_line() -> None
 
 
 def test_of_equal_averages_the_least_strength_is_best() -> None:
-    assert best([0.1, 0.5, 0.5]) == 1
+    assert best_index([0.1, 0.5, 0.5]) == 1
 
 
 PRETRAINED = {"image_size": 8, "patch_size": 4, "num_channels": 1, "hidden_size": 8, "num_hidden_layers": 1,

@@ -23,7 +23,7 @@ from stockpot.recipe.read import check
 from stockpot.recipe.resolve import resolve
 from stockpot.recipe.schema import Recipe
 from stockpot.report.card import model_card
-from stockpot.report.page import write_run_report
+from stockpot.report.run_page import write_run_report
 from stockpot.runs.actions import begin, go_on
 
 KEYED = [name for name, entry in REGISTRY.items() if issubclass(entry.config, FirstTaskConfig)]

@@ -88,7 +88,7 @@ def test_one_chat_model_and_one_file_and_what_it_lost(shared_data: Callable[[str
     from stockpot.models.spec import ModelSpec
     from stockpot.models.store import save_model, start_model
     from stockpot.models.tokenizer import train_tokenizer
-    from stockpot.report.sentences import run_summary
+    from stockpot.report.findings import run_summary
 
     tokenizer = train_tokenizer(["what is it worth and to whom is it due"] * 9, 300)
     tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"

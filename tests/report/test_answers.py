@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from stockpot.report import formatting
-from stockpot.report.answers import answers
-from stockpot.report.pairs import differences
-from stockpot.report.sentences import FEW, NAMED, NONE_SHOWN, TESTED, findings
+from stockpot.report.answers import answer_questions
+from stockpot.report.findings import FEW, NAMED, NONE_SHOWN, TESTED, findings
+from stockpot.report.pairwise import pairwise_differences
 from stockpot.results import Cell
 
 Factory = Callable[..., Any]
@@ -17,10 +17,10 @@ Factory = Callable[..., Any]
 
 def test_the_questions_in_their_order(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(3)
-    questions = [answer.question for answer in answers(comparison)]
+    questions = [answer.question for answer in answer_questions(comparison)]
     assert questions == ["Who keeps most?", "Who learns best?", "What does each cost?", "Is the difference real?"]
-    assert all(answer.sentences for answer in answers(comparison))
-    assert answers(comparison)[3].sentences == findings(comparison)
+    assert all(answer.sentences for answer in answer_questions(comparison))
+    assert answer_questions(comparison)[3].sentences == findings(comparison)
 
 
 @pytest.mark.parametrize(("orders", "design"), [(1, "3 seeds × 1 order"), (2, "3 seeds × 2 orders")])
@@ -29,7 +29,7 @@ def test_seeds_and_orders_stand_beside_every_number(
     comparison_of: Factory, many_methods: Any, orders: int, design: str, many: bool
 ) -> None:
     comparison, _ = comparison_of(3, many_methods if many else None, orders=orders)
-    for answer in answers(comparison):
+    for answer in answer_questions(comparison):
         for sentence in answer.sentences:
             assert design in sentence, sentence
 
@@ -39,9 +39,9 @@ def test_the_first_by_its_mean_is_named_and_what_it_cannot_be_told_apart_from(co
     comparison, _ = comparison_of(5, methods)
     means = {label: comparison.methods[label].average_accuracy.mean for label in "abc"}
     first, second = sorted("ab", key=lambda label: -means[label])
-    pairs = differences(comparison, "average_accuracy")
+    pairs = pairwise_differences(comparison, "average_accuracy")
     assert pairs["a", "b"].verdict == NONE_SHOWN and pairs["a", "c"].verdict == pairs["b", "c"].verdict == "better"
-    text = answers(comparison)[0].sentences[0]
+    text = answer_questions(comparison)[0].sentences[0]
     assert text.startswith(f"By mean average accuracy, {first} ({means[first]:.3f} ± ")
     assert text.endswith(f"It cannot be told apart from {second}.")
     assert "By mean average accuracy, c" not in text and "better" not in text
@@ -54,7 +54,7 @@ def test_methods_inside_the_noise_are_never_called_better(comparison_of: Factory
         s.versus_sequential[m].verdict for s in comparison.methods.values() if s.versus_sequential for m in TESTED
     ]
     assert set(verdicts) == {NONE_SHOWN}
-    sentences = [sentence for answer in answers(comparison) for sentence in answer.sentences]
+    sentences = [sentence for answer in answer_questions(comparison) for sentence in answer.sentences]
     for claim in (
         r"\d better",
         r"\d worse",
@@ -77,14 +77,14 @@ def test_with_many_methods_the_best_few_are_named_and_the_rest_counted(
     assert len(found) == NAMED + len(TESTED) + 1 + 2 and max(map(len, found)) < 300
     for metric in TESTED:
         verdicts = [s.versus_sequential[metric].verdict for s in comparison.methods.values() if s.versus_sequential]
-        name = formatting.begin(formatting.METRICS[metric][0])
+        name = formatting.capitalized(formatting.METRIC_TITLES[metric][0])
         [text] = [sentence for sentence in found if sentence.startswith(f"{name} against")]
         assert "of 21 methods" in text
         for verdict in ("better", "worse"):
             count = verdicts.count(verdict)
             assert f"{count or 'none'} {verdict}" in text
         assert f"no difference shown for {verdicts.count(NONE_SHOWN)} (" in text
-    pairs = differences(comparison, "average_accuracy")
+    pairs = pairwise_differences(comparison, "average_accuracy")
     alike = sum(difference.verdict == NONE_SHOWN for difference in pairs.values())
     assert any(sentence.startswith(f"{alike} of the {len(pairs)} pairs") for sentence in found)
 
@@ -98,14 +98,14 @@ def test_up_to_five_methods_have_a_sentence_each(comparison_of: Factory) -> None
 
 def test_keeping_by_not_learning_is_said(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(3, {"sequential": {}, "sfa": {"keep": 1.0, "peak": 0.3}})
-    keeps, learns, *_ = answers(comparison)
+    keeps, learns, *_ = answer_questions(comparison)
     assert any("learnt less than sequential fine-tuning, too: SFA." in sentence for sentence in keeps.sentences)
     assert any(sentence.startswith("Shown to learn less") and "SFA" in sentence for sentence in learns.sentences)
 
 
 def test_costs_are_ratios_and_counts(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(3)
-    time, memory, stored, data = answers(comparison)[2].sentences
+    time, memory, stored, data = answer_questions(comparison)[2].sentences
     plain = comparison.methods["sequential"].training_seconds.mean
     ratio = comparison.methods["replay"].training_seconds.mean / plain
     assert f"{ratio:.2f} × (rehearsal)" in time and "a longer time is shown for 1 of 3" in time
@@ -117,18 +117,18 @@ def test_costs_are_ratios_and_counts(comparison_of: Factory) -> None:
 def test_no_method_keeping_examples_is_said(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(3, {"sequential": {}, "sfa": {"keep": 0.9}, "joint": {"stored_data_bytes": 10**6}})
     words = "No method but joint training keeps examples of past tasks (3 seeds × 1 order)."
-    assert words in answers(comparison)[2].sentences
+    assert words in answer_questions(comparison)[2].sentences
 
 
 def test_losses_rank_the_lowest_first(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(3)
     flipped = comparison.model_copy(update={"higher_is_better": False, "unit": "nats"})
-    assert answers(flipped)[0].sentences[0].startswith("By mean average accuracy, WiSE-FT")
+    assert answer_questions(flipped)[0].sentences[0].startswith("By mean average accuracy, WiSE-FT")
 
 
 def test_only_floor_and_ceiling_is_still_a_comparison(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(3, {"sequential": {}, "joint": {"keep": 0.99}})
-    assert answers(comparison)[0].sentences[0].startswith("Sequential fine-tuning, the floor, has ")
+    assert answer_questions(comparison)[0].sentences[0].startswith("Sequential fine-tuning, the floor, has ")
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_only_floor_and_ceiling_is_still_a_comparison(comparison_of: Factory) ->
     ],
 )
 def test_what_numbers_are_over(cells: list[tuple[int, int]], text: str) -> None:
-    assert formatting.runs(Cell(order=order, seed=seed, run="") for order, seed in cells) == text
+    assert formatting.run_design(Cell(order=order, seed=seed, run="") for order, seed in cells) == text
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from rich.console import Console
 
 from stockpot.evaluation.metrics import control_change, control_worst, summarise
 from stockpot.report import formatting, orders
-from stockpot.report.answers import answers
-from stockpot.report.page import _overview, write_run_report
-from stockpot.report.sentences import findings, run_summary
+from stockpot.report.answers import answer_questions
+from stockpot.report.findings import findings, run_summary
+from stockpot.report.run_page import _overview, write_run_report
 from stockpot.report.tables import comparison_rows, comparison_table, metric_rows
 from stockpot.results import Comparison, Scores
 
@@ -23,7 +23,7 @@ PLAIN = {"sequential": {}}
 
 
 def said(comparison: Comparison) -> list[str]:
-    return [sentence for answer in answers(comparison) for sentence in answer.sentences]
+    return [sentence for answer in answer_questions(comparison) for sentence in answer.sentences]
 
 
 @pytest.mark.parametrize(
@@ -129,10 +129,10 @@ def test_the_best_of_the_methods_is_not_told_without_plain_fine_tuning_that_beat
 def test_no_order_is_won_behind_plain_fine_tuning_without_saying_so(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(2, PLAIN | {"a": {"name": "sfa", "keep": 0.3}, "b": {"name": "sfa", "keep": 0.2}},
                                   orders=2)  # fmt: skip
-    assert "better still" not in " ".join(orders.sentences(comparison))
+    assert "better still" not in " ".join(orders.order_sentences(comparison))
     worse, _ = comparison_of(2, {"sequential": {"keep": 1.0}, "a": {"name": "sfa", "keep": 0.3},
                                  "b": {"name": "sfa", "keep": 0.2}}, orders=2)  # fmt: skip
-    assert "that of sequential fine-tuning is better still in 2 of 2" in " ".join(orders.sentences(worse))
+    assert "that of sequential fine-tuning is better still in 2 of 2" in " ".join(orders.order_sentences(worse))
 
 
 def test_stored_models_and_statistics_are_not_nothing(comparison_of: Factory) -> None:
@@ -232,9 +232,9 @@ def test_names_are_whole_and_lines_short_where_much_is_stored(comparison_of: Fac
 def test_nothing_is_not_said_of_a_reference_that_has_some(comparison_of: Factory) -> None:
     joint = {"stored_bytes": 38_000, "stored_data_bytes": 38_000, "extra_memory_bytes": 20_500}
     comparison, _ = comparison_of(2, PLAIN | {"sfa": {"keep": 0.9}, "joint": joint})
-    costs = " ".join(answers(comparison)[2].sentences)
+    costs = " ".join(answer_questions(comparison)[2].sentences)
     for words in ("none for any method but joint training", "nothing by any method but joint training",
                   "No method but joint training keeps examples"):  # fmt: skip
         assert words in costs
     without, _ = comparison_of(2, PLAIN | {"sfa": {"keep": 0.9}})
-    assert " but " not in " ".join(answers(without)[2].sentences)
+    assert " but " not in " ".join(answer_questions(without)[2].sentences)

@@ -43,7 +43,7 @@ def test_every_method_keeps_one_look(comparison_of: Factory) -> None:
 
 def test_files_are_png_and_svg_and_the_same_twice(run_of: Factory, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        figures.save(stream_figures.matrix(run_of(K=3)), tmp_path / name)
+        figures.save_figure(stream_figures.matrix(run_of(K=3)), tmp_path / name)
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     ElementTree.parse(tmp_path / "a.svg")
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
@@ -85,7 +85,7 @@ def test_many_tasks_are_drawn_as_what_they_come_to(run_of: Factory) -> None:
 
 def test_the_dot_plot_shows_means_intervals_and_single_seeds(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(4, {"sequential": {}, "sfa": {"keep": 0.9}})
-    axes = figures.methods(comparison, "forgetting").axes[0]
+    axes = figures.methods_figure(comparison, "forgetting").axes[0]
     whisker, seeds, mean = axes.lines[:3]
     found = comparison.methods["sfa"].forgetting
     assert list(whisker.get_xdata()) == [found.low, found.high]
@@ -140,19 +140,19 @@ def test_every_figure_can_be_drawn_for_losses_and_for_one_and_many_tasks(
     drawn = [
         stream_figures.matrix(run),
         stream_figures.over_time(run),
-        figures.methods(comparison),
+        figures.methods_figure(comparison),
         figures.stability_plasticity(comparison),
         stream_figures.tasks_over_time(comparison, cells),
         stream_figures.mean_matrices(comparison, cells),
     ]
     for index, figure in enumerate(drawn):
-        figures.save(figure, tmp_path / str(index))
+        figures.save_figure(figure, tmp_path / str(index))
     assert len(list(tmp_path.iterdir())) == 12
 
 
 def test_names_are_never_read_as_mathematics_or_break_the_svg(run_of: Factory, hostile: str, tmp_path: Path) -> None:
     run = run_of(K=3, tasks=[hostile, "a\x00b\nc", "$\\frac{$"])
-    _, svg = figures.save(stream_figures.matrix(run), tmp_path / "hostile")
+    _, svg = figures.save_figure(stream_figures.matrix(run), tmp_path / "hostile")
     ElementTree.parse(svg)
     text = svg.read_text(encoding="utf-8")
     assert "<script" not in text and "$\\frac{$" in text and "a b c" in text

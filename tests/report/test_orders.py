@@ -23,7 +23,7 @@ def test_seeds_are_averaged_within_each_order(comparison_of: Factory) -> None:
 
 def test_numbers_stand_at_their_averages(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(2, orders=3)
-    axes = orders.figure(comparison).axes[0]
+    axes = orders.orders_figure(comparison).axes[0]
     found = orders.per_order(comparison)
     drawn = [(text.get_text(), text.xy) for text in axes.texts]
     wanted = [(str(k + 1), (v, y)) for y, row in enumerate(found.values()) for k, v in enumerate(row)]
@@ -39,7 +39,7 @@ def test_the_sentences_say_how_far_and_who_is_first(comparison_of: Factory) -> N
         summary = comparison.methods[label]
         values = summary.average_accuracy.model_copy(update={"values": [first, first, second, second]})
         comparison.methods[label] = summary.model_copy(update={"average_accuracy": values})
-    moved, ranks = orders.sentences(comparison)
+    moved, ranks = orders.order_sentences(comparison)
     assert "of rehearsal moves by 25.0 points, the most" in moved and "0.0 points, the least" in moved
     assert ranks == (
         "Which method has the best mean goes with the order: SFA and rehearsal; that of sequential fine-tuning is "
@@ -53,5 +53,5 @@ def test_a_method_without_one_of_the_orders_is_not_ranked(comparison_of: Factory
     hole = summary.average_accuracy.model_copy(update={"values": [0.999, None]})
     comparison.methods["sfa"] = summary.model_copy(update={"average_accuracy": hole})
     assert orders.per_order(comparison)["sfa"] == [0.999, None]
-    assert not any("SFA" in sentence for sentence in orders.sentences(comparison))
-    orders.figure(comparison)
+    assert not any("SFA" in sentence for sentence in orders.order_sentences(comparison))
+    orders.orders_figure(comparison)

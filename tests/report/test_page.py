@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from stockpot.report import page
+from stockpot.report import comparison_page, run_page
 
 Factory = Callable[..., Any]
 VOID = {"meta", "link", "br", "hr", "img", "input", "path", "use", "rect", "stop"}
@@ -77,7 +77,7 @@ def stems(folder: Path, ending: str) -> set[str]:
 
 def test_run_page(run_of: Factory, tmp_path: Path) -> None:
     run = run_of("sfa", keep=0.9, averages=8)
-    path = page.write_run_report([("runs/one", run)], tmp_path)
+    path = run_page.write_run_report([("runs/one", run)], tmp_path)
     text, read = check(path)
     assert path == tmp_path / "report.html"
     assert stems(tmp_path, "svg") == stems(tmp_path, "png") == {"matrix", "tasks-over-time"}
@@ -99,7 +99,7 @@ def test_run_page(run_of: Factory, tmp_path: Path) -> None:
 
 def test_page_of_several_runs(run_of: Factory, tmp_path: Path) -> None:
     runs = [("runs/x", run_of("sfa", keep=0.9)), ("elsewhere/x", run_of("sequential"))]
-    text, read = check(page.write_run_report(runs, tmp_path))
+    text, read = check(run_page.write_run_report(runs, tmp_path))
     assert len(read.svgs) == 4
     assert len(stems(tmp_path, "png")) == 4
     assert "single runs allow no claim" in text and "#run-2" in read.references
@@ -107,7 +107,7 @@ def test_page_of_several_runs(run_of: Factory, tmp_path: Path) -> None:
 
 def test_comparison_page(comparison_of: Factory, tmp_path: Path) -> None:
     comparison, cells = comparison_of(3)
-    text, read = check(page.write_comparison_report(comparison, cells, tmp_path))
+    text, read = check(comparison_page.write_comparison_report(comparison, cells, tmp_path))
     expected = {
         "methods-average-accuracy",
         "methods-forgetting",
@@ -130,7 +130,7 @@ def test_comparison_pages_of_every_size(
     methods = dict(list(many_methods.items())[:count])
     comparison, cells = comparison_of(3, methods, K=3, orders=orders, tuned=whole, front=whole)
     assert len(comparison.methods) == count
-    text, read = check(page.write_comparison_report(comparison, cells, tmp_path))
+    text, read = check(comparison_page.write_comparison_report(comparison, cells, tmp_path))
     several, many = orders > 1, count > 8
     pictures = 6 + (2 + many) * whole + several + many
     assert len(read.svgs) == len(stems(tmp_path, "png")) == pictures
@@ -149,7 +149,7 @@ def test_comparison_pages_of_every_size(
 
 def test_only_the_first_order_is_drawn_task_by_task(comparison_of: Factory) -> None:
     comparison, cells = comparison_of(2, orders=3)
-    kept = page._first_order(comparison, cells)
+    kept = comparison_page._first_order(comparison, cells)
     assert set(kept) == set(cells)
     assert all(len(runs) == 2 and all(run.tasks == comparison.orders[0] for run in runs) for runs in kept.values())
 
@@ -157,7 +157,7 @@ def test_only_the_first_order_is_drawn_task_by_task(comparison_of: Factory) -> N
 def test_findings_written_into_the_comparison_are_the_ones_shown(comparison_of: Factory, tmp_path: Path) -> None:
     comparison, cells = comparison_of(2)
     comparison = comparison.model_copy(update={"sentences": ["Exactly this."]})
-    text, _ = check(page.write_comparison_report(comparison, cells, tmp_path))
+    text, _ = check(comparison_page.write_comparison_report(comparison, cells, tmp_path))
     assert "<li>Exactly this.</li>" in text and "SFA kept" not in text
 
 
@@ -167,7 +167,7 @@ def test_a_comparison_of_one_seed_or_without_sequential_still_has_a_page(
 ) -> None:
     methods = {"sequential": {}, "sfa": {"keep": 0.9}} if seeds == 1 else {"sfa": {}, "joint": {}}
     comparison, cells = comparison_of(seeds, methods)
-    text, _ = check(page.write_comparison_report(comparison, cells, tmp_path))
+    text, _ = check(comparison_page.write_comparison_report(comparison, cells, tmp_path))
     assert ("One seed shows no spread" in text) == (seeds == 1)
     assert ("nothing to compare them with" in text) == (seeds == 2)
 
@@ -180,22 +180,22 @@ def test_everything_from_the_user_is_escaped(
     run.recipe["name"] = hostile
     run.head[hostile] = [hostile]
     run.versions[hostile] = hostile
-    text, _ = check(page.write_run_report([(hostile, run)], tmp_path / "run"))
+    text, _ = check(run_page.write_run_report([(hostile, run)], tmp_path / "run"))
     assert "<script" not in text and text.count("&lt;script&gt;") >= 8
 
     comparison, cells = comparison_of(2, {"sequential": {}, hostile: {"name": "sfa"}}, tasks=[hostile, "b", "c"])
     comparison = comparison.model_copy(update={"name": hostile})
-    text, _ = check(page.write_comparison_report(comparison, cells, tmp_path / "comparison"))
+    text, _ = check(comparison_page.write_comparison_report(comparison, cells, tmp_path / "comparison"))
     assert "<script" not in text and text.count("&lt;script&gt;") >= 8
 
 
 def test_a_long_stream_stays_under_a_megabyte(run_of: Factory, tmp_path: Path) -> None:
-    check(page.write_run_report([("long", run_of(K=20))], tmp_path))
+    check(run_page.write_run_report([("long", run_of(K=20))], tmp_path))
 
 
 def test_a_stream_of_200_tasks_is_one_picture_and_a_row_for_each_task(run_of: Factory, tmp_path: Path) -> None:
     run = run_of(K=200)
-    text, read = check(page.write_run_report([("longer", run)], tmp_path))
+    text, read = check(run_page.write_run_report([("longer", run)], tmp_path))
     assert len(text) < 500_000
     assert len(read.svgs) == 2
     assert 1 <= text.count("<image ") <= 2  # the heat map and its bar: cells are no paths
@@ -211,10 +211,10 @@ def test_a_stream_of_200_tasks_is_one_picture_and_a_row_for_each_task(run_of: Fa
 def test_a_run_before_its_first_task(run_of: Factory, tmp_path: Path) -> None:
     run = run_of(K=2)
     run.scores["accuracy"].matrix = []
-    text, read = check(page.write_run_report([("new", run)], tmp_path))
+    text, read = check(run_page.write_run_report([("new", run)], tmp_path))
     assert "No task has been learnt" in text and read.svgs == []
 
 
 def test_a_second_report_replaces_the_first(run_of: Factory, tmp_path: Path) -> None:
-    first = page.write_run_report([("a", run_of())], tmp_path).read_bytes()
-    assert page.write_run_report([("a", run_of())], tmp_path).read_bytes() == first
+    first = run_page.write_run_report([("a", run_of())], tmp_path).read_bytes()
+    assert run_page.write_run_report([("a", run_of())], tmp_path).read_bytes() == first

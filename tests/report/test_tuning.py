@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from stockpot.report import tuning
-from stockpot.report.ends import strength
+from stockpot.report import tuning_section
+from stockpot.report.search_ends import searched_strength
 from stockpot.results import Trial
 
 Factory = Callable[..., Any]
@@ -14,7 +14,7 @@ Factory = Callable[..., Any]
 
 def test_the_search_is_described(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(3, tuned=True)
-    first, nothing, *_ = tuning.sentences(comparison)
+    first, nothing, *_ = tuning_section.tuning_sentences(comparison)
     for words in (
         "by a grid: 4 trials for each method",
         "2 seeds (100, 101)",
@@ -27,7 +27,7 @@ def test_the_search_is_described(comparison_of: Factory) -> None:
 
 def test_rows_are_the_choices_and_the_best_trials(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(3, tuned=True)
-    rows = {row.label: row for row in tuning.rows(comparison)}
+    rows = {row.label: row for row in tuning_section.tuning_rows(comparison)}
     assert list(rows) == ["replay", "sfa", "wise_ft"]  # best average of the reported runs first
     for label, row in rows.items():
         best = max(trial.score for trial in comparison.tuning.methods[label])
@@ -38,7 +38,9 @@ def test_rows_are_the_choices_and_the_best_trials(comparison_of: Factory) -> Non
 def test_a_choice_at_the_end_of_the_range_is_said(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(3, tuned=True)
     assert comparison.tuning.chosen["sfa"] == {"beta": 0.05} and comparison.tuning.chosen["wise_ft"] == {"beta": 0.1}
-    [edge] = [sentence for sentence in tuning.sentences(comparison) if sentence.startswith("Chosen at the end")]
+    [edge] = [
+        sentence for sentence in tuning_section.tuning_sentences(comparison) if sentence.startswith("Chosen at the end")
+    ]
     assert "SFA" in edge and "WiSE-FT" not in edge
 
 
@@ -46,14 +48,14 @@ def test_diverged_trials_are_counted_and_not_drawn(comparison_of: Factory) -> No
     comparison, _ = comparison_of(3, tuned=True)
     trials = comparison.tuning.methods["sfa"]
     trials[3] = trials[3].model_copy(update={"score": None})
-    assert any("diverged: SFA (1)." in sentence for sentence in tuning.sentences(comparison))
-    panel = next(axes for axes in tuning.figure(comparison).axes if axes.get_title(loc="left") == "sfa")
+    assert any("diverged: SFA (1)." in sentence for sentence in tuning_section.tuning_sentences(comparison))
+    panel = next(axes for axes in tuning_section.tuning_figure(comparison).axes if axes.get_title(loc="left") == "sfa")
     assert list(panel.lines[0].get_xdata()) == [0.05, 0.1, 0.25]
 
 
 def test_the_picture_shows_every_trial_and_the_chosen_one(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(3, tuned=True)
-    for axes in tuning.figure(comparison).axes:
+    for axes in tuning_section.tuning_figure(comparison).axes:
         label = axes.get_title(loc="left")
         trials = comparison.tuning.methods[label]
         line, chosen = axes.lines
@@ -65,8 +67,8 @@ def test_several_parameters_are_drawn_by_the_number_of_the_trial(comparison_of: 
     comparison, _ = comparison_of(3, tuned=True)
     trials = [Trial(keys={"beta": 0.1 * k, "p": 1}, score=0.5 + 0.1 * k, run="") for k in range(3)]
     comparison.tuning.methods["sfa"] = trials
-    assert strength(trials) is None
-    panel = next(axes for axes in tuning.figure(comparison).axes if axes.get_title(loc="left") == "sfa")
+    assert searched_strength(trials) is None
+    panel = next(axes for axes in tuning_section.tuning_figure(comparison).axes if axes.get_title(loc="left") == "sfa")
     assert list(panel.lines[0].get_xdata()) == [1, 2, 3] and panel.get_xlabel() == "trial"
 
 
@@ -76,7 +78,7 @@ def test_strengths_over_decades_are_drawn_by_their_logarithm(
 ) -> None:
     comparison, _ = comparison_of(3, {"sequential": {}, "ewc": {"keep": 0.5}}, tuned=True)
     comparison.tuning.methods["ewc"] = [Trial(keys={"strength": v}, score=0.5, run="") for v in values]
-    assert tuning.figure(comparison).axes[0].get_xscale() == scale
+    assert tuning_section.tuning_figure(comparison).axes[0].get_xscale() == scale
 
 
 def test_a_search_that_found_its_best_inside_says_nothing_of_ends_extensions_or_divergence(
@@ -85,11 +87,11 @@ def test_a_search_that_found_its_best_inside_says_nothing_of_ends_extensions_or_
     comparison, _ = comparison_of(3, tuned=True)
     inside = {label: {"beta": 0.1} for label in comparison.tuning.chosen}
     comparison = comparison.model_copy(update={"tuning": comparison.tuning.model_copy(update={"chosen": inside})})
-    text = " ".join(tuning.sentences(comparison))
+    text = " ".join(tuning_section.tuning_sentences(comparison))
     for words in ("Chosen at", "went on", "diverged", "at most"):
         assert words not in text
     everything, _ = comparison_of(3, {"sfa": {"keep": 0.9}, "ewc": {"keep": 0.5}}, tuned=True)
-    assert "Nothing to tune" not in " ".join(tuning.sentences(everything))
+    assert "Nothing to tune" not in " ".join(tuning_section.tuning_sentences(everything))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +109,7 @@ def test_what_became_of_the_search_is_said_as_it_is_recorded(
 ) -> None:
     comparison, _ = comparison_of(3, tuned=True)
     changed = comparison.model_copy(update={"tuning": comparison.tuning.model_copy(update=changes)})
-    text = " ".join(tuning.sentences(changed))
+    text = " ".join(tuning_section.tuning_sentences(changed))
     assert words in text
     if "at_end" in changes:  # recorded: no choice lies at an end, whatever its trials look like
         assert "Chosen at the end" not in text
@@ -116,4 +118,4 @@ def test_what_became_of_the_search_is_said_as_it_is_recorded(
 def test_a_grid_of_fewer_points_is_not_said_to_have_as_many_trials(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(3, tuned=True)
     del comparison.tuning.methods["sfa"][3]
-    assert "by a grid: at most 4 trials for each method" in tuning.sentences(comparison)[0]
+    assert "by a grid: at most 4 trials for each method" in tuning_section.tuning_sentences(comparison)[0]

@@ -28,7 +28,7 @@ from stockpot.library_output import silence_libraries
 
 if TYPE_CHECKING:
     from stockpot.compare.cells import CellPlan
-    from stockpot.compare.engines import Engine
+    from stockpot.compare.engines import CellEngine
     from stockpot.methods.base import BaseConfig
     from stockpot.recipe.schema import Recipe, Tune
     from stockpot.results import Results
@@ -81,14 +81,14 @@ def _compare(
     recipe_file: Path, overrides: Sequence[str], output: Path | None, options: CompareOptions, shard: tuple[int, int]
 ) -> None:
     from stockpot.compare.cells import contenders, plan, prepare
-    from stockpot.compare.front import front
+    from stockpot.compare.front import run_front
     from stockpot.compare.running import Running
-    from stockpot.compare.summary import summarise, write_comparison
+    from stockpot.compare.summary import summarise_comparison, write_comparison
     from stockpot.compare.tuning import tune
     from stockpot.recipe.read import read_recipe
     from stockpot.recipe.resolve import to_values, to_yaml
-    from stockpot.report.beside import grid_table, of_comparison
-    from stockpot.report.page import write_comparison_report
+    from stockpot.report.comparison_page import write_comparison_report
+    from stockpot.report.other_scores import grid_table, other_scores_of_comparison
     from stockpot.report.tables import comparison_table
     from stockpot.runs.progress import shown
     from stockpot.training.job import Interrupted
@@ -111,12 +111,12 @@ def _compare(
             if recipe.tune is not None:
                 methods, tuning = tune(running, recipe.tune, methods)
             done = [(cell, results) for cell, results in running.run(plan(recipe, methods)) if results is not None]
-            points = front(running, methods, recipe.front) if recipe.front else []
+            points = run_front(running, methods, recipe.front) if recipe.front else []
         except Interrupted:
             progress.close()
             _show_so_far(recipe, plan(recipe, methods), path)
             raise
-    comparison = summarise(recipe, done, tuning, points)
+    comparison = summarise_comparison(recipe, done, tuning, points)
     write_comparison(comparison, path)
     by_label: dict[str, list[Results]] = {}
     for cell, results in done:
@@ -124,7 +124,7 @@ def _compare(
     with explaining_disk_errors(path):
         page = write_comparison_report(comparison, by_label, path)
     show(comparison_table(comparison))
-    for grid in of_comparison(comparison, by_label):
+    for grid in other_scores_of_comparison(comparison, by_label):
         show(grid_table(grid))
     for sentence in comparison.sentences:
         say(sentence)
@@ -135,7 +135,7 @@ def _compare(
 def _show_so_far(recipe: Recipe, cells: Sequence[CellPlan], path: Path) -> None:
     """The table of the reported runs that are finished, without conclusions; nothing is written."""
     from stockpot.compare.cells import is_finished
-    from stockpot.compare.summary import summarise
+    from stockpot.compare.summary import summarise_comparison
     from stockpot.report.tables import comparison_table
     from stockpot.runs.folder import RunFolder
     from stockpot.runs.summary import results_of
@@ -143,10 +143,10 @@ def _show_so_far(recipe: Recipe, cells: Sequence[CellPlan], path: Path) -> None:
     done = [(cell, results_of(RunFolder.open(path / cell.path))) for cell in cells if is_finished(path / cell.path)]
     say(f"\nSo far {len(done)} of {len(cells)} reported runs are finished.")
     if done:
-        show(comparison_table(summarise(recipe, done)))
+        show(comparison_table(summarise_comparison(recipe, done)))
 
 
-def _engine(options: CompareOptions) -> Engine | None:
+def _engine(options: CompareOptions) -> CellEngine | None:
     from stockpot.compare.engines import in_processes, on_ray
 
     if options.engine not in (None, "processes", "ray"):

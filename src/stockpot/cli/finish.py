@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 def finish_run(path: Path, stop: Stop, allow_code: bool, opened: Opened | None = None) -> None:
     """Learns the tasks that are left, writes the report, and prints table, findings and where things are."""
-    from stockpot.report.page import write_run_report
-    from stockpot.report.sentences import run_summary
+    from stockpot.report.findings import run_summary
+    from stockpot.report.run_page import write_run_report
     from stockpot.report.tables import run_table
     from stockpot.runs.actions import go_on
     from stockpot.runs.folder import RunFolder

@@ -31,7 +31,7 @@ def report_command(
 
 def _comparison_report(folder: Path, target: Path) -> tuple[Path, list[str]]:
     from stockpot.compare.reread import reread
-    from stockpot.report.page import write_comparison_report
+    from stockpot.report.comparison_page import write_comparison_report
 
     comparison, cells, doubts = reread(folder)
     with explaining_disk_errors(target):
@@ -40,7 +40,7 @@ def _comparison_report(folder: Path, target: Path) -> tuple[Path, list[str]]:
 
 def _run_report(folders: Sequence[Path], target: Path) -> tuple[Path, list[str]]:
     from stockpot.compare.reread import reread_run
-    from stockpot.report.page import write_run_report
+    from stockpot.report.run_page import write_run_report
     from stockpot.runs.folder import RunFolder
 
     results, doubts = [], []

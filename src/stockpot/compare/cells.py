@@ -72,14 +72,14 @@ def orders_of(recipe: Recipe) -> list[list[TaskSpec]]:
 def plan(recipe: Recipe, methods: Sequence[BaseConfig] | None = None) -> list[CellPlan]:
     """All reported cells, seed by seed and order by order, so that an interrupted comparison is balanced."""
     return [
-        CellPlan(method, seed, Path("cells") / method.title / place(order, seed), order)
+        CellPlan(method, seed, Path("cells") / method.title / cell_folder(order, seed), order)
         for order in range(recipe.orders)
         for seed in recipe.seeds
         for method in (contenders(recipe) if methods is None else methods)
     ]
 
 
-def place(order: int, seed: int) -> Path:
+def cell_folder(order: int, seed: int) -> Path:
     """The first order has no folder of its own: a comparison that had one can be given more."""
     return Path(f"order-{order}", f"seed-{seed}") if order else Path(f"seed-{seed}")
 
@@ -112,7 +112,7 @@ def check_cells(recipe: Recipe, path: Path, cells: Sequence[CellPlan]) -> None:
     """Raises StockpotError where one of the cells was run already, from another recipe."""
     for cell in cells:
         folder = path / cell.path
-        if is_begun(folder):
+        if is_started(folder):
             wanted = resolve(recipe_of(recipe, cell), cell.method, cell.seed)
             if RunFolder.open(folder).created["recipe"] != to_values(wanted):
                 raise StockpotError(
@@ -121,11 +121,11 @@ def check_cells(recipe: Recipe, path: Path, cells: Sequence[CellPlan]) -> None:
                 )
 
 
-def is_begun(folder: Path) -> bool:
+def is_started(folder: Path) -> bool:
     """Whether there is a run."""
     return (folder / "journal.jsonl").is_file() and bool(RunFolder(folder).journal.events)
 
 
 def is_finished(folder: Path) -> bool:
     """Whether there is a run, and it has learnt every task."""
-    return is_begun(folder) and RunFolder.open(folder).is_finished
+    return is_started(folder) and RunFolder.open(folder).is_finished

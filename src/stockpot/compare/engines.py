@@ -13,16 +13,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from stockpot.compare.worker import finish, raise_for
+from stockpot.compare.worker import raise_error_of, run_cell
 from stockpot.errors import StockpotError
 from stockpot.training.job import Interrupted, Stop
 
 # Run folders that were begun → the same, each once it is finished (or its training diverged).
-Engine = Callable[[Iterator[Path], Stop], Iterator[Path]]
+CellEngine = Callable[[Iterator[Path], Stop], Iterator[Path]]
 _ASK_AGAIN = 0.2  # seconds between looks at `stop`
 
 
-def in_processes(jobs: int) -> Engine:
+def in_processes(jobs: int) -> CellEngine:
     """Cells in so many worker processes on this machine, which share its processors out."""
 
     def run(folders: Iterator[Path], stop: Stop) -> Iterator[Path]:
@@ -98,13 +98,13 @@ def _answers(
 def _collected(answers: Iterator[tuple[Path, dict[str, Any]]], stop: Stop) -> Iterator[Path]:
     for folder, answer in answers:
         if "stopped" not in answer:
-            raise_for(answer)
+            raise_error_of(answer)
             yield folder
     if stop.requested:
         raise Interrupted
 
 
-def on_ray(address: str | None = None) -> Engine:
+def on_ray(address: str | None = None) -> CellEngine:
     """Cells as tasks of a Ray cluster that sees the same folders: the one at `address`, or one on this machine."""
     try:
         import ray
@@ -115,7 +115,7 @@ def on_ray(address: str | None = None) -> Engine:
         ours = not ray.is_initialized()
         if ours:
             ray.init(address=address, log_to_driver=False, configure_logging=False, include_dashboard=False)
-        remote = ray.remote(num_cpus=1)(finish)
+        remote = ray.remote(num_cpus=1)(run_cell)
         try:
             waiting = {remote.remote(str(folder.resolve())): folder for folder in folders}
             while waiting:
@@ -126,7 +126,7 @@ def on_ray(address: str | None = None) -> Engine:
                 done, _ = ray.wait([*waiting], timeout=_ASK_AGAIN)
                 for task in done:
                     folder = waiting.pop(task)
-                    raise_for(ray.get(task))
+                    raise_error_of(ray.get(task))
                     yield folder
         finally:
             if ours:

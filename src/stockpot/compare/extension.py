@@ -29,10 +29,10 @@ def best_keys(tried: Sequence[Trial], space: Space, sign: int) -> dict[str, Any]
     if not equal:
         return None
     every = [trial.keys for trial in tried]
-    return next((keys for keys in equal if not any(ends_of(keys, every, space))), equal[0])
+    return next((keys for keys in equal if not any(keys_at_ends(keys, every, space))), equal[0])
 
 
-def ends_of(chosen: Keys, tried: Sequence[Keys], space: Space) -> tuple[dict[str, bool], dict[str, bool]]:
+def keys_at_ends(chosen: Keys, tried: Sequence[Keys], space: Space) -> tuple[dict[str, bool], dict[str, bool]]:
     """Keys whose chosen value is the outermost that was tried, with whether it is the highest.
 
     First those that could go on, then those at a mathematical limit. A key with one value only was not searched.
@@ -48,13 +48,15 @@ def ends_of(chosen: Keys, tried: Sequence[Keys], space: Space) -> tuple[dict[str
     return going, limited
 
 
-def further(space: Space, strength: str | None, chosen: Keys, tried: Sequence[Keys], many: int) -> list[dict[str, Any]]:
+def further_points(
+    space: Space, strength: str | None, chosen: Keys, tried: Sequence[Keys], many: int
+) -> list[dict[str, Any]]:
     """So many more points, each the chosen one but for one key; fewer where nothing is left to try.
 
     Keys at an end take their turns, the strength first, each time a step further out. A method without any halves the
     wider of the gaps beside its chosen values, its keys in turns.
     """
-    going, _ = ends_of(chosen, tried, space)
+    going, _ = keys_at_ends(chosen, tried, space)
     known, points = list(tried), []
     keys = sorted((key for key, one in space.items() if isinstance(one, Range)), key=lambda key: key != strength)
     outwards = [key for key in keys if key in going]

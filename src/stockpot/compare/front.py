@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stockpot.compare.cells import CellPlan, place
+from stockpot.compare.cells import CellPlan, cell_folder
 from stockpot.compare.running import Running
 from stockpot.compare.search import with_keys
 from stockpot.errors import StockpotError
@@ -17,7 +17,7 @@ from stockpot.recipe.ranges import with_ranges
 from stockpot.recipe.schema import Recipe
 from stockpot.results import Cell, Estimate, FrontPoint, Results
 
-FOLDER = Path("front")
+FRONT_FOLDER = Path("front")
 SHOWN = ("past_accuracy", "newest_accuracy", "average_accuracy", "training_seconds", "extra_memory_bytes",
          "stored_bytes", "stored_data_bytes", "stored_model_bytes", "stored_statistics_bytes")  # fmt: skip
 
@@ -30,7 +30,7 @@ class _Point:
     cells: list[CellPlan]
 
 
-def front(running: Running, methods: Sequence[BaseConfig], points: int) -> list[FrontPoint]:
+def run_front(running: Running, methods: Sequence[BaseConfig], points: int) -> list[FrontPoint]:
     """Each method at so many strengths over its range, its other parameters as they are, in every order and with every
     seed, as the methods that are reported.
 
@@ -78,9 +78,9 @@ def _points(method: BaseConfig, points: int, recipe: Recipe) -> list[_Point]:
             changed = with_keys(method, {key: value})
         except StockpotError:  # the size of a buffer is given by another key, for example
             return []
-        folder = FOLDER / method.title / f"{key}={value:g}"
+        folder = FRONT_FOLDER / method.title / f"{key}={value:g}"
         cells = [
-            CellPlan(changed, seed, folder / place(order, seed), order, keys=f"{key}={value:g}")
+            CellPlan(changed, seed, folder / cell_folder(order, seed), order, keys=f"{key}={value:g}")
             for order in range(recipe.orders)
             for seed in recipe.seeds
         ]

@@ -9,8 +9,8 @@ from itertools import chain
 from pathlib import Path
 
 from stockpot import files
-from stockpot.compare.cells import CellPlan, check_cells, is_begun, is_finished, recipe_of
-from stockpot.compare.engines import Engine
+from stockpot.compare.cells import CellPlan, check_cells, is_finished, is_started, recipe_of
+from stockpot.compare.engines import CellEngine
 from stockpot.errors import StockpotError
 from stockpot.recipe.resolve import resolve
 from stockpot.recipe.schema import Recipe
@@ -38,7 +38,7 @@ class Running:
     path: Path
     stop: Stop
     progress: Progress
-    engine: Engine | None = None  # None: in this process
+    engine: CellEngine | None = None  # None: in this process
     shard: tuple[int, int] = (1, 1)  # number, of how many
     opened: dict[tuple[int, bool], Opened] = field(default_factory=dict)  # by order and split: the newest alone
 
@@ -93,7 +93,7 @@ class Running:
         if key not in self.opened:
             self.opened.clear()
             self.opened[key] = check_start(resolve(changed, cell.method, cell.seed))
-        if not is_begun(self.path / cell.path):
+        if not is_started(self.path / cell.path):
             begin(changed, cell.method, cell.seed, self.path / cell.path, self.opened[key])
         return self.opened[key]
 

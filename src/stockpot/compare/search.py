@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.distributions import BaseDistribution
 
-Kind = Literal["grid", "random", "optuna"]
-C = TypeVar("C", bound=BaseConfig)
+SearchKind = Literal["grid", "random", "optuna"]
+_C = TypeVar("_C", bound=BaseConfig)
 
 
 class Search(Protocol):
@@ -42,17 +42,17 @@ class Search(Protocol):
 
 
 def open_search(
-    kind: Kind, config: BaseConfig, trials: int, seed: int, folder: Path, space: Space | None = None
+    kind: SearchKind, config: BaseConfig, trials: int, seed: int, folder: Path, space: Space | None = None
 ) -> Search:
     """The search over what `config`, as the user wrote it, leaves open: `config.searched()`, or `space` in its place.
 
     Optuna's journal, which a search goes on from, is a file in `folder`; the other kinds write nothing. Raises
     StockpotError for an unknown kind, no trials, a missing Optuna, and a journal of another search.
     """
-    if kind not in get_args(Kind):
+    if kind not in get_args(SearchKind):
         raise StockpotError(
-            f"search {kind!r}: there is no such search: choose {', '.join(get_args(Kind))}."
-            f"{did_you_mean(kind, get_args(Kind))}"
+            f"search {kind!r}: there is no such search: choose {', '.join(get_args(SearchKind))}."
+            f"{did_you_mean(kind, get_args(SearchKind))}"
         )
     if trials < 1:
         raise StockpotError(f"{trials} trials: a search has at least one.")
@@ -60,19 +60,19 @@ def open_search(
         _need_optuna()
     space = config.searched() if space is None else space
     if not space:
-        return Listed([])
+        return ListedSearch([])
     if kind == "optuna":
-        return WithOptuna(config, trials, seed, folder, space)
+        return OptunaSearch(config, trials, seed, folder, space)
     if kind == "random":
-        points = [drawn(space, config.title, number, seed) for number in range(trials)]
+        points = [random_point(space, config.title, number, seed) for number in range(trials)]
     else:
-        points = grid(space, trials, config.strength_key)
+        points = grid_points(space, trials, config.strength_key)
     for point in points:
         with_keys(config, point)
-    return Listed(points)
+    return ListedSearch(points)
 
 
-def with_keys(config: C, keys: Mapping[str, Any]) -> C:
+def with_keys(config: _C, keys: Mapping[str, Any]) -> _C:
     """The configuration with these keys, validated like one that a user wrote.
 
     Raises StockpotError where a value is refused, or a key beside those that are set.
@@ -81,7 +81,7 @@ def with_keys(config: C, keys: Mapping[str, Any]) -> C:
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedSearch:
     """Trials that are all known beforehand."""
 
     points: Sequence[dict[str, Any]]
@@ -100,7 +100,7 @@ class Listed:
         _checked(number, self.trials)
 
 
-def grid(space: Space, trials: int, strength: str | None) -> list[dict[str, Any]]:
+def grid_points(space: Space, trials: int, strength: str | None) -> list[dict[str, Any]]:
     """Exactly so many points of a grid, however many keys there are; fewer only where the space has no more.
 
     The keys get another value in turn, the strength first, until their product reaches the number of trials: 12 trials
@@ -124,12 +124,12 @@ def _mirrored(number: int) -> str:
     return f"{number:032b}"[::-1]
 
 
-def drawn(space: Space, label: str, number: int, seed: int) -> dict[str, Any]:
+def random_point(space: Space, label: str, number: int, seed: int) -> dict[str, Any]:
     """A random trial: each value depends on the seed, the method's label, the number and the key, on nothing else."""
     return {key: one.at(derive(seed, "search", label, number, key) / 2**31) for key, one in space.items()}
 
 
-class WithOptuna:
+class OptunaSearch:
     """Trials that Optuna chooses one after the other by TPE, from what it was told of those before.
 
     A third of the trials, ten at most, is random. Each trial is drawn by a sampler of its own, seeded with its number:

@@ -9,13 +9,13 @@ from stockpot import files
 from stockpot.compare.cells import CellPlan, orders_of
 from stockpot.evaluation.statistics import METRICS, Run, compare
 from stockpot.recipe.schema import Recipe
-from stockpot.report.ends import ends, fair
-from stockpot.report.sentences import findings
+from stockpot.report.findings import findings
+from stockpot.report.search_ends import chosen_at_end, fair_verdict
 from stockpot.results import Cell, Comparison, ControlSummary, Difference, FrontPoint, MethodSummary, Results, Tuning
 from stockpot.runs.journal import Journal
 
 
-def summarise(
+def summarise_comparison(
     recipe: Recipe,
     cells: Sequence[tuple[CellPlan, Results]],
     tuning: Tuning | None = None,
@@ -59,13 +59,13 @@ def _judged(comparison: Comparison) -> Comparison:
 
 def _fair(comparison: Comparison) -> dict[str, MethodSummary]:
     """The methods, none called worse in a score whose parameters were chosen at an end of their range."""
-    at_end = ends(comparison)
+    at_end = chosen_at_end(comparison)
 
     def kept(label: str, metric: str, found: Difference) -> Difference:
-        return fair(found, label, "", at_end) if metric in METRICS else found
+        return fair_verdict(found, label, "", at_end) if metric in METRICS else found
 
     def control(label: str, one: ControlSummary) -> ControlSummary:
-        versus = {key: fair(found, label, "", at_end) for key, found in one.versus_sequential.items()}
+        versus = {key: fair_verdict(found, label, "", at_end) for key, found in one.versus_sequential.items()}
         return one.model_copy(update={"versus_sequential": versus})
 
     return {

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from stockpot import files
 from stockpot.compare.cells import CellPlan
-from stockpot.compare.extension import best_keys, ends_of, further, round_size
+from stockpot.compare.extension import best_keys, further_points, keys_at_ends, round_size
 from stockpot.compare.running import Running
 from stockpot.compare.search import Search, open_search, with_keys
 from stockpot.errors import StockpotError
@@ -21,7 +21,7 @@ from stockpot.recipe.ranges import with_ranges
 from stockpot.recipe.schema import Tune
 from stockpot.results import Trial, Tuning
 
-FOLDER = Path("tuning")
+TUNING_FOLDER = Path("tuning")
 Point = tuple[str, int, dict[str, Any]]  # label, number of the trial, the keys that it sets
 
 
@@ -80,7 +80,7 @@ class _Tuned:
     @classmethod
     def of(cls, method: BaseConfig, asked: Tune, path: Path) -> _Tuned:
         space = with_ranges(method.searched(), method, asked.ranges)
-        folder = path / FOLDER / method.title
+        folder = path / TUNING_FOLDER / method.title
         return cls(method, space, open_search(asked.search, method, asked.trials, asked.seeds[0], folder, space))
 
     @property
@@ -98,7 +98,7 @@ class _Tuned:
 
 
 def _ends(one: _Tuned, chosen: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
-    going, limited = ends_of(chosen, [trial.keys for trial in one.trials], one.space)
+    going, limited = keys_at_ends(chosen, [trial.keys for trial in one.trials], one.space)
     return {key: float(chosen[key]) for key in going}, {key: float(chosen[key]) for key in limited}
 
 
@@ -127,7 +127,7 @@ def _extend(running: Running, asked: Tune, tuned: Mapping[str, _Tuned], sign: in
 
 
 def _more(one: _Tuned, best: Mapping[str, Any], size: int) -> list[dict[str, Any]]:
-    return further(one.space, one.method.strength_key, best, [trial.keys for trial in one.trials], size)
+    return further_points(one.space, one.method.strength_key, best, [trial.keys for trial in one.trials], size)
 
 
 def _scored(
@@ -148,7 +148,7 @@ def _scored(
 def _cells(method: BaseConfig, point: Point, seeds: Sequence[int]) -> list[CellPlan]:
     _, number, keys = point
     tried = with_keys(method, keys)
-    folder = FOLDER / method.title / f"trial-{number:03d}"
+    folder = TUNING_FOLDER / method.title / f"trial-{number:03d}"
     told = " ".join(
         f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in keys.items()
     )
@@ -183,7 +183,7 @@ class _TimeLimit:
                 "tune.minutes (--budget) limits the time of the tuning, and the shards of a comparison do not share it."
             )
         self._seconds = None if asked.minutes is None else 60 * asked.minutes
-        self._file, self._begun = running.path / FOLDER / "rounds.json", time.monotonic()
+        self._file, self._begun = running.path / TUNING_FOLDER / "rounds.json", time.monotonic()
         known = json.loads(self._file.read_text(encoding="utf-8")) if self._file.is_file() else {}
         self._known: dict[str, int] = known if isinstance(known, dict) else {"rounds": known, "extensions": 0}
 

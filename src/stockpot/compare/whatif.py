@@ -17,9 +17,9 @@ from torch import nn
 
 from stockpot import files
 from stockpot.batches.examples import TensorExamples
-from stockpot.compare.knee import best, knee
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.evaluation.metrics import summarise
+from stockpot.evaluation.pareto import best_index, knee
 from stockpot.methods import REGISTRY, build
 from stockpot.methods.base import BaseConfig, Method, Task
 from stockpot.results import Results, Scores, WhatIf, WhatIfMethod, WhatIfPoint
@@ -213,7 +213,7 @@ def _method(session: Session, plain: Results, name: str, points: int, seen: Seen
         method=_config(name, None, session).model_dump(mode="json", exclude_none=True, exclude={key} if key else set()),
         key=key,
         points=found,
-        best=best([sign * _measured(point.metrics.average_accuracy) for point in found]),
+        best=best_index([sign * _measured(point.metrics.average_accuracy) for point in found]),
         knee=knee(
             [(sign * _measured(p.metrics.newest_accuracy), sign * _measured(p.metrics.past_accuracy)) for p in found]
         ),

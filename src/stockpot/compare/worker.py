@@ -13,7 +13,7 @@ from stockpot.errors import StockpotError
 from stockpot.training.job import Interrupted, Stop
 
 
-def finish(folder: str, stop: Stop | None = None) -> dict[str, Any]:
+def run_cell(folder: str, stop: Stop | None = None) -> dict[str, Any]:
     """Goes on with a run to its end: `{}`, or what kept it from that: `error`, or `stopped`."""
     from stockpot.compare.running import note_divergence
     from stockpot.runs.actions import go_on
@@ -31,7 +31,7 @@ def finish(folder: str, stop: Stop | None = None) -> dict[str, Any]:
     return {}
 
 
-def raise_for(answer: dict[str, Any]) -> None:
+def raise_error_of(answer: dict[str, Any]) -> None:
     """Raises StockpotError for a cell that failed."""
     if "error" in answer:
         raise StockpotError(answer["error"])
@@ -52,7 +52,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, asked)
     silence_libraries()
     for line in sys.stdin:
-        answers.write(json.dumps(finish(json.loads(line), stop)) + "\n")
+        answers.write(json.dumps(run_cell(json.loads(line), stop)) + "\n")
         if stop.requested:
             return
 

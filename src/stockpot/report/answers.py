@@ -10,28 +10,28 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from stockpot.evaluation.statistics import lower_is_better
-from stockpot.report.ends import NO_COMPARISON
+from stockpot.report.findings import NONE_SHOWN, findings
 from stockpot.report.formatting import (
-    all_runs,
-    begin,
+    capitalized,
     changes_words,
+    design_of_all,
+    human_bytes,
     kept_words,
     listing,
-    named,
+    metric_title,
     ranked_by,
     reference,
     relative_time,
     role,
     score,
+    score_with_interval,
     seconds,
     signed,
-    size,
-    spread_of_score,
     times,
     title,
 )
-from stockpot.report.pairs import differences
-from stockpot.report.sentences import NONE_SHOWN, findings
+from stockpot.report.pairwise import pairwise_differences
+from stockpot.report.search_ends import NO_COMPARISON
 from stockpot.results import Comparison, Difference, MethodSummary
 
 Ranked = list[tuple[str, MethodSummary]]
@@ -44,7 +44,7 @@ class Answer(NamedTuple):
     sentences: list[str]
 
 
-def answers(comparison: Comparison) -> list[Answer]:
+def answer_questions(comparison: Comparison) -> list[Answer]:
     """The four questions, in this order; the fourth's sentences are those that the comparison carries, if it does."""
     return [
         Answer("Who keeps most?", _keeps(comparison)),
@@ -74,7 +74,7 @@ def _learns(comparison: Comparison) -> list[str]:
     if worse:
         found.append(
             f"Shown to learn less than sequential fine-tuning, the newest task or all of them: {listing(worse)} "
-            f"({all_runs(comparison)})."
+            f"({design_of_all(comparison)})."
         )
     return [sentence for sentence in found if sentence]
 
@@ -100,13 +100,13 @@ def _first(comparison: Comparison, metric: str) -> str:
         return ""
 
     def with_mean(row: tuple[str, MethodSummary]) -> str:
-        return f"{title(row[0])} ({spread_of_score(getattr(row[1], metric), comparison.unit)})"
+        return f"{title(row[0])} ({score_with_interval(getattr(row[1], metric), comparison.unit)})"
 
-    what, behind = named(metric, comparison.primary), _behind(comparison, metric, rows[0][1])
+    what, behind = metric_title(metric, comparison.primary), _behind(comparison, metric, rows[0][1])
     if len(rows) == 1:
         label, summary = rows[0]
-        mean = spread_of_score(getattr(summary, metric), comparison.unit)
-        return f"The only method beside the references, {title(label)}, has a mean {what} of {mean}{behind} ({all_runs(comparison)})."  # noqa: E501
+        mean = score_with_interval(getattr(summary, metric), comparison.unit)
+        return f"The only method beside the references, {title(label)}, has a mean {what} of {mean}{behind} ({design_of_all(comparison)})."  # noqa: E501
     pairs = _pairs_of_first(comparison, metric, rows)
     apart = len(pairs) == len(rows) - 1 and all(found.verdict in ("better", "worse") for found in pairs.values())
     place = "ranks first" if apart and not behind else "has the best mean"
@@ -117,7 +117,7 @@ def _first(comparison: Comparison, metric: str) -> str:
     text = f"By mean {what}, {with_mean(rows[0])} {place}{shared}{behind}, then {then}"
     if len(rows) > 3:
         text += f", of {len(rows)} methods"
-    return f"{text}; {all_runs(comparison)}.{_apart(pairs, rows)}"
+    return f"{text}; {design_of_all(comparison)}.{_apart(pairs, rows)}"
 
 
 def _behind(comparison: Comparison, metric: str, summary: MethodSummary) -> str:
@@ -145,14 +145,14 @@ def _control(comparison: Comparison, name: str) -> str:
         + ("" if one.worst.mean == one.change.mean else f" (at its worst {signed(one.worst.mean, comparison.unit)})")
         for label, one in known
     ]
-    return f"{changes_words(name, parts)} ({all_runs(comparison)})."
+    return f"{changes_words(name, parts)} ({design_of_all(comparison)})."
 
 
 def _pairs_of_first(comparison: Comparison, metric: str, rows: Ranked) -> dict[str, Difference]:
     first = rows[0][0]
     return {
         second if first == label else label: difference
-        for (label, second), difference in differences(comparison, metric).items()
+        for (label, second), difference in pairwise_differences(comparison, metric).items()
         if first in (label, second) and difference.n >= 2
     }
 
@@ -181,14 +181,14 @@ def _references(comparison: Comparison, metric: str) -> str:
         for label, s in comparison.methods.items()
         if role(s.method) and getattr(s, metric).mean is not None
     ]
-    return f"{begin('; '.join(parts))} ({all_runs(comparison)})." if parts else ""
+    return f"{capitalized('; '.join(parts))} ({design_of_all(comparison)})." if parts else ""
 
 
 def _costs(comparison: Comparison) -> list[str]:
     rows = [(label, s) for label, s in comparison.methods.items() if not role(s.method)]
     if not rows:
         return []
-    over = f"({all_runs(comparison)})"
+    over = f"({design_of_all(comparison)})"
     found = [
         _time(comparison, rows, over),
         _range(rows, "extra_memory_bytes", "Extra memory while training", _but(comparison, "extra_memory_bytes"), over),
@@ -198,7 +198,7 @@ def _costs(comparison: Comparison) -> list[str]:
         ((s.stored_data_bytes.mean or 0, label) for label, s in rows if s.stored_data_bytes.mean), reverse=True
     )
     if keeping:
-        which = listing([f"{title(label)} ({size(amount)})" for amount, label in keeping])
+        which = listing([f"{title(label)} ({human_bytes(amount)})" for amount, label in keeping])
         rest = len(rows) - len(keeping)
         tail = f"; the other {rest} keep{'s' if rest == 1 else ''} none" if rest else ""
         found.append(f"Examples of past tasks must be kept by {which}{tail} {over}.")
@@ -257,5 +257,5 @@ def _range(rows: Ranked, field: str, what: str, but: str, over: str) -> str:
     if len(none) == len(rows):
         return f"{what}: none for any method{but} {over}."
     some = sum(amount(s) > 0 for _, s in rows)
-    most = f"{'most' if some > 1 else 'only'} for {title(label)}, {size(amount(summary))}"
+    most = f"{'most' if some > 1 else 'only'} for {title(label)}, {human_bytes(amount(summary))}"
     return f"{what}: " + (f"none for {listing(none)}; {most}" if none else most) + f" {over}."

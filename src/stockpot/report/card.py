@@ -6,12 +6,12 @@ import re
 from typing import Any
 
 from stockpot.markdown import code_span, escape_markdown, markdown_table
+from stockpot.report.findings import run_summary
 from stockpot.report.formatting import MISSING, score, title
-from stockpot.report.sentences import run_summary
 from stockpot.report.tables import cost_rows, metric_rows
 from stockpot.results import Results
 
-FEW_ROWS = 100
+MAX_HEAD_ROWS = 100
 # For each kind of model: what hubs call its work, and Transformers' class for it.
 KINDS = {
     "image": ("image-classification", "AutoModelForImageClassification"),
@@ -102,7 +102,7 @@ def _body(results: Results, built: bool) -> str:
         parts.append("```python\n" + "\n".join(lines) + "\n```")
     if any(results.head.values()):
         rows = [[task, ", ".join(classes)] for task, classes in results.head.items()]
-        if sum(map(len, results.head.values())) <= FEW_ROWS:
+        if sum(map(len, results.head.values())) <= MAX_HEAD_ROWS:
             parts.append(markdown_table(["task", "classes of its output rows, in row order"], rows))
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
     parts.append(f"Made with {escape_markdown(versions)}.")

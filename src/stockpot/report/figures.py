@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from stockpot.report.formatting import fit, named, ranked, role
+from stockpot.report.formatting import fit, metric_title, ranked, role
 from stockpot.report.placement import Segment, place_labels
 from stockpot.results import Comparison, Estimate
 
@@ -27,8 +27,8 @@ INK = "#24292e"
 FLOOR, CEILING = "#7d828a", "#8c6d4f"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#c0659a", "#b37a00", "#2e9bd6")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "p", "h")
-WIDTH = 4.6
-MANY = 10  # methods, beyond which figures grow
+FIGURE_WIDTH = 4.6
+MANY_METHODS = 10  # methods, beyond which figures grow
 _STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -48,7 +48,7 @@ _STYLE: dict[str, Any] = {
     "svg.hashsalt": "stockpot",
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
 }
-P = ParamSpec("P")
+_P = ParamSpec("_P")
 
 
 class Look(NamedTuple):
@@ -79,18 +79,18 @@ def house_style() -> AbstractContextManager[None]:
     return mpl.rc_context(settings)
 
 
-def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+def styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
     """Draws in the house style."""
 
     @functools.wraps(draw)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
+    def drawn(*args: _P.args, **kwargs: _P.kwargs) -> Figure:
         with house_style():
             return draw(*args, **kwargs)
 
     return drawn
 
 
-def save(figure: Figure, stem: Path) -> tuple[Path, Path]:
+def save_figure(figure: Figure, stem: Path) -> tuple[Path, Path]:
     """Writes `stem.png` (200 dots an inch) and `stem.svg`, both on white, the same bytes for the same figure."""
     png, svg = stem.with_suffix(".png"), stem.with_suffix(".svg")
     with house_style(), warnings.catch_warnings():
@@ -125,12 +125,13 @@ def _frame(axes: Axes, estimates: list[Estimate]) -> None:
 
 
 @styled
-def methods(comparison: Comparison, metric: str = "average_accuracy") -> Figure:
+def methods_figure(comparison: Comparison, metric: str = "average_accuracy") -> Figure:
     """The methods in one metric: mean, interval as a whisker, every seed a small dot."""
     given = looks(comparison)
     rows = [(label, s) for label, s in ranked(comparison) if getattr(s, metric).mean is not None]
     figure = Figure(
-        figsize=(WIDTH, 1.0 + (0.36 if len(rows) <= MANY else 0.26) * max(1, len(rows))), layout="constrained"
+        figsize=(FIGURE_WIDTH, 1.0 + (0.36 if len(rows) <= MANY_METHODS else 0.26) * max(1, len(rows))),
+        layout="constrained",
     )
     axes = figure.add_subplot()
     for y, (label, summary) in enumerate(rows):
@@ -148,7 +149,7 @@ def methods(comparison: Comparison, metric: str = "average_accuracy") -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x", color=FLOOR, alpha=0.25, linewidth=0.6)
-    name = named(metric, comparison.primary)
+    name = metric_title(metric, comparison.primary)
     lower = metric == "forgetting" or not comparison.higher_is_better
     axes.set_xlabel(f"{name} ({'lower' if lower else 'higher'} is better)")
     return figure
@@ -163,8 +164,8 @@ def _one_minus(estimate: Estimate) -> Estimate:
 def stability_plasticity(comparison: Comparison) -> Figure:
     """What was kept against what was learnt: up is less forgetting, right is a better score on tasks just learnt."""
     given = looks(comparison)
-    many = len(comparison.methods) > MANY
-    figure = Figure(figsize=(WIDTH, 6.0 if many else 3.8), layout="constrained")
+    many = len(comparison.methods) > MANY_METHODS
+    figure = Figure(figsize=(FIGURE_WIDTH, 6.0 if many else 3.8), layout="constrained")
     axes = figure.add_subplot()
     fraction = comparison.unit == "fraction"
     points: list[tuple[float, float]] = []

@@ -31,7 +31,7 @@ TITLES = {
 }
 
 # metric → (title, one line that explains it)
-METRICS = {
+METRIC_TITLES = {
     "average_accuracy": ("average accuracy", "mean score on every task learnt, after the last one"),
     "average_over_time": ("average over time", "the same mean after every task, averaged over the stream"),
     "forgetting": ("forgetting", "how much worse earlier tasks are than at their best score; lower is better"),
@@ -49,14 +49,16 @@ METRICS = {
 }
 
 
-def named(metric: str, primary: str) -> str:
+def metric_title(metric: str, primary: str) -> str:
     """A metric's title, in the words of the score that it is made of: "average loss", "loss on the newest task"."""
-    return METRICS[metric][0].replace("accuracy", primary.replace("_", " ")) if metric in METRICS else metric
+    return (
+        METRIC_TITLES[metric][0].replace("accuracy", primary.replace("_", " ")) if metric in METRIC_TITLES else metric
+    )
 
 
-def heading(metric: str, primary: str) -> str:
+def metric_heading(metric: str, primary: str) -> str:
     """`named` at the head of a sentence."""
-    return begin(named(metric, primary))
+    return capitalized(metric_title(metric, primary))
 
 
 def title(label: str) -> str:
@@ -66,10 +68,10 @@ def title(label: str) -> str:
 
 def opening(label: str) -> str:
     """`title` at the head of a sentence: our own names with a capital, the user's labels as they are."""
-    return begin(TITLES[label]) if label in TITLES else label
+    return capitalized(TITLES[label]) if label in TITLES else label
 
 
-def begin(sentence: str) -> str:
+def capitalized(sentence: str) -> str:
     """The sentence with a capital first letter, the rest as it is."""
     return sentence[:1].upper() + sentence[1:]
 
@@ -152,7 +154,7 @@ def seconds(value: float | None) -> str:
     return f"{value / 60:#.3g} min" if value < 5970 else f"{value / 3600:#.3g} h"
 
 
-def size(value: float | None) -> str:
+def human_bytes(value: float | None) -> str:
     """Bytes in decimal units, zero as "none"."""
     if value is None:
         return MISSING
@@ -165,35 +167,35 @@ def size(value: float | None) -> str:
     return f"{value:.3g} TB"
 
 
-def spread(estimate: Estimate, write: Callable[[float | None], str] = score) -> str:
+def with_interval(estimate: Estimate, write: Callable[[float | None], str] = score) -> str:
     """`mean ± half the interval`; the mean alone where there is no interval, or one of no width."""
     if estimate.mean is None or estimate.high is None or estimate.high == estimate.low:
         return write(estimate.mean)
     return f"{write(estimate.mean)} ± {write(estimate.high - estimate.mean)}"
 
 
-def spread_of_score(estimate: Estimate, unit: str = "fraction") -> str:
+def score_with_interval(estimate: Estimate, unit: str = "fraction") -> str:
     """`spread` of a score: of what is no fraction, the interval has no more decimals than its three digits need.
 
     The digits count for the mean or the half interval, whichever is larger: `5.21 ± 0.09`, `0.009 ± 0.170`.
     """
     if unit == "fraction" or estimate.mean is None or estimate.high is None or estimate.high == estimate.low:
-        return spread(estimate, lambda value: score(value, unit))
+        return with_interval(estimate, lambda value: score(value, unit))
     half = estimate.high - estimate.mean
     largest = max(abs(estimate.mean), half)
     if not 0.001 < largest < 999.5:
-        return spread(estimate, lambda value: score(value, unit))
+        return with_interval(estimate, lambda value: score(value, unit))
     decimals = max(0, 2 - floor(log10(float(f"{largest:.3g}"))))
     mean = f"{abs(estimate.mean):.{decimals}f}"
     return f"{'−' if estimate.mean < 0 and float(mean) else ''}{mean} ± {half:.{decimals}f}"
 
 
-def seeds(n: int) -> str:
+def seed_count(n: int) -> str:
     """`"1 seed"`, `"3 seeds"`."""
     return f"{n} seed" + ("" if n == 1 else "s")
 
 
-def runs(cells: Iterable[Cell]) -> str:
+def run_design(cells: Iterable[Cell]) -> str:
     """What the numbers of these runs are over: `"3 seeds × 2 orders"`, `"2 to 3 seeds × 2 orders"`."""
     by_order: dict[int, set[int]] = {}
     for cell in cells:
@@ -202,12 +204,12 @@ def runs(cells: Iterable[Cell]) -> str:
     return _design(counts, {len(by_order)})
 
 
-def all_runs(comparison: Comparison) -> str:
+def design_of_all(comparison: Comparison) -> str:
     """The same for a whole comparison: ranges where its methods differ."""
-    return runs_of_each(summary.cells for summary in comparison.methods.values())
+    return design_of_groups(summary.cells for summary in comparison.methods.values())
 
 
-def runs_of_each(groups: Iterable[Sequence[Cell]]) -> str:
+def design_of_groups(groups: Iterable[Sequence[Cell]]) -> str:
     """The same for several groups of runs: ranges where these differ."""
     counts, orders = set(), set()
     for cells in groups:
@@ -219,7 +221,7 @@ def runs_of_each(groups: Iterable[Sequence[Cell]]) -> str:
 
 def over_runs(comparison: Comparison) -> str:
     """`"means ± half the 95 % interval over 3 seeds × 1 order"`; single runs have no interval, and are not said to."""
-    written = all_runs(comparison)
+    written = design_of_all(comparison)
     if not any(s.average_accuracy.low is not None for s in comparison.methods.values()):
         return f"single runs, so no intervals ({written})"
     return f"means ± half the {100 * comparison.confidence:g} % interval over {written}"
@@ -228,7 +230,7 @@ def over_runs(comparison: Comparison) -> str:
 def _design(counts: set[int], orders: set[int]) -> str:
     least = f"{min(counts)} to " if len(counts) > 1 else ""
     fewest = f"{min(orders)} to " if len(orders) > 1 else ""
-    return f"{least}{seeds(max(counts))} × {fewest}{max(orders)} order" + ("" if max(orders) == 1 else "s")
+    return f"{least}{seed_count(max(counts))} × {fewest}{max(orders)} order" + ("" if max(orders) == 1 else "s")
 
 
 def listing(names: Sequence[str], most: int = 3) -> str:
@@ -288,10 +290,10 @@ def kept_words(summary: MethodSummary) -> str:
     parts = {kind: getattr(summary, field).mean or 0.0 for field, kind in KEPT.items()}
     total = max(summary.stored_bytes.mean or 0.0, *parts.values())
     if not total:
-        return size(summary.stored_bytes.mean)
-    named = [f"{size(part)} {kind}" for kind, part in parts.items() if part]
+        return human_bytes(summary.stored_bytes.mean)
+    named = [f"{human_bytes(part)} {kind}" for kind, part in parts.items() if part]
     rest = total - sum(parts.values())
-    return ", ".join([*named, *([size(rest)] if rest > 0.5 else [])])
+    return ", ".join([*named, *([human_bytes(rest)] if rest > 0.5 else [])])
 
 
 def reference(comparison: Comparison) -> str | None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from stockpot.report.formatting import all_runs, reference, size
-from stockpot.report.front import controls, curves, undominated
-from stockpot.report.front_figures import FEW, most_held
+from stockpot.report.formatting import design_of_all, human_bytes, reference
+from stockpot.report.front_facts import controls, curves, undominated
+from stockpot.report.front_figures import FEW_LINES, most_bytes_held
 from stockpot.results import Comparison
 
 
 def of_all(comparison: Comparison) -> str:
     """Under the figure of all methods."""
-    many = len(curves(comparison)) > FEW
+    many = len(curves(comparison)) > FEW_LINES
     named = "; methods on the Pareto front are named" if many else ", of which the ends are written"
     tied = "; filled marks, tied by dashes, are on the Pareto front" if undominated(comparison) else ""
     found = [
@@ -18,7 +18,7 @@ def of_all(comparison: Comparison) -> str:
         f"A line runs through a method's strengths in order of value{named}{tied}.",
         *_sizes(comparison),
         *_beside(comparison),
-        f"Means over {all_runs(comparison)}.",
+        f"Means over {design_of_all(comparison)}.",
     ]
     return " ".join(found)
 
@@ -31,14 +31,14 @@ def of_each(comparison: Comparison) -> str:
 
 def _sizes(comparison: Comparison) -> list[str]:
     """What areas say: of marks only where plain fine-tuning's time is known, of discs only where there are bytes."""
-    base, most = reference(comparison), most_held(comparison)
+    base, most = reference(comparison), most_bytes_held(comparison)
     found = []
     if base is not None and comparison.methods[base].training_seconds.mean:
         found.append("The area of a mark is its training time, relative to plain fine-tuning's.")
     if most:
         found.append(
             "The area of the pale disc behind a mark is the extra memory while training and what is stored between "
-            f"tasks, at most {size(most)}."
+            f"tasks, at most {human_bytes(most)}."
         )
     return found
 

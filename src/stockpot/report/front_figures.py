@@ -9,30 +9,30 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from stockpot.report.figures import FLOOR, WIDTH, Look, looks, short, styled
-from stockpot.report.formatting import kept_kinds, reference, role, size
-from stockpot.report.front import controls, curves, place_of, reference_places, undominated
-from stockpot.report.placement import Place, along, place_labels
-from stockpot.report.tuning import number
+from stockpot.report.figures import FIGURE_WIDTH, FLOOR, Look, looks, short, styled
+from stockpot.report.formatting import human_bytes, kept_kinds, reference, role
+from stockpot.report.front_facts import controls, curves, place_of, reference_places, undominated
+from stockpot.report.placement import PlotPoint, along, place_labels
+from stockpot.report.tuning_section import number
 from stockpot.results import Comparison, FrontPoint
 
-FEW = 8  # methods, beyond which only those on the Pareto front are named, and each has a panel of its own
-LARGEST = 500.0  # square points of the disc of the most bytes
+FEW_LINES = 8  # methods, beyond which only those on the Pareto front are named, and each has a panel of its own
+LARGEST_DISC = 500.0  # square points of the disc of the most bytes
 
 
-def area(own: float | None, plain: float | None) -> float:
+def mark_area(own: float | None, plain: float | None) -> float:
     """The area of a mark, in square points: 30 at the time of plain fine-tuning, and in proportion to time."""
     return 30.0 * min(12.0, max(0.3, own / plain)) if own and plain else 30.0
 
 
-def held(point: FrontPoint) -> float:
+def bytes_held(point: FrontPoint) -> float:
     """Bytes: what it holds while training beside plain training, and what it stores between tasks."""
     return (point.extra_memory_bytes.mean or 0.0) + (point.stored_bytes.mean or 0.0)
 
 
-def most_held(comparison: Comparison) -> float:
+def most_bytes_held(comparison: Comparison) -> float:
     """The bytes of the largest disc."""
-    return max((held(point) for line in curves(comparison).values() for point in line), default=0.0)
+    return max((bytes_held(point) for line in curves(comparison).values() for point in line), default=0.0)
 
 
 def _look(given: dict[str, Look], label: str) -> Look:
@@ -46,7 +46,7 @@ class _Marks:
         base = reference(comparison)
         self.plain = comparison.methods[base].training_seconds.mean if base is not None else None
         self.best = {id(point) for point in undominated(comparison)}
-        self.most = most_held(comparison)
+        self.most = most_bytes_held(comparison)
 
     def on_front(self, point: FrontPoint) -> bool:
         return id(point) in self.best
@@ -54,9 +54,9 @@ class _Marks:
     def draw(self, axes: Axes, line: list[FrontPoint], look: Look) -> None:
         xs, ys = zip(*map(place_of, line), strict=True)
         axes.plot(xs, ys, color=look.color, linewidth=1, alpha=0.7, zorder=1)
-        discs = [LARGEST * held(point) / self.most if self.most else 0.0 for point in line]
+        discs = [LARGEST_DISC * bytes_held(point) / self.most if self.most else 0.0 for point in line]
         axes.scatter(xs, ys, s=discs, color=look.color, alpha=0.15, linewidth=0, zorder=0.5)
-        areas = [area(point.training_seconds.mean, self.plain) for point in line]
+        areas = [mark_area(point.training_seconds.mean, self.plain) for point in line]
         faces = [look.color if self.on_front(point) else "none" for point in line]
         axes.scatter(
             xs, ys, s=areas, marker=look.marker, facecolor=faces, edgecolor=look.color, linewidth=1.2, zorder=3
@@ -64,20 +64,20 @@ class _Marks:
 
 
 @styled
-def figure(comparison: Comparison) -> Figure:
+def front_figure(comparison: Comparison) -> Figure:
     """Earlier tasks against the newest, a line a method; beside it what each stores, and a control's change."""
     lines, given, marks = curves(comparison), looks(comparison), _Marks(comparison)
-    drawing = Figure(figsize=(2 * WIDTH, 4.6 + 0.12 * max(0, len(lines) - 6)), layout="constrained")
+    drawing = Figure(figsize=(2 * FIGURE_WIDTH, 4.6 + 0.12 * max(0, len(lines) - 6)), layout="constrained")
     untrained = controls(comparison)[:1]  # the others stand in the sentences
     axes, beside, *more = drawing.subplots(1, 2 + len(untrained), width_ratios=(3, 1.2, 0.8)[: 2 + len(untrained)])
-    points: list[Place] = []
+    points: list[PlotPoint] = []
     names: list[str] = []
     colors: list[str] = []
     for label, line in lines.items():
         look = _look(given, label)
         marks.draw(axes, line, look)
         points += [place_of(point) for point in line]
-        names += _names(label, line, marks, few=len(lines) <= FEW)
+        names += _names(label, line, marks, few=len(lines) <= FEW_LINES)
         colors += [look.color] * len(line)
     for label, place in _floor_and_ceiling(comparison).items():
         axes.plot(*place, given[label].marker, color=given[label].color, markersize=10, markeredgewidth=2)
@@ -106,12 +106,12 @@ def _names(label: str, line: list[FrontPoint], marks: _Marks, few: bool) -> list
 
 
 @styled
-def each(comparison: Comparison) -> Figure:
+def front_panels(comparison: Comparison) -> Figure:
     """A panel a method: its own line in colour, its ends named, before the lines of all the others in grey."""
     lines, given, marks = curves(comparison), looks(comparison), _Marks(comparison)
     columns = 4
     rows = -(-len(lines) // columns)
-    drawing = Figure(figsize=(2 * WIDTH, 0.5 + 1.7 * rows), layout="constrained")
+    drawing = Figure(figsize=(2 * FIGURE_WIDTH, 0.5 + 1.7 * rows), layout="constrained")
     grid = drawing.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel().tolist()
     for unused in grid[len(lines) :]:
         unused.set_visible(False)
@@ -138,7 +138,7 @@ def each(comparison: Comparison) -> Figure:
     return drawing
 
 
-def _floor_and_ceiling(comparison: Comparison) -> dict[str, Place]:
+def _floor_and_ceiling(comparison: Comparison) -> dict[str, PlotPoint]:
     return reference_places(comparison, [label for label, s in comparison.methods.items() if role(s.method)])
 
 
@@ -182,7 +182,7 @@ def _bytes(axes: Axes, lines: dict[str, list[FrontPoint]], given: dict[str, Look
             )  # fmt: skip
     axes.set_xscale("symlog", linthresh=10_000, linscale=1)
     ticks = [0.0, *(10.0**k for k in (5, 7, 9, 11) if 10.0**k <= 10 * largest)]
-    axes.set_xticks(ticks, [size(tick) for tick in ticks])
+    axes.set_xticks(ticks, [human_bytes(tick) for tick in ticks])
     axes.minorticks_off()
     axes.set_xlim(-2500, 100 * max(largest, 10_000))  # room for the names of what is stored
     _rows(axes, lines, given)

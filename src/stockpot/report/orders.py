@@ -7,8 +7,18 @@ from math import fsum
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from stockpot.report.figures import FLOOR, MANY, WIDTH, looks, short, styled
-from stockpot.report.formatting import all_runs, amount, leading, listing, named, ranked, reference, score, title
+from stockpot.report.figures import FIGURE_WIDTH, FLOOR, MANY_METHODS, looks, short, styled
+from stockpot.report.formatting import (
+    amount,
+    design_of_all,
+    leading,
+    listing,
+    metric_title,
+    ranked,
+    reference,
+    score,
+    title,
+)
 from stockpot.results import Comparison, MethodSummary
 
 
@@ -25,16 +35,16 @@ def _means(summary: MethodSummary, orders: int) -> list[float | None]:
     return [fsum(values) / len(values) if values else None for values in found]
 
 
-def sentences(comparison: Comparison) -> list[str]:
+def order_sentences(comparison: Comparison) -> list[str]:
     """How far the order moves each method, and whether the same one comes first; described, not tested."""
     means = per_order(comparison)
     whole = {label: [v for v in row if v is not None] for label, row in means.items() if None not in row}
-    over = f"({all_runs(comparison)})"
+    over = f"({design_of_all(comparison)})"
     if not whole:
         return []
     moved = sorted(((max(row) - min(row), label) for label, row in whole.items()), reverse=True)
     (most, mover), (least, steady) = moved[0], moved[-1]
-    average = named("average_accuracy", comparison.primary)
+    average = metric_title("average_accuracy", comparison.primary)
     text = f"From order to order the {average} of {title(mover)} moves by {amount(most, comparison.unit)}"
     found = [f"{text}, the most, and that of {title(steady)} by {amount(least, comparison.unit)}, the least {over}."]
     if most == least:
@@ -66,18 +76,18 @@ def _plain_is_better(comparison: Comparison, means: dict[str, list[float]], tops
     return f"; that of {title(base)} is better still in {count} of {len(tops)}" if count else ""
 
 
-def rows(comparison: Comparison) -> list[tuple[str, list[str]]]:
+def order_rows(comparison: Comparison) -> list[tuple[str, list[str]]]:
     """The same numbers as text, a row a method and a column an order."""
     return [(label, [score(v, comparison.unit) for v in values]) for label, values in per_order(comparison).items()]
 
 
 @styled
-def figure(comparison: Comparison) -> Figure:
+def orders_figure(comparison: Comparison) -> Figure:
     """A row a method: the number of each order at its average accuracy, tied by a line from least to most."""
     means = {label: row for label, row in per_order(comparison).items() if any(value is not None for value in row)}
     given = looks(comparison)
-    height = 0.36 if len(means) <= MANY else 0.28
-    drawing = Figure(figsize=(2 * WIDTH, 0.9 + height * len(means)), layout="constrained")
+    height = 0.36 if len(means) <= MANY_METHODS else 0.28
+    drawing = Figure(figsize=(2 * FIGURE_WIDTH, 0.9 + height * len(means)), layout="constrained")
     axes = drawing.add_subplot()
     for y, (label, row) in enumerate(means.items()):
         measured = [value for value in row if value is not None]
@@ -96,7 +106,7 @@ def figure(comparison: Comparison) -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x", color=FLOOR, alpha=0.25, linewidth=0.6)
-    axes.set_xlabel(f"{named('average_accuracy', comparison.primary)} in each order of the tasks, by its number")
+    axes.set_xlabel(f"{metric_title('average_accuracy', comparison.primary)} in each order of the tasks, by its number")
     return drawing
 
 

@@ -15,12 +15,12 @@ POINT = 7.0  # half the square kept free around a point, in pixels of the figure
 LINE = 3.0  # the same beside a line
 GAP = 2.0
 
-Place = tuple[float, float]
-Segment = tuple[Place, Place]
+PlotPoint = tuple[float, float]
+Segment = tuple[PlotPoint, PlotPoint]
 Boxes = NDArray[np.float64]  # (N, 4): left, bottom, right, top
 
 
-def along(curves: Sequence[Sequence[Place]]) -> list[Segment]:
+def along(curves: Sequence[Sequence[PlotPoint]]) -> list[Segment]:
     """Places all along the curves, close enough that no label fits between two of them: `lines` of `place_labels`."""
     corners = np.array([place for curve in curves for place in curve])
     span = np.maximum(corners.max(axis=0) - corners.min(axis=0), 1e-9)
@@ -34,7 +34,7 @@ def along(curves: Sequence[Sequence[Place]]) -> list[Segment]:
 
 def place_labels(
     axes: Axes,
-    points: Sequence[Place],
+    points: Sequence[PlotPoint],
     names: Sequence[str],
     colors: Sequence[str],
     lines: Sequence[Segment] = (),

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from stockpot.report.figures import FLOOR, MARKERS, PALETTE, WIDTH, short, styled
+from stockpot.report.figures import FIGURE_WIDTH, FLOOR, MARKERS, PALETTE, short, styled
 from stockpot.report.formatting import ranked, score
 from stockpot.results import Comparison, Results, Scores
 
@@ -95,7 +95,7 @@ def matrix(results: Results) -> Figure:
     R = _array(scores.matrix)
     K, columns = R.shape
     many = columns > MANY_TASKS
-    width = 1.5 * WIDTH if many else max(WIDTH, 1.6 + 0.34 * columns)
+    width = 1.5 * FIGURE_WIDTH if many else max(FIGURE_WIDTH, 1.6 + 0.34 * columns)
     cell = min(0.62, (width - 2.2) / columns)
     figure = Figure(figsize=(width, 0.95 + cell * K), layout="constrained")
     axes = figure.add_subplot()
@@ -163,7 +163,7 @@ def _legend(figure: Figure, axes: Axes, tasks: int) -> None:
 def over_time(results: Results) -> Figure:
     """Each task's score over the stream, from before the first task on; controls dashed."""
     scores = results.scores[results.primary]
-    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
+    figure = Figure(figsize=(FIGURE_WIDTH, 3.4), layout="constrained")
     axes = figure.add_subplot()
     R = _array(scores.matrix)
     _trajectory(axes, scores, R, _array([scores.initial])[0].tolist(), results.tasks)
@@ -189,7 +189,7 @@ def _mean_matrix(runs: Sequence[Results]) -> tuple[Scores, NDArray[np.float64], 
 def _grid(count: int, height: float) -> tuple[Figure, list[Axes]]:
     """Panels two to a row on shared axes, the last row's empty place left out."""
     rows = (count + 1) // 2
-    figure = Figure(figsize=(WIDTH, 0.7 + height * rows), layout="constrained")
+    figure = Figure(figsize=(FIGURE_WIDTH, 0.7 + height * rows), layout="constrained")
     axes = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False).ravel().tolist()
     for unused in axes[count:]:
         unused.set_visible(False)

@@ -6,46 +6,46 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from stockpot.evaluation.metrics import of_controls
-from stockpot.report.beside import Grid, grid_table, others, told
 from stockpot.report.formatting import (
-    METRICS,
+    METRIC_TITLES,
     MISSING,
     fit,
+    human_bytes,
     kept_words,
-    named,
+    metric_title,
     over_runs,
     percent,
     ranked,
     reference,
     relative_time,
     role,
-    runs,
+    run_design,
     score,
+    score_with_interval,
     seconds,
     signed,
-    size,
-    spread,
-    spread_of_score,
     times,
+    with_interval,
 )
+from stockpot.report.other_scores import Grid, grid_table, other_scores_of_run, score_heading
 from stockpot.results import Comparison, Costs, Results
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-COSTS: dict[str, tuple[str, Callable[[float | None], str]]] = {
+COST_COLUMNS: dict[str, tuple[str, Callable[[float | None], str]]] = {
     "training_seconds": ("training", seconds),
     "averaging_seconds": ("of it averaging", seconds),
     "evaluation_seconds": ("evaluation", seconds),
     "training_cpu_seconds": ("training, processor", seconds),
     "averaging_cpu_seconds": ("of it averaging, processor", seconds),
     "evaluation_cpu_seconds": ("evaluation, processor", seconds),
-    "peak_memory_bytes": ("peak memory", size),
-    "extra_memory_bytes": ("extra memory", size),
-    "stored_bytes": ("stored between tasks", size),
-    "stored_data_bytes": ("of it data", size),
-    "stored_model_bytes": ("of it models", size),
-    "stored_statistics_bytes": ("of it statistics", size),
+    "peak_memory_bytes": ("peak memory", human_bytes),
+    "extra_memory_bytes": ("extra memory", human_bytes),
+    "stored_bytes": ("stored between tasks", human_bytes),
+    "stored_data_bytes": ("of it data", human_bytes),
+    "stored_model_bytes": ("of it models", human_bytes),
+    "stored_statistics_bytes": ("of it statistics", human_bytes),
     "steps": ("steps", lambda n: MISSING if n is None else f"{n:,.0f}".replace(",", " ")),
     "averages": ("averages", lambda n: MISSING if n is None else f"{n:,.0f}".replace(",", " ")),
 }
@@ -93,17 +93,19 @@ def comparison_rows(comparison: Comparison) -> list[MethodRow]:
         MethodRow(
             label=label,
             role=role(s.method),
-            average_accuracy=spread_of_score(s.average_accuracy, comparison.unit),
-            forgetting=spread_of_score(s.forgetting, comparison.unit),
-            newest_accuracy=spread_of_score(s.newest_accuracy, comparison.unit),
-            plasticity=spread_of_score(s.plasticity, comparison.unit),
-            kept=MISSING if s.kept.mean is None else spread(s.kept, lambda x: MISSING if x is None else percent(x)),
+            average_accuracy=score_with_interval(s.average_accuracy, comparison.unit),
+            forgetting=score_with_interval(s.forgetting, comparison.unit),
+            newest_accuracy=score_with_interval(s.newest_accuracy, comparison.unit),
+            plasticity=score_with_interval(s.plasticity, comparison.unit),
+            kept=MISSING
+            if s.kept.mean is None
+            else with_interval(s.kept, lambda x: MISSING if x is None else percent(x)),
             seconds=seconds(s.training_seconds.mean),
             time=times(relative_time(s, plain)),
-            extra_memory=size(s.extra_memory_bytes.mean),
+            extra_memory=human_bytes(s.extra_memory_bytes.mean),
             stored=kept_words(s),
             verdict=s.versus_sequential["average_accuracy"].verdict if s.versus_sequential else "",
-            runs=runs(s.cells),
+            runs=run_design(s.cells),
         )
         for label, s in ranked(comparison)
     ]
@@ -133,7 +135,7 @@ def difference_rows(comparison: Comparison, metric: str) -> list[DifferenceRow]:
 def cost_rows(costs: list[Costs]) -> list[tuple[str, list[str]]]:
     """Costs by row, one column for each of `costs`, in human units; rows that are zero throughout are left out."""
     rows = []
-    for field, (name, write) in COSTS.items():
+    for field, (name, write) in COST_COLUMNS.items():
         values = [getattr(cost, field) for cost in costs]
         if any(values):
             rows.append((name, [write(value) for value in values]))
@@ -146,17 +148,19 @@ def method_costs(comparison: Comparison) -> tuple[list[str], list[tuple[str, lis
     Costs that are zero for every method are left out.
     """
     rows = ranked(comparison)
-    fields = [field for field in COSTS if any(getattr(summary, field).mean for _, summary in rows)]
-    written = [(label, [spread(getattr(summary, f), COSTS[f][1]) for f in fields]) for label, summary in rows]
-    return [COSTS[field][0] for field in fields], written
+    fields = [field for field in COST_COLUMNS if any(getattr(summary, field).mean for _, summary in rows)]
+    written = [
+        (label, [with_interval(getattr(summary, f), COST_COLUMNS[f][1]) for f in fields]) for label, summary in rows
+    ]
+    return [COST_COLUMNS[field][0] for field in fields], written
 
 
 def metric_rows(results: Results) -> list[tuple[str, str, str]]:
     """(title, value, explanation) of every metric of a run."""
     scores = results.scores[results.primary]
     rows = [
-        (named(key, results.primary), score(getattr(results.metrics, key), scores.unit), text)
-        for key, (_, text) in METRICS.items()
+        (metric_title(key, results.primary), score(getattr(results.metrics, key), scores.unit), text)
+        for key, (_, text) in METRIC_TITLES.items()
     ]
     for name, found in of_controls(scores).items():
         rows.append((f"{name} since the start", signed(found.change, scores.unit), CONTROL_CHANGE))
@@ -229,7 +233,7 @@ def run_table(results: Results) -> Table:
             return f"{value:.2f}".removeprefix("0")
         return score(value, scores.unit)
 
-    heading = told(results.primary, scores)
+    heading = score_heading(results.primary, scores)
     padding = (0, 0) if narrow else (0, 1)
     matrix = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=padding, title=heading, title_justify="left")
     if len(results.tasks) <= WIDEST_MATRIX:
@@ -263,7 +267,7 @@ def run_table(results: Results) -> Table:
     table = Table.grid()
     table.title = Text(f"{results.label} · seed {results.seed}")
     table.add_row(matrix)
-    beside = others(results)
+    beside = other_scores_of_run(results)
     if beside is not None:
         if narrow:  # no room for every task
             beside = Grid(beside.caption, beside.headings[-2:], [(name, row[-2:]) for name, row in beside.rows])

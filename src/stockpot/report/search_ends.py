@@ -12,7 +12,7 @@ NO_COMPARISON = "no comparison"
 SINGLY = 4  # methods of which each has a sentence of its own
 
 
-def ends(comparison: Comparison) -> dict[str, dict[str, float]]:
+def chosen_at_end(comparison: Comparison) -> dict[str, dict[str, float]]:
     """Label → the parameters that were chosen at the end of what was tried, with their values.
 
     Of a file that does not say so, what can be told from its trials: where there was one parameter.
@@ -26,7 +26,7 @@ def ends(comparison: Comparison) -> dict[str, dict[str, float]]:
     return {label: keys for label, keys in found.items() if keys}
 
 
-def strength(trials: list[Trial]) -> str | None:
+def searched_strength(trials: list[Trial]) -> str | None:
     """The one number that was searched; None where there are several parameters, or others than numbers."""
     keys = {key for trial in trials for key in trial.keys}
     if len(keys) != 1:
@@ -37,14 +37,14 @@ def strength(trials: list[Trial]) -> str | None:
 
 
 def _at_an_end(trials: list[Trial], chosen: dict[str, Any] | None) -> dict[str, float]:
-    key = strength(trials)
+    key = searched_strength(trials)
     if key is None or chosen is None or key not in chosen:
         return {}
     values = [trial.keys[key] for trial in trials]
     return {key: chosen[key]} if len(set(values)) > 1 and chosen[key] in (min(values), max(values)) else {}
 
 
-def fair(found: Difference, first: str, second: str, ends: Mapping[str, object]) -> Difference:
+def fair_verdict(found: Difference, first: str, second: str, ends: Mapping[str, object]) -> Difference:
     """The difference first − second, without a verdict against a side that was chosen at an end.
 
     A verdict in favour of that side stands: a better value would only add to it.
@@ -53,10 +53,12 @@ def fair(found: Difference, first: str, second: str, ends: Mapping[str, object])
     return found.model_copy(update={"verdict": NO_COMPARISON}) if behind in ends else found
 
 
-def sentences(comparison: Comparison) -> list[str]:
+def end_sentences(comparison: Comparison) -> list[str]:
     """Where no comparison is made, and why."""
     found = [
-        f"{title(label)}'s {_said(keys)}" for label, keys in ends(comparison).items() if label in comparison.methods
+        f"{title(label)}'s {_said(keys)}"
+        for label, keys in chosen_at_end(comparison).items()
+        if label in comparison.methods
     ]
     if not found:
         return []
@@ -67,7 +69,7 @@ def sentences(comparison: Comparison) -> list[str]:
 
 
 def _said(keys: Mapping[str, float]) -> str:
-    return listing([f"{key} ({plainly(value)})" for key, value in keys.items()])
+    return listing([f"{key} ({plain_number(value)})" for key, value in keys.items()])
 
 
 def chosen_keys(comparison: Comparison, label: str) -> str:
@@ -75,13 +77,13 @@ def chosen_keys(comparison: Comparison, label: str) -> str:
     tuning = comparison.tuning
     if tuning is None:
         return ""
-    marks = dict.fromkeys(ends(comparison).get(label, {}), " (end)")
+    marks = dict.fromkeys(chosen_at_end(comparison).get(label, {}), " (end)")
     marks |= dict.fromkeys(tuning.at_limit.get(label, {}), " (limit)")
     chosen = tuning.chosen.get(label, {})
-    return ", ".join(f"{key} {plainly(value)}{marks.get(key, '')}" for key, value in chosen.items())
+    return ", ".join(f"{key} {plain_number(value)}{marks.get(key, '')}" for key, value in chosen.items())
 
 
-def plainly(value: object) -> str:
+def plain_number(value: object) -> str:
     """A number as people write it, 1e8 or 0.05; other values as they are."""
     if isinstance(value, bool | str) or not isinstance(value, int | float):
         return str(value)

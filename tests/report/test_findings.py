@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from stockpot.report.sentences import findings, run_summary
+from stockpot.report.findings import findings, run_summary
 
 Factory = Callable[..., Any]
 

@@ -9,29 +9,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from stockpot.evaluation.metrics import of_controls
-from stockpot.report import ends
-from stockpot.report.ends import NO_COMPARISON
 from stockpot.report.formatting import (
     MISSING,
-    all_runs,
     amount,
     control_words,
-    heading,
+    design_of_all,
     is_nothing,
     kept_words,
     listing,
-    named,
+    metric_heading,
+    metric_title,
     opening,
     percent,
     ranked,
     reference,
     relative_time,
     role,
-    runs,
+    run_design,
     score,
     title,
 )
-from stockpot.report.pairs import differences
+from stockpot.report.pairwise import pairwise_differences
+from stockpot.report.search_ends import NO_COMPARISON, end_sentences
 from stockpot.results import Comparison, Difference, MethodSummary, Results
 
 NONE_SHOWN = "no difference shown"
@@ -56,7 +55,7 @@ def findings(comparison: Comparison) -> list[str]:
     if len(tested) > FEW:
         sentences += [
             _verdicts({title(label): summary.versus_sequential[metric] for label, summary in tested},
-                      heading(metric, comparison.primary), comparison)
+                      metric_heading(metric, comparison.primary), comparison)
             for metric in TESTED
         ]  # fmt: skip
         sentences += [
@@ -71,7 +70,7 @@ def findings(comparison: Comparison) -> list[str]:
             f"One seed shows no spread, so no claim is made{whom}: "
             "an interval needs at least two seeds in common with sequential fine-tuning."
         )
-    sentences += _controls(comparison) + _alike(comparison) + ends.sentences(comparison) + _own_settings(comparison)
+    sentences += _controls(comparison) + _alike(comparison) + end_sentences(comparison) + _own_settings(comparison)
     return sentences + _sequential(comparison.methods[base], comparison)
 
 
@@ -90,7 +89,7 @@ def _verdicts(tested: Mapping[str, Difference], what: str, comparison: Compariso
     return (
         f"{what} against sequential fine-tuning, of {len(tested)} methods: "
         f"{', '.join(parts)}, "
-        f"no difference shown for {len(found[NONE_SHOWN])}{without} ({all_runs(comparison)})."
+        f"no difference shown for {len(found[NONE_SHOWN])}{without} ({design_of_all(comparison)})."
     )
 
 
@@ -98,14 +97,15 @@ def _alike(comparison: Comparison) -> list[str]:
     """Which pairs of methods cannot be told apart by their average accuracy."""
     found = {
         pair: d
-        for pair, d in differences(comparison, "average_accuracy").items()
+        for pair, d in pairwise_differences(comparison, "average_accuracy").items()
         if d.n >= 2 and d.verdict != NO_COMPARISON
     }
     alike = [f"{title(a)} and {title(b)}" for (a, b), d in found.items() if d.verdict == NONE_SHOWN]
     if not found:
         return []
     pairs = f"{len(found)} pair{'s' if len(found) != 1 else ''} of methods"
-    over = f"by {named('average_accuracy', comparison.primary)} ({all_runs(comparison)}, corrected for every pair)"
+    over = f"by {metric_title('average_accuracy', comparison.primary)} ("
+    over += f"{design_of_all(comparison)}, corrected for every pair)"
     if not alike:
         return [
             f"All {pairs} can be told apart {over}." if len(found) > 1 else f"{_only(found)} can be told apart {over}."
@@ -141,7 +141,7 @@ def run_summary(results: Results) -> list[str]:
     count, planned = len(scores.matrix), len(results.recipe.get("tasks") or scores.matrix)
     of = f" of {planned}" if planned > count else ""
     text = f"After {count}{of} task{'s' * (max(count, planned) > 1)}, {title(results.label)} "
-    told, average = score(metrics.average_accuracy, scores.unit), named("average_accuracy", results.primary)
+    told, average = score(metrics.average_accuracy, scores.unit), metric_title("average_accuracy", results.primary)
     if count == 1:
         average = average.removeprefix("average ")
     if scores.unit == "fraction":
@@ -177,7 +177,7 @@ def _differs(summary: MethodSummary) -> bool:
 
 def _method(label: str, summary: MethodSummary, base: MethodSummary, comparison: Comparison) -> str:
     shared = {(cell.order, cell.seed) for cell in base.cells}
-    count = runs(cell for cell in summary.cells if (cell.order, cell.seed) in shared)
+    count = run_design(cell for cell in summary.cells if (cell.order, cell.seed) in shared)
     name, versus = title(label), summary.versus_sequential
     forgetting = versus["forgetting"]
     if not _differs(summary):
@@ -260,7 +260,7 @@ def _controls(comparison: Comparison) -> list[str]:
         if rest:
             parts.append(f"not shown to have changed after {listing(rest, FEW)}")
         interval = f"{100 * comparison.confidence:g} % intervals, not corrected for the number of methods"
-        sentences.append(f"{name}, never trained on, is {'; '.join(parts)} ({interval}; {all_runs(comparison)}).")
+        sentences.append(f"{name}, never trained on, is {'; '.join(parts)} ({interval}; {design_of_all(comparison)}).")
     return sentences
 
 
@@ -275,8 +275,10 @@ def _sequential(base: MethodSummary, comparison: Comparison) -> list[str]:
         limits = f"{amount(low, unit).partition(' ')[0]} to {amount(high, unit)}"
         much = amount(lost.mean, unit)
         verb = f"lost {much}" if comparison.higher_is_better else f"became {much} worse"
-        return [f"Sequential fine-tuning itself {verb} on earlier tasks ({interval} {limits}, {runs(base.cells)})."]
+        return [
+            f"Sequential fine-tuning itself {verb} on earlier tasks ({interval} {limits}, {run_design(base.cells)})."
+        ]
     return [
-        f"Sequential fine-tuning was not shown to forget ({runs(base.cells)}), "
+        f"Sequential fine-tuning was not shown to forget ({run_design(base.cells)}), "
         "so there is nothing of which a method could be said to have kept a share."
     ]

@@ -9,10 +9,10 @@ import pytest
 
 from stockpot.compare.whatif import _left_out
 from stockpot.evaluation.metrics import summarise
-from stockpot.report import beside, whatif
-from stockpot.report.formatting import amount, score, spread_of_score
-from stockpot.report.page import write_run_report
-from stockpot.report.sentences import run_summary
+from stockpot.report import other_scores, whatif_page
+from stockpot.report.findings import run_summary
+from stockpot.report.formatting import amount, score, score_with_interval
+from stockpot.report.run_page import write_run_report
 from stockpot.report.tables import run_table
 from stockpot.results import Estimate, Scores, WhatIf, WhatIfMethod, WhatIfPoint
 
@@ -34,7 +34,7 @@ def with_loss(run: Any, primary: str = "accuracy") -> Any:
 
 def test_each_other_score_has_its_own_row_unit_and_direction(run_of: Factory, tmp_path: Path) -> None:
     run = with_loss(run_of())
-    grid = beside.others(run)
+    grid = other_scores.other_scores_of_run(run)
     assert grid is not None
     assert grid.headings == [*run.tasks, "(noise)", "average", "forgetting"]
     # Forgetting of a loss: mean of 3 − 1 and 2.5 − 1.5.
@@ -61,7 +61,7 @@ def test_a_loss_is_told_as_one(run_of: Factory) -> None:
 def test_controls_and_other_scores_of_a_comparison_are_means_over_runs(comparison_of: Factory) -> None:
     comparison, cells = comparison_of(2)
     cells = {label: [with_loss(run) for run in runs] for label, runs in cells.items()}
-    controls, others = beside.of_comparison(comparison, cells)
+    controls, others = other_scores.other_scores_of_comparison(comparison, cells)
     assert controls.headings == ["noise, before", "noise, after", "noise, change", "noise, worst change"] and len(
         controls.rows
     ) == len(comparison.methods)
@@ -93,7 +93,7 @@ def test_scores_have_three_digits(value: float, unit: str, text: str) -> None:
 )
 def test_an_interval_has_the_decimals_of_three_digits(mean: float, half: float, text: str) -> None:
     found = Estimate(mean=mean, low=mean - half, high=mean + half, n=2, values=[])
-    assert spread_of_score(found, "nats per token") == text
+    assert score_with_interval(found, "nats per token") == text
 
 
 def test_what_if_turns_the_axes_of_a_loss_and_says_what_has_no_score(run_of: Factory) -> None:
@@ -105,7 +105,7 @@ def test_what_if_turns_the_axes_of_a_loss_and_says_what_has_no_score(run_of: Fac
         plain_metrics=summarise(LOSS), start=[4.0, 4.0, 4.5], methods={"ties": method}, notes=[], versions={},
         commit=None,
     )  # fmt: skip
-    axes = whatif.tradeoff(found).axes[0]
+    axes = whatif_page.tradeoff_figure(found).axes[0]
     assert axes.xaxis_inverted() and axes.yaxis_inverted()
-    assert "lower is better" in whatif.averages(found).axes[0].get_ylabel()
+    assert "lower is better" in whatif_page.averages_figure(found).axes[0].get_ylabel()
     assert _left_out({"ties": method}, 3, "perplexity") == ["ties at scale = 2 has no finite perplexity: left out."]

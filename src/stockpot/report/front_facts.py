@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stockpot.report.formatting import changes_words, listing, reference, runs_of_each, signed, title
-from stockpot.report.placement import Place
-from stockpot.report.tuning import number
+from stockpot.report.formatting import changes_words, design_of_groups, listing, reference, signed, title
+from stockpot.report.placement import PlotPoint
+from stockpot.report.tuning_section import number
 from stockpot.results import Comparison, FrontPoint
 
 
@@ -29,7 +29,7 @@ def undominated(comparison: Comparison) -> list[FrontPoint]:
     rivals = [*places.values(), *reference_places(comparison, [base] if base is not None else []).values()]
     sign = 1 if comparison.higher_is_better else -1
 
-    def beaten(own: Place) -> bool:
+    def beaten(own: PlotPoint) -> bool:
         return any(
             other != own and sign * other[0] >= sign * own[0] and sign * other[1] >= sign * own[1] for other in rivals
         )
@@ -37,14 +37,14 @@ def undominated(comparison: Comparison) -> list[FrontPoint]:
     return [point for point in points if not beaten(places[id(point)])]
 
 
-def sentences(comparison: Comparison) -> list[str]:
+def front_sentences(comparison: Comparison) -> list[str]:
     """Which strengths are on the Pareto front, and what became of the controls there; described, not tested."""
     points = [point for line in curves(comparison).values() for point in line]
     found = undominated(comparison)
     if not points:
         return []
     of_all = f"the {len(points)} points" if len(points) > 1 else "the one point"
-    over = f"({runs_of_each(point.cells for point in points)})"
+    over = f"({design_of_groups(point.cells for point in points)})"
     if not found:
         text = f"None of {of_all} is on the Pareto front: plain fine-tuning has no worse means {over}."
         return [text, *_of_controls(comparison, points, f"Over {of_all}")]
@@ -90,19 +90,19 @@ def _of_controls(comparison: Comparison, points: Sequence[FrontPoint], where: st
         plain = comparison.methods[base].controls.get(name) if base is not None else None
         if base is not None and plain is not None and plain.change.mean is not None:
             parts.append(f"{signed(plain.change.mean, comparison.unit)} after {title(base)}")
-        over = runs_of_each(point.cells for point in points)
+        over = design_of_groups(point.cells for point in points)
         found.append(f"{where}, {changes_words(name, parts)} ({over}).")
     return found
 
 
-def place_of(point: FrontPoint) -> Place:
+def place_of(point: FrontPoint) -> PlotPoint:
     """New across, past up."""
     x, y = point.newest_accuracy.mean, point.past_accuracy.mean
     assert x is not None and y is not None
     return x, y
 
 
-def reference_places(comparison: Comparison, labels: Sequence[str]) -> dict[str, Place]:
+def reference_places(comparison: Comparison, labels: Sequence[str]) -> dict[str, PlotPoint]:
     """Where methods without a strength stand, by label; those whose scores are not known are left out."""
     found = {}
     for label in labels:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from itertools import combinations
 
 from stockpot.evaluation.statistics import Place, correct, lower_is_better, paired_runs
-from stockpot.report.ends import ends, fair
 from stockpot.report.formatting import role
+from stockpot.report.search_ends import chosen_at_end, fair_verdict
 from stockpot.results import Comparison, Difference, Estimate, MethodSummary
 
 
-def differences(comparison: Comparison, metric: str) -> dict[tuple[str, str], Difference]:
+def pairwise_differences(comparison: Comparison, metric: str) -> dict[tuple[str, str], Difference]:
     """The paired difference, first − second, of every pair of methods, Holm-corrected over all the pairs.
 
     Pairs are made of the runs that two methods share; where several orders were run, seeds are averaged within each
@@ -28,8 +28,8 @@ def differences(comparison: Comparison, metric: str) -> dict[tuple[str, str], Di
     pairs = list(combinations(measured, 2))
     tests = {str(index): paired_runs(values[first], values[second]) for index, (first, second) in enumerate(pairs)}
     found = correct(tests, lower_is_better(metric, comparison.higher_is_better), comparison.confidence)
-    at_end = ends(comparison)
-    return {pair: fair(found[str(index)], *pair, at_end) for index, pair in enumerate(pairs)}
+    at_end = chosen_at_end(comparison)
+    return {pair: fair_verdict(found[str(index)], *pair, at_end) for index, pair in enumerate(pairs)}
 
 
 def _values(summary: MethodSummary, estimate: Estimate) -> dict[Place, float | None]:

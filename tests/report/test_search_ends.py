@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from stockpot.report.answers import answers
-from stockpot.report.ends import NO_COMPARISON, chosen_keys, ends, fair, plainly
-from stockpot.report.pairs import differences
-from stockpot.report.sentences import findings
+from stockpot.report.answers import answer_questions
+from stockpot.report.findings import findings
+from stockpot.report.pairwise import pairwise_differences
+from stockpot.report.search_ends import NO_COMPARISON, chosen_at_end, chosen_keys, fair_verdict, plain_number
 from stockpot.results import Comparison, Difference
 
 Factory = Callable[..., Any]
@@ -37,27 +37,27 @@ def difference(verdict: Any) -> Difference:
     ],
 )
 def test_a_verdict_never_goes_against_a_method_at_an_end(verdict: str, ends: set[str], shown: str) -> None:
-    found = fair(difference(verdict), "a", "b", dict.fromkeys(ends))
+    found = fair_verdict(difference(verdict), "a", "b", dict.fromkeys(ends))
     assert found == difference(shown)
 
 
 def test_a_rival_at_an_end_is_not_said_to_be_behind(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(6, METHODS, tuned=True)
     inside = at(comparison)
-    assert differences(inside, "average_accuracy")["sfa", "wise_ft"].verdict == "better"
+    assert pairwise_differences(inside, "average_accuracy")["sfa", "wise_ft"].verdict == "better"
     assert any("can be told apart" in sentence for sentence in findings(inside))
     outside = at(comparison, wise_ft={"beta": 0.5})
-    assert differences(outside, "average_accuracy")["sfa", "wise_ft"].verdict == NO_COMPARISON
+    assert pairwise_differences(outside, "average_accuracy")["sfa", "wise_ft"].verdict == NO_COMPARISON
     said = findings(outside)
     assert not any("can be told apart" in sentence for sentence in said)
     assert (
         "WiSE-FT's beta (0.5) was chosen at the end of what was tried, and a better value may lie beyond: "
         "no comparison that it would lose." in said
     )
-    told = " ".join(answers(outside.model_copy(update={"sentences": []}))[0].sentences)
+    told = " ".join(answer_questions(outside.model_copy(update={"sentences": []}))[0].sentences)
     assert "No comparison with WiSE-FT" in told and "It can be told apart" not in told
     ahead = at(comparison, sfa={"beta": 0.5})  # a better value would only add to what is shown
-    assert differences(ahead, "average_accuracy")["sfa", "wise_ft"].verdict == "better"
+    assert pairwise_differences(ahead, "average_accuracy")["sfa", "wise_ft"].verdict == "better"
 
 
 def test_what_was_chosen_is_told_with_its_place(comparison_of: Factory) -> None:
@@ -66,10 +66,10 @@ def test_what_was_chosen_is_told_with_its_place(comparison_of: Factory) -> None:
     assert chosen_keys(comparison, "wise_ft") == "beta 0.1 (end)"
     assert chosen_keys(comparison, "sfa") == "beta 0.05"
     assert chosen_keys(comparison, "sequential") == ""
-    assert [plainly(value) for value in (1e8, 0.05, 2.5e-5, 64, True)] == ["1e8", "0.05", "2.5e-5", "64", "True"]
+    assert [plain_number(value) for value in (1e8, 0.05, 2.5e-5, 64, True)] == ["1e8", "0.05", "2.5e-5", "64", "True"]
 
 
 def test_a_file_of_before_says_what_its_trials_do(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(3, METHODS, tuned=True)
     assert comparison.tuning.at_end is None
-    assert ends(comparison) == {"sfa": {"beta": 0.05}}
+    assert chosen_at_end(comparison) == {"sfa": {"beta": 0.05}}

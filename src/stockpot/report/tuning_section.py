@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from stockpot.evaluation.statistics import lower_is_better
-from stockpot.report.ends import ends, plainly, strength
-from stockpot.report.figures import FLOOR, WIDTH, looks, short, styled
-from stockpot.report.formatting import MISSING, listing, named, ranked, score, seeds, title
+from stockpot.report.figures import FIGURE_WIDTH, FLOOR, looks, short, styled
+from stockpot.report.formatting import MISSING, listing, metric_title, ranked, score, seed_count, title
+from stockpot.report.search_ends import chosen_at_end, plain_number, searched_strength
 from stockpot.results import Comparison, Trial, Tuning
 
 
@@ -32,18 +32,18 @@ def tuned(comparison: Comparison) -> list[str]:
     return [label for label in dict.fromkeys(order) if tuning.methods.get(label)]
 
 
-def sentences(comparison: Comparison) -> list[str]:
+def tuning_sentences(comparison: Comparison) -> list[str]:
     """How the search was made, what had nothing to tune, and whose choice lies at the end of what was tried."""
     tuning = comparison.tuning
     assert tuning is not None
     searches = {"grid": "a grid", "random": "random search", "optuna": "Optuna"}
-    objective = named(tuning.objective, comparison.primary)
+    objective = metric_title(tuning.objective, comparison.primary)
     whole = "trial" if tuning.trials == 1 else "trials"
     fewer = "at most " if any(0 < len(trials) < tuning.trials for trials in tuning.methods.values()) else ""
     found = [
         f"Before the reported runs, parameters were chosen by {searches[tuning.search]}: {fewer}{tuning.trials} "
-        f"{whole} for each method, {seeds(len(tuning.seeds))} ({', '.join(map(str, tuning.seeds))}), by {objective} "
-        f"on {tuning.split}."
+        f"{whole} for each method, {seed_count(len(tuning.seeds))} ({', '.join(map(str, tuning.seeds))}), "
+        f"by {objective} on {tuning.split}."
     ]
     nothing = [title(label) for label in comparison.methods if not tuning.methods.get(label)]
     if nothing:
@@ -53,12 +53,12 @@ def sentences(comparison: Comparison) -> list[str]:
             f"Since a best value was the outermost tried, {_rounds(tuning)}: up to {tuning.further_trials} further "
             "trials for each method, beyond the end for those at one, around the best value for the others."
         )
-    edge = [title(label) for label in tuned(comparison) if label in ends(comparison)]
+    edge = [title(label) for label in tuned(comparison) if label in chosen_at_end(comparison)]
     if edge:
         found.append(f"Chosen at the end of what was tried, so that a better value may lie beyond: {listing(edge, 6)}.")
     if tuning.at_limit:
         at_limit = [
-            f"{title(label)} ({', '.join(f'{key} {plainly(value)}' for key, value in keys.items())})"
+            f"{title(label)} ({', '.join(f'{key} {plain_number(value)}' for key, value in keys.items())})"
             for label, keys in tuning.at_limit.items()
         ]
         found.append(f"Chosen at a mathematical limit, beyond which there is nothing: {listing(at_limit, 6)}.")
@@ -69,7 +69,7 @@ def sentences(comparison: Comparison) -> list[str]:
     return found
 
 
-def rows(comparison: Comparison) -> list[TunedRow]:
+def tuning_rows(comparison: Comparison) -> list[TunedRow]:
     """Label, chosen values, the best trial's score, how many trials."""
     tuning = comparison.tuning
     assert tuning is not None
@@ -111,20 +111,20 @@ def _is_chosen(trial: Trial, tuning: Tuning, label: str) -> bool:
 
 
 @styled
-def figure(comparison: Comparison) -> Figure:
+def tuning_figure(comparison: Comparison) -> Figure:
     """Small multiples, one a method: each trial's score over its strength, or its number; the chosen one large."""
     tuning = comparison.tuning
     assert tuning is not None
     labels, given = tuned(comparison), looks(comparison)
     columns = min(4, len(labels))
     lines = -(-len(labels) // columns)
-    drawing = Figure(figsize=(max(WIDTH, 2.3 * columns), 0.5 + 1.5 * lines), layout="constrained")
+    drawing = Figure(figsize=(max(FIGURE_WIDTH, 2.3 * columns), 0.5 + 1.5 * lines), layout="constrained")
     grid = drawing.subplots(lines, columns, sharey=True, squeeze=False).ravel().tolist()
     for unused in grid[len(labels) :]:
         unused.set_visible(False)
     for axes, label in zip(grid, labels, strict=False):
         trials = tuning.methods[label]
-        key = strength(trials)
+        key = searched_strength(trials)
         color = given[label].color if label in given else FLOOR
         points = [
             (float(trial.keys[key]) if key else index + 1.0, trial.score, _is_chosen(trial, tuning, label))
@@ -144,5 +144,5 @@ def figure(comparison: Comparison) -> Figure:
         axes.set_title(short(label, 24), loc="left")
         axes.set_xlabel(key or "trial", fontsize=8, labelpad=1)
         axes.grid(axis="y", color=FLOOR, alpha=0.25, linewidth=0.6)
-    drawing.supylabel(named(tuning.objective, comparison.primary), fontsize=9)
+    drawing.supylabel(metric_title(tuning.objective, comparison.primary), fontsize=9)
     return drawing

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from stockpot.evaluation.metrics import of_controls, summarise
 from stockpot.evaluation.statistics import estimate_runs
-from stockpot.report.formatting import MISSING, ranked, score, spread_of_score
+from stockpot.report.formatting import MISSING, ranked, score, score_with_interval
 from stockpot.results import Comparison, Results, Scores
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Grid(NamedTuple):
     rows: list[tuple[str, list[str]]]
 
 
-def told(title: str, scores: Scores) -> str:
+def score_heading(title: str, scores: Scores) -> str:
     """`"loss (nats per token, lower is better)"`; the unit is left out where the title says it."""
     unit = "" if scores.unit == title.replace("_", " ") else f"{scores.unit}, "
     return f"{title} ({unit}{'higher' if scores.higher_is_better else 'lower'} is better)"
@@ -37,7 +37,7 @@ def _briefly(title: str, scores: Scores) -> str:
     return f"{title}{unit} {'↑' if scores.higher_is_better else '↓'}"
 
 
-def others(results: Results) -> Grid | None:
+def other_scores_of_run(results: Results) -> Grid | None:
     """Every other score of a run after the last task: on each task and control, and what it comes to.
 
     Average and forgetting are missing where a score is not measured on every task.
@@ -56,7 +56,7 @@ def others(results: Results) -> Grid | None:
     return Grid(f"Other scores after the last task{ARROWS}", headings, rows)
 
 
-def of_comparison(comparison: Comparison, cells: dict[str, list[Results]]) -> list[Grid]:
+def other_scores_of_comparison(comparison: Comparison, cells: dict[str, list[Results]]) -> list[Grid]:
     """The controls before the first task and after the last, and the averages of the other scores, a row a method.
 
     Means ± half the interval, as those of the primary score.
@@ -73,7 +73,7 @@ def of_comparison(comparison: Comparison, cells: dict[str, list[Results]]) -> li
             if len(runs) == len(places):
                 columns = zip(*map(pick, runs), strict=True)
                 found = [estimate_runs(dict(zip(places, column, strict=True))) for column in columns]
-                texts = [spread_of_score(one, unit) for one, unit in zip(found, units, strict=True)]
+                texts = [score_with_interval(one, unit) for one, unit in zip(found, units, strict=True)]
                 written.append((label, texts))
         return written
 
@@ -94,8 +94,8 @@ def of_comparison(comparison: Comparison, cells: dict[str, list[Results]]) -> li
 
         picked = rows(pick, [scores.unit] * len(headings))
         caption = (
-            f"Controls, never trained on: {told(first.primary, scores)}, before the first task and after the last, and "
-            "the change, positive for better"
+            f"Controls, never trained on: {score_heading(first.primary, scores)}, before the first task and after the "
+            "last, and the change, positive for better"
         )
         grids.append(Grid(caption, headings, picked))
     names = [name for name in first.scores if name != first.primary]

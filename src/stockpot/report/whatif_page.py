@@ -9,14 +9,25 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from stockpot.evaluation.metrics import newest_accuracy, past_accuracy
-from stockpot.report.figures import CEILING, FLOOR, INK, MARKERS, PALETTE, WIDTH, Look, styled
-from stockpot.report.formatting import METRICS, heading, named, opening
-from stockpot.report.page import Gallery, as_yaml, write_page
-from stockpot.report.placement import Place, along, place_labels
-from stockpot.report.whatif_words import PLAIN, START, SYMBOLS, by_rank, findings, is_exact, point_rows, rows, valued
+from stockpot.report.figures import CEILING, FIGURE_WIDTH, FLOOR, INK, MARKERS, PALETTE, Look, styled
+from stockpot.report.formatting import METRIC_TITLES, metric_heading, metric_title, opening
+from stockpot.report.html import Gallery, write_page
+from stockpot.report.placement import PlotPoint, along, place_labels
+from stockpot.report.whatif_tables import (
+    PLAIN,
+    START,
+    SYMBOLS,
+    by_rank,
+    is_exact,
+    point_rows,
+    valued,
+    whatif_findings,
+    whatif_rows,
+)
 from stockpot.results import WhatIf
+from stockpot.yaml_text import dump_yaml
 
-POST_HOC = (0, (4, 2))  # dashed
+POST_HOC_DASHES = (0, (4, 2))  # dashed
 
 
 def write_whatif_report(whatif: WhatIf, folder: Path) -> Path:
@@ -25,25 +36,25 @@ def write_whatif_report(whatif: WhatIf, folder: Path) -> Path:
     last = whatif.tasks[-1]
     pictures = [
         gallery.add(
-            tradeoff(whatif),
+            tradeoff_figure(whatif),
             "past-against-newest",
-            f"{heading('past_accuracy', whatif.primary)} against the newest one, one curve a method; "
+            f"{metric_heading('past_accuracy', whatif.primary)} against the newest one, one curve a method; "
             "the numbers are in the tables.",
             f"After the last task: mean {whatif.primary} on earlier tasks against {whatif.primary} on the newest, "
             f"{last}. Up and right is better. Points go along the strength; ring: the knee; star: the best average; "
             "dashed: post-hoc, no real run gives these scores.",
         ),
         gallery.add(
-            averages(whatif),
+            averages_figure(whatif),
             "average-over-strength",
-            f"{heading('average_accuracy', whatif.primary)} over the strength, one curve a method; "
+            f"{metric_heading('average_accuracy', whatif.primary)} over the strength, one curve a method; "
             "the numbers are in the tables.",
             f"Average {whatif.primary} after the last task over the strength. Star: the best value; ring: the knee; "
             "grey: plain fine-tuning; dotted: a method without a strength.",
         ),
     ]
     points = [
-        (opening(name), SYMBOLS.get(method.key or "", ""), point_rows(method, whatif), as_yaml(method.method))
+        (opening(name), SYMBOLS.get(method.key or "", ""), point_rows(method, whatif), dump_yaml(method.method))
         for name, method in by_rank(whatif)
     ]
     return write_page(
@@ -51,31 +62,31 @@ def write_whatif_report(whatif: WhatIf, folder: Path) -> Path:
         folder,
         title=f"What if: {whatif.run}",
         whatif=whatif,
-        findings=[sentence.replace(" = ", "\u00a0=\u00a0") for sentence in findings(whatif)],
+        findings=[sentence.replace(" = ", "\u00a0=\u00a0") for sentence in whatif_findings(whatif)],
         pictures=pictures,
-        rows=rows(whatif),
+        rows=whatif_rows(whatif),
         points=points,
         changes=[f"{control} since the start" for control in whatif.plain.controls],
         explanations=[
-            (named(key, whatif.primary), METRICS[key][1])
+            (metric_title(key, whatif.primary), METRIC_TITLES[key][1])
             for key in ("average_accuracy", "past_accuracy", "newest_accuracy", "forgetting")
         ],
     )
 
 
-def looks(whatif: WhatIf) -> dict[str, Look]:
+def sweep_looks(whatif: WhatIf) -> dict[str, Look]:
     """The colour and marker of each method, by its place in the file."""
     return {name: Look(PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(whatif.methods)}
 
 
 @styled
-def tradeoff(whatif: WhatIf) -> Figure:
+def tradeoff_figure(whatif: WhatIf) -> Figure:
     """Earlier tasks against the newest, after the last task: one curve a method along its strength, up is better."""
-    figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
+    figure = Figure(figsize=(FIGURE_WIDTH, 4.4), layout="constrained")
     axes = figure.add_subplot()
-    named: list[tuple[Place, str, str]] = []
-    curves: list[list[Place]] = []
-    for name, look in looks(whatif).items():
+    named: list[tuple[PlotPoint, str, str]] = []
+    curves: list[list[PlotPoint]] = []
+    for name, look in sweep_looks(whatif).items():
         method = whatif.methods[name]
         curve = [_place(point.metrics.newest_accuracy, point.metrics.past_accuracy) for point in method.points]
         dashed = not all(map(is_exact, method.points))
@@ -87,7 +98,7 @@ def tradeoff(whatif: WhatIf) -> Figure:
             marker=look.marker,
             markersize=3.5 if len(curve) > 1 else 6.5,
             linewidth=1.3,
-            linestyle=POST_HOC if dashed else "-",
+            linestyle=POST_HOC_DASHES if dashed else "-",
             label=f"{opening(name)}, post-hoc" if dashed else opening(name),
         )
         curves.append(curve)
@@ -118,13 +129,13 @@ def tradeoff(whatif: WhatIf) -> Figure:
 
 
 @styled
-def averages(whatif: WhatIf) -> Figure:
+def averages_figure(whatif: WhatIf) -> Figure:
     """The average after the last task over the strength, one curve a method."""
-    figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
+    figure = Figure(figsize=(FIGURE_WIDTH, 4.4), layout="constrained")
     axes = figure.add_subplot()
     if whatif.plain_metrics.average_accuracy is not None:
         axes.axhline(whatif.plain_metrics.average_accuracy, color=FLOOR, linewidth=1.2, label=PLAIN)
-    for name, look in looks(whatif).items():
+    for name, look in sweep_looks(whatif).items():
         method = whatif.methods[name]
         curve = [_place(point.value or 0.0, point.metrics.average_accuracy) for point in method.points]
         if method.key is None:
@@ -137,7 +148,7 @@ def averages(whatif: WhatIf) -> Figure:
             marker=look.marker,
             markersize=3.5,
             linewidth=1.3,
-            linestyle=POST_HOC if dashed else "-",
+            linestyle=POST_HOC_DASHES if dashed else "-",
             label=f"{opening(name)} ({SYMBOLS[method.key]}){', post-hoc' if dashed else ''}",
         )
         _star(axes, curve[method.best], look.color)
@@ -151,19 +162,19 @@ def averages(whatif: WhatIf) -> Figure:
     return figure
 
 
-def _place(x: float | None, y: float | None) -> Place:
+def _place(x: float | None, y: float | None) -> PlotPoint:
     assert x is not None and y is not None, "every task was evaluated"
     return x, y
 
 
-def _star(axes: Axes, place: Place, color: str) -> None:
+def _star(axes: Axes, place: PlotPoint, color: str) -> None:
     axes.plot(
         *place, marker="*", color=color, markersize=11, markeredgecolor=INK, markeredgewidth=0.6, linestyle="none",
         zorder=5,
     )  # fmt: skip
 
 
-def _ring(axes: Axes, place: Place, color: str) -> None:
+def _ring(axes: Axes, place: PlotPoint, color: str) -> None:
     axes.plot(
         *place, marker="o", color="none", markersize=14, markeredgecolor=color, markeredgewidth=1.4, linestyle="none",
         zorder=3,

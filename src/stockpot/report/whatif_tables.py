@@ -15,7 +15,7 @@ PLAIN, START = "plain fine-tuning", "start model"
 SYMBOLS = {"alpha": "α", "scale": "λ"}
 
 
-class Row(NamedTuple):
+class WhatIfRow(NamedTuple):
     """One method, at its best and at its knee."""
 
     name: str
@@ -51,7 +51,7 @@ def by_rank(whatif: WhatIf) -> list[tuple[str, WhatIfMethod]]:
     return sorted(whatif.methods.items(), key=average)
 
 
-def findings(whatif: WhatIf) -> list[str]:
+def whatif_findings(whatif: WhatIf) -> list[str]:
     """One sentence a method, best first, and one a control."""
     found = [_finding(name, method, whatif) for name, method in by_rank(whatif)]
     return [*found, *(_of_control(control, whatif) for control in whatif.plain.controls)]
@@ -121,7 +121,7 @@ def _best_at_both(method: WhatIfMethod, whatif: WhatIf) -> bool:
     return (pick(past for past, _ in both), pick(newest for _, newest in both)) in both
 
 
-def rows(whatif: WhatIf) -> list[Row]:
+def whatif_rows(whatif: WhatIf) -> list[WhatIfRow]:
     """Plain fine-tuning and the start model, then the methods, best first."""
 
     def written(value: float | None) -> str:
@@ -136,7 +136,7 @@ def rows(whatif: WhatIf) -> list[Row]:
     none = [score(0.0, whatif.unit)] * len(controls)
     nothing = (MISSING, MISSING, MISSING)
     made = [
-        Row(name, MISSING, written(average), written(past), written(newest), *nothing, changes, MISSING)
+        WhatIfRow(name, MISSING, written(average), written(past), written(newest), *nothing, changes, MISSING)
         for name, (average, past, newest), changes in ((PLAIN, plainly, plain_changes), (START, untouched, none))
     ]
     for name, method in by_rank(whatif):
@@ -148,7 +148,7 @@ def rows(whatif: WhatIf) -> list[Row]:
             knee = (valued(method, bend), written(bend.metrics.past_accuracy), written(bend.metrics.newest_accuracy))
         best = (written(m.average_accuracy), written(m.past_accuracy), written(m.newest_accuracy))
         changes = [change(top.scores, control, whatif.unit) for control in controls]
-        made.append(Row(opening(name), valued(method, top), *best, *knee, changes, _real(top, bend)))
+        made.append(WhatIfRow(opening(name), valued(method, top), *best, *knee, changes, _real(top, bend)))
     return made
 
 
@@ -188,6 +188,6 @@ def whatif_table(whatif: WhatIf) -> Table:
     for control in first:
         table.add_column(Text(f"{fit(control, 8)}\nchange"), justify="right", no_wrap=True)
     table.add_column("a real\nrun", no_wrap=True)
-    for row in rows(whatif):
+    for row in whatif_rows(whatif):
         table.add_row(*row[:8], *row.controls[:1], row.real)
     return table
