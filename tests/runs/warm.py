@@ -15,6 +15,7 @@ import builtins
 import contextlib
 import errno
 import gc
+import importlib
 import json
 import os
 import pathlib
@@ -217,6 +218,12 @@ def _wait(pid: int) -> int | None:
     return None if os.WIFSTOPPED(status) else os.waitstatus_to_exitcode(status)
 
 
+WARM = (
+    "cli.finish", "report.card", "report.page", "report.sentences", "report.tables", "runs.actions", "training.plain",
+    "training.trainer",
+)  # fmt: skip
+
+
 def _warm_up() -> None:
     """Imports what a run needs, and lets Transformers make its tables; no gradient, which would start threads."""
     import peft  # noqa: F401
@@ -227,6 +234,8 @@ def _warm_up() -> None:
     from stockpot.models.names import saved_names
     from stockpot.recipe.train import check_train
 
+    for name in WARM:
+        importlib.import_module(f"stockpot.{name}")
     with contextlib.suppress(ImportError):  # not in transformers 4
         import transformers.models.vit.image_processing_pil_vit  # noqa: F401
     sklearn.datasets.load_digits()
