@@ -20,11 +20,11 @@ from transformers.pytorch_utils import Conv1D
 
 from stockpot import StockpotError
 from stockpot.merging.api import Options, merge
-from stockpot.merging.execute import merge_identity as identity_of
+from stockpot.merging.execute import merge_identity
 from stockpot.merging.plan.planned_merge import planned_merge
 from stockpot.merging.read.adapters import AdapterSource
 from stockpot.merging.read.inputs import open_model
-from stockpot.merging.spec.merge_spec import MergeSpec, ModelSpec
+from stockpot.merging.spec.merge_spec import MergeModel, MergeSpec
 from stockpot.merging.threads import PIECE
 from stockpot.merging.write.adapter_output import write_adapter
 
@@ -145,7 +145,7 @@ def with_tensors(folder: Path, to: Path, change: Callable[[State], State]) -> Pa
 
 def spec_of(rule: str, *models: Path | str, base: Path | None = None, **parameters: Any) -> MergeSpec:
     each = parameters.pop("weights", [1.0] * len(models))
-    specs = tuple(ModelSpec(str(model), {"weight": weight}) for model, weight in zip(models, each, strict=True))
+    specs = tuple(MergeModel(str(model), {"weight": weight}) for model, weight in zip(models, each, strict=True))
     return MergeSpec(rule, specs, str(base) if base else None, parameters)
 
 
@@ -510,7 +510,7 @@ def test_a_changed_adapter_is_another_merge(adapters: list[Path], tmp_path: Path
         with planned_merge(spec_of("linear", folder), Options()) as work:
             files = {facts.file for facts in work.plan.sources[0].files}
             assert files == {folder / "adapter_model.safetensors", folder / "adapter_config.json"}
-            return identity_of(work, 1)
+            return merge_identity(work, 1)
 
     first = identity()
     assert identity() == first

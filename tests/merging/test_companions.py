@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from stockpot import StockpotError
 from stockpot.merging.api import Options
 from stockpot.merging.execute import merge_into
-from stockpot.merging.spec.merge_spec import MergeSpec, ModelSpec
+from stockpot.merging.spec.merge_spec import MergeModel, MergeSpec
 from stockpot.merging.write import companions as companions_module
 
 FAST = Options(sync=False, threads=1)
@@ -46,7 +46,7 @@ def encoder(folder: Path, dense: float = 1.0) -> Path:
 
 
 def merged(output: Path, *folders: Path) -> Path:
-    return merge_into(MergeSpec("linear", tuple(ModelSpec(str(folder)) for folder in folders)), output, FAST)
+    return merge_into(MergeSpec("linear", tuple(MergeModel(str(folder)) for folder in folders)), output, FAST)
 
 
 def notes(folder: Path) -> list[str]:
@@ -185,7 +185,7 @@ def test_the_tokenizer_of_another_model_takes_the_place_of_the_donors(tmp_path: 
     one, two = encoder(tmp_path / "one"), encoder(tmp_path / "two")
     (one / "vocab.txt").write_text("one")
     (two / "tokenizer.json").write_text("{}")
-    models = (ModelSpec(str(one)), ModelSpec(str(two)))
+    models = (MergeModel(str(one)), MergeModel(str(two)))
     out = merge_into(MergeSpec("linear", models, tokenizer=str(two)), tmp_path / "out", FAST)
     assert "vocab.txt" not in names(out)
     assert {"tokenizer.json", "modules.json", "1_Pooling/config.json"} <= names(out)

@@ -206,12 +206,12 @@ def test_fishers_weigh_element_by_element(tmp_path: Path) -> None:
 
 def test_values_over_depth_and_by_name() -> None:
     from stockpot.merging.execute import merge_state
-    from stockpot.merging.spec.merge_spec import Filtered, MergeSpec, ModelSpec
+    from stockpot.merging.spec.merge_spec import Filtered, MergeModel, MergeSpec
 
     ones = {name: torch.ones_like(tensor) for name, tensor in state(0).items()}
     zeros = {name: torch.zeros_like(tensor) for name, tensor in state(0).items()}
     t = (Filtered((0.0, 1.0, 0.5), "mlp"), Filtered(0.25, "norm"), Filtered(0.75))
-    spec = MergeSpec("slerp", (ModelSpec("zeros"), ModelSpec("ones")), parameters={"t": t})
+    spec = MergeSpec("slerp", (MergeModel("zeros"), MergeModel("ones")), parameters={"t": t})
     found = merge_state(spec, Options(), {"ones": ones, "zeros": zeros})
     import math
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from stockpot import StockpotError
 from stockpot.merging.api import Options, merge
 from stockpot.merging.execute import merge_into
-from stockpot.merging.spec.merge_spec import MergeSpec, ModelSpec, Slice, SliceSource
+from stockpot.merging.spec.merge_spec import MergeModel, MergeSpec, Slice, SliceSource
 from stockpot.weights.checkpoint import open_checkpoint
 
 FAST = Options(sync=False, threads=1)
@@ -136,7 +136,7 @@ def test_an_encoder_decoder_is_not_sliced_before_it_is_said_which(name: str, sav
 @pytest.mark.parametrize("name", FAMILIES)
 def test_values_over_depth_run_over_the_language_model_alone(name: str, saved: Saved, tmp_path: Path) -> None:
     a, b = saved(name)
-    models = (ModelSpec(str(a), {"weight": (1.0, 0.0)}), ModelSpec(str(b), {"weight": (0.0, 1.0)}))
+    models = (MergeModel(str(a), {"weight": (1.0, 0.0)}), MergeModel(str(b), {"weight": (0.0, 1.0)}))
     merge_into(MergeSpec("linear", models), tmp_path / "out", FAST)
     opened(name, tmp_path / "out")
     tensors = open_checkpoint(tmp_path / "out")

@@ -18,7 +18,7 @@ import stockpot
 from stockpot import StockpotError
 from stockpot.merging.api import Options
 from stockpot.merging.write import shard_file as writer
-from stockpot.merging.write.model_folder import partial_of
+from stockpot.merging.write.model_folder import partial_folder
 
 SMALL = Options(max_shard_size="900B", threads=1)
 
@@ -63,7 +63,7 @@ def test_a_killed_merge_leaves_no_model_and_goes_on_to_the_same_bits(inputs: Pat
         if (inputs / "out").exists():
             (inputs / "out").rmdir()
         assert killed(at).returncode == 9
-        partial = partial_of(inputs / "out")
+        partial = partial_folder(inputs / "out")
         if (inputs / "out").exists():  # all was done, but for the last sync
             assert at > total - 3
         else:
@@ -92,7 +92,7 @@ def test_finished_shards_are_taken_up_and_not_computed_again(inputs: Path, monke
     advice = "free some space; 2 finished files are kept: give the same command with --resume to go on from there."
     assert str(full.value).endswith(f"could not be written; {advice}")
     assert not (inputs / "out").exists()
-    partial = partial_of(inputs / "out")
+    partial = partial_folder(inputs / "out")
     journal = json.loads((partial / ".merge.json").read_text())
     assert list(journal["shards"]) == opened[:2]
     with pytest.raises(StockpotError, match=r"holds 2 finished files .* --resume"):
@@ -188,7 +188,7 @@ def test_resume_needs_something_to_go_on_with(inputs: Path) -> None:
 def test_two_merges_into_one_folder_do_not_meet(inputs: Path) -> None:
     import fcntl
 
-    partial = partial_of(inputs / "out")
+    partial = partial_folder(inputs / "out")
     partial.mkdir()
     handle = os.open(partial, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)

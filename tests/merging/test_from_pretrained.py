@@ -34,7 +34,7 @@ from transformers import (
 
 from stockpot.merging.api import Options, merge
 from stockpot.merging.execute import merge_into
-from stockpot.merging.spec.merge_spec import MergeSpec, ModelSpec, Slice, SliceSource
+from stockpot.merging.spec.merge_spec import MergeModel, MergeSpec, Slice, SliceSource
 from stockpot.weights.checkpoint import open_checkpoint, save_checkpoint
 
 State = Mapping[str, Tensor]
@@ -259,7 +259,7 @@ def test_the_tokenizer_is_that_of_the_named_donor(source: str | None, word: str,
     for path in paths:
         tokenizer(path, path.name)
     named = str(tmp_path / source) if source in ("one", "two") else source
-    spec = MergeSpec("linear", tuple(ModelSpec(str(path)) for path in paths[1:]), str(paths[0]), tokenizer=named)
+    spec = MergeSpec("linear", tuple(MergeModel(str(path)) for path in paths[1:]), str(paths[0]), tokenizer=named)
     merge_into(spec, tmp_path / "out", Options())
     assert AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab() == {"[UNK]": 0, word: 1}
 

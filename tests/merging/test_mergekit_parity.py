@@ -19,7 +19,7 @@ from stockpot.merging.api import Options
 from stockpot.merging.execute import merge_into, merge_state
 from stockpot.merging.rules.random_masks import chance, keep, mask_key
 from stockpot.merging.spec.merge_spec import MergeSpec
-from stockpot.merging.spec.mergekit_yaml import parse_config, read_config
+from stockpot.merging.spec.mergekit_yaml import parse_merge_config, read_merge_config
 from stockpot.yaml_text import parse_yaml
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -38,7 +38,7 @@ def inputs() -> dict[str, dict[str, Tensor]]:
 
 
 def spec_of(case: str) -> MergeSpec:
-    return read_config(GOLDEN / f"{case}.yaml")
+    return read_merge_config(GOLDEN / f"{case}.yaml")
 
 
 def theirs_of(case: str) -> dict[str, Tensor]:
@@ -152,7 +152,7 @@ def test_where_the_vote_is_a_draw_nothing_is_merged_and_mergekit_takes_the_posit
     base = torch.tensor([1.0, 2.0, 3.0])
     changes = [torch.tensor([1.0, 0.5, 0.25]), torch.tensor([-1.0, 0.5, 0.5]), torch.tensor([0.0, -1.0, -0.25])]
     states = {"base": {"w": base}} | {f"m{number}": {"w": base + change} for number, change in enumerate(changes)}
-    spec = parse_config({"merge_method": "ties", "base_model": "base", "models": ["m0", "m1", "m2"]}, "x.yaml")
+    spec = parse_merge_config({"merge_method": "ties", "base_model": "base", "models": ["m0", "m1", "m2"]}, "x.yaml")
     found = merge_state(spec, Options(threads=1), states)["w"].double()
     vectors = [change.double() for change in changes]
     ones = [1.0] * 3
@@ -176,7 +176,7 @@ stockpot: {seed: 5}
 @pytest.mark.parametrize("rescale", [True, False])
 def test_random_drops_are_the_papers_divided_by_the_chance_of_staying(rule: str, rescale: bool) -> None:
     """mergekit draws from torch's one stream, and scales what stays so that its sum of magnitudes is the whole's."""
-    spec = parse_config(parse_yaml(RANDOM % (rule, f"rescale: {str(rescale).lower()}"), "x.yaml"), "x.yaml")
+    spec = parse_merge_config(parse_yaml(RANDOM % (rule, f"rescale: {str(rescale).lower()}"), "x.yaml"), "x.yaml")
     found = merged(spec)
     weights, densities = (0.7, 0.2), (0.4, 0.6)
     base = inputs()["base"]

@@ -18,15 +18,15 @@ from stockpot.merging.plan.merge_plan import Plan, Target, make_plan
 from stockpot.merging.read.sources import MemorySource
 from stockpot.merging.rule import Parameter, Rule
 from stockpot.merging.rules import RULES
-from stockpot.merging.spec.merge_spec import Filtered, MergeSpec, ModelSpec, Slice, SliceSource, as_yaml
-from stockpot.merging.spec.mergekit_yaml import parse_config, read_config
+from stockpot.merging.spec.merge_spec import Filtered, MergeModel, MergeSpec, Slice, SliceSource, spec_to_mapping
+from stockpot.merging.spec.mergekit_yaml import parse_merge_config, read_merge_config
 from stockpot.yaml_text import parse_yaml
 
 Q, UP, NORM = "self_attn.q_proj.weight", "mlp.up_proj.weight", "input_layernorm.weight"
 
 
 def spec_of(text: str) -> MergeSpec:
-    return parse_config(parse_yaml(text, "x.yaml"), "x.yaml")
+    return parse_merge_config(parse_yaml(text, "x.yaml"), "x.yaml")
 
 
 def plan_of(spec: MergeSpec, layers: int = 4) -> Plan:
@@ -454,30 +454,30 @@ def test_whatever_stands_in_a_configuration_is_a_spec_or_one_line(
     values: dict[str, Any], rule: str, form: str, parts: Any
 ) -> None:
     try:
-        spec = parse_config({**values, "merge_method": rule, form: parts}, "x.yaml")
+        spec = parse_merge_config({**values, "merge_method": rule, form: parts}, "x.yaml")
     except StockpotError as error:
         assert str(error).startswith("x.yaml: ")
         assert "\n" not in str(error)
     else:
-        assert parse_config(as_yaml(spec), "x.yaml") == spec
+        assert parse_merge_config(spec_to_mapping(spec), "x.yaml") == spec
 
 
 def test_a_file_s_mistakes_carry_its_name(tmp_path: Path) -> None:
     file = tmp_path / "merge.yaml"
     file.write_text("merge_method: linear\nmodels: [a]\nmodels: [b]\n")
     with pytest.raises(StockpotError, match=r"merge\.yaml: line 3, column 1: the key 'models' stands twice"):
-        read_config(file)
+        read_merge_config(file)
     file.write_text("merge_method: linear\nmodels: [{model: a, weight: 1}]\n")
     with pytest.raises(StockpotError, match=r"merge\.yaml: models\.0\.weight: unknown key"):
-        read_config(file)
+        read_merge_config(file)
 
 
 def test_reading_a_configuration_imports_neither_torch_nor_pydantic(tmp_path: Path) -> None:
     file = tmp_path / "merge.yaml"
     file.write_text(MODELS)
     code = (
-        "import sys, pathlib; from stockpot.merging.spec.mergekit_yaml import read_config; "
-        f"read_config(pathlib.Path({str(file)!r})); "
+        "import sys, pathlib; from stockpot.merging.spec.mergekit_yaml import read_merge_config; "
+        f"read_merge_config(pathlib.Path({str(file)!r})); "
         "assert not {'torch', 'numpy', 'pydantic', 'transformers'} & set(sys.modules), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -523,10 +523,10 @@ def specs(draw: st.DrawFn) -> MergeSpec:
     else:
         base = draw(st.none() | st.just("base"))
     own = parameters_of(rule, own=True)
-    models: tuple[ModelSpec, ...] = ()
+    models: tuple[MergeModel, ...] = ()
     slices: tuple[Slice, ...] = ()
     if draw(st.booleans()):
-        models = tuple(ModelSpec(path, draw(own)) for path in paths)
+        models = tuple(MergeModel(path, draw(own)) for path in paths)
     else:
         slices = tuple(
             Slice(
@@ -554,5 +554,5 @@ def specs(draw: st.DrawFn) -> MergeSpec:
 
 @given(specs())
 def test_a_spec_written_as_yaml_is_read_back_as_it_was(spec: MergeSpec) -> None:
-    assert parse_config(as_yaml(spec), "x.yaml") == spec
-    assert spec_of(yaml.safe_dump(as_yaml(spec), sort_keys=False)) == spec
+    assert parse_merge_config(spec_to_mapping(spec), "x.yaml") == spec
+    assert spec_of(yaml.safe_dump(spec_to_mapping(spec), sort_keys=False)) == spec

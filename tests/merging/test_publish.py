@@ -20,7 +20,7 @@ from stockpot import StockpotError, __version__
 from stockpot.merging.api import Options, merge
 from stockpot.merging.execute import merge_into
 from stockpot.merging.rule import Value
-from stockpot.merging.spec.merge_spec import Filtered, MergeSpec, ModelSpec, Slice, SliceSource, as_yaml
+from stockpot.merging.spec.merge_spec import Filtered, MergeModel, MergeSpec, Slice, SliceSource, spec_to_mapping
 from stockpot.merging.write.merge_card import short_names
 from stockpot.weights.checkpoint import open_checkpoint, save_checkpoint
 from stockpot.weights.layout import Layout, read_layout
@@ -46,7 +46,7 @@ def model(folder: Path, config: Any = None, layers: int = 2, **files: str) -> Pa
 
 
 def linear(*folders: Path, **more: Any) -> MergeSpec:
-    return MergeSpec("linear", tuple(ModelSpec(str(folder)) for folder in folders), **more)
+    return MergeSpec("linear", tuple(MergeModel(str(folder)) for folder in folders), **more)
 
 
 def merged(spec: MergeSpec, output: Path, options: Options = FAST) -> Path:
@@ -94,7 +94,7 @@ def test_the_base_is_the_donor_of_all_that_belongs_to_a_model_and_of_nothing_els
     )  # fmt: skip
     base = model(tmp_path / "base", {"model_type": "x", "of": "base"}, 2, **wanted, **others)
     one = model(tmp_path / "one", {"of": "one"}, tokenizer__json="{1}", emoji__json="{}")
-    out = merged(MergeSpec("task_arithmetic", (ModelSpec(str(one)),), str(base)), tmp_path / "out")
+    out = merged(MergeSpec("task_arithmetic", (MergeModel(str(one)),), str(base)), tmp_path / "out")
     names = {file.relative_to(out).as_posix() for file in out.rglob("*") if file.is_file()}
     copied = {name.replace("__", ".").replace("-", "/") for name in wanted}
     ours = {"README.md", "stockpot_merge.yaml", "stockpot_merge.json", "model.safetensors", "config.json"}
@@ -360,7 +360,7 @@ def test_what_lies_in_memory_is_no_donor_of_a_tokenizer(tmp_path: Path) -> None:
     one = model(tmp_path / "one", {})
     with pytest.raises(StockpotError, match="tokenizer_source: 'base' is in memory"):
         merge_into(
-            MergeSpec("linear", (ModelSpec(str(one)),), "base", tokenizer="base"), tmp_path / "out", FAST,
+            MergeSpec("linear", (MergeModel(str(one)),), "base", tokenizer="base"), tmp_path / "out", FAST,
             states={"base": state()},
         )  # fmt: skip
 
@@ -419,14 +419,14 @@ def spec_of(tmp_path: Path) -> MergeSpec:
     base, one, two = (model(tmp_path / name, {}) for name in ("base", "one", "two"))
     density: tuple[Value, ...] = (0.25, 0.5)
     weight = (Filtered(0.5, "norm"), Filtered(1.0))
-    models = (ModelSpec(str(one), {"density": density}), ModelSpec(str(two), {"weight": weight}))
+    models = (MergeModel(str(one), {"density": density}), MergeModel(str(two), {"weight": weight}))
     return MergeSpec("ties", models, str(base), {"lambda": 0.75}, dtype="BF16", trim="tensor", seed=3)
 
 
 def test_the_recipe_is_the_merge_that_was_asked_for(tmp_path: Path) -> None:
     spec = spec_of(tmp_path)
     out = merged(spec, tmp_path / "out")
-    assert yaml.safe_load((out / "stockpot_merge.yaml").read_text()) == as_yaml(spec)
+    assert yaml.safe_load((out / "stockpot_merge.yaml").read_text()) == spec_to_mapping(spec)
 
 
 def test_the_record_has_size_and_header_of_every_input_file(tmp_path: Path) -> None:
@@ -478,7 +478,7 @@ def test_no_card_tells_where_a_file_of_fisher_information_lies(tmp_path: Path) -
         folder, fisher = model(tmp_path / name, {}), tmp_path / f"{name}-fisher.safetensors"
         save_checkpoint({key: tensor.abs() for key, tensor in state().items()}, fisher)
         fisher.with_suffix(".json").write_text("{}")
-        models.append(ModelSpec(str(folder), {"fisher": str(fisher)}))
+        models.append(MergeModel(str(folder), {"fisher": str(fisher)}))
     out = merged(MergeSpec("fisher", tuple(models)), tmp_path / "out")
     assert "| one | one-fisher.safetensors | 1.0 |" in card(out)[1]
     assert f"fisher: {tmp_path}" not in (out / "README.md").read_text()
@@ -509,7 +509,7 @@ def test_models_of_the_hub_and_only_they_are_named_in_the_metadata(
         model(tmp_path / name, {})
     cached = {"owner/one@v1": tmp_path / "hub-one", "owner/two": tmp_path / "hub-two"}
     monkeypatch.setattr("stockpot.merging.read.inputs.located", lambda name: cached.get(name, Path(name)))
-    spec = MergeSpec("linear", tuple(ModelSpec(name) for name in ("here/one", *cached)))
+    spec = MergeSpec("linear", tuple(MergeModel(name) for name in ("here/one", *cached)))
     metadata, text = card(merged(spec, tmp_path / "out"))
     assert metadata["base_model"] == ["owner/one", "owner/two"]
     assert "| owner/one@v1 | 1.0 |" in text

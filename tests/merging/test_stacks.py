@@ -8,8 +8,8 @@ import pytest
 
 from stockpot import StockpotError
 from stockpot.merging.plan.layer_stacks import Stack, choose_stack, feeds, first_layer_extras, language_stacks
-from stockpot.merging.spec.merge_spec import as_yaml
-from stockpot.merging.spec.mergekit_yaml import parse_config
+from stockpot.merging.spec.merge_spec import spec_to_mapping
+from stockpot.merging.spec.mergekit_yaml import parse_merge_config
 from stockpot.merging.write.layer_config import expanded, pin_decoder, set_layers
 
 PAIR = (Stack("encoder.block.", 4, "encoder"), Stack("decoder.block.", 3, "decoder"))
@@ -116,12 +116,12 @@ def test_a_slice_says_its_stack_in_a_configuration() -> None:
         "merge_method": "passthrough",
         "slices": [{"sources": [{"model": "a", "layer_range": [0, 2]}], "stack": "decoder"}],
     }
-    spec = parse_config(values, "x.yaml")
+    spec = parse_merge_config(values, "x.yaml")
     assert spec.slices[0].stack == "decoder"
-    assert parse_config(as_yaml(spec), "x.yaml") == spec
+    assert parse_merge_config(spec_to_mapping(spec), "x.yaml") == spec
     values["slices"][0]["stack"] = 3  # type: ignore[index]
     with pytest.raises(StockpotError, match=r"slices\.0\.stack: expected a text, not 3"):
-        parse_config(values, "x.yaml")
+        parse_merge_config(values, "x.yaml")
 
 
 # What configurations say of layers.

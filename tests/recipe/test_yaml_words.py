@@ -16,7 +16,7 @@ from stockpot.cli.merging import parse_settings
 from stockpot.errors import StockpotError
 from stockpot.evaluation.spec import SCORES
 from stockpot.merging.rules import RULES
-from stockpot.merging.spec.mergekit_yaml import parse_config
+from stockpot.merging.spec.mergekit_yaml import parse_merge_config
 from stockpot.methods import REGISTRY
 from stockpot.recipe.read import apply_overrides, check, read_recipe, read_task
 from stockpot.recipe.schema import Recipe
@@ -261,7 +261,7 @@ def test_what_is_written_is_read_back(values: dict[str, Any]) -> None:
 def test_a_merge_reads_words_as_its_parameters_need_them() -> None:
     for form in ("yes", "on", "no", "off"):
         values = parse_yaml(f"merge_method: nuslerp\nmodels: [on, off]\nparameters: {{flatten: {form}}}", "s")
-        spec = parse_config(values, "s")
+        spec = parse_merge_config(values, "s")
         assert spec.parameters["flatten"] is SWITCHES[form]
         assert [model.path for model in spec.models] == ["on", "off"]
         assert parse_settings("nuslerp", [f"flatten={form}"], 2)[1] == {"flatten": SWITCHES[form]}

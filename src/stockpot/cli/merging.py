@@ -18,13 +18,13 @@ from stockpot.errors import StockpotError
 from stockpot.file_names import as_file_name
 from stockpot.merging.execute import merge_into
 from stockpot.merging.options import Options
-from stockpot.merging.plan.costs import Estimate, estimate
+from stockpot.merging.plan.costs import MergeEstimate, estimate_costs
 from stockpot.merging.plan.merge_plan import check_rule
 from stockpot.merging.plan.planned_merge import PlannedMerge, planned_merge
 from stockpot.merging.spec.arguments import divide_parameters, dtype_name
-from stockpot.merging.spec.merge_spec import MergeSpec, ModelSpec
-from stockpot.merging.write.donor import settle
-from stockpot.merging.write.model_folder import refuse_output, what_next
+from stockpot.merging.spec.merge_spec import MergeModel, MergeSpec
+from stockpot.merging.write.donor import choose_sidecars
+from stockpot.merging.write.model_folder import refuse_output, resume_hint
 
 _FEW = 20  # of the tensors that do not fit are named
 
@@ -67,7 +67,9 @@ def merge_checkpoints(
 
 def _what_next(output: Path) -> str:
     return (
-        f"the model was written already: {output}." if output.is_dir() and any(output.iterdir()) else what_next(output)
+        f"the model was written already: {output}."
+        if output.is_dir() and any(output.iterdir())
+        else resume_hint(output)
     )
 
 
@@ -87,15 +89,15 @@ def _plain(spec: MergeSpec, target: Path, options: Options) -> None:
     say(f"Model: {target}")
 
 
-def _expected(spec: MergeSpec, output: Path, options: Options) -> Estimate:
+def _expected(spec: MergeSpec, output: Path, options: Options) -> MergeEstimate:
     with planned_merge(spec, options) as planned:
         return _with_notes(planned, output, options)
 
 
-def _with_notes(planned: PlannedMerge, output: Path, options: Options) -> Estimate:
+def _with_notes(planned: PlannedMerge, output: Path, options: Options) -> MergeEstimate:
     refuse_output(output, planned.paths)
-    found, beside = estimate(planned.plan, output, options), settle(planned.plan, planned.folders)
-    return replace(found, notes=tuple(note.rstrip(".") for note in (*found.notes, *beside.notes)))
+    found, sidecars = estimate_costs(planned.plan, output, options), choose_sidecars(planned.plan, planned.folders)
+    return replace(found, notes=tuple(note.rstrip(".") for note in (*found.notes, *sidecars.notes)))
 
 
 def parse_settings(rule: str, settings: Sequence[str], count: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -127,16 +129,16 @@ def parse_settings(rule: str, settings: Sequence[str], count: int) -> tuple[list
 
 def _from_arguments(rule: str, models: Sequence[str], base: str | None, settings: Sequence[str]) -> MergeSpec:
     each, shared = parse_settings(rule, settings, len(models))
-    found = tuple(ModelSpec(path, own) for path, own in zip(models, each, strict=True))
+    found = tuple(MergeModel(path, own) for path, own in zip(models, each, strict=True))
     return MergeSpec(rule, found, base, shared)
 
 
 def _from_file(file: Path, models: Sequence[str], base: str | None, settings: Sequence[str]) -> MergeSpec:
-    from stockpot.merging.spec.mergekit_yaml import read_config
+    from stockpot.merging.spec.mergekit_yaml import read_merge_config
 
     if models:
         raise StockpotError(f"{file} names its models itself; {models[0]} is one too many.")
-    spec = read_config(file)
+    spec = read_merge_config(file)
     try:
         check_rule(spec)
     except StockpotError as error:
@@ -148,7 +150,7 @@ def _from_file(file: Path, models: Sequence[str], base: str | None, settings: Se
         return {key: value for key, value in parameters.items() if key not in keys}
 
     found = [
-        ModelSpec(model.path, {**without(model.parameters), **own})
+        MergeModel(model.path, {**without(model.parameters), **own})
         for model, own in zip(spec.models, each, strict=True)
     ]
     slices = [
@@ -232,7 +234,7 @@ def _say_what_does_not_fit(spec: MergeSpec, options: Options) -> None:
         say(f"Does not fit: {len(notes) - _FEW} more.")
 
 
-def _told(expected: Estimate, output: Path) -> list[str]:
+def _told(expected: MergeEstimate, output: Path) -> list[str]:
     shards = _count(len(expected.shards), "file")
     return [
         f"Writes {size(expected.written)} to {output}: {_count(expected.tensors, 'tensor')}, "
@@ -273,9 +275,9 @@ def _greedy(spec: MergeSpec, output: Path, options: Options, command: str | None
         raise StockpotError('greedy_soup needs a score on held-out data: --score "python evaluate.py {model}".')
     _expected(spec, output, options)
 
-    def told(models: Sequence[str], value: float) -> None:
+    def on_score(models: Sequence[str], value: float) -> None:
         say(f"{value:.6g}  {' + '.join(models)}")
 
-    soup = soup_into(spec, lambda folder: run_score(command, folder), output, options, told=told)
+    soup = soup_into(spec, lambda folder: run_score(command, folder), output, options, on_score=on_score)
     say(f"The soup of {_count(len(soup.members), 'model')} scores {soup.score:.6g}.")
     say(f"Model: {output}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from stockpot.errors import StockpotError
 from stockpot.inspect.facts import Seen
-from stockpot.merging.read.sources import Source, torch_dtype
+from stockpot.merging.read.sources import TensorSource, torch_dtype
 from stockpot.merging.threads import PIECE, for_each
 from stockpot.weights.layout import FLOATS
 
@@ -133,7 +133,7 @@ class Comparison:
         return sum((one.sums for one in self.measured), Sums())
 
 
-def match(first: Source, second: Source) -> Match:
+def match(first: TensorSource, second: TensorSource) -> Match:
     """Pairs tensors by name; from headers alone."""
     a, b = first.tensors, second.tensors
     both = [name for name in a if name in b]
@@ -148,7 +148,9 @@ def match(first: Source, second: Source) -> Match:
     return Match(tuple(common), tuple(only_first), tuple(only_second), shapes, dtypes)
 
 
-def compare(first: Source, second: Source, threads: int = 1, seen: Seen = lambda nbytes: None) -> Comparison:
+def compare(
+    first: TensorSource, second: TensorSource, threads: int = 1, seen: Seen = lambda nbytes: None
+) -> Comparison:
     """Compares every tensor that both hold in one shape; the numbers are the same for any number of threads.
 
     Raises StockpotError where no name is common to both.

@@ -14,7 +14,7 @@ from stockpot.errors import StockpotError
 from stockpot.merging.plan.layer_stacks import layer_counts
 from stockpot.merging.read.adapters import is_adapter
 from stockpot.merging.read.inputs import open_model
-from stockpot.merging.read.sources import Info, Source, torch_dtype
+from stockpot.merging.read.sources import TensorInfo, TensorSource, torch_dtype
 from stockpot.merging.threads import PIECE
 from stockpot.weights.layout import FileFacts, indexed_file
 
@@ -35,7 +35,7 @@ class Facts:
 
     path: str
     kind: Literal["model", "adapter"]
-    tensors: Mapping[str, Info]
+    tensors: Mapping[str, TensorInfo]
     files: tuple[FileFacts, ...]  # none where the tensors come from a pickle
     config: Mapping[str, Any]
 
@@ -50,9 +50,9 @@ class Facts:
         return sum(info.nbytes for info in self.tensors.values())
 
     @property
-    def by_type(self) -> dict[str, list[Info]]:
+    def by_type(self) -> dict[str, list[TensorInfo]]:
         """The tensors of every type."""
-        found: dict[str, list[Info]] = {}
+        found: dict[str, list[TensorInfo]] = {}
         for info in self.tensors.values():
             found.setdefault(info.dtype, []).append(info)
         return found
@@ -73,12 +73,12 @@ class Facts:
         return found
 
 
-def open_source(place: Path, label: str, allow_bin: bool = False) -> Source:
+def open_source(place: Path, label: str, allow_bin: bool = False) -> TensorSource:
     """A checkpoint's tensors; of an adapter's folder the adapter's own."""
     return open_model(place, label, allow_bin, "adapter_model" if is_adapter(place) else "model")
 
 
-def facts_of(place: Path, source: Source) -> Facts:
+def facts_of(place: Path, source: TensorSource) -> Facts:
     """The facts of an opened checkpoint; no byte of a tensor is read for them."""
     adapter = is_adapter(place)
     config = _said(place, "adapter_config.json", _ADAPTER) if adapter else _said(place, "config.json", _CONFIG)
@@ -144,7 +144,7 @@ class Ties:
     constant: tuple[str, ...]
 
 
-def find_ties(source: Source, seen: Seen = lambda nbytes: None) -> Ties:
+def find_ties(source: TensorSource, seen: Seen = lambda nbytes: None) -> Ties:
     """Tensors of equal type, shape and bytes.
 
     A few elements of each tell nearly all apart; of the others all bytes are read, and compared by SHA-256.

@@ -14,7 +14,7 @@ from stockpot.errors import StockpotError
 from stockpot.inspect.differences import Comparison, Difference, compare, match
 from stockpot.inspect.facts import Facts, Ties, facts_of, find_ties, fold, open_source
 from stockpot.merging.read.inputs import located
-from stockpot.merging.read.sources import Info, Source
+from stockpot.merging.read.sources import TensorInfo, TensorSource
 from stockpot.merging.threads import processors
 from stockpot.printing import escape_controls
 from stockpot.weights.layout import FLOATS
@@ -41,7 +41,7 @@ def inspect(
         raise StockpotError(f"-o draws how two checkpoints differ: name two paths, not {len(paths)}.")
     pictures = [] if output is None else _pictures(output)
     with contextlib.ExitStack() as closing:
-        sources: list[Source] = []
+        sources: list[TensorSource] = []
         facts: list[Facts] = []
         for path in paths:
             place = located(path)
@@ -80,7 +80,7 @@ def _pictures(output: Path) -> list[Path]:
     return [output / "difference.png", output / "difference.svg"]
 
 
-def _compare(sources: Sequence[Source], threads: int) -> list[Comparison]:
+def _compare(sources: Sequence[TensorSource], threads: int) -> list[Comparison]:
     from stockpot.merging.threads import one_thread_each
 
     total = sum(
@@ -102,7 +102,7 @@ def _progress(total: int | None) -> Iterator[Callable[[int], object]]:
         yield bar.update
 
 
-def _inspect_one(source: Source, facts: Facts, every: bool, ties: bool, as_json: bool) -> None:
+def _inspect_one(source: TensorSource, facts: Facts, every: bool, ties: bool, as_json: bool) -> None:
     found = None
     if ties:
         with _progress(None) as seen:
@@ -163,11 +163,11 @@ def _print_json(told: Mapping[str, Any]) -> None:
     say(json.dumps(told, indent=2, allow_nan=False))
 
 
-def _numel(infos: Iterable[Info]) -> int:
+def _numel(infos: Iterable[TensorInfo]) -> int:
     return sum(info.numel for info in infos)
 
 
-def _nbytes(infos: Iterable[Info]) -> int:
+def _nbytes(infos: Iterable[TensorInfo]) -> int:
     return sum(info.nbytes for info in infos)
 
 
@@ -209,7 +209,7 @@ def _print_facts(facts: Facts, every: bool, ties: Ties | None) -> None:
     _print_ties(facts, ties)
 
 
-def _of_type(infos: Sequence[Info]) -> str:
+def _of_type(infos: Sequence[TensorInfo]) -> str:
     return f"({_plural(len(infos), 'tensor')}, {_plural(_numel(infos), 'parameter')}, {_size(_nbytes(infos))})"
 
 

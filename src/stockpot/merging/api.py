@@ -13,7 +13,7 @@ from stockpot.merging.options import Options
 from stockpot.merging.read.sources import StateDict
 from stockpot.merging.soup_candidates import soup_into, soup_state
 from stockpot.merging.spec.arguments import divide_parameters, dtype_name, one_of
-from stockpot.merging.spec.merge_spec import MergeSpec, ModelSpec
+from stockpot.merging.spec.merge_spec import MergeModel, MergeSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -109,7 +109,7 @@ def merge(
     each, shared = divide_parameters(rule, {key.rstrip("_"): value for key, value in parameters.items()}, len(paths))
     spec = MergeSpec(
         rule,
-        tuple(ModelSpec(path, own) for path, own in zip(paths, each, strict=True)),
+        tuple(MergeModel(path, own) for path, own in zip(paths, each, strict=True)),
         root,
         shared,
         dtype=None if dtype is None else dtype_name(str(dtype).removeprefix("torch.")),

@@ -10,28 +10,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stockpot.errors import StockpotError
-from stockpot.merging.compute.engine import Engine, Seen
+from stockpot.merging.compute.engine import MergeEngine, OnProgress
 from stockpot.merging.options import Options
 from stockpot.merging.plan.costs import require_room
 from stockpot.merging.plan.merge_plan import Plan
 from stockpot.merging.plan.planned_merge import PlannedMerge, planned_merge
-from stockpot.merging.plan.shards import bytes_of
+from stockpot.merging.plan.shards import parse_size
 from stockpot.merging.read.sources import StateDict, torch_dtype
-from stockpot.merging.spec.merge_spec import MergeSpec, as_yaml
+from stockpot.merging.spec.merge_spec import MergeSpec, spec_to_mapping
 from stockpot.merging.threads import one_thread_each
-from stockpot.merging.write.donor import settle
+from stockpot.merging.write.donor import choose_sidecars
 from stockpot.merging.write.model_folder import refuse_output, write_model
-from stockpot.merging.write.sidecars import publish
+from stockpot.merging.write.sidecars import write_sidecars
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def _engine(planned: PlannedMerge, options: Options, seen: Seen = lambda nbytes: None) -> Engine:
+def _engine(planned: PlannedMerge, options: Options, on_progress: OnProgress = lambda nbytes: None) -> MergeEngine:
     """The engine for a plan."""
     if options.threads is not None and options.threads < 1:
         raise StockpotError(f"threads should be 1 or more, not {options.threads}.")
-    return Engine(planned.plan, options.thread_count, options.allow_nonfinite, planned.fishers, seen)
+    return MergeEngine(planned.plan, options.thread_count, options.allow_nonfinite, planned.fishers, on_progress)
 
 
 def merge_state(spec: MergeSpec, options: Options, states: Mapping[str, StateDict] | None = None) -> dict[str, Tensor]:
@@ -63,7 +63,7 @@ def merge_into(
     spec: MergeSpec,
     output: Path,
     options: Options,
-    seen: Seen = lambda nbytes: None,
+    on_progress: OnProgress = lambda nbytes: None,
     states: Mapping[str, StateDict] | None = None,
 ) -> Path:
     """Merges into a folder that `from_pretrained` loads."""
@@ -72,19 +72,21 @@ def merge_into(
 
         write_adapter(spec, output, options.adapter_rank, options, states)
         return output
-    largest = bytes_of(options.max_shard_size)
+    largest = parse_size(options.max_shard_size)
     with planned_merge(spec, options, states) as planned, one_thread_each():
         refuse_output(output, planned.paths)
-        beside = settle(planned.plan, planned.folders)
+        sidecars = choose_sidecars(planned.plan, planned.folders)
         if not options.resume:
-            require_room(planned.plan.nbytes + sum(file.stat().st_size for file in beside.copies.values()), output)
+            require_room(planned.plan.nbytes + sum(file.stat().st_size for file in sidecars.copies.values()), output)
         write_model(
             planned.plan,
-            _engine(planned, options, seen),
+            _engine(planned, options, on_progress),
             output,
             merge_identity(planned, largest),
             largest,
-            lambda folder: publish(folder, planned.plan, beside, planned.folders, planned.fishers, options.hash_files),
+            lambda folder: write_sidecars(
+                folder, planned.plan, sidecars, planned.folders, planned.fishers, options.hash_files
+            ),
             options.verify,
             options.sync,
             options.resume,
@@ -99,5 +101,5 @@ def merge_identity(planned: PlannedMerge, largest: int) -> str:
         for source in (*planned.plan.sources, *planned.fishers.values())
         for facts in source.files
     ]
-    text = json.dumps([as_yaml(replace(planned.plan.spec)), facts, largest], sort_keys=True, default=str)
+    text = json.dumps([spec_to_mapping(replace(planned.plan.spec)), facts, largest], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

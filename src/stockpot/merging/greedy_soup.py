@@ -12,11 +12,11 @@ from pathlib import Path
 from stockpot.errors import StockpotError
 
 # The score, higher is better, of the uniform average of these models (their numbers).
-Score = Callable[[Sequence[int]], float]
+SubsetScore = Callable[[Sequence[int]], float]
 
 
 @dataclass(frozen=True)
-class Soup:
+class GreedySoup:
     """What was chosen: the models in the order in which they came in, the score, and all that was tried."""
 
     members: tuple[int, ...]
@@ -24,7 +24,7 @@ class Soup:
     tried: tuple[tuple[tuple[int, ...], float], ...]
 
 
-def greedy_soup(count: int, score: Score) -> Soup:
+def greedy_soup(count: int, score: SubsetScore) -> GreedySoup:
     """Greedy soup ("Model soups", arXiv 2203.05482, recipe 1): best model first, each next one kept if the score of the
     average does not fall (≥, as in the paper; the released code asks for more).
 
@@ -47,7 +47,7 @@ def greedy_soup(count: int, score: Score) -> Soup:
         value = scored((*members, number))
         if value >= best:
             members, best = (*members, number), value
-    return Soup(members, best, tuple(tried))
+    return GreedySoup(members, best, tuple(tried))
 
 
 def run_score(command: str, model: Path) -> float:

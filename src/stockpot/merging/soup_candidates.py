@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 from stockpot.errors import StockpotError
 from stockpot.merging.execute import merge_into, merge_state
-from stockpot.merging.greedy_soup import Soup, greedy_soup
+from stockpot.merging.greedy_soup import GreedySoup, greedy_soup
 from stockpot.merging.options import Options
 from stockpot.merging.read.inputs import located
 from stockpot.merging.read.sources import StateDict
 from stockpot.merging.spec.merge_spec import MergeSpec
-from stockpot.merging.write.model_folder import partial_of
+from stockpot.merging.write.model_folder import partial_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Told = Callable[[Sequence[str], float], None]  # hears of every score, and of which models
+OnScore = Callable[[Sequence[str], float], None]  # hears of every score, and of which models
 
 
 def soup_state(
@@ -41,8 +41,8 @@ def soup_into(
     output: Path,
     options: Options,
     states: Mapping[str, StateDict] | None = None,
-    told: Told = lambda models, value: None,
-) -> Soup:
+    on_score: OnScore = lambda models, value: None,
+) -> GreedySoup:
     """The greedy soup in a folder; `score` is given folders, a single model's own where it stands in one.
 
     Candidates are written beside the output, and deleted when they are scored.
@@ -60,9 +60,9 @@ def soup_into(
                 merge_into(_of(spec, members), trial, replace(options, verify=False, sync=False), states=states)
                 value = score(trial)
             finally:
-                for folder in (trial, partial_of(trial)):
+                for folder in (trial, partial_folder(trial)):
                     shutil.rmtree(folder, ignore_errors=True)
-        told(paths, value)
+        on_score(paths, value)
         return value
 
     soup = greedy_soup(len(spec.models), scored)

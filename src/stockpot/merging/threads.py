@@ -11,10 +11,10 @@ from typing import TypeVar
 # Elements of a piece: its fp32 copies stay in the processor's cache, and Python's share of the time is small.
 PIECE = 1 << 18
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
-def for_each(items: Iterable[T], act: Callable[[T], None], threads: int) -> None:
+def for_each(items: Iterable[_T], act: Callable[[_T], None], threads: int) -> None:
     """Calls `act` on every item from `threads` threads; the first error, or Ctrl-C, stops all and is raised."""
     if threads == 1:
         for item in items:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from stockpot.errors import StockpotError
 from stockpot.merging.compute.cuts import Stretch, find_cuts
-from stockpot.merging.plan.merge_plan import Input, Piece, Plan, Target
-from stockpot.merging.read.sources import Source, torch_dtype
+from stockpot.merging.plan.merge_plan import Piece, Plan, SourceTensor, Target
+from stockpot.merging.read.sources import TensorSource, torch_dtype
 from stockpot.merging.rule import Block, Cut
 from stockpot.merging.rules.random_masks import mask_key
 from stockpot.merging.threads import PIECE, for_each
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Cuts = dict[str, list[dict[str, Cut]]]  # by the target's name, then by model
-Seen = Callable[[int], None]  # is told the bytes of the output that a step of the work stands for
+OnProgress = Callable[[int], None]  # is told the bytes of the output that a step of the work stands for
 
 
 class Sink(Protocol):
@@ -31,14 +31,14 @@ class Sink(Protocol):
 
 
 @dataclass
-class Engine:
+class MergeEngine:
     """Runs a plan, some of its targets at a time."""
 
     plan: Plan
     threads: int
     allow_nonfinite: bool = False
-    fishers: Mapping[str, Source] = field(default_factory=dict)  # by path
-    seen: Seen = lambda nbytes: None
+    fishers: Mapping[str, TensorSource] = field(default_factory=dict)  # by path
+    on_progress: OnProgress = lambda nbytes: None
 
     def __post_init__(self) -> None:
         import torch
@@ -83,7 +83,7 @@ class Engine:
 
             def seen(stretch: Stretch, group: list[Target] = group) -> None:
                 target = group[stretch.tensor]
-                self.seen((stretch.stop - stretch.start) * target.nbytes // target.numel)
+                self.on_progress((stretch.stop - stretch.start) * target.nbytes // target.numel)
 
             cuts = find_cuts(sizes, counts, stretches, load, threads or self.threads, self.plan.wide, seen)
             found.update(zip((target.name for target in group), cuts, strict=True))
@@ -99,7 +99,7 @@ class Engine:
             merged = self._merged(piece, grams.get(target.name), cuts.get(target.name, ()))
             self._check(merged, piece)
             sink.write(target.name, piece.start, merged)
-            self.seen(merged.numel() * merged.element_size())
+            self.on_progress(merged.numel() * merged.element_size())
 
         for_each(self._pieces(targets), act, self.threads)
 
@@ -165,7 +165,7 @@ class Engine:
                 )
         return copy
 
-    def _label(self, part: Input) -> str:
+    def _label(self, part: SourceTensor) -> str:
         return self.plan.sources[part.source].label
 
     def _keys(self, target: Target) -> list[int]:
@@ -200,7 +200,7 @@ class Engine:
                 # As Python's own small objects: a tensor here would sit in the middle of the freed pieces.
                 kept = product.tolist() if product.dim() == 2 else product
                 parts.setdefault(piece.target.name, {})[piece.start] = kept
-            self.seen(piece.target.nbytes * (piece.stop - piece.start) // piece.target.numel)
+            self.on_progress(piece.target.nbytes * (piece.stop - piece.start) // piece.target.numel)
 
         for_each(pieces, act, self.threads)
         grams: dict[str, Tensor] = {}

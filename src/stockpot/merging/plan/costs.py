@@ -9,7 +9,7 @@ from pathlib import Path
 from stockpot.errors import StockpotError
 from stockpot.merging.options import Options
 from stockpot.merging.plan.merge_plan import Plan
-from stockpot.merging.plan.shards import bytes_of, file_names, split
+from stockpot.merging.plan.shards import file_names, parse_size, split_into_shards
 from stockpot.merging.threads import PIECE
 
 # What Python and torch themselves take, and how many fp32 copies of a piece a rule makes beside its models.
@@ -18,7 +18,7 @@ _TEMPORARIES = 6
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MergeEstimate:
     """Bytes, unless it says otherwise. `work` is what a progress bar counts; `passes` how often inputs are read."""
 
     tensors: int
@@ -36,13 +36,13 @@ class Estimate:
     notes: tuple[str, ...]
 
 
-def estimate(plan: Plan, output: Path, options: Options) -> Estimate:
+def estimate_costs(plan: Plan, output: Path, options: Options) -> MergeEstimate:
     """The costs of a planned merge into `output`."""
-    shards = split(plan.targets, bytes_of(options.max_shard_size))
+    shards = split_into_shards(plan.targets, parse_size(options.max_shard_size))
     passes = 2 if plan.rule.cuts is not None or any(plan.gram(target) == "tensor" for target in plan.targets) else 1
     free = shutil.disk_usage(next(place for place in output.absolute().parents if place.exists())).free
     threads = options.thread_count
-    return Estimate(
+    return MergeEstimate(
         len(plan.targets),
         sum(target.numel for target in plan.targets),
         tuple(sorted({target.dtype for target in plan.targets})),

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from stockpot.errors import StockpotError
 from stockpot.merging.plan.merge_plan import Plan
-from stockpot.merging.read.sources import FileSource, MemorySource, Source
+from stockpot.merging.read.sources import FileSource, MemorySource, TensorSource
 from stockpot.weights.layout import FLOATS, read_layout
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def open_fishers(plan: Plan, states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Source]:
+def open_fishers(plan: Plan, states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, TensorSource]:
     """Every Fisher that the plan's settings name, by its path; those in memory by their label in `states`.
 
     Raises StockpotError where a file is missing or of another model, or where two were estimated in different ways.
     """
-    found: dict[str, Source] = {}
+    found: dict[str, TensorSource] = {}
     if not plan.rule.fishers:
         return found
     conventions: dict[str, dict[str, Any]] = {}

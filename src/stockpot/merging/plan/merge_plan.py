@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from stockpot.errors import StockpotError, did_you_mean
-from stockpot.merging.plan.tensor_origins import Part, Place, places, strays
-from stockpot.merging.read.sources import Info, Source
+from stockpot.merging.plan.tensor_origins import OriginPart, TensorOrigin, tensor_origins, unmatched_in_slices
+from stockpot.merging.read.sources import TensorInfo, TensorSource
 from stockpot.merging.rule import Gram, Rule, Settings
 from stockpot.merging.rules import RULES
 from stockpot.merging.spec.merge_spec import MergeSpec
-from stockpot.merging.spec.tensor_settings import check_parameters, resolve
+from stockpot.merging.spec.tensor_settings import check_parameters, settings_of
 from stockpot.merging.threads import PIECE
 from stockpot.weights.layout import FLOATS, ITEM_SIZE
 
 
 @dataclass(frozen=True, slots=True)
-class Input:
+class SourceTensor:
     """A tensor of a source."""
 
     source: int
@@ -36,10 +36,10 @@ class Target:
     name: str
     dtype: str
     shape: tuple[int, ...]
-    inputs: tuple[Input, ...]
-    base: Input | None
+    inputs: tuple[SourceTensor, ...]
+    base: SourceTensor | None
     settings: Settings
-    same: tuple[Input, ...]
+    same: tuple[SourceTensor, ...]
 
     @property
     def numel(self) -> int:
@@ -69,7 +69,7 @@ class Plan:
 
     spec: MergeSpec
     rule: Rule
-    sources: Sequence[Source]
+    sources: Sequence[TensorSource]
     targets: Sequence[Target]
     notes: Sequence[str]  # what was decided by --on-missing, one line each
     vectors: bool  # whether the rule is given task vectors, not weights
@@ -95,7 +95,7 @@ class Plan:
     def pieces(self, target: Target) -> list[Piece]:
         """The target cut into pieces, the same for any number of threads."""
         gram = self.gram(target)
-        rows, columns = fold(target.shape, gram)
+        rows, columns = matrix_shape(target.shape, gram)
         whole = self.rule.whole_rows or gram in ("rows", "columns")
         step = max(1, PIECE // max(1, columns)) * columns if columns <= PIECE or whole else PIECE
         if not target.numel:
@@ -108,7 +108,7 @@ class Plan:
         ]
 
 
-def fold(shape: Sequence[int], gram: Gram | None = None) -> tuple[int, int]:
+def matrix_shape(shape: Sequence[int], gram: Gram | None = None) -> tuple[int, int]:
     """Rows and columns of a tensor as a matrix: the last dimension, or for inner products of columns all but the first.
 
     A tensor with less than two dimensions is one row, or one column.
@@ -120,7 +120,7 @@ def fold(shape: Sequence[int], gram: Gram | None = None) -> tuple[int, int]:
     return rows, total // max(1, rows)
 
 
-def make_plan(spec: MergeSpec, sources: Sequence[Source]) -> Plan:
+def make_plan(spec: MergeSpec, sources: Sequence[TensorSource]) -> Plan:
     """Settles a merge from headers; raises StockpotError for every mistake that can be known from them.
 
     `sources` are opened in the order of `spec.paths`.
@@ -129,13 +129,13 @@ def make_plan(spec: MergeSpec, sources: Sequence[Source]) -> Plan:
     notes: list[str] = []
     targets: list[Target] = []
     used: dict[int, None] = {}  # in the order of the models
-    for place in places(spec, sources):
+    for place in tensor_origins(spec, sources):
         used |= dict.fromkeys(part.source for part in place.parts)
-        targets.append(_Settling(spec, rule, sources, place, notes).target())
+        targets.append(_TargetBuilder(spec, rule, sources, place, notes).target())
     if not targets:
         raise StockpotError(f"{sources[0].label}: nothing to merge: it holds no tensors.")
     if spec.slices:
-        for number, extra in strays(spec, sources):
+        for number, extra in unmatched_in_slices(spec, sources):
             _leave_out(spec, sources[number], extra, "first model of the slice", notes)
     else:
         names, first = {target.name for target in targets}, "base" if spec.base else "first model"
@@ -165,23 +165,25 @@ def check_rule(spec: MergeSpec) -> Rule:
     return rule
 
 
-class _Settling:
+class _TargetBuilder:
     """One tensor of the output on its way to a Target."""
 
-    def __init__(self, spec: MergeSpec, rule: Rule, sources: Sequence[Source], place: Place, notes: list[str]) -> None:
+    def __init__(
+        self, spec: MergeSpec, rule: Rule, sources: Sequence[TensorSource], place: TensorOrigin, notes: list[str]
+    ) -> None:
         self.spec, self.rule, self.sources, self.place, self.notes = spec, rule, sources, place, notes
 
     def target(self) -> Target:
         """The target; raises StockpotError where the models do not fit."""
         place = self.place
-        base = None if place.base is None else Input(*place.base)
+        base = None if place.base is None else SourceTensor(*place.base)
         base_info = None if base is None else self.sources[base.source].tensors.get(base.name)
         if base is not None and base_info is not None and self.rule.base == "required":
             _refuse_scaled(self.sources[base.source], base.name, base_info)
-        held = [(Input(part.source, part.name), self._info(part)) for part in place.parts]
+        held = [(SourceTensor(part.source, part.name), self._info(part)) for part in place.parts]
         reference = base_info or next((info for _, info in held if info is not None), None)
         assert reference is not None, place.name
-        chosen: list[tuple[Input, Part]] = []
+        chosen: list[tuple[SourceTensor, OriginPart]] = []
         for (given, info), part in zip(held, place.parts, strict=True):
             stands_in = self._stands_in(given, info, reference, base if base_info else None)
             if stands_in is not None:
@@ -194,7 +196,7 @@ class _Settling:
         if reference.dtype not in FLOATS or not inputs or (base is None and self.rule.base == "required"):
             return self._copied(reference, base, inputs, dtype)
         own = [(part.parameters, part.name) for _, part in chosen]
-        settings = resolve(self.rule, self.spec, place.name, own, place.scopes, place.depth)
+        settings = settings_of(self.rule, self.spec, place.name, own, place.scopes, place.depth)
         if len(inputs) < self.rule.least:  # --on-missing skip left too few
             return self._copied(reference, base, inputs, dtype)
         wrong = self.rule.check(settings) if self.rule.check else None
@@ -202,10 +204,12 @@ class _Settling:
             raise StockpotError(f"{self.rule.name}, tensor '{place.name}': {wrong}.")
         return Target(place.name, dtype, reference.shape, inputs, base, settings, ())
 
-    def _info(self, part: Part) -> Info | None:
+    def _info(self, part: OriginPart) -> TensorInfo | None:
         return self.sources[part.source].tensors.get(part.name)
 
-    def _stands_in(self, given: Input, info: Info | None, reference: Info, base: Input | None) -> Input | None:
+    def _stands_in(
+        self, given: SourceTensor, info: TensorInfo | None, reference: TensorInfo, base: SourceTensor | None
+    ) -> SourceTensor | None:
         label = self.sources[given.source].label
         if info is not None and info.shape == reference.shape:
             if (info.dtype in FLOATS) != (reference.dtype in FLOATS):
@@ -233,7 +237,7 @@ class _Settling:
             )
         self._note(f"{label} lacks '{name}'")
 
-    def _differing(self, label: str, name: str, info: Info, reference: Info) -> None:
+    def _differing(self, label: str, name: str, info: TensorInfo, reference: TensorInfo) -> None:
         if self.spec.on_missing == "error":
             why = ""
             if len(info.shape) == 2 and info.shape[1:] == reference.shape[1:] and _of_vocabulary(name):
@@ -248,7 +252,9 @@ class _Settling:
         done = "the base's stands in" if self.spec.on_missing == "base" else "left out of that tensor"
         self.notes.append(f"{what}: {done}")
 
-    def _copied(self, reference: Info, base: Input | None, inputs: tuple[Input, ...], dtype: str) -> Target:
+    def _copied(
+        self, reference: TensorInfo, base: SourceTensor | None, inputs: tuple[SourceTensor, ...], dtype: str
+    ) -> Target:
         origin = base or inputs[0]
         kind = self.sources[origin.source].tensors[origin.name].dtype
         # Without a base, integers are copied where all models have the same, which only their bytes can tell.
@@ -261,7 +267,7 @@ def _of_vocabulary(name: str) -> bool:
     return any(word in name for word in ("embed", "wte", "lm_head", "shared.weight", "output.weight"))
 
 
-def _refuse_scaled(source: Source, name: str, info: Info) -> None:
+def _refuse_scaled(source: TensorSource, name: str, info: TensorInfo) -> None:
     """8-bit floats with a scale beside them are not the weights: their average would be nobody's."""
     if info.dtype.startswith("F8"):
         for ending in ("_scale_inv", "_scale", ".scale"):
@@ -272,7 +278,7 @@ def _refuse_scaled(source: Source, name: str, info: Info) -> None:
                 )
 
 
-def _leave_out(spec: MergeSpec, model: Source, extra: Sequence[str], whose: str, notes: list[str]) -> None:
+def _leave_out(spec: MergeSpec, model: TensorSource, extra: Sequence[str], whose: str, notes: list[str]) -> None:
     """Notes, or refuses, what a model has and the one lacks after which the output is made."""
     if not extra:
         return

@@ -11,7 +11,7 @@ from stockpot.merging.options import Options
 from stockpot.merging.plan.fisher_files import open_fishers
 from stockpot.merging.plan.merge_plan import Plan, make_plan
 from stockpot.merging.read.inputs import Inputs
-from stockpot.merging.read.sources import Source, StateDict
+from stockpot.merging.read.sources import StateDict, TensorSource
 from stockpot.merging.spec.merge_spec import MergeSpec
 
 
@@ -24,7 +24,7 @@ class PlannedMerge:
 
     plan: Plan
     paths: Sequence[Path]
-    fishers: Mapping[str, Source] = field(default_factory=dict)
+    fishers: Mapping[str, TensorSource] = field(default_factory=dict)
     folders: Mapping[str, Path] = field(default_factory=dict)
 
 

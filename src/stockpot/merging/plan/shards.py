@@ -11,7 +11,7 @@ from stockpot.merging.plan.merge_plan import Target
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
-def bytes_of(size: str) -> int:
+def parse_size(size: str) -> int:
     """`5GB` → 5,000,000,000; raises StockpotError where it is no size."""
     found = re.fullmatch(r"\s*([\d.]+)\s*([KMGT]?B?)\s*", size, re.IGNORECASE)
     unit = found[2].upper() if found else ""
@@ -25,7 +25,7 @@ def bytes_of(size: str) -> int:
     return count
 
 
-def split(targets: Sequence[Target], largest: int) -> list[list[Target]]:
+def split_into_shards(targets: Sequence[Target], largest: int) -> list[list[Target]]:
     """The targets in order, cut into shards of at most `largest` bytes, a tensor that is larger alone."""
     shards: list[list[Target]] = [[]]
     held = 0

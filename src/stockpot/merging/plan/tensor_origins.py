@@ -17,12 +17,12 @@ from stockpot.merging.plan.layer_stacks import (
     layer_of,
     rests_of,
 )
-from stockpot.merging.read.sources import Source
+from stockpot.merging.read.sources import TensorSource
 from stockpot.merging.spec.merge_spec import MergeSpec, Parameters, Slice, SliceSource
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class OriginPart:
     """A model's share in a tensor: the source, its name of the tensor, the model's own parameters."""
 
     source: int
@@ -31,7 +31,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TensorOrigin:
     """One tensor of the output: `depth` from 0 at the first layer of the language model to 1 at its last, else 0.
 
     An encoder and its decoder each have their own.
@@ -39,12 +39,12 @@ class Place:
 
     name: str
     depth: float
-    parts: tuple[Part, ...]
+    parts: tuple[OriginPart, ...]
     base: tuple[int, str] | None
     scopes: tuple[Parameters, ...]
 
 
-def places(spec: MergeSpec, sources: Sequence[Source]) -> Iterable[Place]:
+def tensor_origins(spec: MergeSpec, sources: Sequence[TensorSource]) -> Iterable[TensorOrigin]:
     """All tensors of the output, in the order in which the base, or else the first model, holds them."""
     index = {path: number for number, path in enumerate(spec.paths)}
     if spec.slices:
@@ -53,10 +53,10 @@ def places(spec: MergeSpec, sources: Sequence[Source]) -> Iterable[Place]:
     reference = sources[base if base is not None else index[spec.models[0].path]].tensors
     counts = {stack.prefix: stack.count for stack in language_stacks(reference)}
     return (
-        Place(
+        TensorOrigin(
             name,
             _depth(name, counts),
-            tuple(Part(index[model.path], name, model.parameters) for model in spec.models),
+            tuple(OriginPart(index[model.path], name, model.parameters) for model in spec.models),
             None if base is None else (base, name),
             (spec.parameters,),
         )
@@ -79,7 +79,7 @@ class Sliced:
     parts: tuple[tuple[int, Slice], ...]
 
 
-def sliced_stacks(spec: MergeSpec, sources: Sequence[Source]) -> list[Sliced]:
+def sliced_stacks(spec: MergeSpec, sources: Sequence[TensorSource]) -> list[Sliced]:
     """The stacks that are sliced, an encoder before its decoder; raises StockpotError where a slice does not fit."""
     index = {path: number for number, path in enumerate(spec.paths)}
     first = sources[index[spec.slices[0].sources[0].path]]
@@ -102,7 +102,7 @@ def sliced_stacks(spec: MergeSpec, sources: Sequence[Source]) -> list[Sliced]:
     return [Sliced(stack, tuple(parts[stack])) for stack in stacks if stack in parts]
 
 
-def _sliced(spec: MergeSpec, sources: Sequence[Source], index: Mapping[str, int]) -> Iterator[Place]:
+def _sliced(spec: MergeSpec, sources: Sequence[TensorSource], index: Mapping[str, int]) -> Iterator[TensorOrigin]:
     cut = sliced_stacks(spec, sources)
     stacks = language_stacks(sources[index[spec.slices[0].sources[0].path]].tensors)
     prefixes = {each.stack.prefix for each in cut}
@@ -116,22 +116,22 @@ def _sliced(spec: MergeSpec, sources: Sequence[Source], index: Mapping[str, int]
                 layer = layer_of(name)
                 if layer is None or layer[0] not in prefixes:
                     if _giver(name, cut, stacks) == number:
-                        yield _place(spec, part, index, name, [name] * len(part.sources), 0.0)
+                        yield _origin(spec, part, index, name, [name] * len(part.sources), 0.0)
                     continue
                 step = layer[1] - part.sources[0].first
                 if layer[0] != prefix:
                     continue
                 if layer[2] in extras:
                     if done == 0:
-                        yield _place(spec, part, index, name, [name] * len(part.sources), 0.0)
+                        yield _origin(spec, part, index, name, [name] * len(part.sources), 0.0)
                 elif 0 <= step < length:
                     names = [f"{prefix}{source.first + step}{layer[2]}" for source in part.sources]
                     depth = step / (length - 1) if length > 1 else 1.0
-                    yield _place(spec, part, index, f"{prefix}{done + step}{layer[2]}", names, depth)
+                    yield _origin(spec, part, index, f"{prefix}{done + step}{layer[2]}", names, depth)
             done += length
 
 
-def strays(spec: MergeSpec, sources: Sequence[Source]) -> Iterator[tuple[int, list[str]]]:
+def unmatched_in_slices(spec: MergeSpec, sources: Sequence[TensorSource]) -> Iterator[tuple[int, list[str]]]:
     """Of the models that are merged in a slice, what one has and the first of them lacks there."""
     index = {path: number for number, path in enumerate(spec.paths)}
     cut = sliced_stacks(spec, sources)
@@ -175,15 +175,15 @@ def _giver(name: str, cut: Sequence[Sliced], stacks: Sequence[Stack]) -> int:
     return last.parts[-1][0] if after else first.parts[0][0]
 
 
-def _place(
+def _origin(
     spec: MergeSpec, part: Slice, index: Mapping[str, int], name: str, names: Sequence[str], depth: float
-) -> Place:
+) -> TensorOrigin:
     base = part.base or spec.base
     named = {source.path: name for source, name in zip(part.sources, names, strict=True)}
     parts = tuple(
-        Part(index[source.path], own, source.parameters) for source, own in zip(part.sources, names, strict=True)
+        OriginPart(index[source.path], own, source.parameters) for source, own in zip(part.sources, names, strict=True)
     )
-    return Place(
+    return TensorOrigin(
         name,
         depth,
         parts,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, FiniteFloat, PositiveInt, ValidationError
 
 from stockpot.errors import StockpotError, did_you_mean
-from stockpot.merging.read.sources import Info, Source
+from stockpot.merging.read.sources import TensorInfo, TensorSource
 from stockpot.merging.threads import PIECE
 from stockpot.weights.layout import FLOATS, FileFacts, indexed_file
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-T = TypeVar("T")
-CONFIG = "adapter_config.json"
-PREFIX = "base_model.model."
+_T = TypeVar("_T")
+ADAPTER_CONFIG = "adapter_config.json"
+PEFT_PREFIX = "base_model.model."
 _LONGEST_PATTERN = 500
 _FACTOR = re.compile(r"(?P<module>.+)\.(?:lora_(?P<plain>[AB])\.weight|lora_embedding_(?P<embedding>[AB]))")
 _LONGEST_CONFIG = 8 << 20
@@ -42,7 +42,10 @@ _HEADS = ("lm_head.weight", "embed_out.weight", "predictions.decoder.weight", "l
 
 
 class AdapterConfig(BaseModel):
-    """What is read of an adapter_config.json; keys with another effect on the weights are refused by `read_config`."""
+    """The part of an adapter_config.json that is used.
+
+    `read_adapter_config` refuses any other key that would change the weights.
+    """
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
@@ -72,12 +75,12 @@ class AdapterConfig(BaseModel):
 def is_adapter(path: Path) -> bool:
     """Whether a folder holds an adapter's configuration and weights."""
     names = ("adapter_model.safetensors", "adapter_model.safetensors.index.json", "adapter_model.bin")
-    return (path / CONFIG).is_file() and any((path / name).is_file() for name in names)
+    return (path / ADAPTER_CONFIG).is_file() and any((path / name).is_file() for name in names)
 
 
-def read_config(folder: Path) -> AdapterConfig:
+def read_adapter_config(folder: Path) -> AdapterConfig:
     """The configuration of a LoRA adapter; raises StockpotError for another method, or a feature not supported."""
-    file = indexed_file(folder, folder, CONFIG)
+    file = indexed_file(folder, folder, ADAPTER_CONFIG)
     if file.stat().st_size > _LONGEST_CONFIG:
         raise StockpotError(f"{file} is longer than {_LONGEST_CONFIG:,} bytes: no adapter's configuration.")
     try:
@@ -124,7 +127,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else text[:40] + "…"
 
 
-def _by_pattern(patterns: Mapping[str, T], module: str, default: T) -> T:
+def _by_pattern(patterns: Mapping[str, _T], module: str, default: _T) -> _T:
     """The first value whose key is a regular expression for the end of the module's name, from a dot on."""
     for key, value in patterns.items():
         if re.match(rf"(.*\.)?({key})$", module):
@@ -167,12 +170,12 @@ class AdapterSource:
     """
 
     def __init__(
-        self, base: Source, own: Source, folder: Path, label: str, over: bool = True, adapter: bool = True
+        self, base: TensorSource, own: TensorSource, folder: Path, label: str, over: bool = True, adapter: bool = True
     ) -> None:
         self.label, self.over, self.adapter = label, over, adapter
-        self.config = read_config(folder)
-        self.tensors: Mapping[str, Info] = base.tensors
-        self.files = (*own.files, _facts(folder / CONFIG), *(() if over else base.files))
+        self.config = read_adapter_config(folder)
+        self.tensors: Mapping[str, TensorInfo] = base.tensors
+        self.files = (*own.files, _facts(folder / ADAPTER_CONFIG), *(() if over else base.files))
         self.base, self.own = base, own
         self.factors: dict[str, Factors] = {}
         self.replaced: dict[str, str] = {}  # the base's name → the adapter's, of modules that were saved whole
@@ -252,9 +255,9 @@ class AdapterSource:
         """Finds for every tensor of the adapter its place in the base."""
         pairs: dict[tuple[str, bool], dict[str, str]] = {}
         for key in self.own.tensors:
-            if not key.startswith(PREFIX):
-                raise StockpotError(f"{self.label}: tensor '{key}' is not named as PEFT names it, {PREFIX}….")
-            name = key.removeprefix(PREFIX)
+            if not key.startswith(PEFT_PREFIX):
+                raise StockpotError(f"{self.label}: tensor '{key}' is not named as PEFT names it, {PEFT_PREFIX}….")
+            name = key.removeprefix(PEFT_PREFIX)
             found = _FACTOR.fullmatch(name)
             if found is not None:
                 letter = found["plain"] or found["embedding"]
@@ -295,7 +298,7 @@ class AdapterSource:
                 "(tied?): merged, the head would change with them. Save the base with a head of its own first."
             )
 
-    def _in_base(self, name: str, key: str) -> Info:
+    def _in_base(self, name: str, key: str) -> TensorInfo:
         info = self.base.tensors.get(name)
         if info is None:
             tied = " Is it tied to the embeddings there?" if name == "lm_head.weight" else ""
@@ -317,7 +320,7 @@ class AdapterSource:
                 f"{list(info.shape)} of '{name}' in {self.base.label}."
             )
         if rank != wanted:
-            raise StockpotError(f"{self.label}: '{key_a}' has rank {rank}, {CONFIG} says {wanted}.")
+            raise StockpotError(f"{self.label}: '{key_a}' has rank {rank}, {ADAPTER_CONFIG} says {wanted}.")
         self.factors[name] = Factors(module, kind, key_a, key_b, rank, self.config.scale(module), info.shape)
 
     def _check_square(self) -> None:

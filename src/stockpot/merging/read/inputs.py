@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stockpot.errors import StockpotError
-from stockpot.merging.read.sources import FileSource, MemorySource, Source
+from stockpot.merging.read.sources import FileSource, MemorySource, TensorSource
 from stockpot.merging.spec.merge_spec import MergeSpec
 from stockpot.weights.layout import PICKLE_SUFFIXES, FileFacts, indexed_file, read_index, read_layout
 
@@ -57,7 +57,7 @@ class Inputs:
     def __init__(self, spec: MergeSpec, states: Mapping[str, Mapping[str, Tensor]], allow_bin: bool = False) -> None:
         self._states, self._allow_bin = states, allow_bin
         self._located = cache(located)
-        self._opened: dict[str, Source] = {}
+        self._opened: dict[str, TensorSource] = {}
         self._places: dict[str, Path] = {}
         self.folders: dict[str, Path] = {}
         self.spec = self._over_one_base(spec)
@@ -98,12 +98,12 @@ class Inputs:
         self._refuse_adapter(first)
         return replace(spec, base=first)
 
-    def _source(self, path: str) -> Source:
+    def _source(self, path: str) -> TensorSource:
         if path not in self._opened:
             self._opened[path] = self._open(path)
         return self._opened[path]
 
-    def _open(self, path: str) -> Source:
+    def _open(self, path: str) -> TensorSource:
         if path in self._states:
             return MemorySource(self._states[path], path)
         if (parts := self._spelled(path)) is not None:
@@ -116,7 +116,7 @@ class Inputs:
         self._places[path] = self.folders[path] = self._located(path)
         return open_model(self._places[path], path, self._allow_bin)
 
-    def _adapter(self, label: str, adapter: str, base: str) -> Source:
+    def _adapter(self, label: str, adapter: str, base: str) -> TensorSource:
         from stockpot.merging.read.adapters import AdapterSource
 
         self._refuse_adapter(base)
@@ -144,9 +144,9 @@ class Inputs:
         return is_adapter(self._located(path))
 
     def _config(self, path: str) -> AdapterConfig:
-        from stockpot.merging.read.adapters import read_config
+        from stockpot.merging.read.adapters import read_adapter_config
 
-        return read_config(self._located(path))
+        return read_adapter_config(self._located(path))
 
     def _refuse_adapter(self, base: str) -> None:
         if base not in self._states and self._spelled(base) is None and self._is_adapter(base):
@@ -167,7 +167,7 @@ def _own_base(path: str, config: AdapterConfig) -> str:
     return f"{name}@{config.revision}" if config.revision and not Path(name).expanduser().exists() else name
 
 
-def open_model(path: Path, label: str, allow_bin: bool = False, stem: str = "model") -> Source:
+def open_model(path: Path, label: str, allow_bin: bool = False, stem: str = "model") -> TensorSource:
     """A checkpoint's tensors; a `.bin` only with `allow_bin`, and then without running what is pickled in it."""
     if allow_bin and (pickles := _pickles(path, stem)):
         return MemorySource(_load(pickles), label, tuple(_facts(file) for file in pickles.values()))

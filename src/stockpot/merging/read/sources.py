@@ -28,7 +28,7 @@ TORCH_NAMES: Mapping[str, str] = {
 }  # fmt: skip
 
 
-class Info(Protocol):
+class TensorInfo(Protocol):
     """Type, shape, number of elements and bytes of a tensor, known before any of them is read."""
 
     @property
@@ -49,7 +49,7 @@ class Info(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class MemoryTensorInfo:
     """What is known of a tensor in memory."""
 
     dtype: str
@@ -66,11 +66,11 @@ class Held:
         return self.numel * ITEM_SIZE[self.dtype]
 
 
-class Source(Protocol):
+class TensorSource(Protocol):
     """One input of a merge. `tensors` is in file order; `files` is empty for what lies in memory."""
 
     label: str
-    tensors: Mapping[str, Info]
+    tensors: Mapping[str, TensorInfo]
     files: tuple[FileFacts, ...]
     adapter: bool
 
@@ -102,7 +102,7 @@ class FileSource:
 
     def __init__(self, layout: Layout, label: str | None = None) -> None:
         self.label = label or str(layout.path)
-        self.tensors: Mapping[str, Info] = layout.entries
+        self.tensors: Mapping[str, TensorInfo] = layout.entries
         self.files = layout.files
         self._entries = layout.entries
         self._handles: dict[Path, int] = {}
@@ -177,7 +177,7 @@ class MemorySource:
         self.label = label
         self.files = files
         self._state: dict[str, Tensor] = {}
-        tensors: dict[str, Info] = {}
+        tensors: dict[str, TensorInfo] = {}
         for name, tensor in state.items():
             if not isinstance(name, str) or not name.isprintable() or name == "__metadata__":
                 raise StockpotError(f"{label}: {name!r} can be no tensor's name in a safetensors file.")
@@ -193,8 +193,8 @@ class MemorySource:
             if tensor.layout != torch.strided:
                 raise StockpotError(f"{label}: tensor '{name}' is {tensor.layout}, not a dense one: not merged.")
             self._state[name] = tensor.detach()
-            tensors[name] = Held(short, tuple(tensor.shape))
-        self.tensors: Mapping[str, Info] = tensors
+            tensors[name] = MemoryTensorInfo(short, tuple(tensor.shape))
+        self.tensors: Mapping[str, TensorInfo] = tensors
 
     def read(self, name: str, start: int, into: Tensor) -> None:
         """Fills the flat `into`, converting to its type, with the elements from `start` on."""

@@ -13,7 +13,9 @@ from stockpot.merging.rules.ties import elect, trim
 if TYPE_CHECKING:
     from torch import Tensor
 
-DENSITY = Parameter("density", 0.9, "share of the elements that is kept", each=True, above=0, high=1, mergekit=1.0)
+BREADCRUMBS_DENSITY = Parameter(
+    "density", 0.9, "share of the elements that is kept", each=True, above=0, high=1, mergekit=1.0
+)
 GAMMA = Parameter("gamma", 0.01, "share of the largest elements that is dropped", each=True, low=0, high=1)
 
 
@@ -57,7 +59,7 @@ def _drop(block: Block) -> list[Tensor]:
 BREADCRUMBS = Rule(
     "breadcrumbs",
     breadcrumbs,
-    (WEIGHT, DENSITY, GAMMA, LAMBDA, Parameter("normalize", False, "divide by the sum of the weights")),
+    (WEIGHT, BREADCRUMBS_DENSITY, GAMMA, LAMBDA, Parameter("normalize", False, "divide by the sum of the weights")),
     cuts=between,
     check=normalised_to_nothing,
 )
@@ -65,7 +67,7 @@ BREADCRUMBS_TIES = Rule(
     "breadcrumbs_ties",
     breadcrumbs_ties,
     (
-        WEIGHT, DENSITY, GAMMA, LAMBDA,
+        WEIGHT, BREADCRUMBS_DENSITY, GAMMA, LAMBDA,
         Parameter("normalize", True, "average what agrees; otherwise add it up", mergekit=False),
     ),
     cuts=between,

@@ -13,7 +13,7 @@ from stockpot.merging.rules.ties import elect
 if TYPE_CHECKING:
     from torch import Tensor
 
-DENSITY = Parameter("density", 0.5, "chance of an element to be kept", each=True, above=0, high=1, mergekit=1.0)
+DARE_DENSITY = Parameter("density", 0.5, "chance of an element to be kept", each=True, above=0, high=1, mergekit=1.0)
 RESCALE = Parameter("rescale", True, "divide what is kept by its chance of being kept")
 
 
@@ -53,7 +53,7 @@ def _factors(block: Block) -> list[float]:
 DARE_LINEAR = Rule(
     "dare_linear",
     dare_linear,
-    (WEIGHT, DENSITY, LAMBDA, RESCALE, Parameter("normalize", False, "divide by the sum of the weights")),
+    (WEIGHT, DARE_DENSITY, LAMBDA, RESCALE, Parameter("normalize", False, "divide by the sum of the weights")),
     random=True,
     check=normalised_to_nothing,
 )
@@ -61,7 +61,7 @@ DARE_TIES = Rule(
     "dare_ties",
     dare_ties,
     (
-        WEIGHT, DENSITY, LAMBDA, RESCALE,
+        WEIGHT, DARE_DENSITY, LAMBDA, RESCALE,
         Parameter("normalize", True, "average what agrees; otherwise add it up", mergekit=False),
     ),
     random=True,

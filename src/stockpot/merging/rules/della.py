@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stockpot.merging.rule import Block, Parameter, Rule, Settings
-from stockpot.merging.rules.dare import DENSITY, RESCALE
+from stockpot.merging.rules.dare import DARE_DENSITY, RESCALE
 from stockpot.merging.rules.linear import WEIGHT, normalised_to_nothing
 from stockpot.merging.rules.random_masks import keep
 from stockpot.merging.rules.task_arithmetic import LAMBDA, added, on_base
@@ -75,7 +75,7 @@ def _inside_linear(settings: Settings) -> str | None:
 DELLA = Rule(
     "della",
     della,
-    (WEIGHT, DENSITY, EPSILON, LAMBDA, RESCALE, Parameter("normalize", True, "average what agrees")),
+    (WEIGHT, DARE_DENSITY, EPSILON, LAMBDA, RESCALE, Parameter("normalize", True, "average what agrees")),
     whole_rows=True,
     random=True,
     check=_inside,
@@ -83,7 +83,7 @@ DELLA = Rule(
 DELLA_LINEAR = Rule(
     "della_linear",
     della_linear,
-    (WEIGHT, DENSITY, EPSILON, LAMBDA, RESCALE, Parameter("normalize", False, "divide by the sum of the weights")),
+    (WEIGHT, DARE_DENSITY, EPSILON, LAMBDA, RESCALE, Parameter("normalize", False, "divide by the sum of the weights")),
     whole_rows=True,
     random=True,
     check=_inside_linear,

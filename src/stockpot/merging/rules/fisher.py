@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def fisher(block: Block) -> Tensor:
+def fisher_average(block: Block) -> Tensor:
     """Fisher-weighted average, element by element: `θ = Σ wᵢ(Fᵢ+ε)θᵢ / Σ wᵢ(Fᵢ+ε)` (arXiv 2111.09832, section 3).
 
     F is the diagonal of each model's Fisher information, saved as safetensors under the model's own names, with a
@@ -39,7 +39,7 @@ def _check(settings: Settings) -> str | None:
 
 FISHER = Rule(
     "fisher",
-    fisher,
+    fisher_average,
     (
         Parameter("fisher", None, "the model's Fisher: a .safetensors file, with a .json beside it", each=True,
                   required=True),

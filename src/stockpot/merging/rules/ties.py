@@ -12,8 +12,8 @@ from stockpot.merging.rules.task_arithmetic import LAMBDA, on_base
 if TYPE_CHECKING:
     from torch import Tensor
 
-DENSITY = Parameter("density", 0.2, "share of the elements that is kept", each=True, above=0, high=1, mergekit=1.0)
-NORMALIZE = Parameter("normalize", True, "average what agrees; otherwise add it up")
+TIES_DENSITY = Parameter("density", 0.2, "share of the elements that is kept", each=True, above=0, high=1, mergekit=1.0)
+AVERAGE_AGREEING = Parameter("normalize", True, "average what agrees; otherwise add it up")
 
 
 def ties(block: Block) -> Tensor:
@@ -35,10 +35,10 @@ def top(parameters: Mapping[str, Value], count: int) -> dict[str, int]:
     """How many are kept of `count`: ⌊density·count⌋, at least one; nothing to cut at density 1."""
     density = parameters["density"]
     assert isinstance(density, int | float)
-    return {} if density >= 1 else {"top": kept(density, count)}
+    return {} if density >= 1 else {"top": kept_count(density, count)}
 
 
-def kept(density: float, count: int) -> int:
+def kept_count(density: float, count: int) -> int:
     """⌊density·count⌋, at least one."""
     return min(count, max(1, int(density * count)))
 
@@ -110,4 +110,4 @@ def _agreeing(along: Sequence[Tensor], votes: Sequence[float]) -> Tensor:
     return share.clamp_(min=smallest / 2) if smallest > 0 else share.masked_fill_(share == 0, 1)
 
 
-TIES = Rule("ties", ties, (WEIGHT, DENSITY, LAMBDA, NORMALIZE), cuts=top)
+TIES = Rule("ties", ties, (WEIGHT, TIES_DENSITY, LAMBDA, AVERAGE_AGREEING), cuts=top)

@@ -23,7 +23,7 @@ Parameters = Mapping[str, Setting]
 
 
 @dataclass(frozen=True)
-class ModelSpec:
+class MergeModel:
     """One model: where it is, and its own parameters."""
 
     path: str
@@ -64,7 +64,7 @@ class MergeSpec:
     """
 
     rule: str
-    models: tuple[ModelSpec, ...] = ()
+    models: tuple[MergeModel, ...] = ()
     base: str | None = None
     parameters: Parameters = field(default_factory=dict)
     slices: tuple[Slice, ...] = ()
@@ -85,7 +85,7 @@ class MergeSpec:
         return list(dict.fromkeys([*named, *([self.base] if self.base else [])]))
 
 
-def as_yaml(spec: MergeSpec) -> dict[str, Any]:
+def spec_to_mapping(spec: MergeSpec) -> dict[str, Any]:
     """The spec as the mapping that `stockpot merge FILE` reads back to the same merge."""
 
     def setting(value: Any) -> Any:

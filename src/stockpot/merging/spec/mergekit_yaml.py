@@ -11,11 +11,11 @@ from stockpot.errors import StockpotError, did_you_mean
 from stockpot.merging.rule import Parameter, Rule, Value
 from stockpot.merging.rules import RULES
 from stockpot.merging.spec.arguments import dtype_name
-from stockpot.merging.spec.merge_spec import Filtered, MergeSpec, ModelSpec, Parameters, Setting, Slice, SliceSource
+from stockpot.merging.spec.merge_spec import Filtered, MergeModel, MergeSpec, Parameters, Setting, Slice, SliceSource
 from stockpot.switches import read_switches
 from stockpot.yaml_text import read_yaml
 
-_Merged = TypeVar("_Merged", ModelSpec, SliceSource)
+_Merged = TypeVar("_Merged", MergeModel, SliceSource)
 
 _TOP = (
     "merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype",
@@ -37,12 +37,12 @@ _SWITCHES = {
 }
 
 
-def read_config(path: Path) -> MergeSpec:
-    """The merge that a file describes; see `parse_config`."""
-    return parse_config(read_yaml(path), str(path))
+def read_merge_config(path: Path) -> MergeSpec:
+    """The merge that a file describes; see `parse_merge_config`."""
+    return parse_merge_config(read_yaml(path), str(path))
 
 
-def parse_config(values: Mapping[str, Any], source: str) -> MergeSpec:
+def parse_merge_config(values: Mapping[str, Any], source: str) -> MergeSpec:
     """The merge that mergekit's configuration `values` describes, with mergekit's meaning and defaults.
 
     For a rule of task vectors, and for every other one that needs it, a base that is listed is not merged; slerp goes
@@ -141,14 +141,14 @@ class _Reader:
     shared: Parameters
     theirs: bool
 
-    def models(self, node: _Node) -> tuple[ModelSpec, ...]:
+    def models(self, node: _Node) -> tuple[MergeModel, ...]:
         found = []
         for entry in node.items("models"):
             if isinstance(entry.value, str):
-                found.append(ModelSpec(_model(entry)))
+                found.append(MergeModel(_model(entry)))
                 continue
             fields = entry.fields(("model", "parameters"), needed=("model",))
-            found.append(ModelSpec(_model(fields["model"]), _parameters(fields, self.rule)))
+            found.append(MergeModel(_model(fields["model"]), _parameters(fields, self.rule)))
         listed = any(model.path == self.base for model in found)
         if self.theirs and self.base and not listed and self.rule.name in ("linear", "slerp"):
             if self.rule.name == "linear" and "weight" not in self.shared:
@@ -156,7 +156,7 @@ class _Reader:
                     f"the base_model {self.base} is not listed, and linear merges it too: list it with a weight of "
                     "its own, or leave base_model out."
                 )
-            found.append(ModelSpec(self.base))
+            found.append(MergeModel(self.base))
         return self._merged(node, found, self.base)
 
     def slices(self, node: _Node) -> tuple[Slice, ...]:

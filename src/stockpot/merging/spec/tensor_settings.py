@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.merging.rule import Parameter, Rule, Settings, Value
-from stockpot.merging.spec.merge_spec import Filtered, MergeSpec, ModelSpec, Parameters, Setting, SliceSource
+from stockpot.merging.spec.merge_spec import Filtered, MergeModel, MergeSpec, Parameters, Setting, SliceSource
 
 # Keys of mergekit's that change nothing here: a rule without rescaling that is told not to rescale, for example.
 _WITHOUT_EFFECT: dict[str, tuple[Value, ...]] = {"int8_mask": (True, False), "rescale": (False,)}
@@ -38,7 +38,7 @@ def check_parameters(spec: MergeSpec, rule: Rule) -> None:
             raise StockpotError(f"{rule.name} needs {parameter.name} for every model: {parameter.help}.")
 
 
-def resolve(
+def settings_of(
     rule: Rule,
     spec: MergeSpec,
     name: str,
@@ -56,7 +56,7 @@ def resolve(
     def find(parameter: Parameter, places: Iterable[Parameters], tensor: str) -> Value:
         for place in places:
             if parameter.name in place:
-                value, found = evaluate(place[parameter.name], tensor, depth)
+                value, found = value_at(place[parameter.name], tensor, depth)
                 if found:
                     return value
         return _default(parameter, spec)
@@ -79,7 +79,7 @@ def _settings(shared: tuple[tuple[str, Value], ...], each: tuple[tuple[tuple[str
     return Settings(dict(shared), tuple(dict(own) for own in each))
 
 
-def evaluate(setting: Setting, tensor: str, depth: float) -> tuple[Value, bool]:
+def value_at(setting: Setting, tensor: str, depth: float) -> tuple[Value, bool]:
     """A setting's value for one tensor at one depth, and whether it has one.
 
     Values over depth are joined by straight lines; switches and texts are taken without interpolation.
@@ -90,7 +90,7 @@ def evaluate(setting: Setting, tensor: str, depth: float) -> tuple[Value, bool]:
         for part in setting:
             assert isinstance(part, Filtered)
             if part.filter in (None, "*") or str(part.filter) in tensor:
-                return evaluate(part.value, tensor, depth)
+                return value_at(part.value, tensor, depth)
         return None, False
     values = [value for value in setting if not isinstance(value, Filtered)]
     place = depth * (len(values) - 1)
@@ -103,7 +103,7 @@ def evaluate(setting: Setting, tensor: str, depth: float) -> tuple[Value, bool]:
 
 def _blocks(spec: MergeSpec) -> list[tuple[Parameters, bool]]:
     sources = [source for part in spec.slices for source in part.sources]
-    models: list[ModelSpec | SliceSource] = [*spec.models, *sources]
+    models: list[MergeModel | SliceSource] = [*spec.models, *sources]
     return [
         (spec.parameters, False),
         *((part.parameters, False) for part in spec.slices),

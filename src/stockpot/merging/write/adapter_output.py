@@ -15,10 +15,10 @@ from stockpot.merging.compute.engine import first_nonfinite
 from stockpot.merging.options import Options
 from stockpot.merging.plan.merge_plan import Plan
 from stockpot.merging.plan.planned_merge import planned_merge
-from stockpot.merging.read.adapters import CONFIG, PREFIX, AdapterSource, Factors
+from stockpot.merging.read.adapters import ADAPTER_CONFIG, PEFT_PREFIX, AdapterSource, Factors
 from stockpot.merging.read.sources import StateDict, torch_dtype
 from stockpot.merging.rule import Rule, Settings
-from stockpot.merging.spec.merge_spec import MergeSpec, as_yaml
+from stockpot.merging.spec.merge_spec import MergeSpec, spec_to_mapping
 from stockpot.merging.threads import PIECE, one_thread_each
 from stockpot.merging.write.model_folder import refuse_output
 from stockpot.merging.write.shard_file import ShardFile, Slot, verify_shard
@@ -91,8 +91,8 @@ def write_adapter(
         with publishing(output, replace=False) as folder:
             lost = _write(folder / _WEIGHTS, modules, dtype, options)
             base = plan.spec.base if plan.spec.base in planned.folders else None
-            write_json(folder / CONFIG, _config(plan, modules, base))
-            recipe = dump_yaml(as_yaml(plan.spec), width=80)
+            write_json(folder / ADAPTER_CONFIG, _config(plan, modules, base))
+            recipe = dump_yaml(spec_to_mapping(plan.spec), width=80)
             write_text(folder / "stockpot_merge.yaml", recipe)
             if output.is_dir():
                 output.rmdir()  # empty, or it was refused
@@ -234,7 +234,7 @@ def _slots(module: Module, dtype: str) -> list[Slot]:
         shape_a, shape_b = (rank, like.rows), (like.columns, rank)
     ends = ("lora_embedding_A", "lora_embedding_B") if like.kind == "embedding" else ("lora_A.weight", "lora_B.weight")
     return [
-        Slot(f"{PREFIX}{like.module}.{end}", dtype, shape, math.prod(shape) * ITEM_SIZE[dtype])
+        Slot(f"{PEFT_PREFIX}{like.module}.{end}", dtype, shape, math.prod(shape) * ITEM_SIZE[dtype])
         for end, shape in zip(ends, (shape_a, shape_b), strict=True)
     ]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from stockpot.errors import StockpotError
 from stockpot.weights.layout import PICKLE_SUFFIXES, require_inside
 
-LARGEST = 1 << 30  # bytes of one file
+LARGEST_COMPANION = 1 << 30  # bytes of one file
 _MOST, _DEEPEST = 1000, 4
 _LONGEST = 1 << 20  # of modules.json
 _MODULES = "modules.json"
@@ -108,7 +108,7 @@ def _why_not_taken(folder: Path, path: Path, in_module: bool) -> str | None:
         return "a link out of the folder, or not a plain file"
     if not path.name.isprintable():
         return "a name that cannot be printed"
-    return _why_not_of_its_kind(path, in_module) or ("larger than 1 GiB" if size > LARGEST else None)
+    return _why_not_of_its_kind(path, in_module) or ("larger than 1 GiB" if size > LARGEST_COMPANION else None)
 
 
 def _why_not_of_its_kind(path: Path, in_module: bool) -> str | None:

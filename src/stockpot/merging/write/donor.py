@@ -17,7 +17,7 @@ from stockpot.files import explaining_disk_errors
 from stockpot.merging.plan.merge_plan import Plan
 from stockpot.merging.spec.merge_spec import MergeSpec
 from stockpot.merging.write.agreement import check_agreement
-from stockpot.merging.write.companions import LARGEST, companions, differing
+from stockpot.merging.write.companions import LARGEST_COMPANION, companions, differing
 from stockpot.merging.write.output_config import output_config
 from stockpot.weights.layout import require_inside
 
@@ -40,7 +40,7 @@ _LONGEST_TEXT = 64 << 20
 
 
 @dataclass(frozen=True)
-class Beside:
+class Sidecars:
     """What will stand beside the weights.
 
     `donor` and `tokenizer` are the inputs that it comes from; `config` is the output's configuration, None where the
@@ -55,7 +55,7 @@ class Beside:
     notes: Sequence[str]
 
 
-def settle(plan: Plan, paths: Mapping[str, Path]) -> Beside:
+def choose_sidecars(plan: Plan, paths: Mapping[str, Path]) -> Sidecars:
     """What is taken from whom; `paths` are the local places of the inputs that lie on a disk, by their names.
 
     The donor is the base, else the first model; the tokenizer's is the one that the spec names. All that stands beside
@@ -82,7 +82,7 @@ def settle(plan: Plan, paths: Mapping[str, Path]) -> Beside:
         notes.append(f"{donor} has no config.json, so that from_pretrained cannot load the output as it stands.")
     notes += _other_vocabularies(paths, teacher, copies)
     texts = _chat_template(spec, paths, teacher, copies, notes)
-    return Beside(donor, teacher, config, copies, texts, notes)
+    return Sidecars(donor, teacher, config, copies, texts, notes)
 
 
 def _companions(plan: Plan, paths: Mapping[str, Path], donor: str, notes: list[str]) -> dict[str, Path]:
@@ -149,8 +149,10 @@ def _files(folder: Path | None, patterns: Sequence[str]) -> Iterator[tuple[str, 
         found += (folder / _MORE_TEMPLATES).glob("*.jinja")
     for path in sorted(found):
         if _PLAIN.fullmatch(path.name) and not path.is_dir():
-            if require_inside(folder, path).stat().st_size > LARGEST:
-                raise StockpotError(f"{path} has {path.stat().st_size:,} bytes; more than {LARGEST:,} are not copied.")
+            if require_inside(folder, path).stat().st_size > LARGEST_COMPANION:
+                raise StockpotError(
+                    f"{path} has {path.stat().st_size:,} bytes; more than {LARGEST_COMPANION:,} are not copied."
+                )
             yield path.relative_to(folder).as_posix(), path
 
 

@@ -31,10 +31,10 @@ _IMPLIED = {"gemma2": 2, "gemma3": 6, "gemma3_text": 6, "cohere2": 4}
 # Said in yet another way, which cannot be followed here.
 _UNCLEAR = ("num_kv_shared_layers", "num_sparse_encoder_layers", "num_sparse_decoder_layers")
 
-Block = dict[str, Any]
+ConfigBlock = dict[str, Any]
 
 
-def count_places(config: Block, stack: Stack, stacks: Sequence[Stack]) -> list[tuple[Block, str]]:
+def count_places(config: ConfigBlock, stack: Stack, stacks: Sequence[Stack]) -> list[tuple[ConfigBlock, str]]:
     """Where a configuration may count the layers of `stack`, one of a model's `stacks`: every key that is there."""
     pair = is_pair(stacks)
     nested = config.get(stack.role)
@@ -52,13 +52,15 @@ def _is_count(value: Any) -> TypeGuard[int]:
     return type(value) is int and value > 0
 
 
-def pin_decoder(config: Block, stacks: Sequence[Stack]) -> None:
+def pin_decoder(config: ConfigBlock, stacks: Sequence[Stack]) -> None:
     """Says how many layers a decoder has where it counted as many as the encoder without a word (T5)."""
     if is_pair(stacks) and "num_layers" in config and not any(config.get(key) for key in _DECODER):
         config["num_decoder_layers"] = config["num_layers"]
 
 
-def set_layers(config: Block, stack: Stack, stacks: Sequence[Stack], taken: Sequence[int], donor: str) -> Iterator[str]:
+def set_layers(
+    config: ConfigBlock, stack: Stack, stacks: Sequence[Stack], taken: Sequence[int], donor: str
+) -> Iterator[str]:
     """Makes the configuration that of a model whose layers are the `taken` ones of `stack`; yields notes.
 
     Raises StockpotError where the configuration has another count of them or none, a list that is too short, or a rule
@@ -74,7 +76,7 @@ def set_layers(config: Block, stack: Stack, stacks: Sequence[Stack], taken: Sequ
             f"config.json of {donor} {f'says that {shown}' if places else 'has no count of its layers'}, and its "
             f"weights hold {stack.count} ({stack}): the output would not be loaded as it is. Mend that file first."
         )
-    blocks: list[Block] = []
+    blocks: list[ConfigBlock] = []
     for block, key in counting:
         block[key] = len(taken)
         if not any(block is known for known in blocks):
@@ -86,7 +88,7 @@ def set_layers(config: Block, stack: Stack, stacks: Sequence[Stack], taken: Sequ
         _set_lists(block, stack, taken, donor, shared)
 
 
-def _set_lists(block: Block, stack: Stack, taken: Sequence[int], donor: str, shared: bool) -> None:
+def _set_lists(block: ConfigBlock, stack: Stack, taken: Sequence[int], donor: str, shared: bool) -> None:
     """`shared`: the block is an encoder's and a decoder's, so that a list's name has to say whose it is."""
     for key, value in block.items():
         if shared and stack.role not in key:
@@ -118,7 +120,7 @@ def expanded(types: Any) -> list[Any]:
         return []
 
 
-def _set_special(block: Block, count: int, taken: Sequence[int], donor: str) -> Iterator[str]:
+def _set_special(block: ConfigBlock, count: int, taken: Sequence[int], donor: str) -> Iterator[str]:
     """What says in another way than a list with an entry for each layer which layers are special."""
     if list(taken) == list(range(count)):
         return
@@ -142,7 +144,7 @@ def _set_special(block: Block, count: int, taken: Sequence[int], donor: str) -> 
             yield f"config.json: {key} is that of {donor}; whether it fits the output's layers is yours to check."
 
 
-def _set_leading(block: Block, taken: Sequence[int], donor: str) -> None:
+def _set_leading(block: ConfigBlock, taken: Sequence[int], donor: str) -> None:
     """DeepSeek's first layers, which have no experts."""
     leading = block.get("first_k_dense_replace")
     if not _is_count(leading):
@@ -156,7 +158,7 @@ def _set_leading(block: Block, taken: Sequence[int], donor: str) -> None:
     block["first_k_dense_replace"] = sum(dense)
 
 
-def _periods(block: Block, count: int) -> Iterator[tuple[str, int]]:
+def _periods(block: ConfigBlock, count: int) -> Iterator[tuple[str, int]]:
     for key, lists in _PERIODS.items():
         value = block.get(key)
         if isinstance(value, list) and len(value) == count:

@@ -12,19 +12,19 @@ from stockpot import __version__
 from stockpot.markdown import code_block, code_span, escape_markdown, markdown_table
 from stockpot.merging.plan.merge_plan import Plan
 from stockpot.merging.rule import Parameter, Value
-from stockpot.merging.spec.merge_spec import MergeSpec, as_yaml
-from stockpot.merging.write.donor import Beside
+from stockpot.merging.spec.merge_spec import MergeSpec, spec_to_mapping
+from stockpot.merging.write.donor import Sidecars
 from stockpot.yaml_text import dump_yaml
 
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _FEW = 50
 
 
-def merge_card(plan: Plan, beside: Beside, paths: Mapping[str, Path], notes: Sequence[str]) -> str:
+def merge_card(plan: Plan, sidecars: Sidecars, paths: Mapping[str, Path], notes: Sequence[str]) -> str:
     """The card's text. Folders are named by their last parts: where they lie on a disk is nobody else's business."""
     spec, names = plan.spec, short_names(plan.spec.paths, paths)
-    library = "sentence-transformers" if "modules.json" in beside.copies else "transformers"
-    metadata: dict[str, Any] = {"library_name": library} if beside.config is not None else {}
+    library = "sentence-transformers" if "modules.json" in sidecars.copies else "transformers"
+    metadata: dict[str, Any] = {"library_name": library} if sidecars.config is not None else {}
     metadata["tags"] = ["merge", "stockpot"]
     hub = [part.partition("@")[0] for path in spec.paths if path in paths for part in _parts(path) if is_hub(part)]
     if hub:
@@ -41,13 +41,13 @@ def merge_card(plan: Plan, beside: Beside, paths: Mapping[str, Path], notes: Seq
         "## The models",
         _sliced(spec, names) if spec.slices else _models(plan, names),
         "## What stands beside the weights",
-        _beside(beside, names),
+        _beside(sidecars, names),
     ]
     if notes:
         listed = [f"- {escape_markdown(_without_places(note, names))}" for note in notes[:_FEW]]
         more = [f"- {len(notes) - _FEW} more, in `stockpot_merge.json`"] if len(notes) > _FEW else []
         parts += ["## Notes", "\n".join(listed + more)]
-    recipe = dump_yaml(_shortened(as_yaml(spec), names), width=80)
+    recipe = dump_yaml(_shortened(spec_to_mapping(spec), names), width=80)
     again = "`stockpot merge stockpot_merge.yaml -o FOLDER` does it again; here folders have their last names only."
     if len(paths) < len(spec.paths):
         again = "Some models were given in memory: here they have the places in which they were given."
@@ -85,7 +85,7 @@ def _size(plan: Plan) -> str:
 
 def _shared(plan: Plan) -> str:
     spec = plan.spec
-    given = as_yaml(spec).get("parameters", {})
+    given = spec_to_mapping(spec).get("parameters", {})
     rows = [
         [parameter.name, _written(given.get(parameter.name, _default(parameter, spec))), parameter.help]
         for parameter in plan.rule.parameters
@@ -101,9 +101,9 @@ def _shared(plan: Plan) -> str:
 def _models(plan: Plan, names: Mapping[str, str]) -> str:
     spec, rule = plan.spec, plan.rule
     each = {parameter.name: _default(parameter, spec) for parameter in rule.parameters if parameter.each}
-    shared = _shortened(as_yaml(spec).get("parameters", {}), names)
+    shared = _shortened(spec_to_mapping(spec).get("parameters", {}), names)
     rows = []
-    for model, described in zip(spec.models, as_yaml(spec)["models"], strict=True):
+    for model, described in zip(spec.models, spec_to_mapping(spec)["models"], strict=True):
         own = shared | _shortened(described.get("parameters", {}), names)
         rows.append([names[model.path], *(_written(own.get(name, default)) for name, default in each.items())])
     return markdown_table(["model", *each], rows)
@@ -125,12 +125,12 @@ def _sliced(spec: MergeSpec, names: Mapping[str, str]) -> str:
     return markdown_table(["layers", "made of the layers of"], rows)
 
 
-def _beside(beside: Beside, names: Mapping[str, str]) -> str:
-    if beside.config is None and not beside.copies and not beside.texts:
-        return f"`{code_span(names[beside.donor])}` has no configuration: the weights stand alone."
+def _beside(sidecars: Sidecars, names: Mapping[str, str]) -> str:
+    if sidecars.config is None and not sidecars.copies and not sidecars.texts:
+        return f"`{code_span(names[sidecars.donor])}` has no configuration: the weights stand alone."
     return (
-        f"Configuration: of `{code_span(names[beside.donor])}`. Tokenizer, where there is one: of "
-        f"`{code_span(names[beside.tokenizer])}`."
+        f"Configuration: of `{code_span(names[sidecars.donor])}`. Tokenizer, where there is one: of "
+        f"`{code_span(names[sidecars.tokenizer])}`."
     )
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from stockpot.errors import StockpotError
 from stockpot.files import TEMPORARY, explaining_disk_errors, make_folder, sync, write_json
-from stockpot.merging.compute.engine import Cuts, Engine
+from stockpot.merging.compute.engine import Cuts, MergeEngine
 from stockpot.merging.plan.merge_plan import Plan, Target
-from stockpot.merging.plan.shards import file_names, split
+from stockpot.merging.plan.shards import file_names, split_into_shards
 from stockpot.merging.rule import Cut
 from stockpot.merging.write.shard_file import ShardFile, verify_shard
 
@@ -38,14 +38,14 @@ def refuse_output(output: Path, inputs: Sequence[Path]) -> None:
             raise StockpotError(f"{output} exists already; name another folder, or delete it first.")
 
 
-def partial_of(output: Path) -> Path:
+def partial_folder(output: Path) -> Path:
     """Where a merge into `output` lies until it is whole."""
     return output.with_name(f"{TEMPORARY}merge-{output.name}")
 
 
-def what_next(output: Path) -> str:
+def resume_hint(output: Path) -> str:
     """What to do after a merge into `output` that stopped: go on from the files that it finished, or begin again."""
-    count = len(_journal(partial_of(output))["shards"])
+    count = len(_journal(partial_folder(output))["shards"])
     if not count:
         return "nothing of it is kept: give the same command again."
     files = "1 finished file is" if count == 1 else f"{count:,} finished files are"
@@ -54,7 +54,7 @@ def what_next(output: Path) -> str:
 
 def write_model(
     plan: Plan,
-    engine: Engine,
+    engine: MergeEngine,
     output: Path,
     identity: str,
     largest: int,
@@ -68,18 +68,18 @@ def write_model(
     `identity` says which merge it is: only the same one is taken up with `resume`. `finish` writes what belongs
     beside the weights. Nothing stands at `output` before all of it is written, verified and (`durable`) synced.
     """
-    partial = partial_of(output)
+    partial = partial_folder(output)
     with (
-        explaining_disk_errors(output, lambda: f"free some space; {what_next(output)}"),
+        explaining_disk_errors(output, lambda: f"free some space; {resume_hint(output)}"),
         _opened(partial, output, identity, resume) as done,
     ):
-        shards = split(plan.targets, largest)
+        shards = split_into_shards(plan.targets, largest)
         names = file_names(len(shards))
         journal: dict[str, Any] = done
         cuts = _global_cuts(plan, engine, partial, journal, names)
         for name, shard in zip(names, shards, strict=True):
             if _is_finished(partial / name, journal, name, verify):
-                engine.seen(sum(target.nbytes for target in shard))
+                engine.on_progress(sum(target.nbytes for target in shard))
                 continue
             (partial / name).unlink(missing_ok=True)
             file = ShardFile(partial / name, shard, {"format": "pt"}, verify)
@@ -181,7 +181,7 @@ def _is_finished(file: Path, journal: dict[str, Any], name: str, verify: bool) -
 
 
 def _global_cuts(
-    plan: Plan, engine: Engine, partial: Path, journal: dict[str, Any], names: Sequence[str]
+    plan: Plan, engine: MergeEngine, partial: Path, journal: dict[str, Any], names: Sequence[str]
 ) -> Cuts | None:
     """Cuts over the whole model, from a pass of their own, kept for a resumed merge; None for those by tensor."""
     if plan.rule.cuts is None:

@@ -13,22 +13,22 @@ from typing import Any
 from stockpot import __version__
 from stockpot.files import sha256
 from stockpot.merging.plan.merge_plan import Plan
-from stockpot.merging.read.sources import Source
-from stockpot.merging.spec.merge_spec import as_yaml
+from stockpot.merging.read.sources import TensorSource
+from stockpot.merging.spec.merge_spec import spec_to_mapping
 from stockpot.merging.write.agreement import check_agreement
-from stockpot.merging.write.donor import Beside
+from stockpot.merging.write.donor import Sidecars
 from stockpot.merging.write.merge_card import merge_card
 from stockpot.merging.write.output_config import untie
 from stockpot.weights.layout import read_layout
 from stockpot.yaml_text import dump_yaml
 
 
-def publish(
+def write_sidecars(
     folder: Path,
     plan: Plan,
-    beside: Beside,
+    sidecars: Sidecars,
     paths: Mapping[str, Path],
-    fishers: Mapping[str, Source],
+    fishers: Mapping[str, TensorSource],
     hash_files: bool = False,
 ) -> None:
     """Writes everything but the weights, which stand in `folder` already.
@@ -36,19 +36,19 @@ def publish(
     `stockpot_merge.yaml` reads back to the same merge; `stockpot_merge.json` says what it read, with `hash_files` by
     the SHA-256 of every input file.
     """
-    notes = [*plan.notes, *beside.notes]
-    for name, file in beside.copies.items():
+    notes = [*plan.notes, *sidecars.notes]
+    for name, file in sidecars.copies.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, folder / name)
-    texts = dict(beside.texts)
-    if beside.config is not None:
+    texts = dict(sidecars.texts)
+    if sidecars.config is not None:
         written = read_layout(folder).entries
-        notes += untie(beside.config, written)
-        check_agreement(written, beside.config, plan, beside.donor)
-        texts["config.json"] = _json(beside.config)
-    texts["stockpot_merge.yaml"] = dump_yaml(as_yaml(plan.spec), width=80)
-    texts["stockpot_merge.json"] = _json(_facts(plan, beside, fishers, notes, hash_files))
-    texts["README.md"] = merge_card(plan, beside, paths, notes)
+        notes += untie(sidecars.config, written)
+        check_agreement(written, sidecars.config, plan, sidecars.donor)
+        texts["config.json"] = _json(sidecars.config)
+    texts["stockpot_merge.yaml"] = dump_yaml(spec_to_mapping(plan.spec), width=80)
+    texts["stockpot_merge.json"] = _json(_facts(plan, sidecars, fishers, notes, hash_files))
+    texts["README.md"] = merge_card(plan, sidecars, paths, notes)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8", errors="replace")
 
@@ -59,14 +59,14 @@ def _json(value: Any) -> str:
 
 
 def _facts(
-    plan: Plan, beside: Beside, fishers: Mapping[str, Source], notes: Sequence[str], hash_files: bool
+    plan: Plan, sidecars: Sidecars, fishers: Mapping[str, TensorSource], notes: Sequence[str], hash_files: bool
 ) -> dict[str, Any]:
     sources = [*zip(plan.spec.paths, plan.sources, strict=True), *fishers.items()]
     files = {facts.file: facts for _, source in sources for facts in source.files}
     with ThreadPoolExecutor(2) as pool:
         sums = dict(zip(files, pool.map(sha256, files), strict=True)) if hash_files else {}
 
-    def described(source: Source) -> list[dict[str, Any]]:
+    def described(source: TensorSource) -> list[dict[str, Any]]:
         return [
             {"name": facts.file.name, "bytes": facts.nbytes, "header_sha256": facts.header_sha256}
             | ({"sha256": sums[facts.file]} if hash_files else {})
@@ -81,7 +81,7 @@ def _facts(
         "rule": plan.spec.rule,
         "inputs": [{"model": name, "files": described(source)} for name, source in sources],
         "output": {"parameters": parameters.total(), "bytes": plan.nbytes, "parameters_by_dtype": dict(parameters)},
-        "configuration_of": beside.donor,
-        "tokenizer_of": beside.tokenizer,
+        "configuration_of": sidecars.donor,
+        "tokenizer_of": sidecars.tokenizer,
         "notes": list(notes),
     }
