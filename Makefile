@@ -13,7 +13,7 @@ help:
 	@echo "make demo   compare five methods on two tasks of handwritten digits (a minute), with a report"
 	@echo "make test   run the tests, ARGS=\"tests/weights -x\" some of them"
 	@echo "make test-thorough  the same, and every case of which make test runs a sample"
-	@echo "make lint   ruff and mypy"
+	@echo "make lint   ruff, mypy and which room imports which"
 	@echo "make clean  delete the virtual environment and the caches"
 
 $(READY): constraints.txt pyproject.toml
@@ -37,6 +37,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

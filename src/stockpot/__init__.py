@@ -5,13 +5,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from stockpot.version import __version__
+
 if TYPE_CHECKING:
     from stockpot.averaging.callback import SFACallback
     from stockpot.averaging.sfa import SFA
     from stockpot.errors import StockpotError
     from stockpot.merging.api import merge
 
-__version__ = "0.1.0"
 __all__ = ["SFA", "SFACallback", "StockpotError", "__version__", "merge"]
 
 # `import stockpot` costs nothing: torch and transformers are imported by what needs them.

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stockpot import __version__
 from stockpot.markdown import code_block, code_span, escape_markdown, markdown_table
 from stockpot.merging.plan.merge_plan import Plan
 from stockpot.merging.rule import Parameter, Value
 from stockpot.merging.spec.merge_spec import MergeSpec, spec_to_mapping
 from stockpot.merging.write.donor import Sidecars
+from stockpot.version import __version__
 from stockpot.yaml_text import dump_yaml
 
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")

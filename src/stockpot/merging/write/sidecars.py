@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from stockpot import __version__
 from stockpot.files import sha256
 from stockpot.merging.plan.merge_plan import Plan
 from stockpot.merging.read.sources import TensorSource
@@ -19,6 +18,7 @@ from stockpot.merging.write.agreement import check_agreement
 from stockpot.merging.write.donor import Sidecars
 from stockpot.merging.write.merge_card import merge_card
 from stockpot.merging.write.output_config import untie
+from stockpot.version import __version__
 from stockpot.weights.layout import read_layout
 from stockpot.yaml_text import dump_yaml
 
