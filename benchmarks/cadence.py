@@ -25,7 +25,7 @@ from torch import nn
 
 from stockpot import methods
 from stockpot.evaluation.accuracy import accuracy
-from stockpot.evaluation.statistics import estimate, paired
+from stockpot.evaluation.statistics import estimate_mean, paired
 from stockpot.methods.base import Task
 from stockpot.models.networks import mlp
 from stockpot.models.processor import PlainProcessor
@@ -148,14 +148,14 @@ def _digits(path: str, scenario: Scenario) -> Stream:
 
 def told(values: list[float]) -> str:
     """Mean and half the interval."""
-    found = estimate([*values])
+    found = estimate_mean([*values])
     assert found.mean is not None and found.high is not None
     return f"{found.mean:.3f} ± {found.high - found.mean:.3f}"
 
 
 def gap(values: list[float], reference: list[float]) -> str:
     """The paired difference with its interval, not corrected."""
-    found = estimate([a - b for a, b in zip(values, reference, strict=True)])
+    found = estimate_mean([a - b for a, b in zip(values, reference, strict=True)])
     assert found.mean is not None and found.low is not None and found.high is not None
     p_value = paired([*values], [*reference]).p_value
     return f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f}{'' if p_value is None else f', p {p_value:.3f}'})"

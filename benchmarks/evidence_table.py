@@ -12,12 +12,12 @@ import argparse
 from pathlib import Path
 from statistics import fmean
 
-from stockpot.evaluation.statistics import Place, correct, estimate_runs, paired_runs
+from stockpot.evaluation.statistics import RunKey, correct, estimate_runs, paired_runs
 from stockpot.report.search_ends import chosen_at_end, chosen_keys, end_sentences, fair_verdict
 from stockpot.results import Comparison, MethodSummary, read_comparison
 
 
-def by_place(one: MethodSummary, metric: str = "average_accuracy") -> dict[Place, float | None]:
+def by_place(one: MethodSummary, metric: str = "average_accuracy") -> dict[RunKey, float | None]:
     """A metric of each run, by its order of the tasks and its seed."""
     values = getattr(one, metric).values
     return {(cell.order, cell.seed): value for cell, value in zip(one.cells, values, strict=True)}

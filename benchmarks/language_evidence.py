@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from stockpot.evaluation.statistics import correct, estimate, paired
+from stockpot.evaluation.statistics import correct, estimate_mean, paired
 from stockpot.report.search_ends import chosen_at_end, chosen_keys, end_sentences, fair_verdict
 from stockpot.results import Comparison, Results, read_comparison, read_results
 
@@ -58,7 +58,7 @@ def cells_of(folder: Path, comparison: Comparison) -> dict[str, list[Cell]]:
 
 def told(values: list[float]) -> str:
     """Mean ± half of the 95 % interval."""
-    found = estimate(values)
+    found = estimate_mean(values)
     return f"{found.mean:.2f}" + (f" ± {found.high - found.mean:.2f}" if found.mean and found.high else "")
 
 

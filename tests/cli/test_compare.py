@@ -15,7 +15,7 @@ from stockpot.cli.compare_options import CompareOptions, apply_options
 from stockpot.compare.cells import CellPlan
 from stockpot.compare.running import Running
 from stockpot.errors import StockpotError
-from stockpot.recipe.read import check
+from stockpot.recipe.read import validate
 from stockpot.recipe.schema import Recipe
 
 Command = Callable[..., Any]
@@ -24,7 +24,7 @@ Command = Callable[..., Any]
 @pytest.fixture
 def recipe(digits_recipe: dict[str, Any]) -> Recipe:
     compare = [{"name": "sfa", "beta": 0.4}, {"label": "half", "name": "wise_ft"}]
-    return check(Recipe, {**digits_recipe, "compare": compare, "seeds": [3, 1]}, "here")
+    return validate(Recipe, {**digits_recipe, "compare": compare, "seeds": [3, 1]}, "here")
 
 
 def test_methods_are_the_recipes_by_label_and_others_by_name(recipe: Recipe) -> None:

@@ -13,12 +13,12 @@ from xml.etree import ElementTree
 import pytest
 
 from stockpot.compare.whatif import OPTIMISTIC, SWEPT
-from stockpot.recipe.read import check
+from stockpot.recipe.read import validate
 from stockpot.recipe.schema import Recipe
 from stockpot.report.formatting import opening
 from stockpot.report.whatif_tables import valued
 from stockpot.results import WhatIf
-from stockpot.runs.actions import begin, go_on
+from stockpot.runs.actions import continue_run, create_run
 from stockpot.runs.folder import RunFolder
 
 Command = Callable[..., Any]
@@ -34,10 +34,10 @@ BASE: dict[str, Any] = {
 
 
 def learn(path: Path, unfinished: bool = False, allow_code: bool = False, **changes: Any) -> Path:
-    recipe = check(Recipe, {**BASE, **changes}, "here")
-    begin(recipe, recipe.method, 0, path)
+    recipe = validate(Recipe, {**BASE, **changes}, "here")
+    create_run(recipe, recipe.method, 0, path)
     if not unfinished:
-        go_on(path, allow_code=allow_code)
+        continue_run(path, allow_code=allow_code)
     return path
 
 

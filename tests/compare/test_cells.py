@@ -23,7 +23,7 @@ from stockpot.compare.summary import summarise_comparison
 from stockpot.compare.tuning import tune
 from stockpot.errors import StockpotError
 from stockpot.methods.base import BaseConfig
-from stockpot.recipe.read import check
+from stockpot.recipe.read import validate
 from stockpot.recipe.resolve import resolve
 from stockpot.recipe.schema import Recipe
 from stockpot.results import Results
@@ -37,7 +37,7 @@ Recipes = Callable[..., Recipe]
 @pytest.fixture
 def recipes(digits_recipe: dict[str, Any]) -> Recipes:
     def make(**changes: Any) -> Recipe:
-        return check(Recipe, {**digits_recipe, "loop": "plain", "compare": [{"name": "sfa"}], **changes}, "here")
+        return validate(Recipe, {**digits_recipe, "loop": "plain", "compare": [{"name": "sfa"}], **changes}, "here")
 
     return make
 

@@ -17,7 +17,7 @@ from stockpot.compare.running import Running, ShareDone
 from stockpot.compare.tuning import tune
 from stockpot.methods import REGISTRY
 from stockpot.methods.shared.space import Choices, Range
-from stockpot.recipe.read import check
+from stockpot.recipe.read import validate
 from stockpot.recipe.schema import Recipe
 from stockpot.results import Trial, Tuning
 from stockpot.runs.progress import Progress
@@ -126,7 +126,7 @@ def near(**best: float) -> Score:
 def tuned(digits_recipe: dict[str, Any], tmp_path: Path) -> Callable[..., tuple[Tuning, Scored]]:
     def run(score: Score, names: Sequence[str], **asked: Any) -> tuple[Tuning, Scored]:
         compare = [{"name": name, **({"p": 0.25} if name == "sfa" else {})} for name in names]
-        recipe = check(Recipe, {**digits_recipe, "compare": compare, "tune": {"trials": 6, **asked}}, "here")
+        recipe = validate(Recipe, {**digits_recipe, "compare": compare, "tune": {"trials": 6, **asked}}, "here")
         assert recipe.tune is not None
         work = Scored(recipe, tmp_path, Stop(), Progress())
         work.score, work.cells = score, []
@@ -200,7 +200,7 @@ def test_shards_share_each_round_out(digits_recipe: dict[str, Any], tmp_path: Pa
     train = {**digits_recipe["train"], "max_steps": 1}
     values = {**digits_recipe, "train": train, "loop": "plain", "compare": [{"name": "wise_ft"}],
               "tune": {"trials": 2, "extensions": 1}}  # fmt: skip
-    recipe = check(Recipe, values, "here")
+    recipe = validate(Recipe, values, "here")
     assert recipe.tune is not None
 
     def shard(number: int) -> Tuning:

@@ -11,7 +11,7 @@ from stockpot.compare.cells import contenders, plan
 from stockpot.compare.running import Running
 from stockpot.compare.summary import summarise_comparison
 from stockpot.errors import StockpotError
-from stockpot.recipe.read import check, read_recipe
+from stockpot.recipe.read import read_recipe, validate
 from stockpot.recipe.schema import Recipe
 from stockpot.runs.progress import Progress
 from stockpot.training.job import Stop
@@ -22,7 +22,7 @@ def test_a_method_trains_by_its_own_settings(digits_recipe: dict[str, Any], tmp_
     tasks = [{"name": "a", "data": {"classes": [0, 1]}},
              {"name": "b", "data": {"classes": [2, 3]}, "train": {"num_train_epochs": 3}}]  # fmt: skip
     changes = {"loop": "plain", "tasks": tasks, "compare": [{"name": "wise_ft", "train": train}]}
-    recipe = check(Recipe, {**digits_recipe, **changes}, "here")
+    recipe = validate(Recipe, {**digits_recipe, **changes}, "here")
     done = Running(recipe, tmp_path, Stop(), Progress()).run(plan(recipe, contenders(recipe)[:2]))
     by_label = {cell.method.title: results for cell, results in done}
     plain, own = by_label["sequential"], by_label["wise_ft"]

@@ -16,7 +16,7 @@ from stockpot.compare.reread import reread
 from stockpot.compare.running import Running
 from stockpot.compare.summary import summarise_comparison, write_comparison
 from stockpot.errors import StockpotError
-from stockpot.recipe.read import check
+from stockpot.recipe.read import validate
 from stockpot.recipe.schema import Recipe
 from stockpot.runs.progress import Progress
 from stockpot.training.job import Stop
@@ -33,7 +33,7 @@ VALUES: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("made") / "comparison"
-    recipe = check(Recipe, VALUES, "here")
+    recipe = validate(Recipe, VALUES, "here")
     running = Running(recipe, path, Stop(), Progress())
     done = [(cell, results) for cell, results in running.run(plan(recipe, contenders(recipe))) if results is not None]
     write_comparison(summarise_comparison(recipe, done), path)

@@ -14,10 +14,10 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from stockpot.compare import whatif
 from stockpot.evaluation.pareto import best_index, knee, undominated_indices
-from stockpot.recipe.read import check
+from stockpot.recipe.read import validate
 from stockpot.recipe.schema import Recipe
 from stockpot.results import Results, WhatIf
-from stockpot.runs.actions import add_task, begin, go_on
+from stockpot.runs.actions import add_task, continue_run, create_run
 from stockpot.streams.spec import TaskSpec
 
 Weights = dict[str, Tensor]
@@ -49,9 +49,9 @@ RECIPE: dict[str, Any] = {
 
 def learn(path: Path, method: dict[str, Any], **changes: Any) -> tuple[Results, list[Weights]]:
     """A run: its results, and its weights at the start and after each task."""
-    recipe = check(Recipe, {**RECIPE, "method": method, **changes}, "here")
-    begin(recipe, recipe.method, 0, path)
-    return go_on(path), chain(path)
+    recipe = validate(Recipe, {**RECIPE, "method": method, **changes}, "here")
+    create_run(recipe, recipe.method, 0, path)
+    return continue_run(path), chain(path)
 
 
 def chain(path: Path) -> list[Weights]:
@@ -79,14 +79,14 @@ class Pretrained:
 
 def swept(path: Path, *names: str, points: int = 3) -> tuple[WhatIf, dict[str, list[list[Weights]]]]:
     seen: list[Weights] = []
-    evaluate = whatif.evaluate
+    evaluate = whatif.evaluate_model
 
     def noting(session: Any, model: torch.nn.Module, learnt: int) -> dict[str, Any]:
         seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
         return evaluate(session, model, learnt)
 
     with pytest.MonkeyPatch.context() as patch, whatif.reading(path) as session:
-        patch.setattr(whatif, "evaluate", noting)
+        patch.setattr(whatif, "evaluate_model", noting)
         found = whatif.sweep(session, names or list(whatif.SWEPT), points)
     models = iter(seen)
     later = len(found.tasks) - (0 if whatif.FIRST in found.notes else 1)
@@ -172,7 +172,7 @@ def test_an_added_task_counts_and_two_tasks_leave_nothing_post_hoc(tmp_path: Pat
     assert found.notes == [whatif.OPTIMISTIC, whatif.ONE_SEED, AVERAGED]
     for name in ("plain", "real"):
         add_task(tmp_path / name, TaskSpec.model_validate(TASKS[2]))
-        results = go_on(tmp_path / name)
+        results = continue_run(tmp_path / name)
     found, merged = swept(tmp_path / "plain", "ties")
     assert same(merged["ties"][1][1], chain(tmp_path / "real")[3])
     assert lower(found.methods["ties"].points[1].scores.matrix) == lower(results.scores["accuracy"].matrix)

@@ -29,7 +29,7 @@ def test_closed_forms() -> None:
     assert metrics.newest_accuracy(R) == 0.7
     assert metrics.past_accuracy(R) == pytest.approx(sum(R[-1][:-1]) / (len(R) - 1))
     assert metrics.past_accuracy(R[:1]) is None
-    assert metrics.kept(0.1, 0.4) == pytest.approx(0.75)
+    assert metrics.kept_fraction(0.1, 0.4) == pytest.approx(0.75)
 
 
 def test_forgetting_is_counted_from_the_best_score_not_the_first() -> None:
@@ -53,17 +53,17 @@ def test_losses_turn_the_sign_of_changes_and_not_of_levels() -> None:
 
 @pytest.mark.parametrize("kept", [(None, 0.5), (0.5, None), (0.5, 0.0), (0.5, -0.1)])
 def test_kept_is_undefined_where_nothing_was_lost(kept: tuple[float | None, float | None]) -> None:
-    assert metrics.kept(*kept) is None
+    assert metrics.kept_fraction(*kept) is None
 
 
 def test_one_task_has_nothing_to_forget() -> None:
-    found = metrics.summarise(Scores(matrix=[[0.8]], initial=[0.1], higher_is_better=True, unit="fraction"))
+    found = metrics.stream_metrics(Scores(matrix=[[0.8]], initial=[0.1], higher_is_better=True, unit="fraction"))
     assert found.forgetting is found.backward_transfer is found.forward_transfer is None
     assert found.average_accuracy == found.average_over_time == found.plasticity == found.newest_accuracy == 0.8
 
 
 def test_no_task_at_all_has_no_metric() -> None:
-    found = metrics.summarise(Scores(matrix=[], initial=[], higher_is_better=True, unit="fraction"))
+    found = metrics.stream_metrics(Scores(matrix=[], initial=[], higher_is_better=True, unit="fraction"))
     assert set(found.model_dump().values()) == {None}
 
 
@@ -88,7 +88,7 @@ def test_tasks_still_to_come_do_not_count() -> None:
 
 def test_stages_that_start_anew_forget_nothing() -> None:
     scores = Scores(matrix=R, initial=INITIAL, higher_is_better=True, unit="fraction")
-    joint, chain = metrics.summarise(scores, chained=False), metrics.summarise(scores)
+    joint, chain = metrics.stream_metrics(scores, chained=False), metrics.stream_metrics(scores)
     assert joint.forgetting is joint.backward_transfer is None
     assert joint.model_copy(update={"forgetting": 0, "backward_transfer": 0}) == chain.model_copy(
         update={"forgetting": 0, "backward_transfer": 0}

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stockpot.errors import StockpotError
-from stockpot.evaluation.metrics import summarise
+from stockpot.evaluation.metrics import stream_metrics
 from stockpot.evaluation.statistics import (
+    FinishedRun,
     Paired,
-    Run,
-    compare,
+    compare_methods,
     correct,
-    estimate,
+    estimate_mean,
     holm_multipliers,
     kept_estimate,
     lower_is_better,
@@ -37,7 +37,7 @@ def run(seed: int, first: float, method: str = "sequential", last: float = 0.9, 
         tasks=["a", "b"],
         scores={"accuracy": scores},
         primary="accuracy",
-        metrics=summarise(scores),
+        metrics=stream_metrics(scores),
         costs=Costs(**costs),
         task_costs=[],
         seed=seed,
@@ -54,25 +54,25 @@ def cells(method: str, firsts: dict[int, float], **costs: int) -> list[tuple[int
 
 
 def test_interval_by_hand() -> None:
-    found = estimate([1.0, 2.0, 3.0])
+    found = estimate_mean([1.0, 2.0, 3.0])
     half = T_975_2 * 1.0 / 3**0.5
     assert (found.mean, found.n) == (2.0, 3)
     assert found.low == pytest.approx(2 - half, rel=1e-8) and found.high == pytest.approx(2 + half, rel=1e-8)
 
 
 def test_estimates_of_few_constant_and_missing_values() -> None:
-    assert estimate([]).model_dump() == {"mean": None, "low": None, "high": None, "n": 0, "values": []}
-    one = estimate([0.4])
+    assert estimate_mean([]).model_dump() == {"mean": None, "low": None, "high": None, "n": 0, "values": []}
+    one = estimate_mean([0.4])
     assert (one.mean, one.low, one.high, one.n) == (0.4, None, None, 1)
-    same = estimate([0.4, 0.4, 0.4])
+    same = estimate_mean([0.4, 0.4, 0.4])
     assert same.low == same.mean == same.high == pytest.approx(0.4)
-    gap = estimate([0.1, None, 0.3])
+    gap = estimate_mean([0.1, None, 0.3])
     assert gap.mean == pytest.approx(0.2) and gap.n == 2 and gap.values == [0.1, None, 0.3]
 
 
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=8), st.floats(0.5, 0.99))
 def test_the_interval_holds_the_mean_and_grows_with_confidence(values: list[float], confidence: float) -> None:
-    found, wider = estimate(values, confidence), estimate(values, 0.995)
+    found, wider = estimate_mean(values, confidence), estimate_mean(values, 0.995)
     assert found.low is not None and found.mean is not None and found.high is not None
     assert wider.low is not None and wider.high is not None
     assert wider.low <= found.low <= found.mean <= found.high <= wider.high
@@ -224,7 +224,7 @@ def test_compare_pairs_by_seed_not_by_position() -> None:
     levels = {0: 0.1, 1: 0.4, 2: 0.7}
     base = cells("sequential", levels)
     better = cells("sfa", {s: v + 0.1 + 0.01 * s for s, v in reversed(levels.items())})
-    found = compare({"sequential": base, "sfa": better})["sfa"]
+    found = compare_methods({"sequential": base, "sfa": better})["sfa"]
     difference = found.versus_sequential["forgetting"]
     assert difference.mean == pytest.approx(-0.11) and difference.verdict == "better" and difference.n == 3
     assert [cell.seed for cell in found.cells] == [2, 1, 0]
@@ -232,7 +232,7 @@ def test_compare_pairs_by_seed_not_by_position() -> None:
 
 
 def test_compare_uses_the_seeds_in_common() -> None:
-    found = compare(
+    found = compare_methods(
         {"sequential": cells("sequential", {0: 0.1, 1: 0.2, 2: 0.1}), "sfa": cells("sfa", {1: 0.8, 2: 0.8, 9: 0.7})}
     )
     assert found["sfa"].versus_sequential["average_accuracy"].n == 2
@@ -243,8 +243,8 @@ def test_compare_uses_the_seeds_in_common() -> None:
 def test_compare_leaves_the_reference_and_undefined_metrics_alone() -> None:
     joint = cells("joint", dict.fromkeys(range(3), 0.9))
     for _, _, results in joint:
-        results.metrics = summarise(results.scores["accuracy"], chained=False)
-    found = compare({"plain": cells("sequential", {0: 0.1, 1: 0.2, 2: 0.15}), "joint": joint})
+        results.metrics = stream_metrics(results.scores["accuracy"], chained=False)
+    found = compare_methods({"plain": cells("sequential", {0: 0.1, 1: 0.2, 2: 0.15}), "joint": joint})
     assert found["plain"].versus_sequential == {}  # the only method named sequential is the reference
     assert found["plain"].kept.values == [0.0] * 3
     assert found["joint"].forgetting.mean is None and found["joint"].kept.mean is None
@@ -255,7 +255,7 @@ def test_compare_leaves_the_reference_and_undefined_metrics_alone() -> None:
 def test_compare_costs_and_directions_of_losses() -> None:
     base = [(s, "", run(s, 0.5 + 0.01 * s, higher=False)) for s in range(3)]
     worse = [(s, "", run(s, 2.0 + 0.1 * s, "sfa", higher=False, stored_bytes=7)) for s in range(3)]
-    found = compare({"sequential": base, "sfa": worse})["sfa"].versus_sequential
+    found = compare_methods({"sequential": base, "sfa": worse})["sfa"].versus_sequential
     assert found["average_accuracy"].verdict == "worse" and found["average_accuracy"].mean is not None
     assert found["average_accuracy"].mean > 0
     assert found["forgetting"].verdict == "worse" and found["backward_transfer"].verdict == "worse"
@@ -263,17 +263,17 @@ def test_compare_costs_and_directions_of_losses() -> None:
 
 
 def test_compare_without_a_reference_compares_nothing() -> None:
-    found = compare({"sfa": cells("sfa", {0: 0.5, 1: 0.6})})["sfa"]
+    found = compare_methods({"sfa": cells("sfa", {0: 0.5, 1: 0.6})})["sfa"]
     assert found.versus_sequential == {} and found.kept.mean is None
 
 
 def test_compare_refuses_what_it_cannot_pair() -> None:
     with pytest.raises(StockpotError, match="'sfa' has no finished run"):
-        compare({"sfa": []})
+        compare_methods({"sfa": []})
     with pytest.raises(StockpotError, match="seed that comes twice"):
-        compare({"sfa": cells("sfa", {0: 0.5}) * 2})
+        compare_methods({"sfa": cells("sfa", {0: 0.5}) * 2})
     with pytest.raises(StockpotError, match="different scores"):
-        compare({"a": cells("a", {0: 0.5}), "b": [(0, "", run(0, 0.5, "b", higher=False))]})
+        compare_methods({"a": cells("a", {0: 0.5}), "b": [(0, "", run(0, 0.5, "b", higher=False))]})
 
 
 def test_seeds_are_averaged_within_each_order_and_the_test_is_over_orders() -> None:
@@ -281,9 +281,9 @@ def test_seeds_are_averaged_within_each_order_and_the_test_is_over_orders() -> N
     base, better = [], []
     for order, gain in enumerate((0.1, 0.2, 0.3)):
         for seed, shift in ((0, -0.05), (1, 0.05)):
-            base.append(Run(seed, "", run(seed, 0.4, last=0.5), order))
-            better.append(Run(seed, "", run(seed, 0.4 + 2 * (gain + shift), "sfa", last=0.5), order))
-    found = compare({"sequential": base, "sfa": better})["sfa"]
+            base.append(FinishedRun(seed, "", run(seed, 0.4, last=0.5), order))
+            better.append(FinishedRun(seed, "", run(seed, 0.4 + 2 * (gain + shift), "sfa", last=0.5), order))
+    found = compare_methods({"sequential": base, "sfa": better})["sfa"]
     difference = found.versus_sequential["average_accuracy"]
     assert difference.n == found.average_accuracy.n == 3
     assert difference.mean == pytest.approx(0.2)
@@ -297,16 +297,20 @@ def test_seeds_are_averaged_within_each_order_and_the_test_is_over_orders() -> N
 
 
 def test_orders_are_paired_order_by_order_and_seed_by_seed() -> None:
-    base = [Run(seed, "", run(seed, 0.1 * (order + 1)), order) for order in range(2) for seed in range(2)]
-    sfa = [Run(seed, "", run(seed, 0.1 * (order + 1) + 0.2, "sfa"), order) for order in range(2) for seed in range(2)]
-    found = compare({"sequential": base, "sfa": [*reversed(sfa)]})["sfa"].versus_sequential["average_accuracy"]
+    base = [FinishedRun(seed, "", run(seed, 0.1 * (order + 1)), order) for order in range(2) for seed in range(2)]
+    sfa = [
+        FinishedRun(seed, "", run(seed, 0.1 * (order + 1) + 0.2, "sfa"), order)
+        for order in range(2)
+        for seed in range(2)
+    ]
+    found = compare_methods({"sequential": base, "sfa": [*reversed(sfa)]})["sfa"].versus_sequential["average_accuracy"]
     assert (found.n, found.mean) == (2, pytest.approx(0.1))
-    fewer = compare({"sequential": base, "sfa": sfa[:2]})["sfa"].versus_sequential["average_accuracy"]
+    fewer = compare_methods({"sequential": base, "sfa": sfa[:2]})["sfa"].versus_sequential["average_accuracy"]
     assert (fewer.n, fewer.mean) == (2, pytest.approx(0.1))  # one order in common: over its seeds
 
 
 def test_a_seed_that_comes_twice_in_one_order_is_an_error() -> None:
-    twice = [Run(0, "", run(0, 0.5), 1), Run(0, "", run(0, 0.5), 1)]
+    twice = [FinishedRun(0, "", run(0, 0.5), 1), FinishedRun(0, "", run(0, 0.5), 1)]
     with pytest.raises(StockpotError, match="comes twice"):
-        compare({"sequential": twice})
-    compare({"sequential": [Run(0, "", run(0, 0.5), 0), Run(0, "", run(0, 0.5), 1)]})
+        compare_methods({"sequential": twice})
+    compare_methods({"sequential": [FinishedRun(0, "", run(0, 0.5), 0), FinishedRun(0, "", run(0, 0.5), 1)]})

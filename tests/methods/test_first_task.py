@@ -19,12 +19,12 @@ from stockpot.compare.cells import plan, recipe_of
 from stockpot.methods import REGISTRY
 from stockpot.methods.base import Method, Task
 from stockpot.methods.shared.first_task import FirstTaskConfig
-from stockpot.recipe.read import check
+from stockpot.recipe.read import validate
 from stockpot.recipe.resolve import resolve
 from stockpot.recipe.schema import Recipe
 from stockpot.report.card import model_card
 from stockpot.report.run_page import write_run_report
-from stockpot.runs.actions import begin, go_on
+from stockpot.runs.actions import continue_run, create_run
 
 KEYED = [name for name, entry in REGISTRY.items() if issubclass(entry.config, FirstTaskConfig)]
 TINY = {
@@ -56,18 +56,18 @@ def test_auto_protects_what_comes_from_a_checkpoint_and_nothing_else(name: str, 
         "skip": {"config": {"model_type": "vit"}},
     }
     for wanted, model in starts.items():
-        recipe = check(Recipe, {**digits_recipe, "model": model, "method": {"name": name}}, "here")
+        recipe = validate(Recipe, {**digits_recipe, "model": model, "method": {"name": name}}, "here")
         assert resolve(recipe, recipe.method, 0).method.first_task == wanted
         chosen = resolve(recipe, config(name, first_task="skip"), 0)
         assert chosen.method.first_task == "skip"  # what the user says stays
-    own = check(Recipe, {**digits_recipe, "model": {"build": "mine:net"}, "method": {"name": name}}, "here")
+    own = validate(Recipe, {**digits_recipe, "model": {"build": "mine:net"}, "method": {"name": name}}, "here")
     assert resolve(own, own.method, 0).method.first_task == "skip"  # what the user's code loads is not known
 
 
 def test_every_cell_of_a_comparison_is_decided_alike(digits_recipe: dict[str, Any], pretrained: Any) -> None:
     compared = [{"name": name} for name in KEYED]
     values = {**digits_recipe, "model": {"name": pretrained(3)}, "tasks": [{"name": "only"}], "compare": compared}
-    recipe = check(Recipe, values, "here")
+    recipe = validate(Recipe, values, "here")
     found = {cell.method.name: resolve(recipe_of(recipe, cell), cell.method, 0).method for cell in plan(recipe)}
     assert {found[name].first_task for name in KEYED} == {"average"}
 
@@ -127,9 +127,9 @@ def test_a_run_of_one_task_from_a_checkpoint(
         "controls": [{"name": "tilted", "data": {"classes": [0, 1, 2], "rotate": 20}}],
         "method": {"name": "sfa", "beta": 1.0},
     }  # fmt: skip
-    recipe = check(Recipe, values, "here")
-    begin(recipe, recipe.method, 0, tmp_path / "run")
-    results = go_on(tmp_path / "run")
+    recipe = validate(Recipe, values, "here")
+    create_run(recipe, recipe.method, 0, tmp_path / "run")
+    results = continue_run(tmp_path / "run")
     start, end = (load_file(tmp_path / "run" / "tasks" / place / "model" / "model.safetensors")
                   for place in ("00-start", "01-only"))  # fmt: skip
     assert {name for name, tensor in end.items() if not tensor.equal(start[name])} == {
@@ -153,9 +153,9 @@ def test_a_head_that_fits_comes_from_the_checkpoint_too(
         **digits_recipe, "model": {"name": pretrained(3)},
         "tasks": [{"name": "only", "data": {"classes": [0, 1, 2]}}], "method": {"name": "wise_ft", "alpha": 0.0},
     }  # fmt: skip
-    recipe = check(Recipe, values, "here")
-    begin(recipe, recipe.method, 0, tmp_path / "run")
-    go_on(tmp_path / "run")
+    recipe = validate(Recipe, values, "here")
+    create_run(recipe, recipe.method, 0, tmp_path / "run")
+    continue_run(tmp_path / "run")
     events = [json.loads(line) for line in (tmp_path / "run" / "journal.jsonl").read_text().splitlines()]
     assert [event["drawn"] for event in events if event["event"] == "started"] == [[]]
     weights = [file.read_bytes() for file in sorted((tmp_path / "run" / "tasks").glob("*/model/model.safetensors"))]

@@ -21,9 +21,9 @@ from stockpot.models.lora import fold_adapter, load_adapter
 from stockpot.models.names import plain_tensors
 from stockpot.models.spec import ModelSpec
 from stockpot.models.store import StartModel, start_model
-from stockpot.recipe.read import check
+from stockpot.recipe.read import validate
 from stockpot.recipe.schema import Recipe
-from stockpot.runs.actions import begin, go_on
+from stockpot.runs.actions import continue_run, create_run
 
 CONFIG = {
     "model_type": "llama", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
@@ -46,7 +46,7 @@ def recipe(tmp_path: Path) -> Callable[..., Recipe]:
     def make(lora: dict[str, Any] | None, dtype: str = "float32", **changes: Any) -> Recipe:
         model = {"config": CONFIG, "tokenizer": {"train": 300}, "dtype": dtype, "lora": lora and {"r": 3, **lora}}
         values = {"model": model, "scenario": "language", "data": {"max_length": 16}, "tasks": tasks, "train": train}
-        return check(Recipe, {**values, **changes}, "here")
+        return validate(Recipe, {**values, **changes}, "here")
 
     return make
 
@@ -108,8 +108,8 @@ def test_a_stream_of_adapters_is_averaged_with_the_model_before_each_task(
         averages.clear()
         run = tmp_path / output
         chosen = recipe({"output": output}, method={"name": "sfa", "beta": 0.25, "p": 0.5})
-        begin(chosen, chosen.method, 0, run)
-        results = go_on(run)
+        create_run(chosen, chosen.method, 0, run)
+        results = continue_run(run)
         models = left(run)
         assert results.costs.extra_memory_bytes == 0
         assert len(averages) == 2 * 2
@@ -162,7 +162,7 @@ def test_what_a_run_could_not_do_is_told_before_there_is_a_folder(
     lora: dict[str, Any] | None, changes: dict[str, Any], words: str, recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
     with pytest.raises(StockpotError) as caught:
-        begin(chosen := recipe(lora, **changes), chosen.method, 0, tmp_path / "run")
+        create_run(chosen := recipe(lora, **changes), chosen.method, 0, tmp_path / "run")
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()

@@ -13,9 +13,9 @@ from toy import LOOPS, assert_close, assert_same, config, examples, learn, netwo
 from stockpot.batches.examples import TrainingData
 from stockpot.errors import StockpotError
 from stockpot.methods import REGISTRY, build
-from stockpot.recipe.read import check
+from stockpot.recipe.read import validate
 from stockpot.recipe.schema import Recipe
-from stockpot.runs.actions import begin, go_on
+from stockpot.runs.actions import continue_run, create_run
 from stockpot.streams.scenario import Rows
 from stockpot.training.job import Job, batch_loss
 
@@ -76,9 +76,9 @@ def test_the_classes_of_the_tasks_so_far_compete() -> None:
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_in_a_run_rows_are_trained_from_their_task_on(loop: str, digits_recipe: dict[str, Any], tmp_path: Path) -> None:
-    recipe = check(Recipe, {**digits_recipe, "loop": loop, "head": "masked", "method": {"name": "lwf"}}, "here")
-    begin(recipe, recipe.method, 0, tmp_path / "run")
-    results = go_on(tmp_path / "run")
+    recipe = validate(Recipe, {**digits_recipe, "loop": loop, "head": "masked", "method": {"name": "lwf"}}, "here")
+    create_run(recipe, recipe.method, 0, tmp_path / "run")
+    results = continue_run(tmp_path / "run")
     assert "output rows: masked" in results.notes
     start, first, second = (
         load_file(folder / "model" / "model.safetensors")["3.bias"]
@@ -91,4 +91,4 @@ def test_in_a_run_rows_are_trained_from_their_task_on(loop: str, digits_recipe: 
 @pytest.mark.parametrize("scenario", ["domain-incremental", "task-incremental", "language"])
 def test_other_scenarios_have_no_classes_to_come(scenario: str, digits_recipe: dict[str, Any]) -> None:
     with pytest.raises(StockpotError, match=r"head: masked .* only class-incremental streams have"):
-        check(Recipe, {**digits_recipe, "scenario": scenario, "head": "masked"}, "here")
+        validate(Recipe, {**digits_recipe, "scenario": scenario, "head": "masked"}, "here")

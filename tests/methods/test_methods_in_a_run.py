@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from toy import LOOPS, Weights, assert_same, differ
 
 from stockpot.methods import REGISTRY
-from stockpot.recipe.read import check
+from stockpot.recipe.read import validate
 from stockpot.recipe.schema import Recipe
 from stockpot.results import Results
-from stockpot.runs.actions import begin, go_on
+from stockpot.runs.actions import continue_run, create_run
 
 METHODS: dict[str, dict[str, Any]] = {
     "sequential": {},
@@ -46,9 +46,9 @@ def run(digits_recipe: dict[str, Any], tmp_path: Path) -> Run:
     def learn(name: str, method: dict[str, Any] | None = None, **changes: Any) -> tuple[Results, list[Weights]]:
         path = tmp_path / f"{name}-{next(made)}"
         method = {"name": name, **(METHODS[name] if method is None else method)}
-        recipe = check(Recipe, {**digits_recipe, "method": method, **changes}, "here")
-        begin(recipe, recipe.method, 0, path)
-        results = go_on(path)
+        recipe = validate(Recipe, {**digits_recipe, "method": method, **changes}, "here")
+        create_run(recipe, recipe.method, 0, path)
+        results = continue_run(path)
         folders = sorted((path / "tasks").iterdir())
         assert [folder.name for folder in folders] == ["00-start", "01-part-1", "02-part-2"]
         return results, [load_file(folder / "model" / "model.safetensors") for folder in folders]

@@ -12,10 +12,10 @@ from toy import config
 from stockpot.batches.examples import TensorExamples
 from stockpot.importance.fisher import FisherKind, _directions, fisher
 from stockpot.methods import ewc, fisher_average
-from stockpot.recipe.read import check
+from stockpot.recipe.read import validate
 from stockpot.recipe.schema import Recipe
 from stockpot.results import Results
-from stockpot.runs.actions import add_task, begin, go_on
+from stockpot.runs.actions import add_task, continue_run, create_run
 from stockpot.streams.scenario import mask_rivals
 from stockpot.streams.spec import DataSpec, TaskSpec
 
@@ -49,9 +49,9 @@ def kinds(name: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def run(name: str, recipe: dict[str, Any], path: Path, tasks: int) -> Results:
     split = [{"name": f"t{k}", "data": {"classes": [2 * k, 2 * k + 1]}} for k in range(tasks)]
     changes = {"loop": "plain", "head": "seen", "tasks": split, "method": {"name": name}}
-    checked = check(Recipe, {**recipe, **changes}, "here")
-    begin(checked, checked.method, 0, path)
-    return go_on(path)
+    checked = validate(Recipe, {**recipe, **changes}, "here")
+    create_run(checked, checked.method, 0, path)
+    return continue_run(path)
 
 
 def test_a_large_head_is_sampled_while_few_of_its_classes_are_seen(
@@ -67,7 +67,7 @@ def test_a_stream_that_grows_keeps_the_variant_of_its_run(
 ) -> None:
     run(name, digits_recipe, tmp_path / "run", 2)
     add_task(tmp_path / "run", TaskSpec(name="late", data=DataSpec(classes=[4, 5])))
-    results = go_on(tmp_path / "run")
+    results = continue_run(tmp_path / "run")
     assert kinds == ["exact"] * 3
     assert results.method["fisher"] == "exact"
 

@@ -9,7 +9,7 @@ import pytest
 from stockpot.errors import StockpotError
 from stockpot.methods.shared.space import Range
 from stockpot.recipe.ranges import with_ranges
-from stockpot.recipe.read import check
+from stockpot.recipe.read import validate
 from stockpot.recipe.schema import Recipe
 
 COMPARE = [
@@ -27,7 +27,7 @@ def recipe(ranges: Any) -> Recipe:
         "compare": COMPARE,
         "tune": {"trials": 2, "ranges": ranges},
     }
-    return check(Recipe, values, "here")
+    return validate(Recipe, values, "here")
 
 
 def test_a_label_comes_before_a_name() -> None:

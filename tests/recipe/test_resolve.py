@@ -11,7 +11,7 @@ import pytest
 from stockpot.cli.schema import schema_of
 from stockpot.errors import StockpotError
 from stockpot.methods import REGISTRY
-from stockpot.recipe.read import check, parse_yaml, read_recipe
+from stockpot.recipe.read import parse_yaml, read_recipe, validate
 from stockpot.recipe.resolve import resolve, to_values, to_yaml
 from stockpot.recipe.schema import Recipe
 
@@ -20,7 +20,7 @@ SCHEMAS = Path(__file__).parents[2] / "docs" / "schema"
 
 
 def recipe_of(values: dict[str, Any], **changes: Any) -> Recipe:
-    return check(Recipe, {**values, **changes}, "here")
+    return validate(Recipe, {**values, **changes}, "here")
 
 
 def test_a_resolved_recipe_lists_its_tasks_with_all_that_they_inherit(digits_recipe: dict[str, Any]) -> None:
@@ -48,8 +48,8 @@ def test_a_resolved_recipe_survives_yaml_and_json(method: dict[str, Any], digits
     recipe = recipe_of(digits_recipe, tasks=[{"name": "a"}, task], controls=[{"name": "c"}], method=method)
     resolved = resolve(recipe, recipe.method, 7)
     values = to_values(resolved)
-    assert check(Recipe, parse_yaml(to_yaml(values), "again"), "again") == resolved
-    assert check(Recipe, json.loads(json.dumps(values)), "again") == resolved
+    assert validate(Recipe, parse_yaml(to_yaml(values), "again"), "again") == resolved
+    assert validate(Recipe, json.loads(json.dumps(values)), "again") == resolved
     again = resolve(resolved, resolved.method, 7)
     assert again == resolved  # resolving twice changes nothing
 

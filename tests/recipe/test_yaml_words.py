@@ -18,7 +18,7 @@ from stockpot.evaluation.spec import SCORES
 from stockpot.merging.rules import RULES
 from stockpot.merging.spec.mergekit_yaml import parse_merge_config
 from stockpot.methods import REGISTRY
-from stockpot.recipe.read import apply_overrides, check, read_recipe, read_task
+from stockpot.recipe.read import apply_overrides, read_recipe, read_task, validate
 from stockpot.recipe.schema import Recipe
 from stockpot.streams.spec import TaskSpec
 from stockpot.switches import SWITCHES, Switch, read_switches
@@ -138,7 +138,7 @@ def test_every_word_among_the_choices_of_training_arguments_is_kept(
     } | {field.name: field.default for field in dataclasses.fields(TrainingArguments) if str(field.default) in SWITCHES}
     assert "logging_strategy" in words
     for key, word in words.items():
-        task = check(TaskSpec, parse_yaml(f"name: a\ntrain: {{{key}: {word}}}", "s"), "s")
+        task = validate(TaskSpec, parse_yaml(f"name: a\ntrain: {{{key}: {word}}}", "s"), "s")
         assert task.train[key] == word, key
 
 

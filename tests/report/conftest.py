@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stockpot.evaluation.metrics import summarise
-from stockpot.evaluation.statistics import METRICS, compare, estimate
+from stockpot.evaluation.metrics import stream_metrics
+from stockpot.evaluation.statistics import METRIC_NAMES, compare_methods, estimate_mean
 from stockpot.results import (
     Cell,
     Comparison,
@@ -70,7 +70,7 @@ def make_run(
         tasks=names,
         scores={"accuracy": scores},
         primary="accuracy",
-        metrics=summarise(scores, chained=name != "joint"),
+        metrics=stream_metrics(scores, chained=name != "joint"),
         costs=Costs(**spent),
         task_costs=[Costs(**{key: type(value)(value / K) for key, value in spent.items()}) for _ in range(K)],
         seed=seed,
@@ -113,7 +113,7 @@ def _averaged(runs: list[Results]) -> Results:
     def mean(values: list[Any]) -> Any:
         return None if None in values else sum(values) / len(values)
 
-    metrics = {key: mean([getattr(run.metrics, key) for run in runs]) for key in METRICS}
+    metrics = {key: mean([getattr(run.metrics, key) for run in runs]) for key in METRIC_NAMES}
     costs = {key: mean([getattr(run.costs, key) for run in runs]) for key in Costs.model_fields}
     return runs[0].model_copy(update={"metrics": Metrics(**metrics), "costs": runs[0].costs.model_copy(update=costs)})
 
@@ -121,8 +121,8 @@ def _averaged(runs: list[Results]) -> Results:
 def _over_orders(summary: MethodSummary, runs: list[tuple[int, Results]]) -> MethodSummary:
     """The summary over orders, with every cell's own value."""
     fields: dict[str, Any] = {"cells": [Cell(seed=run.seed, order=k, run=f"{k}/{run.seed}") for k, run in runs]}
-    for key in (*METRICS, *Costs.model_fields):
-        values = [getattr(run.metrics if key in METRICS else run.costs, key) for _, run in runs]
+    for key in (*METRIC_NAMES, *Costs.model_fields):
+        values = [getattr(run.metrics if key in METRIC_NAMES else run.costs, key) for _, run in runs]
         fields[key] = getattr(summary, key).model_copy(update={"values": values})
     return summary.model_copy(update=fields)
 
@@ -154,9 +154,11 @@ def make_comparison(
     cells = {label: [one for _, one in runs] for label, runs in found.items()}
     first = next(iter(cells.values()))[0]
     if orders == 1:
-        summaries = compare({label: [(r.seed, f"{label}/{r.seed}", r) for r in runs] for label, runs in cells.items()})
+        summaries = compare_methods(
+            {label: [(r.seed, f"{label}/{r.seed}", r) for r in runs] for label, runs in cells.items()}
+        )
     else:
-        summaries = compare({
+        summaries = compare_methods({
             label: [(k, "", _averaged([one for order, one in runs if order == k])) for k in range(orders)]
             for label, runs in found.items()
         })  # fmt: skip
@@ -203,7 +205,7 @@ def _points(label: str, summary: MethodSummary) -> list[FrontPoint]:
     """Three strengths: each keeps more of the past and learns less of the new."""
 
     def shifted(key: str, by: float) -> Estimate:
-        return estimate([None if value is None else value + by for value in getattr(summary, key).values])
+        return estimate_mean([None if value is None else value + by for value in getattr(summary, key).values])
 
     return [
         FrontPoint(

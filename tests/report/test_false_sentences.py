@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from stockpot.evaluation.metrics import control_change, control_worst, summarise
+from stockpot.evaluation.metrics import control_change, control_worst, stream_metrics
 from stockpot.report import formatting, orders
 from stockpot.report.answers import answer_questions
 from stockpot.report.findings import findings, run_summary
@@ -46,7 +46,7 @@ def harmed(run: Any) -> Any:
     scores = Scores(matrix=[[3.0, 4.0], [2.9, 2.0]], initial=[4.0, 4.0], controls={"general": [4.08, 4.6, 4.39]},
                     **LOSS)  # fmt: skip
     return run.model_copy(
-        update={"scores": {"loss": scores}, "primary": "loss", "metrics": summarise(scores), "tasks": ["a", "b"]}
+        update={"scores": {"loss": scores}, "primary": "loss", "metrics": stream_metrics(scores), "tasks": ["a", "b"]}
     )
 
 
@@ -154,10 +154,10 @@ def test_a_page_has_one_training_time_for_a_method(comparison_of: Factory) -> No
     comparison, cells = comparison_of(3, PLAIN | {"sfa": sfa})
     slow = [run.model_copy(update={"costs": run.costs.model_copy(update={"training_seconds": seconds})})
             for run, seconds in zip(cells["sequential"], (9.0, 13.0, 18.0), strict=True)]  # fmt: skip
-    from stockpot.evaluation.statistics import compare
+    from stockpot.evaluation.statistics import compare_methods
 
     runs = {"sequential": slow, "sfa": cells["sfa"]}
-    methods = compare({label: [(run.seed, "", run) for run in some] for label, some in runs.items()})
+    methods = compare_methods({label: [(run.seed, "", run) for run in some] for label, some in runs.items()})
     noisy = comparison.model_copy(update={"methods": methods})
     assert methods["sfa"].training_seconds.mean < 0.8 * methods["sequential"].training_seconds.mean
     assert {row.label: row.time for row in comparison_rows(noisy)}["sfa"] == "1.01 ×"
@@ -178,9 +178,9 @@ def test_controls_of_a_comparison_are_told_where_an_interval_shows_them(comparis
         for run in cells[label]:
             shift = 0.01 * (run.seed - 1)
             run.scores["accuracy"].controls = {"general": [0.5, 0.5 - drop + shift, 0.5 - drop, 0.5 - drop + shift]}
-    from stockpot.evaluation.statistics import compare
+    from stockpot.evaluation.statistics import compare_methods
 
-    methods = compare({label: [(run.seed, "", run) for run in some] for label, some in cells.items()})
+    methods = compare_methods({label: [(run.seed, "", run) for run in some] for label, some in cells.items()})
     found = comparison.model_copy(update={"methods": methods})
     change = methods["sequential"].controls["general"].change
     assert change.mean == pytest.approx(-0.2) and change.low is not None and change.high is not None and change.high < 0

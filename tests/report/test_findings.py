@@ -60,12 +60,12 @@ def test_one_seed_claims_nothing_and_says_why(comparison_of: Factory) -> None:
 
 
 def test_a_method_with_one_seed_among_others_with_three(comparison_of: Factory) -> None:
-    from stockpot.evaluation.statistics import compare
+    from stockpot.evaluation.statistics import compare_methods
 
     comparison, cells = comparison_of(3, SEQUENTIAL | {"sfa": SFA, "wise_ft": {"keep": 0.5}})
     runs = {label: [(r.seed, "", r) for r in found] for label, found in cells.items()}
     runs["wise_ft"] = runs["wise_ft"][:1]
-    sentences = findings(comparison.model_copy(update={"methods": compare(runs)}))
+    sentences = findings(comparison.model_copy(update={"methods": compare_methods(runs)}))
     assert about(sentences, "SFA kept")
     assert "no claim is made of WiSE-FT" in about(sentences, "One seed")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stockpot.compare.whatif import _left_out
-from stockpot.evaluation.metrics import summarise
+from stockpot.evaluation.metrics import stream_metrics
 from stockpot.report import other_scores, whatif_page
 from stockpot.report.findings import run_summary
 from stockpot.report.formatting import amount, score, score_with_interval
@@ -29,7 +29,7 @@ def with_loss(run: Any, primary: str = "accuracy") -> Any:
         higher_is_better=True, unit="fraction",
     )  # fmt: skip
     scores = {**run.scores, "loss": LOSS, "exact_match": partly}
-    return run.model_copy(update={"scores": scores, "primary": primary, "metrics": summarise(scores[primary])})
+    return run.model_copy(update={"scores": scores, "primary": primary, "metrics": stream_metrics(scores[primary])})
 
 
 def test_each_other_score_has_its_own_row_unit_and_direction(run_of: Factory, tmp_path: Path) -> None:
@@ -98,11 +98,11 @@ def test_an_interval_has_the_decimals_of_three_digits(mean: float, half: float, 
 
 def test_what_if_turns_the_axes_of_a_loss_and_says_what_has_no_score(run_of: Factory) -> None:
     exact = [True] * 3
-    points = [WhatIfPoint(value=v, scores=LOSS, metrics=summarise(LOSS), exact=exact) for v in (0.0, 1.0)]
+    points = [WhatIfPoint(value=v, scores=LOSS, metrics=stream_metrics(LOSS), exact=exact) for v in (0.0, 1.0)]
     method = WhatIfMethod(method={}, key="scale", points=points, best=0, knee=None)
     found = WhatIf(
         run="run", scenario="language", tasks=["a", "b", "c"], seed=0, primary="loss", unit=LOSS.unit, plain=LOSS,
-        plain_metrics=summarise(LOSS), start=[4.0, 4.0, 4.5], methods={"ties": method}, notes=[], versions={},
+        plain_metrics=stream_metrics(LOSS), start=[4.0, 4.0, 4.5], methods={"ties": method}, notes=[], versions={},
         commit=None,
     )  # fmt: skip
     axes = whatif_page.tradeoff_figure(found).axes[0]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from stockpot.evaluation.metrics import summarise
+from stockpot.evaluation.metrics import stream_metrics
 from stockpot.report.whatif_tables import whatif_findings, whatif_rows, whatif_table
 from stockpot.results import Scores, WhatIf, WhatIfMethod, WhatIfPoint
 
@@ -37,12 +37,12 @@ def sweep(
     for number, both in enumerate(points):
         scores = scored(both, controls[number + 1] if controls else (), lower)
         real = exact[number] if exact else True
-        found.append(WhatIfPoint(value=number / 2, scores=scores, metrics=summarise(scores), exact=[True, real]))
+        found.append(WhatIfPoint(value=number / 2, scores=scores, metrics=stream_metrics(scores), exact=[True, real]))
     plain = scored((0.2, 0.9), controls[0] if controls else (), lower)
     method = WhatIfMethod(method={}, key="scale", points=found, best=best, knee=knee)
     return WhatIf(
         run="run", scenario="class-incremental", tasks=["a", "b"], seed=0, primary="loss" if lower else "accuracy",
-        unit=plain.unit, plain=plain, plain_metrics=summarise(plain), start=[0.1, 0.1],
+        unit=plain.unit, plain=plain, plain_metrics=stream_metrics(plain), start=[0.1, 0.1],
         methods={"task_arithmetic": method}, notes=[], versions={}, commit=None,
     )  # fmt: skip
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stockpot.recipe.read import check
+from stockpot.recipe.read import validate
 from stockpot.recipe.resolve import resolve
 from stockpot.recipe.schema import Recipe
 from stockpot.runs import folder as module
@@ -18,7 +18,7 @@ def test_pruning_reads_the_recipe_once(
     digits_recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digits_recipe |= {"scenario": "domain-incremental", "tasks": [{"name": f"task-{n}"} for n in range(60)]}
-    recipe = check(Recipe, digits_recipe, "here")
+    recipe = validate(Recipe, digits_recipe, "here")
     run = RunFolder.create(tmp_path / "run", resolve(recipe, recipe.method, 0), "sfa", {})
     for number in range(60):
         for place in (run.state(number), run.checkpoints(number)):
@@ -28,9 +28,9 @@ def test_pruning_reads_the_recipe_once(
 
     def counted(model: Any, values: Any, source: str) -> Any:
         read.append(source)
-        return check(model, values, source)
+        return validate(model, values, source)
 
-    monkeypatch.setattr(module, "check", counted)
+    monkeypatch.setattr(module, "validate", counted)
     fresh = RunFolder(tmp_path / "run")
     fresh.prune()
     assert len(read) == 1

@@ -12,9 +12,9 @@ import pytest
 from stockpot.compare.cells import plan
 from stockpot.compare.running import Running
 from stockpot.errors import StockpotError
-from stockpot.recipe.read import check
+from stockpot.recipe.read import validate
 from stockpot.recipe.schema import Recipe
-from stockpot.runs.actions import begin, go_on
+from stockpot.runs.actions import continue_run, create_run
 from stockpot.runs.progress import Progress
 from stockpot.training.job import Stop
 
@@ -46,7 +46,7 @@ class Taking(Progress):
 
 def recipe_of(values: dict[str, Any], loop: str = "plain") -> Recipe:
     train = {"max_steps": 3, "save_steps": 2, "per_device_train_batch_size": 4, "use_cpu": True}
-    return check(Recipe, {**values, "tasks": {"split": 4}, "train": train, "loop": loop}, "here")
+    return validate(Recipe, {**values, "tasks": {"split": 4}, "train": train, "loop": loop}, "here")
 
 
 @pytest.mark.parametrize("moment", ["evaluated 1", "task 2", "task 2 step 1 of 3", "task 2 step 3 of 3"])
@@ -55,7 +55,7 @@ def test_it_is_noticed_before_anything_is_written_there(
     loop: str, moment: str, moved: bool, digits_recipe: dict[str, Any], tmp_path: Path
 ) -> None:
     recipe, run = recipe_of(digits_recipe, loop), tmp_path / "runs" / "one"
-    begin(recipe, recipe.method, 0, run)
+    create_run(recipe, recipe.method, 0, run)
 
     def take() -> None:
         if moved:
@@ -64,15 +64,15 @@ def test_it_is_noticed_before_anything_is_written_there(
             shutil.rmtree(run)
 
     with pytest.raises(StockpotError, match=r"runs/one: the run folder was removed, moved or replaced while"):
-        go_on(run, progress=Taking(take, moment))
+        continue_run(run, progress=Taking(take, moment))
     assert not list((tmp_path / "runs").iterdir())
     if moved:
-        assert len(go_on(tmp_path / "elsewhere").tasks) == 3
+        assert len(continue_run(tmp_path / "elsewhere").tasks) == 3
 
 
 def test_a_folder_in_its_place_is_left_alone(digits_recipe: dict[str, Any], tmp_path: Path) -> None:
     recipe, run = recipe_of(digits_recipe), tmp_path / "run"
-    begin(recipe, recipe.method, 0, run)
+    create_run(recipe, recipe.method, 0, run)
 
     def replace() -> None:
         run.rename(tmp_path / "elsewhere")
@@ -80,7 +80,7 @@ def test_a_folder_in_its_place_is_left_alone(digits_recipe: dict[str, Any], tmp_
         (run / "journal.jsonl").write_text("mine")
 
     with pytest.raises(StockpotError, match="removed, moved or replaced"):
-        go_on(run, progress=Taking(replace, "evaluated 1"))
+        continue_run(run, progress=Taking(replace, "evaluated 1"))
     assert [(file.name, file.read_text()) for file in run.iterdir()] == [("journal.jsonl", "mine")]
 
 

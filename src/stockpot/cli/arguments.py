@@ -37,13 +37,13 @@ def record_consent(run_code: bool, run_code_unsandboxed: bool) -> None:
     the consent is kept. A user may set the same variables instead of the options.
     """
     if run_code:
-        from stockpot.evaluation.consent import consent
+        from stockpot.evaluation.consent import give_consent
 
-        consent()
+        give_consent()
     if run_code_unsandboxed:
-        from stockpot.evaluation.consent import consent_unsandboxed
+        from stockpot.evaluation.consent import give_unsandboxed_consent
 
-        consent_unsandboxed()
+        give_unsandboxed_consent()
 
 
 def default_output(recipe_name: str | None) -> Path:

@@ -90,7 +90,7 @@ def _compare(
     from stockpot.report.comparison_page import write_comparison_report
     from stockpot.report.other_scores import grid_table, other_scores_of_comparison
     from stockpot.report.tables import comparison_table
-    from stockpot.runs.progress import shown
+    from stockpot.runs.progress import terminal_progress
     from stockpot.training.job import Interrupted
 
     recipe = apply_options(read_recipe(recipe_file, overrides), options)
@@ -102,7 +102,7 @@ def _compare(
         path.mkdir(parents=True, exist_ok=True)
     write_text(path / "recipe.yaml", to_yaml(to_values(recipe)))
     again = command_line(recipe_file, overrides, path, options)
-    bars = shown(_many(recipe, methods, shard))
+    bars = terminal_progress(_many(recipe, methods, shard))
     with stopping_after_step(again) as stop, closing(bars) as progress:
         running = Running(recipe, path, stop, progress, engine, shard)
         if opened is not None and recipe.tune is None:
@@ -138,7 +138,7 @@ def _show_so_far(recipe: Recipe, cells: Sequence[CellPlan], path: Path) -> None:
     from stockpot.compare.summary import summarise_comparison
     from stockpot.report.tables import comparison_table
     from stockpot.runs.folder import RunFolder
-    from stockpot.runs.summary import results_of
+    from stockpot.runs.results_json import results_of
 
     done = [(cell, results_of(RunFolder.open(path / cell.path))) for cell in cells if is_finished(path / cell.path)]
     say(f"\nSo far {len(done)} of {len(cells)} reported runs are finished.")

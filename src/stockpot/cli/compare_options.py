@@ -40,7 +40,7 @@ def _flag(name: str) -> str:
 
 def apply_options(recipe: Recipe, options: CompareOptions) -> Recipe:
     """The recipe, changed as the options say. Raises StockpotError for methods that do not exist."""
-    from stockpot.recipe.read import check
+    from stockpot.recipe.read import validate
     from stockpot.recipe.schema import Recipe
 
     values = recipe.model_dump(mode="json", exclude_unset=True)  # what is not set is searched, or has its default
@@ -62,7 +62,7 @@ def apply_options(recipe: Recipe, options: CompareOptions) -> Recipe:
             if "tune" not in values:
                 raise StockpotError(f"{_flag(key)} is for tuning: give --tune TRIALS too.")
             values["tune"][key] = setting
-    return check(Recipe, values, "the command line")
+    return validate(Recipe, values, "the command line")
 
 
 def _method(name: str, recipe: Recipe) -> dict[str, object]:

@@ -11,21 +11,21 @@ from stockpot.cli.console import say, show
 from stockpot.files import explaining_disk_errors
 
 if TYPE_CHECKING:
-    from stockpot.runs.session import Opened
+    from stockpot.runs.session import OpenedStream
     from stockpot.training.job import Stop
 
 
-def finish_run(path: Path, stop: Stop, allow_code: bool, opened: Opened | None = None) -> None:
+def finish_run(path: Path, stop: Stop, allow_code: bool, opened: OpenedStream | None = None) -> None:
     """Learns the tasks that are left, writes the report, and prints table, findings and where things are."""
     from stockpot.report.findings import run_summary
     from stockpot.report.run_page import write_run_report
     from stockpot.report.tables import run_table
-    from stockpot.runs.actions import go_on
+    from stockpot.runs.actions import continue_run
     from stockpot.runs.folder import RunFolder
-    from stockpot.runs.progress import shown
+    from stockpot.runs.progress import terminal_progress
 
-    with closing(shown()) as progress:
-        results = go_on(path, allow_code=allow_code, stop=stop, progress=progress, opened=opened)
+    with closing(terminal_progress()) as progress:
+        results = continue_run(path, allow_code=allow_code, stop=stop, progress=progress, opened=opened)
     run = RunFolder.open(path)  # raises if it is gone: writing the report would make the folder anew
     with explaining_disk_errors(path):
         page = write_run_report([(path.name, results)], path)

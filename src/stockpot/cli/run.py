@@ -30,12 +30,12 @@ def run_command(
     refuse_launchers()
     silence_libraries()
     from stockpot.recipe.read import read_recipe
-    from stockpot.runs.actions import begin
+    from stockpot.runs.actions import create_run
 
     recipe = read_recipe(recipe_file, overrides or [])
     path = output or default_output(recipe.name)
     with stopping_after_step(f"stockpot resume {path}") as stop:
-        opened = begin(recipe, recipe.method, recipe.seeds[0], path)
+        opened = create_run(recipe, recipe.method, recipe.seeds[0], path)
         if len(recipe.seeds) > 1:
             say(f"The recipe has {len(recipe.seeds)} seeds; `run` uses the first, {recipe.seeds[0]}.")
         finish_run(path, stop, allow_code=True, opened=opened)

@@ -12,11 +12,11 @@ import torch
 from stockpot.errors import StockpotError
 from stockpot.methods import joint, sequential
 from stockpot.methods.base import BaseConfig
-from stockpot.recipe.resolve import listed, resolve, to_values
+from stockpot.recipe.resolve import listed_tasks, resolve, to_values
 from stockpot.recipe.schema import Recipe
 from stockpot.runs.actions import check_start
 from stockpot.runs.folder import RunFolder
-from stockpot.runs.session import Opened
+from stockpot.runs.session import OpenedStream
 from stockpot.seeds import generator
 from stockpot.streams.spec import TaskSpec
 
@@ -55,7 +55,7 @@ def orders_of(recipe: Recipe) -> list[list[TaskSpec]]:
 
     Raises StockpotError where the tasks have fewer orders.
     """
-    tasks = listed(recipe)
+    tasks = listed_tasks(recipe)
     if recipe.orders > math.factorial(len(tasks)):
         raise StockpotError(
             f"orders: {len(tasks)} tasks have {math.factorial(len(tasks))} orders, not {recipe.orders}; ask for fewer."
@@ -90,7 +90,7 @@ def recipe_of(recipe: Recipe, cell: CellPlan) -> Recipe:
     return recipe.model_copy(update={"tasks": orders_of(recipe)[cell.order], "evaluation": on})
 
 
-def prepare(recipe: Recipe, path: Path) -> Opened | None:
+def prepare(recipe: Recipe, path: Path) -> OpenedStream | None:
     """Opens the stream that the reported cells share; None where every cell is finished.
 
     Raises StockpotError for every mistake that can be known before the first cell runs.

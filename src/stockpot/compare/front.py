@@ -10,8 +10,8 @@ from stockpot.compare.cells import CellPlan, cell_folder
 from stockpot.compare.running import Running
 from stockpot.compare.search import with_keys
 from stockpot.errors import StockpotError
-from stockpot.evaluation.metrics import of_controls
-from stockpot.evaluation.statistics import METRICS, estimate_runs
+from stockpot.evaluation.metrics import control_metrics
+from stockpot.evaluation.statistics import METRIC_NAMES, estimate_runs
 from stockpot.methods.base import BaseConfig
 from stockpot.recipe.ranges import with_ranges
 from stockpot.recipe.schema import Recipe
@@ -54,14 +54,14 @@ def point_of(
     def estimated(read: Callable[[Results], float | None]) -> Estimate:
         return estimate_runs({place: None if one is None else read(one) for place, one in results.items()})
 
-    controls = [of_controls(one.scores[one.primary]) for one in results.values() if one is not None]
+    controls = [control_metrics(one.scores[one.primary]) for one in results.values() if one is not None]
     shared = [name for name in (controls[0] if controls else {}) if all(name in known for known in controls)]
     values = {
-        name: estimated(lambda one, name=name: getattr(one.metrics if name in METRICS else one.costs, name))  # type: ignore[misc]
+        name: estimated(lambda one, name=name: getattr(one.metrics if name in METRIC_NAMES else one.costs, name))  # type: ignore[misc]
         for name in SHOWN
     }
     changes = {
-        name: estimated(lambda one, name=name: of_controls(one.scores[one.primary])[name].change)  # type: ignore[misc]
+        name: estimated(lambda one, name=name: control_metrics(one.scores[one.primary])[name].change)  # type: ignore[misc]
         for name in shared
     }
     return FrontPoint(method=label, key=key, value=value, cells=list(cells), controls=changes, **values)

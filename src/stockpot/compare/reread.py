@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 from stockpot.compare.front import point_of
 from stockpot.compare.summary import recompared
 from stockpot.errors import StockpotError
-from stockpot.evaluation.statistics import COSTS, METRICS, Run
+from stockpot.evaluation.statistics import COST_NAMES, METRIC_NAMES, FinishedRun
 from stockpot.results import Comparison, FrontPoint, Results, read_comparison, read_results
 from stockpot.runs.folder import RunFolder
-from stockpot.runs.summary import results_of
+from stockpot.runs.results_json import results_of
 
 REPEATED = ("label", "seed", "tasks", "primary", "scores", "metrics", "costs", "task_costs")
 
@@ -34,12 +34,12 @@ def reread(folder: Path) -> Reread:
     recorded = read_comparison(folder / "comparison.json")
     doubts: list[str] = []
     unknown = 0
-    runs: dict[str, list[Run]] = {}
+    runs: dict[str, list[FinishedRun]] = {}
     for label, summary in recorded.methods.items():
         for cell in summary.cells:
             results = _cell(folder, cell.run, cell.digest, doubts)
             unknown += cell.digest is None
-            runs.setdefault(label, []).append(Run(cell.seed, cell.run, results, cell.order, cell.digest))
+            runs.setdefault(label, []).append(FinishedRun(cell.seed, cell.run, results, cell.order, cell.digest))
     if unknown:
         doubts.append(
             f"comparison.json has no digests of {unknown} runs, as an earlier version wrote it: whether they have "
@@ -121,10 +121,10 @@ def _differ(recorded: Comparison, made: Comparison) -> bool:
     def told(comparison: Comparison) -> list[Any]:
         found: list[Any] = list(comparison.methods)
         for summary in comparison.methods.values():
-            found += [getattr(summary, name).mean for name in (*METRICS, *COSTS) if name in known]
+            found += [getattr(summary, name).mean for name in (*METRIC_NAMES, *COST_NAMES) if name in known]
             found += [difference.verdict for name, difference in summary.versus_sequential.items() if name in known]
         return found + [point.past_accuracy.mean for point in comparison.front]
 
     first = next(iter(recorded.methods.values()))
-    known = {name for name in (*METRICS, *COSTS) if getattr(first, name).values}
+    known = {name for name in (*METRIC_NAMES, *COST_NAMES) if getattr(first, name).values}
     return told(recorded) != told(made)

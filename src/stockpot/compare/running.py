@@ -15,11 +15,11 @@ from stockpot.errors import StockpotError
 from stockpot.recipe.resolve import resolve
 from stockpot.recipe.schema import Recipe
 from stockpot.results import Results
-from stockpot.runs.actions import begin, check_start, go_on
+from stockpot.runs.actions import check_start, continue_run, create_run
 from stockpot.runs.folder import RunFolder
 from stockpot.runs.progress import Progress
-from stockpot.runs.session import Opened
-from stockpot.runs.summary import results_of
+from stockpot.runs.results_json import results_of
+from stockpot.runs.session import OpenedStream
 from stockpot.training.job import Diverged, Stop
 
 
@@ -40,7 +40,7 @@ class Running:
     progress: Progress
     engine: CellEngine | None = None  # None: in this process
     shard: tuple[int, int] = (1, 1)  # number, of how many
-    opened: dict[tuple[int, bool], Opened] = field(default_factory=dict)  # by order and split: the newest alone
+    opened: dict[tuple[int, bool], OpenedStream] = field(default_factory=dict)  # by order and split: the newest alone
 
     def run(self, cells: Sequence[CellPlan]) -> list[Done]:
         """Runs what is not finished of this shard's cells; every cell with its results, in the order given.
@@ -85,7 +85,7 @@ class Running:
             self._begin(cell)
             yield self.path / cell.path
 
-    def _begin(self, cell: CellPlan) -> Opened:
+    def _begin(self, cell: CellPlan) -> OpenedStream:
         if not self.path.is_dir():  # the next cell would make it anew
             raise StockpotError(f"{self.path}: the comparison's folder was removed or moved while it was running.")
         changed = recipe_of(self.recipe, cell)
@@ -94,14 +94,16 @@ class Running:
             self.opened.clear()
             self.opened[key] = check_start(resolve(changed, cell.method, cell.seed))
         if not is_started(self.path / cell.path):
-            begin(changed, cell.method, cell.seed, self.path / cell.path, self.opened[key])
+            create_run(changed, cell.method, cell.seed, self.path / cell.path, self.opened[key])
         return self.opened[key]
 
     def _run_here(self, cell: CellPlan) -> Results | None:
         opened = self._begin(cell)
         try:
             # The recipe that the user typed names the code to build the model: running it is what was asked for.
-            return go_on(self.path / cell.path, allow_code=True, stop=self.stop, progress=self.progress, opened=opened)
+            return continue_run(
+                self.path / cell.path, allow_code=True, stop=self.stop, progress=self.progress, opened=opened
+            )
         except Diverged as error:
             note_divergence(self.path / cell.path, error)
             if not cell.tuning:

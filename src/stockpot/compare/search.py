@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.methods.base import BaseConfig
 from stockpot.methods.shared.space import Choices, Space, evenly
-from stockpot.recipe.read import check
+from stockpot.recipe.read import validate
 from stockpot.seeds import derive
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def with_keys(config: _C, keys: Mapping[str, Any]) -> _C:
 
     Raises StockpotError where a value is refused, or a key beside those that are set.
     """
-    return check(type(config), {**config.model_dump(exclude_unset=True), **keys}, f"method {config.title!r}")
+    return validate(type(config), {**config.model_dump(exclude_unset=True), **keys}, f"method {config.title!r}")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stockpot import files
 from stockpot.compare.cells import CellPlan, orders_of
-from stockpot.evaluation.statistics import METRICS, Run, compare
+from stockpot.evaluation.statistics import METRIC_NAMES, FinishedRun, compare_methods
 from stockpot.recipe.schema import Recipe
 from stockpot.report.findings import findings
 from stockpot.report.search_ends import chosen_at_end, fair_verdict
@@ -22,9 +22,11 @@ def summarise_comparison(
     front: Sequence[FrontPoint] = (),
 ) -> Comparison:
     """The comparison that the cells make."""
-    by_label: dict[str, list[Run]] = {}
+    by_label: dict[str, list[FinishedRun]] = {}
     for cell, results in cells:
-        by_label.setdefault(cell.method.title, []).append(Run(cell.seed, cell.path.as_posix(), results, cell.order))
+        by_label.setdefault(cell.method.title, []).append(
+            FinishedRun(cell.seed, cell.path.as_posix(), results, cell.order)
+        )
     first = cells[0][1]
     comparison = Comparison(
         name=recipe.name or "comparison",
@@ -37,19 +39,19 @@ def summarise_comparison(
         primary=first.primary,
         unit=first.scores[first.primary].unit,
         higher_is_better=first.scores[first.primary].higher_is_better,
-        methods=compare(by_label),
+        methods=compare_methods(by_label),
         versions=first.versions,
         commit=first.commit,
     )
     return _judged(comparison)
 
 
-def recompared(recorded: Comparison, runs: dict[str, list[Run]], front: Sequence[FrontPoint]) -> Comparison:
+def recompared(recorded: Comparison, runs: dict[str, list[FinishedRun]], front: Sequence[FrontPoint]) -> Comparison:
     """The comparison with its numbers, verdicts and sentences made anew from the runs."""
     first = next(iter(runs.values()))[0].results
     scores = first.scores[first.primary]
     told = {"primary": first.primary, "unit": scores.unit, "higher_is_better": scores.higher_is_better}
-    return _judged(recorded.model_copy(update={"methods": compare(runs), "front": list(front), **told}))
+    return _judged(recorded.model_copy(update={"methods": compare_methods(runs), "front": list(front), **told}))
 
 
 def _judged(comparison: Comparison) -> Comparison:
@@ -62,7 +64,7 @@ def _fair(comparison: Comparison) -> dict[str, MethodSummary]:
     at_end = chosen_at_end(comparison)
 
     def kept(label: str, metric: str, found: Difference) -> Difference:
-        return fair_verdict(found, label, "", at_end) if metric in METRICS else found
+        return fair_verdict(found, label, "", at_end) if metric in METRIC_NAMES else found
 
     def control(label: str, one: ControlSummary) -> ControlSummary:
         versus = {key: fair_verdict(found, label, "", at_end) for key, found in one.versus_sequential.items()}

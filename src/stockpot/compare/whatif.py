@@ -18,15 +18,15 @@ from torch import nn
 from stockpot import files
 from stockpot.batches.examples import TensorExamples
 from stockpot.errors import StockpotError, did_you_mean
-from stockpot.evaluation.metrics import summarise
+from stockpot.evaluation.metrics import stream_metrics
 from stockpot.evaluation.pareto import best_index, knee
 from stockpot.methods import REGISTRY, build
 from stockpot.methods.base import BaseConfig, Method, Task
 from stockpot.results import Results, Scores, WhatIf, WhatIfMethod, WhatIfPoint
-from stockpot.runs.evaluating import evaluate
+from stockpot.runs.evaluating import evaluate_model
 from stockpot.runs.folder import RunFolder
+from stockpot.runs.results_json import results_of
 from stockpot.runs.session import Session
-from stockpot.runs.summary import results_of
 from stockpot.runs.versions import commit, versions
 from stockpot.seeds import derive
 
@@ -243,7 +243,7 @@ def _point(session: Session, plain: Results, name: str, value: float | None, see
         if index < untouched:  # not merged: the run's own model, which was evaluated then
             rows.append([recorded.matrix[0][0], *[None] * (count - 1)])
             continue
-        scores = evaluate(_of_seen(session, index + 1), model, learnt=index + 1)
+        scores = evaluate_model(_of_seen(session, index + 1), model, learnt=index + 1)
         rows.append([*scores["scores"][plain.primary], *[None] * (count - index - 1)])
         for control, score in scores["controls"][plain.primary].items():
             controls[control].append(score)
@@ -251,7 +251,7 @@ def _point(session: Session, plain: Results, name: str, value: float | None, see
     made = Scores(**{**recorded.model_dump(), "matrix": rows, "controls": controls})
     everywhere = not SWEPT[name].averages or value == 1
     exact = [everywhere or index <= untouched for index in range(count)]
-    return WhatIfPoint(value=value, scores=made, metrics=summarise(made), exact=exact)
+    return WhatIfPoint(value=value, scores=made, metrics=stream_metrics(made), exact=exact)
 
 
 def _merged(session: Session, method: Method, index: int) -> nn.Module:
@@ -288,5 +288,5 @@ def _start(session: Session) -> list[float]:
     count = len(session.stream.tasks)
     parallel = REGISTRY["task_arithmetic"].config.model_validate({"name": "task_arithmetic", "mode": "parallel"})
     model, _ = session.starting_model(build(parallel), count - 1)
-    scores: list[float] = evaluate(session, model, learnt=count)["scores"][session.recipe.primary_score.title]
+    scores: list[float] = evaluate_model(session, model, learnt=count)["scores"][session.recipe.primary_score.title]
     return scores

@@ -16,12 +16,12 @@ from stockpot.training.job import Interrupted, Stop
 def run_cell(folder: str, stop: Stop | None = None) -> dict[str, Any]:
     """Goes on with a run to its end: `{}`, or what kept it from that: `error`, or `stopped`."""
     from stockpot.compare.running import note_divergence
-    from stockpot.runs.actions import go_on
+    from stockpot.runs.actions import continue_run
     from stockpot.training.job import Diverged
 
     try:
         # The comparison's recipe, which the user typed, names the code to build the model.
-        go_on(Path(folder), allow_code=True, stop=stop)
+        continue_run(Path(folder), allow_code=True, stop=stop)
     except Interrupted:
         return {"stopped": True}
     except Diverged as error:

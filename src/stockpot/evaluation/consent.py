@@ -14,21 +14,21 @@ WITHOUT_A_SANDBOX = (
 )
 
 
-def consent() -> None:
+def give_consent() -> None:
     """The user agrees, for this process and those that it starts."""
     os.environ[RUN_CODE] = "1"
 
 
-def consented() -> bool:
+def has_consent() -> bool:
     """Whether the user agreed, with --run-code, --run-code-unsandboxed or an environment variable."""
-    return os.environ.get(RUN_CODE) == "1" or consented_unsandboxed()
+    return os.environ.get(RUN_CODE) == "1" or has_unsandboxed_consent()
 
 
-def consent_unsandboxed() -> None:
+def give_unsandboxed_consent() -> None:
     """The user agrees to run them even where there is no sandbox, for this process and those that it starts."""
     os.environ[RUN_CODE_UNSANDBOXED] = "1"
 
 
-def consented_unsandboxed() -> bool:
+def has_unsandboxed_consent() -> bool:
     """Whether the user agreed to do without a sandbox, with --run-code-unsandboxed or the environment variable."""
     return os.environ.get(RUN_CODE_UNSANDBOXED) == "1"

@@ -15,8 +15,8 @@ from math import fsum
 
 from stockpot.results import ControlMetrics, Metrics, Scores
 
-Row = Sequence[float | None]
-Matrix = Sequence[Row]
+MatrixRow = Sequence[float | None]
+Matrix = Sequence[MatrixRow]
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -67,7 +67,7 @@ def backward_transfer(matrix: Matrix, higher_is_better: bool = True) -> float | 
     return _mean(_gain(matrix[-1][j], matrix[j][j], higher_is_better) for j in range(len(matrix) - 1))
 
 
-def forward_transfer(matrix: Matrix, initial: Row, higher_is_better: bool = True) -> float | None:
+def forward_transfer(matrix: Matrix, initial: MatrixRow, higher_is_better: bool = True) -> float | None:
     """What earlier tasks taught of one not yet learnt: `mean_{j>1} (R[j−1][j] − initial[j])`; positive is better."""
     return _mean(_gain(matrix[j - 1][j], initial[j], higher_is_better) for j in range(1, len(matrix)))
 
@@ -89,7 +89,7 @@ def newest_accuracy(matrix: Matrix) -> float | None:
     return matrix[-1][K - 1] if K else None
 
 
-def control_change(scores: Row, higher_is_better: bool = True) -> float | None:
+def control_change(scores: MatrixRow, higher_is_better: bool = True) -> float | None:
     """What the stream did to data that is never trained on: `c[K] − c[0]`, c[0] of the start model; positive is better.
 
     For scores where lower is better the sign is turned. None before the first task.
@@ -97,14 +97,14 @@ def control_change(scores: Row, higher_is_better: bool = True) -> float | None:
     return _gain(scores[-1], scores[0], higher_is_better) if len(scores) > 1 else None
 
 
-def control_worst(scores: Row, higher_is_better: bool = True) -> float | None:
+def control_worst(scores: MatrixRow, higher_is_better: bool = True) -> float | None:
     """The lowest of these changes over the stream: `min_{i≥1} (c[i] − c[0])`; above zero no task did harm."""
     changes = [_gain(score, scores[0], higher_is_better) for score in scores[1:]]
     measured = [change for change in changes if change is not None]
     return min(measured) if measured and len(measured) == len(changes) else None
 
 
-def of_controls(scores: Scores) -> dict[str, ControlMetrics]:
+def control_metrics(scores: Scores) -> dict[str, ControlMetrics]:
     """The metrics of every control of one score."""
     return {
         name: ControlMetrics(
@@ -115,7 +115,7 @@ def of_controls(scores: Scores) -> dict[str, ControlMetrics]:
     }
 
 
-def kept(forgetting: float | None, forgetting_sequential: float | None) -> float | None:
+def kept_fraction(forgetting: float | None, forgetting_sequential: float | None) -> float | None:
     """The share kept of what plain sequential fine-tuning lost: `1 − F/F_sequential`.
 
     None where either is unknown, or where sequential fine-tuning lost nothing.
@@ -125,7 +125,7 @@ def kept(forgetting: float | None, forgetting_sequential: float | None) -> float
     return 1 - forgetting / forgetting_sequential
 
 
-def summarise(scores: Scores, chained: bool = True) -> Metrics:
+def stream_metrics(scores: Scores, chained: bool = True) -> Metrics:
     """All metrics of one score's matrix, in the unit of the score.
 
     `chained=False` is for stages that do not go on from one another (joint training starts each anew): nothing is

@@ -14,7 +14,7 @@ from math import fsum, sqrt
 from typing import Literal, NamedTuple
 
 from stockpot.errors import StockpotError
-from stockpot.evaluation.metrics import kept, of_controls
+from stockpot.evaluation.metrics import control_metrics, kept_fraction
 from stockpot.results import (
     Cell,
     ControlMetrics,
@@ -27,20 +27,22 @@ from stockpot.results import (
     Results,
 )
 
-METRICS = tuple(Metrics.model_fields)
-COSTS = tuple(Costs.model_fields)
+METRIC_NAMES = tuple(Metrics.model_fields)
+COST_NAMES = tuple(Costs.model_fields)
 # Counted, not sampled: the same difference at every seed is a fact about them, and needs no test.
-COUNTED = frozenset({name for name in COSTS if name.endswith("_bytes")} - {"peak_memory_bytes"} | {"steps", "averages"})
+COUNTED = frozenset(
+    {name for name in COST_NAMES if name.endswith("_bytes")} - {"peak_memory_bytes"} | {"steps", "averages"}
+)
 CONTROLS = tuple(ControlMetrics.model_fields)
 # Steps and averages are how a method works; fewer is neither better nor worse.
-COMPARED = METRICS + tuple(name for name in COSTS if name not in {"steps", "averages"})
+COMPARED = METRIC_NAMES + tuple(name for name in COST_NAMES if name not in {"steps", "averages"})
 # These carry the direction of the score itself; the other metrics are changes, and fixed in sign.
 SCORE_LEVELS = frozenset({"average_accuracy", "average_over_time", "plasticity", "past_accuracy", "newest_accuracy"})
 
 Verdict = Literal["better", "worse", "no difference shown"]
 
 
-class Run(NamedTuple):
+class FinishedRun(NamedTuple):
     """A finished run of a comparison; `order` is an index into its orders of the tasks."""
 
     seed: int
@@ -50,14 +52,14 @@ class Run(NamedTuple):
     digest: str | None = None  # of its journal
 
 
-Place = tuple[int, int]  # order, seed
+RunKey = tuple[int, int]  # order, seed
 
 
 def lower_is_better(metric: str, higher_scores: bool = True) -> bool:
     """Whether less of a metric or cost is better, where `higher_scores` says which way the score itself runs."""
     if metric in SCORE_LEVELS:
         return not higher_scores
-    return metric == "forgetting" or metric in COSTS
+    return metric == "forgetting" or metric in COST_NAMES
 
 
 class Paired(NamedTuple):
@@ -90,7 +92,7 @@ def _half_width(error: float, n: int, confidence: float) -> float:
     return float(t.ppf((1 + confidence) / 2, n - 1)) * error
 
 
-def estimate(values: Sequence[float | None], confidence: float = 0.95) -> Estimate:
+def estimate_mean(values: Sequence[float | None], confidence: float = 0.95) -> Estimate:
     """Mean and Student t interval: `mean ± t_{(1+confidence)/2, n−1} · s/√n`, over the values that are not None."""
     measured = [value for value in values if value is not None]
     if not measured:
@@ -103,7 +105,7 @@ def estimate(values: Sequence[float | None], confidence: float = 0.95) -> Estima
     return Estimate(mean=mean, low=low, high=high, n=len(measured), values=list(values))
 
 
-def over_orders(values: Mapping[Place, float | None]) -> list[float | None]:
+def over_orders(values: Mapping[RunKey, float | None]) -> list[float | None]:
     """What there is a sample of: one value a seed; with several orders one value an order, the mean over its seeds."""
     orders = sorted({order for order, _ in values})
     if len(orders) < 2:
@@ -186,29 +188,29 @@ def correct(
 
 
 def kept_estimate(
-    forgetting: Mapping[Place, float | None], sequential: Mapping[Place, float | None], confidence: float = 0.95
+    forgetting: Mapping[RunKey, float | None], sequential: Mapping[RunKey, float | None], confidence: float = 0.95
 ) -> Estimate:
     """What was kept of sequential's loss, run by run: `1 − F/F_sequential`; all None where that loss is not shown.
 
     It is not shown where sequential's interval touches 0 or does not exist, or where one of its runs lost nothing.
     """
     lost = {place: sequential.get(place) for place in forgetting}
-    loss = estimate(over_orders(lost), confidence)
+    loss = estimate_mean(over_orders(lost), confidence)
     shown = loss.low is not None and loss.low > 0 and all(value is None or value > 0 for value in lost.values())
     return estimate_runs(
-        {place: kept(f, lost[place]) if shown else None for place, f in forgetting.items()}, confidence
+        {place: kept_fraction(f, lost[place]) if shown else None for place, f in forgetting.items()}, confidence
     )
 
 
-def estimate_runs(values: Mapping[Place, float | None], confidence: float = 0.95) -> Estimate:
+def estimate_runs(values: Mapping[RunKey, float | None], confidence: float = 0.95) -> Estimate:
     """The estimate over orders or seeds; its `values` are those of all runs."""
-    found = estimate(over_orders(values), confidence)
+    found = estimate_mean(over_orders(values), confidence)
     return found.model_copy(update={"values": list(values.values())})
 
 
-def paired_runs(own: Mapping[Place, float | None], other: Mapping[Place, float | None]) -> Paired:
+def paired_runs(own: Mapping[RunKey, float | None], other: Mapping[RunKey, float | None]) -> Paired:
     """The paired test on common runs; with several orders, of each order's mean difference."""
-    gaps: dict[Place, float | None] = {}
+    gaps: dict[RunKey, float | None] = {}
     for place, value in own.items():
         if place in other:
             reference = other[place]
@@ -217,7 +219,7 @@ def paired_runs(own: Mapping[Place, float | None], other: Mapping[Place, float |
     return paired(means, [None if mean is None else 0.0 for mean in means])
 
 
-def _reference_label(cells: Mapping[str, Sequence[Run]], reference: str) -> str | None:
+def _reference_label(cells: Mapping[str, Sequence[FinishedRun]], reference: str) -> str | None:
     """The reference's label: the label itself, or that of the only method of this name."""
     if reference in cells:
         return reference
@@ -225,15 +227,15 @@ def _reference_label(cells: Mapping[str, Sequence[Run]], reference: str) -> str 
     return named[0] if len(named) == 1 else None
 
 
-def _by_place(runs: Sequence[Run], metric: str) -> dict[Place, float | None]:
+def _by_place(runs: Sequence[FinishedRun], metric: str) -> dict[RunKey, float | None]:
     return {
-        (run.order, run.seed): getattr(run.results.metrics if metric in METRICS else run.results.costs, metric)
+        (run.order, run.seed): getattr(run.results.metrics if metric in METRIC_NAMES else run.results.costs, metric)
         for run in runs
     }
 
 
-def compare(
-    given: Mapping[str, Sequence[Run | tuple[int, str, Results]]],
+def compare_methods(
+    given: Mapping[str, Sequence[FinishedRun | tuple[int, str, Results]]],
     reference: str = "sequential",
     confidence: float = 0.95,
 ) -> dict[str, MethodSummary]:
@@ -243,7 +245,7 @@ def compare(
     reference nothing is compared. Raises StockpotError for a label without runs, a seed that comes twice in one order
     under one label, or runs of different scores.
     """
-    cells = {label: [Run(*run) for run in runs] for label, runs in given.items()}
+    cells = {label: [FinishedRun(*run) for run in runs] for label, runs in given.items()}
     for label, runs in cells.items():
         seeds = [(run.order, run.seed) for run in runs]
         if not runs:
@@ -274,7 +276,7 @@ def compare(
     lost = _by_place(cells[base], "forgetting") if base is not None else {}
     summaries = {}
     for label, runs in cells.items():
-        estimates = {metric: estimate_runs(_by_place(runs, metric), confidence) for metric in METRICS + COSTS}
+        estimates = {metric: estimate_runs(_by_place(runs, metric), confidence) for metric in METRIC_NAMES + COST_NAMES}
         estimates["kept"] = kept_estimate(_by_place(runs, "forgetting"), lost, confidence)
         summaries[label] = MethodSummary(
             method=runs[0].results.method,
@@ -287,11 +289,11 @@ def compare(
 
 
 def _controls(
-    cells: Mapping[str, Sequence[Run]], base: str | None, confidence: float
+    cells: Mapping[str, Sequence[FinishedRun]], base: str | None, confidence: float
 ) -> dict[str, dict[str, ControlSummary]]:
     """Every control that all runs have, under every method: estimates, and corrected differences to the reference."""
     measured = {
-        label: {(run.order, run.seed): of_controls(run.results.scores[run.results.primary]) for run in runs}
+        label: {(run.order, run.seed): control_metrics(run.results.scores[run.results.primary]) for run in runs}
         for label, runs in cells.items()
     }
     every = [names for places in measured.values() for names in places.values()]

@@ -15,7 +15,7 @@ from stockpot.streams.spec import TaskSpec
 from stockpot.strict import StrictModel
 from stockpot.yaml_text import MAX_DEPTH, parse_yaml, read_yaml
 
-T = TypeVar("T", bound=BaseModel)
+_T = TypeVar("_T", bound=BaseModel)
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def _where(error: Any) -> list[str | int]:
     return [*kept, *key]
 
 
-def check(model: type[T], values: Any, source: str) -> T:
+def validate(model: type[_T], values: Any, source: str) -> _T:
     """Validates `values`; raises StockpotError with the path of the first mistake, and "did you mean"."""
     try:
         return model.model_validate(values)
@@ -182,7 +182,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
     values = apply_overrides(read_yaml(path), overrides)
     values.setdefault("name", as_file_name(path.stem, "recipe"))
-    recipe = check(Recipe, values, str(path))
+    recipe = validate(Recipe, values, str(path))
     check_train(recipe.train, f"{path}: train", recipe.loop)
     check_train(recipe.method.train or {}, f"{path}: method.train", recipe.loop)
     for number, method in enumerate(recipe.compare):
@@ -197,6 +197,6 @@ def read_task(path: Path, overrides: Sequence[str] = ()) -> TaskSpec:
     """The one task in a file, as `stockpot add` takes it."""
     from stockpot.recipe.train import check_train
 
-    task = check(TaskSpec, apply_overrides(read_yaml(path), overrides), str(path))
+    task = validate(TaskSpec, apply_overrides(read_yaml(path), overrides), str(path))
     check_train(task.train, f"{path}: train")
     return task

@@ -30,7 +30,7 @@ def resolve_task(task: TaskSpec, default: DataSpec) -> TaskSpec:
     return task.model_copy(update={"data": _located(inherit(default, task.data))})
 
 
-def listed(recipe: Recipe) -> list[TaskSpec]:
+def listed_tasks(recipe: Recipe) -> list[TaskSpec]:
     """The tasks, where the recipe says how to cut them as well."""
     if isinstance(recipe.tasks, Split):
         return split_classes(recipe.data, recipe.tasks.split, recipe.tasks.shuffle)
@@ -39,7 +39,7 @@ def listed(recipe: Recipe) -> list[TaskSpec]:
 
 def resolve(recipe: Recipe, method: BaseConfig, seed: int) -> Recipe:
     """The recipe of one run: one method, one seed, a list of tasks. Raises StockpotError where nothing would happen."""
-    resolved = [resolve_task(task, recipe.data) for task in listed(recipe)]
+    resolved = [resolve_task(task, recipe.data) for task in listed_tasks(recipe)]
     method = method.settled(recipe.model.origin)
     problem = method.problem_with(len(resolved))
     if problem:

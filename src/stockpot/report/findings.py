@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from stockpot.evaluation.metrics import of_controls
+from stockpot.evaluation.metrics import control_metrics
 from stockpot.report.formatting import (
     MISSING,
     amount,
@@ -160,7 +160,7 @@ def run_summary(results: Results) -> list[str]:
             text += f"; earlier tasks {'lost' if worse else 'gained'} {much} against their best"
         else:
             text += f"; earlier tasks are {much} {'worse' if worse else 'better'} than at their best"
-    controls = [control_words(name, found, scores.unit) for name, found in of_controls(scores).items()]
+    controls = [control_words(name, found, scores.unit) for name, found in control_metrics(scores).items()]
     text += "".join(f"; {words}" for words in controls if words)
     return [f"{text} (1 seed, so no interval)."]
 

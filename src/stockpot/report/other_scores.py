@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from stockpot.evaluation.metrics import of_controls, summarise
+from stockpot.evaluation.metrics import control_metrics, stream_metrics
 from stockpot.evaluation.statistics import estimate_runs
 from stockpot.report.formatting import MISSING, ranked, score, score_with_interval
 from stockpot.results import Comparison, Results, Scores
@@ -48,7 +48,7 @@ def other_scores_of_run(results: Results) -> Grid | None:
     controls = list(found[0][1].controls)
     rows = []
     for name, scores in found:
-        metrics = summarise(scores, chained=results.metrics.forgetting is not None)
+        metrics = stream_metrics(scores, chained=results.metrics.forgetting is not None)
         now = [*scores.matrix[-1], *(scores.controls[control][-1] for control in controls)]
         values = [*now, metrics.average_accuracy, metrics.forgetting]
         rows.append((_briefly(name, scores), [score(value, scores.unit) for value in values]))
@@ -85,7 +85,7 @@ def other_scores_of_comparison(comparison: Comparison, cells: dict[str, list[Res
 
         def pick(run: Results) -> list[float | None]:
             own = run.scores[run.primary]
-            metrics = of_controls(own)
+            metrics = control_metrics(own)
             return [
                 value
                 for one in controls
@@ -101,7 +101,7 @@ def other_scores_of_comparison(comparison: Comparison, cells: dict[str, list[Res
     names = [name for name in first.scores if name != first.primary]
     if names:
         picked = rows(
-            lambda run: [summarise(run.scores[name]).average_accuracy for name in names],
+            lambda run: [stream_metrics(run.scores[name]).average_accuracy for name in names],
             [first.scores[name].unit for name in names],
         )
         heads = [_briefly(name, first.scores[name]) for name in names]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from stockpot.evaluation.statistics import Place, correct, lower_is_better, paired_runs
+from stockpot.evaluation.statistics import RunKey, correct, lower_is_better, paired_runs
 from stockpot.report.formatting import role
 from stockpot.report.search_ends import chosen_at_end, fair_verdict
 from stockpot.results import Comparison, Difference, Estimate, MethodSummary
@@ -32,5 +32,5 @@ def pairwise_differences(comparison: Comparison, metric: str) -> dict[tuple[str,
     return {pair: fair_verdict(found[str(index)], *pair, at_end) for index, pair in enumerate(pairs)}
 
 
-def _values(summary: MethodSummary, estimate: Estimate) -> dict[Place, float | None]:
+def _values(summary: MethodSummary, estimate: Estimate) -> dict[RunKey, float | None]:
     return {(cell.order, cell.seed): value for cell, value in zip(summary.cells, estimate.values, strict=True)}

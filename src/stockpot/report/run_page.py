@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from stockpot.evaluation.metrics import of_controls
+from stockpot.evaluation.metrics import control_metrics
 from stockpot.report import findings, other_scores, stream_figures, tables
 from stockpot.report.formatting import MISSING, score, seconds, signed
 from stockpot.report.html import Gallery, write_page
@@ -130,7 +130,7 @@ def _overview(results: list[tuple[str, Results]]) -> dict[str, Any] | None:
     for name, run in results:
         m, scores = run.metrics, run.scores[run.primary]
         values = [score(value, scores.unit) for value in (m.average_accuracy, m.forgetting, m.newest_accuracy)]
-        known = of_controls(scores)
+        known = control_metrics(scores)
         changes = [signed(known[one].change, scores.unit) if one in known else MISSING for one in names]
         rows.append((name, run.label, str(run.seed), *values, *changes, seconds(run.costs.training_seconds)))
     headings = ["average", "forgetting", "newest task", *(f"{one} since the start" for one in names), "training"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from stockpot.evaluation.metrics import of_controls
+from stockpot.evaluation.metrics import control_metrics
 from stockpot.report.formatting import (
     METRIC_TITLES,
     MISSING,
@@ -162,7 +162,7 @@ def metric_rows(results: Results) -> list[tuple[str, str, str]]:
         (metric_title(key, results.primary), score(getattr(results.metrics, key), scores.unit), text)
         for key, (_, text) in METRIC_TITLES.items()
     ]
-    for name, found in of_controls(scores).items():
+    for name, found in control_metrics(scores).items():
         rows.append((f"{name} since the start", signed(found.change, scores.unit), CONTROL_CHANGE))
         rows.append((f"{name} at its worst", signed(found.worst, scores.unit), CONTROL_WORST))
     return rows

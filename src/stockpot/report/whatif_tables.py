@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from stockpot.evaluation.metrics import average_accuracy, newest_accuracy, of_controls, past_accuracy
+from stockpot.evaluation.metrics import average_accuracy, control_metrics, newest_accuracy, past_accuracy
 from stockpot.report.formatting import MISSING, changes_words, fit, listing, opening, score, signed, title
 from stockpot.results import Scores, WhatIf, WhatIfMethod, WhatIfPoint
 
@@ -69,7 +69,7 @@ def _of_control(control: str, whatif: WhatIf) -> str:
 
 def change(scores: Scores, control: str, unit: str) -> str:
     """A control's change since the start, positive for better; the dash where it was not measured."""
-    known = of_controls(scores)
+    known = control_metrics(scores)
     return signed(known[control].change if control in known else None, unit)
 
 

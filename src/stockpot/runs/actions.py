@@ -15,20 +15,22 @@ from stockpot.models.store import start_model
 from stockpot.recipe.resolve import resolve, resolve_task
 from stockpot.recipe.schema import Recipe
 from stockpot.results import Results
-from stockpot.runs.checks import check_model
 from stockpot.runs.evaluating import evaluate_late
 from stockpot.runs.folder import RunFolder
 from stockpot.runs.loop import learn_stream
+from stockpot.runs.model_checks import check_model
 from stockpot.runs.progress import Progress
-from stockpot.runs.session import AnyStream, Opened, Session, check_consent, open_stream, tokenizer_of
-from stockpot.runs.summary import write_results
+from stockpot.runs.results_json import write_results
+from stockpot.runs.session import AnyStream, OpenedStream, Session, check_consent, open_stream, tokenizer_of
 from stockpot.runs.versions import commit, versions
 from stockpot.streams.spec import TaskSpec
 from stockpot.training.job import Stop, training_arguments
 
 
-def begin(recipe: Recipe, method: BaseConfig, seed: int, path: Path, opened: Opened | None = None) -> Opened:
-    """Creates a run folder for one method and one seed; returns the opened stream, which `go_on` can use.
+def create_run(
+    recipe: Recipe, method: BaseConfig, seed: int, path: Path, opened: OpenedStream | None = None
+) -> OpenedStream:
+    """Creates a run folder for one method and one seed; returns the opened stream, which `continue_run` can use.
 
     Every mistake that can be known beforehand is raised here, before there is a folder; a caller that hands in the
     opened stream has had it checked by `check_start`.
@@ -43,7 +45,7 @@ def begin(recipe: Recipe, method: BaseConfig, seed: int, path: Path, opened: Ope
     return opened
 
 
-def check_start(resolved: Recipe, methods: Sequence[BaseConfig] = ()) -> Opened:
+def check_start(resolved: Recipe, methods: Sequence[BaseConfig] = ()) -> OpenedStream:
     """Opens the stream; raises StockpotError where it, the training settings, the model or a method would fail later.
 
     `methods` are those that the stream is opened for; the recipe's alone by default.
@@ -74,11 +76,11 @@ def check_start(resolved: Recipe, methods: Sequence[BaseConfig] = ()) -> Opened:
 def _check_scores(recipe: Recipe) -> None:
     if not recipe.metrics and recipe.primary is None:
         return
-    from stockpot.evaluation.language.measure import check
+    from stockpot.evaluation.language.measure import check_scores
 
     assert isinstance(recipe.tasks, list), "a resolved recipe lists its tasks"
     tasks, controls = ([task.name for task in some] for some in (recipe.tasks, recipe.controls))
-    check(recipe.measured, tasks, controls, recipe.kind, recipe.primary)
+    check_scores(recipe.measured, tasks, controls, recipe.kind, recipe.primary)
     check_consent(recipe)
 
 
@@ -97,13 +99,13 @@ def _locked(path: Path) -> Iterator[RunFolder]:
         run.journal.close()
 
 
-def go_on(
+def continue_run(
     path: Path,
     *,
     allow_code: bool = False,
     stop: Stop | None = None,
     progress: Progress | None = None,
-    opened: Opened | None = None,
+    opened: OpenedStream | None = None,
 ) -> Results:
     """Learns what a run has not learnt yet, from wherever it stopped; returns its results.
 
@@ -117,7 +119,7 @@ def go_on(
 
 
 def add_task(path: Path, task: TaskSpec, *, allow_code: bool = False) -> None:
-    """Appends a task to a finished run, and evaluates the models so far on it; `go_on` then learns it."""
+    """Appends a task to a finished run, and evaluates the models so far on it; `continue_run` then learns it."""
     with _locked(path) as run:
         if not run.is_finished:
             raise StockpotError(f"{path}: the run is not finished; go on with `stockpot resume {path}` first.")

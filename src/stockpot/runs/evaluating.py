@@ -8,14 +8,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from stockpot.evaluation.accuracy import accuracy
-from stockpot.evaluation.consent import consented
+from stockpot.evaluation.consent import has_consent
 from stockpot.runs.session import Session
 from stockpot.streams.text.part import TextPart
 
 Measured = dict[str, float | None]  # label of a score → value, None where it is not measured
 
 
-def evaluate(session: Session, model: nn.Module, learnt: int) -> dict[str, Any]:
+def evaluate_model(session: Session, model: nn.Module, learnt: int) -> dict[str, Any]:
     """`scores`: label → a value for each task, and `controls`: label → name → value, when `learnt` tasks are learnt."""
     specs = session.recipe.measured
     tasks = [evaluate_task(session, model, index, learnt) for index in range(len(session.stream.tasks))]
@@ -48,7 +48,7 @@ def _measure(session: Session, model: nn.Module, part: Any, candidates: Tensor, 
         from stockpot.evaluation.language.measure import measure
 
         specs, tokenizer = session.recipe.measured, session.tokenizer
-        return measure(specs, model, tokenizer, part, batch_size, allow_code=consented(), needed=needed)
+        return measure(specs, model, tokenizer, part, batch_size, allow_code=has_consent(), needed=needed)
     return {"accuracy": accuracy(model, part, candidates, batch_size)}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from stockpot import files
 from stockpot.errors import StockpotError
-from stockpot.recipe.read import check
+from stockpot.recipe.read import validate
 from stockpot.recipe.resolve import to_values, to_yaml
 from stockpot.recipe.schema import Recipe
 from stockpot.runs.journal import Event, Journal
@@ -104,7 +104,7 @@ class RunFolder:
         if self._recipe is None or self._recipe[0] != len(added):
             values = {**self.created["recipe"]}
             values["tasks"] = [*values["tasks"], *(event["task"] for event in added)]
-            self._recipe = len(added), check(Recipe, values, str(self.journal.path))
+            self._recipe = len(added), validate(Recipe, values, str(self.journal.path))
         return self._recipe[1]
 
     @property

@@ -10,9 +10,9 @@ from stockpot.models import lora
 from stockpot.models.head import name_rows
 from stockpot.models.store import build_start_model
 from stockpot.results import Costs
-from stockpot.runs.evaluating import evaluate
+from stockpot.runs.evaluating import evaluate_model
 from stockpot.runs.meter import Clock, peak_memory, reset_peak_memory
-from stockpot.runs.record import publish_model, record_task
+from stockpot.runs.recording import publish_model, record_task
 from stockpot.runs.session import Session
 from stockpot.seeds import derive, seed_everything
 from stockpot.training import engine
@@ -36,7 +36,7 @@ def start(session: Session) -> None:
     model, drawn = build_start_model(recipe.model, rows, run.seed, recipe.kind, session.tokenizer)
     if recipe.kind != "language":
         name_rows(model, list(session.stream.rows.names[:rows]))
-    scores = evaluate(session, model.to(session.device), learnt=0)
+    scores = evaluate_model(session, model.to(session.device), learnt=0)
     publish_model(session, model, -1)
     run.journal.append({"event": "started", "files": files.fingerprint(run.model(-1)), "drawn": drawn, **scores})
 
@@ -97,7 +97,7 @@ def learn(session: Session, index: int) -> None:
 
     clock = Clock()
     with method.evaluating(model):
-        scores = evaluate(session, model, learnt=index + 1)
+        scores = evaluate_model(session, model, learnt=index + 1)
     costs.evaluation_seconds, costs.evaluation_cpu_seconds = clock.read()
     costs.peak_memory_bytes = peak_memory()
     notes = [*method.notes, *stream.notes(index)]

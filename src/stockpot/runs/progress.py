@@ -95,7 +95,7 @@ class Lines(Progress):
         _write(f"run {self._done}/{self._count} {_scored(name, score)}")
 
 
-def shown(cells: int | None = None) -> Progress:
+def terminal_progress(cells: int | None = None) -> Progress:
     """Bars where stderr is a terminal, else lines."""
     return Bars(cells) if sys.stderr.isatty() else Lines(cells)
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from stockpot.errors import StockpotError
-from stockpot.evaluation.consent import consented
+from stockpot.evaluation.consent import has_consent
 from stockpot.evaluation.spec import PassAtK
 from stockpot.methods.base import Method
 from stockpot.models import lora
@@ -30,7 +30,7 @@ from stockpot.training.method_state import read_state
 
 OPTIMIZER = "optimizer.safetensors"
 AnyStream = Stream | LanguageStream
-Opened = tuple[AnyStream, Any]  # with the image processor or the tokenizer
+OpenedStream = tuple[AnyStream, Any]  # with the image processor or the tokenizer
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Session:
         allow_code: bool = False,
         stop: Stop | None = None,
         progress: Progress | None = None,
-        opened: Opened | None = None,
+        opened: OpenedStream | None = None,
     ) -> Session:
         """Opens the stream of the run, or of a recipe that goes beyond it.
 
@@ -143,12 +143,12 @@ def check_consent(recipe: Recipe) -> None:
     """Raises StockpotError where a score runs what the model writes, and the user did not agree to that."""
     for spec in recipe.measured:
         if isinstance(spec, PassAtK):
-            from stockpot.evaluation.language.code import consent
+            from stockpot.evaluation.language.code import require_consent
 
-            consent(spec, consented())
+            require_consent(spec, has_consent())
 
 
-def open_stream(recipe: Recipe, start: Path | None = None) -> Opened:
+def open_stream(recipe: Recipe, start: Path | None = None) -> OpenedStream:
     """The stream of a resolved recipe, and the image processor or tokenizer that feeds it to the model.
 
     `start` is the folder of the run's start model: where it is there, a tokenizer is read from it, not trained anew.

@@ -16,7 +16,7 @@ from stockpot.errors import StockpotError
 from stockpot.evaluation.language import answer
 from stockpot.evaluation.language.answer import extracted, normalised, spaced
 from stockpot.evaluation.language.choice import candidates, given_and_said, log_likelihoods
-from stockpot.evaluation.language.measure import check, measure
+from stockpot.evaluation.language.measure import check_scores, measure
 from stockpot.evaluation.spec import (
     Accuracy,
     AnyScore,
@@ -169,19 +169,19 @@ def test_numbers_that_are_not_finite_are_no_scores() -> None:
 )
 def test_metrics_are_checked_before_the_run(specs: list[AnyScore], message: str) -> None:
     with pytest.raises(StockpotError, match=message):
-        check(specs, ["law", "code"], ["wiki"])
+        check_scores(specs, ["law", "code"], ["wiki"])
 
 
 def test_the_primary_score_is_one_of_those_that_are_measured() -> None:
     with pytest.raises(StockpotError, match=r"no score 'los'\. Did you mean 'loss'"):
-        check([Loss()], ["law"], primary="los")
+        check_scores([Loss()], ["law"], primary="los")
 
 
 def test_metrics_that_make_sense_pass() -> None:
-    check([Loss(), Loss(label="again", tasks=["wiki"])], ["law", "code"], ["wiki"])
-    check([ExactMatch(tasks=["law"]), Loss()], ["law", "code"], primary="loss")
-    check(defaults("language"), ["law"])
-    check(defaults("text"), ["law"], kind="text")
+    check_scores([Loss(), Loss(label="again", tasks=["wiki"])], ["law", "code"], ["wiki"])
+    check_scores([ExactMatch(tasks=["law"]), Loss()], ["law", "code"], primary="loss")
+    check_scores(defaults("language"), ["law"])
+    check_scores(defaults("text"), ["law"], kind="text")
 
 
 def test_metrics_are_read_from_names_and_blocks() -> None:

@@ -22,7 +22,7 @@ import pytest
 
 from stockpot.errors import StockpotError
 from stockpot.evaluation.language import bubblewrap, escape, sandbox
-from stockpot.evaluation.language.child import Limits, run
+from stockpot.evaluation.language.child import Limits, run_program
 from stockpot.evaluation.language.sandbox import passes
 
 QUICK = Limits(seconds=5.0)
@@ -125,12 +125,16 @@ BEFORE_EACH = (
 def test_what_works_outside_the_sandbox_does_not_work_in_it(outside: Outside, sandboxed: None) -> None:
     limits = Limits(seconds=20.0, folder=2 * 2**20)
     attacks = _together({name: outside.fill(attack) for name, attack in ATTACKS.items()}, outside.fill(BEFORE_EACH))
-    if not run(f"{attacks}assert not ended", limits, confined=True).passed:
-        each = {name: run(outside.fill(attack), limits, confined=True).passed for name, attack in ATTACKS.items()}
+    if not run_program(f"{attacks}assert not ended", limits, confined=True).passed:
+        each = {
+            name: run_program(outside.fill(attack), limits, confined=True).passed for name, attack in ATTACKS.items()
+        }
         pytest.fail(f"what got out: {[name for name, passed in each.items() if passed]}")
     assert outside.whole
     # Otherwise an attack that is wrong in itself would prove something.
-    assert run(f"{attacks}assert ended == {set(ATTACKS)}, set({list(ATTACKS)}) - ended", limits, confined=False).passed
+    assert run_program(
+        f"{attacks}assert ended == {set(ATTACKS)}, set({list(ATTACKS)}) - ended", limits, confined=False
+    ).passed
 
 
 @pytest.mark.parametrize("program", ["/bin/sh", sys.executable])
@@ -139,7 +143,7 @@ def test_a_program_that_turns_into_a_shell_is_confined_as_it_was(
 ) -> None:
     script = outside.fill("echo > FOLDER/new; rm FOLDER/kept; kill -9 VICTIM")
     arguments = ["sh", "-c", script] if program == "/bin/sh" else ["python", "-c", f"import os; os.system({script!r})"]
-    run(f"import os\nos.execv({os.path.realpath(program)!r}, {arguments})", QUICK, confined=True)
+    run_program(f"import os\nos.execv({os.path.realpath(program)!r}, {arguments})", QUICK, confined=True)
     assert outside.whole
 
 
@@ -239,16 +243,16 @@ HONEST = {
 
 
 def test_honest_programs_pass(confined: bool) -> None:
-    assert run("assert 1 + 1 == 2", QUICK, confined).passed
-    if not run(f"{_together(HONEST)}assert ended == {set(HONEST)}", QUICK, confined).passed:
-        each = {name: run(program, QUICK, confined).passed for name, program in HONEST.items()}
+    assert run_program("assert 1 + 1 == 2", QUICK, confined).passed
+    if not run_program(f"{_together(HONEST)}assert ended == {set(HONEST)}", QUICK, confined).passed:
+        each = {name: run_program(program, QUICK, confined).passed for name, program in HONEST.items()}
         pytest.fail(f"what fails: {[name for name, passed in each.items() if not passed]}")
 
 
 def test_numpy_can_be_used(confined: bool) -> None:
     pytest.importorskip("numpy")
     program = "import numpy as np\nassert np.arange(4).sum() == 6\nassert (np.eye(50) @ np.eye(50)).sum() == 50"
-    assert run(program, QUICK, confined).passed
+    assert run_program(program, QUICK, confined).passed
 
 
 @pytest.mark.parametrize(
@@ -266,7 +270,7 @@ def test_numpy_can_be_used(confined: bool) -> None:
     ],
 )
 def test_only_a_program_that_reaches_its_end_passes(program: str, confined: bool) -> None:
-    assert not run(program, QUICK, confined).passed
+    assert not run_program(program, QUICK, confined).passed
 
 
 def test_what_is_said_at_the_end_cannot_be_read_off_the_command_line(confined: bool) -> None:
@@ -275,7 +279,7 @@ def test_what_is_said_at_the_end_cannot_be_read_off_the_command_line(confined: b
         "    for number in range(20):\n"
         "        try:\n            os.write(number, word)\n        except OSError:\n            pass\nos._exit(0)"
     )
-    assert not run(forged, QUICK, confined).passed
+    assert not run_program(forged, QUICK, confined).passed
 
 
 def test_the_environment_is_empty(confined: bool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,13 +287,15 @@ def test_the_environment_is_empty(confined: bool, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("PYTHONPATH", "/nowhere")
     # Python itself sets LC_CTYPE in the C locale, and bubblewrap PWD.
     known = {"LC_CTYPE", "PWD", "OMP_NUM_THREADS", "TMPDIR"}
-    assert run(f"import os\nassert set(os.environ) <= {known}, os.environ", QUICK, confined).passed
+    assert run_program(f"import os\nassert set(os.environ) <= {known}, os.environ", QUICK, confined).passed
 
 
 def test_time_is_limited(confined: bool) -> None:
-    assert not run("while True: pass", _marked(0.5), confined).passed
+    assert not run_program("while True: pass", _marked(0.5), confined).passed
     with ThreadPoolExecutor() as pool:
-        sleeper = pool.submit(run, "import time; time.sleep(60)", _marked(1.0), confined)  # would pass after a minute
+        sleeper = pool.submit(
+            run_program, "import time; time.sleep(60)", _marked(1.0), confined
+        )  # would pass after a minute
         assert _soon(_running)
         assert not sleeper.result().passed
     assert _soon(lambda: not _running())
@@ -297,8 +303,8 @@ def test_time_is_limited(confined: bool) -> None:
 
 def test_memory_is_limited(confined: bool) -> None:
     claim = "held = bytearray({} * 2**20)"
-    assert run(claim.format(100), Limits(memory=512 * 2**20), confined).passed
-    assert not run(claim.format(600), Limits(memory=512 * 2**20), confined).passed
+    assert run_program(claim.format(100), Limits(memory=512 * 2**20), confined).passed
+    assert not run_program(claim.format(600), Limits(memory=512 * 2**20), confined).passed
 
 
 def test_files_are_limited_in_a_folder_that_is_empty_and_removed(
@@ -306,8 +312,8 @@ def test_files_are_limited_in_a_folder_that_is_empty_and_removed(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     write = "import os\nassert os.listdir() == []\nwith open('out', 'wb') as file: file.write(bytes({}))"
-    assert run(write.format(1000), Limits(file=2000), confined).passed
-    assert not run(write.format(3000), Limits(file=2000), confined).passed
+    assert run_program(write.format(1000), Limits(file=2000), confined).passed
+    assert not run_program(write.format(3000), Limits(file=2000), confined).passed
     assert list(tmp_path.iterdir()) == []
 
 
@@ -318,7 +324,7 @@ def test_endless_output_is_not_kept(confined: bool) -> None:
     )
     tracemalloc.start()
     try:
-        assert not run(flood, Limits(seconds=0.5), confined).passed
+        assert not run_program(flood, Limits(seconds=0.5), confined).passed
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
         tracemalloc.stop()
@@ -326,8 +332,8 @@ def test_endless_output_is_not_kept(confined: bool) -> None:
 
 def test_without_the_sandbox_what_a_program_started_dies_with_it() -> None:
     start = "import os, time\nif os.fork() == 0:\n    time.sleep(60)\n    os._exit(0)\ntime.sleep({})"
-    assert not run(start.format(60), _marked(0.5), confined=False).passed
-    run(start.format(0), _marked(0.5), confined=False)
+    assert not run_program(start.format(60), _marked(0.5), confined=False).passed
+    run_program(start.format(0), _marked(0.5), confined=False)
     assert _soon(lambda: not _running())
 
 

@@ -14,7 +14,7 @@ from stockpot.evaluation.language.generation import continuations
 from stockpot.evaluation.spec import ExactMatch
 from stockpot.streams.text.part import TextPart
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class Unsuited(StockpotError):  # noqa: N818
@@ -24,7 +24,7 @@ class Unsuited(StockpotError):  # noqa: N818
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)")
 
 
-def spaced(items: Sequence[T], limit: int | None) -> list[T]:
+def spaced(items: Sequence[_T], limit: int | None) -> list[_T]:
     """At most `limit` of the items, evenly spaced from the first: the same ones every time."""
     if limit is None or len(items) <= limit:
         return list(items)

@@ -17,7 +17,7 @@ from pathlib import Path
 _SYSTEM = ("/usr", "/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime", "/nix/store", "/gnu/store")
 _TOP = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 
-FOLDER = "/tmp/program"  # inside the sandbox, whose /tmp is its own
+PROGRAM_FOLDER = "/tmp/program"  # inside the sandbox, whose /tmp is its own
 
 
 def where() -> str | None:
@@ -53,7 +53,7 @@ def command(folder: int, filters: int) -> list[str]:
         *links,
         *("--proc", "/proc", "--remount-ro", "/proc"),
         *("--dev", "/dev", "--size", str(folder), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"),
-        *("--size", str(folder), "--tmpfs", "/tmp", "--dir", FOLDER, "--chdir", FOLDER),
+        *("--size", str(folder), "--tmpfs", "/tmp", "--dir", PROGRAM_FOLDER, "--chdir", PROGRAM_FOLDER),
         *_visible(*(path for path in inside if not path.startswith("/usr/"))),
         *("--remount-ro", "/", "--"),
     ]

@@ -68,7 +68,7 @@ class Outcome:
     error: str  # what was said before it started
 
 
-def run(program: str, limits: Limits, confined: bool) -> Outcome:
+def run_program(program: str, limits: Limits, confined: bool) -> Outcome:
     """Runs a program within the limits, in the sandbox where `confined`; all that it started is killed afterwards."""
     key = secrets.token_hex(16).encode()  # not as an argument: every program can read its command line
     with contextlib.ExitStack() as stack:

@@ -19,7 +19,7 @@ from stockpot.models.tokenizer import padding
 from stockpot.streams.text.encoding import encode
 from stockpot.streams.text.part import TextPart
 
-MOST = 100  # more distinct completions than these are no choice
+MOST_CHOICES = 100  # more distinct completions than these are no choice
 
 
 def candidates(spec: MultipleChoice, part: TextPart) -> list[list[str]]:
@@ -39,7 +39,7 @@ def candidates(spec: MultipleChoice, part: TextPart) -> list[list[str]]:
             of.setdefault(key, {})[completion] = None
         lists = {key: list(answers) for key, answers in of.items()}
         for key, answers in lists.items():
-            if not 2 <= len(answers) <= MOST:
+            if not 2 <= len(answers) <= MOST_CHOICES:
                 within = "" if spec.group is None else f" where {spec.group} is {key!r}"
                 raise _unsuited(
                     spec,

@@ -21,7 +21,7 @@ from stockpot.streams.text.part import TextPart
 _FENCED = re.compile(r"```[^\n]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
 
 
-def consent(spec: PassAtK, allow_code: bool) -> None:
+def require_consent(spec: PassAtK, allow_code: bool) -> None:
     """Raises StockpotError unless the recipe and the command line both allow running what the model writes, and there
     is a sandbox, or consent to do without.
     """
@@ -76,7 +76,7 @@ def code_score(
     spec: PassAtK, model: nn.Module, tokenizer: Any, part: TextPart, batch_size: int, allow_code: bool
 ) -> float:
     """The mean over prompts of pass@k; raises StockpotError without consent, Unsuited without columns."""
-    consent(spec, allow_code)
+    require_consent(spec, allow_code)
     check_columns(spec, part)
     chosen = spaced(range(len(part.prompts)), spec.limit)
     written = continuations(

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from stockpot.evaluation.language import bubblewrap
-from stockpot.evaluation.language.child import Limits, run
+from stockpot.evaluation.language.child import Limits, run_program
 
 _ATTEMPTS = (
     "read a file outside its folder",
@@ -94,7 +94,9 @@ def escapes(*, confined: bool) -> str | None:
         (Path(folder) / "kept").touch()
         folders = ["/", "/usr", "/etc", "/dev", "/proc", os.environ.get("HOME", "/root"), *bubblewrap.packages()]
         port = server.getsockname()[1]
-        outcome = run(_PROBE.format(outside=folder, port=port, folders=folders, first=_FIRST), Limits(), confined)
+        outcome = run_program(
+            _PROBE.format(outside=folder, port=port, folders=folders, first=_FIRST), Limits(), confined
+        )
     if not outcome.started:
         return f"it does not start here ({outcome.error or f'exit code {outcome.code}'})"
     if outcome.passed:
@@ -108,7 +110,7 @@ def escapes(*, confined: bool) -> str | None:
 def honest_fault(*, confined: bool) -> str | None:
     """Why programs would be wrongly found wanting here; None where threads, and numpy if it is here, work."""
     numbers = "" if importlib.util.find_spec("numpy") is None else "import numpy\nassert numpy.ones(9).sum() == 9\n"
-    outcome = run(numbers + _HONEST, Limits(seconds=60.0), confined)
+    outcome = run_program(numbers + _HONEST, Limits(seconds=60.0), confined)
     if outcome.passed:
         return None
     said = outcome.error or f"exit code {outcome.code}"

@@ -16,7 +16,7 @@ from stockpot.batches.token_examples import TokenExamples
 
 LOGITS = 2**27  # at most so many in one batch: 512 MiB in float32
 ON_CPU = 2**22  # there: larger blocks come from the system page by page, and cost 2.7 times the processor time
-CHUNK = 2**24  # of them at a time in higher precision
+LOGITS_AT_ONCE = 2**24  # of them at a time in higher precision
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def sequence_scores(model: nn.Module, examples: TokenExamples, batch_size: int) 
 def _of_targets(logits: Tensor, targets: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
     """−log p of each target that is kept, float64, and whether it was the likeliest."""
     where = kept.nonzero().flatten()
-    rows = max(1, CHUNK // logits.shape[-1])
+    rows = max(1, LOGITS_AT_ONCE // logits.shape[-1])
     nats, right = [logits.new_zeros(0, dtype=torch.float64)], [kept.new_zeros(0)]
     for some in where.split(rows):
         scores = logits[some]

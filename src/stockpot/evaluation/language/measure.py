@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from stockpot.errors import StockpotError, did_you_mean
-from stockpot.evaluation.consent import consented_unsandboxed
+from stockpot.evaluation.consent import has_unsandboxed_consent
 from stockpot.evaluation.language.answer import Unsuited, exact_match
 from stockpot.evaluation.language.choice import multiple_choice
 from stockpot.evaluation.language.code import code_score
@@ -96,11 +96,11 @@ def _value(
     if isinstance(spec, PassAtK):
         return code_score(spec, model, tokenizer, part, batch_size, allow_code)
     if isinstance(spec, LmEval):
-        return lm_eval_score(spec, model, tokenizer, batch_size, consented_unsandboxed())
+        return lm_eval_score(spec, model, tokenizer, batch_size, has_unsandboxed_consent())
     return shared.value(spec)
 
 
-def check(
+def check_scores(
     specs: Sequence[AnyScore],
     tasks: Sequence[str],
     controls: Sequence[str] = (),

@@ -20,8 +20,8 @@ from __future__ import annotations
 import os
 
 from stockpot.errors import StockpotError
-from stockpot.evaluation.consent import WITHOUT_A_SANDBOX, consented_unsandboxed
-from stockpot.evaluation.language.child import Limits, run
+from stockpot.evaluation.consent import WITHOUT_A_SANDBOX, has_unsandboxed_consent
+from stockpot.evaluation.language.child import Limits, run_program
 from stockpot.evaluation.language.escape import honest_fault, obstacle
 
 __all__ = ["Limits", "confined", "passes"]
@@ -32,7 +32,7 @@ def passes(program: str, limits: Limits | None = None) -> bool:
 
     Raises StockpotError where programs cannot be run: no sandbox and no consent to do without, or no limits either.
     """
-    outcome = run(program, limits or Limits(), confined())
+    outcome = run_program(program, limits or Limits(), confined())
     if not outcome.started:
         raise StockpotError(f"pass@k: a program could not be started: {outcome.error or f'exit code {outcome.code}'}.")
     return outcome.passed
@@ -48,7 +48,7 @@ def confined() -> bool:
     fault = obstacle()
     if fault is None:
         return True
-    if not consented_unsandboxed():
+    if not has_unsandboxed_consent():
         raise StockpotError(
             f"no sandbox for the programs that the model writes: {fault}. Install bubblewrap 0.7 or newer (apt-get "
             "install bubblewrap) where the system lets you use namespaces, or add --run-code-unsandboxed to the "

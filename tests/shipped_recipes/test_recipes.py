@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from stockpot.compare.cells import contenders, prepare
 from stockpot.recipe.read import read_recipe
-from stockpot.runs.actions import begin, go_on
+from stockpot.runs.actions import continue_run, create_run
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 VIT = (
@@ -106,8 +106,8 @@ def test_every_recipe_is_tried_here() -> None:
 def test_a_recipe_runs(case: Case, overrides_of: Callable[[Case], list[str]], tmp_path: Path) -> None:
     recipe = read_recipe(RECIPES / f"{case.recipe}.yaml", overrides_of(case))
     prepare(recipe, tmp_path / "comparison")  # every method of its comparison fits the stream
-    begin(recipe, recipe.method, 0, tmp_path / "run")
-    results = go_on(tmp_path / "run")
+    create_run(recipe, recipe.method, 0, tmp_path / "run")
+    results = continue_run(tmp_path / "run")
     assert results.scenario == case.scenario
     assert len(results.tasks) == case.tasks
     assert results.costs.steps == 2 * case.tasks

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from stockpot import files
-from stockpot.evaluation.metrics import of_controls, summarise
+from stockpot.evaluation.metrics import control_metrics, stream_metrics
 from stockpot.evaluation.spec import AnyScore
 from stockpot.methods import REGISTRY
 from stockpot.results import Costs, Results, Scores
@@ -36,8 +36,10 @@ def results_of(run: RunFolder, pending: Event | None = None) -> Results:
         tasks=names[: len(learnt)],
         scores=scores,
         primary=primary.title,
-        metrics=summarise(scores[primary.title], chained=REGISTRY[recipe.method.name].method.starts_from == "previous"),
-        controls=of_controls(scores[primary.title]),
+        metrics=stream_metrics(
+            scores[primary.title], chained=REGISTRY[recipe.method.name].method.starts_from == "previous"
+        ),
+        controls=control_metrics(scores[primary.title]),
         costs=total_costs(costs),
         task_costs=costs,
         seed=run.seed,

@@ -15,8 +15,8 @@ from stockpot.models import lora
 from stockpot.models.processor import TransformersProcessor
 from stockpot.models.store import save_model
 from stockpot.runs.journal import Event
+from stockpot.runs.results_json import results_of, write_results
 from stockpot.runs.session import OPTIMIZER, Session
-from stockpot.runs.summary import results_of, write_results
 from stockpot.training.method_state import write_state
 
 

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from stockpot.compare.cells import prepare
-from stockpot.recipe.read import check, read_recipe
+from stockpot.recipe.read import read_recipe, validate
 from stockpot.recipe.schema import Recipe
-from stockpot.runs.actions import begin, go_on
+from stockpot.runs.actions import continue_run, create_run
 from stockpot.yaml_text import parse_yaml
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -43,8 +43,8 @@ def test_the_small_language_recipe_runs(adapter: list[str], shared_data: Callabl
     changes += [*local("controls.0", "news", shared_data), "controls.0.data.text=nl", "controls.0.data.limit=4"]
     recipe = read_recipe(RECIPES / "law-math-code-tiny.yaml", changes)
     prepare(recipe, tmp_path / "comparison")
-    begin(recipe, recipe.method, 0, tmp_path / "run")
-    results = go_on(tmp_path / "run")
+    create_run(recipe, recipe.method, 0, tmp_path / "run")
+    results = continue_run(tmp_path / "run")
     assert results.primary == "loss"
     assert list(results.scores) == ["loss", "perplexity", "bits_per_byte", "token_accuracy"]
     for title, scores in results.scores.items():
@@ -76,8 +76,8 @@ def test_the_large_language_recipe_runs_with_a_small_model(shared_data: Callable
     changes += ["tasks.2.data.prompt=java", "tasks.2.data.completion=cs"]
     changes += [*local("controls.0", "general", shared_data), "controls.0.data.limit=4"]
     recipe = read_recipe(RECIPES / "law-math-code.yaml", changes)
-    begin(recipe, recipe.method, 0, tmp_path / "run")
-    results = go_on(tmp_path / "run")
+    create_run(recipe, recipe.method, 0, tmp_path / "run")
+    results = continue_run(tmp_path / "run")
     assert list(results.scores) == ["loss", "bits_per_byte"]
     assert results.scores["loss"].controls.keys() == {"general"}
     assert results.costs.steps == 2 * 3
@@ -109,8 +109,8 @@ def test_one_chat_model_and_one_file_and_what_it_lost(shared_data: Callable[[str
         "data.max_length=32",
     ]
     recipe = read_recipe(RECIPES / "one-chat-model.yaml", changes)
-    begin(recipe, recipe.method, 0, tmp_path / "run")
-    results = go_on(tmp_path / "run")
+    create_run(recipe, recipe.method, 0, tmp_path / "run")
+    results = continue_run(tmp_path / "run")
     assert results.method["first_task"] == "average" and results.costs.averages == 2
     assert "general, never trained on, is " in run_summary(results)[0]
     assert results.controls["general"].change is not None
@@ -120,6 +120,6 @@ def test_the_starter_leads_with_a_recipe_that_can_be_read() -> None:
     text = files("stockpot.recipe").joinpath("starter.yaml").read_text(encoding="utf-8")
     block = text.split("everything below:\n")[1].split("# What follows")[0]
     values = parse_yaml("\n".join(line.removeprefix("#   ") for line in block.splitlines()), "starter")
-    recipe = check(Recipe, values, "starter")
+    recipe = validate(Recipe, values, "starter")
     assert recipe.kind == "language" and [control.name for control in recipe.controls] == ["general"]
     assert recipe.model.origin == "checkpoint"
