@@ -1,4 +1,4 @@
-"""Text for terminals: what would steer one is shown, and what its encoding lacks is spelt."""
+"""Text for people: counts and sizes; and for terminals, which no text of others may steer."""
 
 from __future__ import annotations
 
@@ -32,6 +32,20 @@ def _steers(letter: str) -> bool:
 
 def _escaped(letter: str) -> str:
     return letter.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def human_bytes(value: float) -> str:
+    """Bytes to three digits, in decimal units: `3.74 kB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 999.5:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} TB"
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 tensor`, `2,048 tensors`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _spelt(error: UnicodeError) -> tuple[str, int]:

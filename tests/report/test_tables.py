@@ -98,7 +98,7 @@ def test_seconds(value: float, text: str) -> None:
     [(0, "none"), (12, "12 B"), (999.6, "1 kB"), (1_260_000, "1.26 MB"), (3.2e9, "3.2 GB"), (5e12, "5 TB")],
 )
 def test_sizes(value: float, text: str) -> None:
-    assert formatting.human_bytes(value) == text
+    assert formatting.bytes_text(value) == text
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from stockpot.merging.spec.arguments import divide_parameters, dtype_name
 from stockpot.merging.spec.merge_spec import MergeModel, MergeSpec
 from stockpot.merging.write.donor import choose_sidecars
 from stockpot.merging.write.model_folder import refuse_output, resume_hint
+from stockpot.printing import counted, human_bytes
 
 _FEW = 20  # of the tensors that do not fit are named
 
@@ -80,9 +81,9 @@ def _plain(spec: MergeSpec, target: Path, options: Options) -> None:
         merge_into(spec, target, options, seen)
     seconds = time.perf_counter() - begun
     say(
-        f"Merged {_count(len(spec.models) or len(spec.slices), 'model' if spec.models else 'slice')} by {spec.rule}: "
-        f"{_count(expected.tensors, 'tensor')}, {expected.parameters:,} parameters, {size(expected.written)} in "
-        f"{seconds:.1f} s."
+        f"Merged {counted(len(spec.models) or len(spec.slices), 'model' if spec.models else 'slice')} by {spec.rule}: "
+        f"{counted(expected.tensors, 'tensor')}, {expected.parameters:,} parameters, {human_bytes(expected.written)} "
+        f"in {seconds:.1f} s."
     )
     for note in expected.notes:
         say(f"Note: {note}.")
@@ -170,19 +171,6 @@ def _from_file(file: Path, models: Sequence[str], base: str | None, settings: Se
     )
 
 
-def size(count: float) -> str:
-    """Bytes for people: `2.2 GB`."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 1000 or unit == "TB":
-            return f"{count:.0f} {unit}" if unit in ("B", "kB") else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
 @contextmanager
 def _bar(total: int) -> Iterator[Callable[[int], None]]:
     """A bar in bytes where stderr is a terminal."""
@@ -214,7 +202,7 @@ def _dry_run(spec: MergeSpec, output: Path, options: Options) -> None:
             kinds = sorted({info.dtype for info in source.tensors.values()})
             nbytes = sum(info.nbytes for info in source.tensors.values())
             table.add_row(
-                source.label, str(len(source.files)), f"{len(source.tensors):,}", ", ".join(kinds), size(nbytes)
+                source.label, str(len(source.files)), f"{len(source.tensors):,}", ", ".join(kinds), human_bytes(nbytes)
             )
     show(table)
     for line in _told(expected, output):
@@ -235,12 +223,13 @@ def _say_what_does_not_fit(spec: MergeSpec, options: Options) -> None:
 
 
 def _told(expected: MergeEstimate, output: Path) -> list[str]:
-    shards = _count(len(expected.shards), "file")
+    shards = counted(len(expected.shards), "file")
     return [
-        f"Writes {size(expected.written)} to {output}: {_count(expected.tensors, 'tensor')}, "
+        f"Writes {human_bytes(expected.written)} to {output}: {counted(expected.tensors, 'tensor')}, "
         f"{expected.parameters:,} parameters of {', '.join(expected.dtypes)}, in {shards}.",
-        f"Reads {size(expected.read)}{' in two passes' if expected.passes > 1 else ''}; memory about "
-        f"{size(expected.memory)} with {_count(expected.threads, 'thread')}; free on that disk: {size(expected.free)}.",
+        f"Reads {human_bytes(expected.read)}{' in two passes' if expected.passes > 1 else ''}; memory about "
+        f"{human_bytes(expected.memory)} with {counted(expected.threads, 'thread')}; "
+        f"free on that disk: {human_bytes(expected.free)}.",
         *(f"Note: {note}." for note in expected.notes),
         "Nothing was written." if expected.fits else "Nothing was written, and it would not fit on that disk.",
     ]
@@ -255,13 +244,13 @@ def _adapter(spec: MergeSpec, output: Path, options: Options, dry_run: bool) -> 
         parameters = sum(module.rank * (module.like.rows + module.like.columns) for module in modules)
     ranks = sorted({module.rank for module in modules})
     rank = f"rank {ranks[0]}" + (f" to {ranks[-1]}" if len(ranks) > 1 else "")
-    what = f"{_count(len(modules), 'module')}, {rank}, {parameters:,} parameters"
+    what = f"{counted(len(modules), 'module')}, {rank}, {parameters:,} parameters"
     if dry_run:
         say(f"Writes an adapter to {output}: {what}.")
         say("Nothing was written.")
         return
     lost = write_adapter(spec, output, options.adapter_rank, options)
-    say(f"Merged {_count(len(spec.models), 'adapter')} by {spec.rule} into an adapter: {what}.")
+    say(f"Merged {counted(len(spec.models), 'adapter')} by {spec.rule} into an adapter: {what}.")
     if lost:
         say(f"Its ΔW is {lost:.3g} of its own norm away from the merge of full rank.")
     say(f"Adapter: {output}")
@@ -279,5 +268,5 @@ def _greedy(spec: MergeSpec, output: Path, options: Options, command: str | None
         say(f"{value:.6g}  {' + '.join(models)}")
 
     soup = soup_into(spec, lambda folder: run_score(command, folder), output, options, on_score=on_score)
-    say(f"The soup of {_count(len(soup.members), 'model')} scores {soup.score:.6g}.")
+    say(f"The soup of {counted(len(soup.members), 'model')} scores {soup.score:.6g}.")
     say(f"Model: {output}")

@@ -181,9 +181,9 @@ def _shape(shape: Sequence[int]) -> str:
 
 
 def _size(count: int) -> str:
-    from stockpot.report.formatting import human_bytes
+    from stockpot.printing import human_bytes
 
-    return human_bytes(count) if count else "0 B"
+    return human_bytes(count)
 
 
 def _plural(count: int, noun: str) -> str:

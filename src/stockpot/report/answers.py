@@ -12,10 +12,10 @@ from typing import NamedTuple
 from stockpot.evaluation.statistics import lower_is_better
 from stockpot.report.findings import NONE_SHOWN, findings
 from stockpot.report.formatting import (
+    bytes_text,
     capitalized,
     changes_words,
     design_of_all,
-    human_bytes,
     kept_words,
     listing,
     metric_title,
@@ -198,7 +198,7 @@ def _costs(comparison: Comparison) -> list[str]:
         ((s.stored_data_bytes.mean or 0, label) for label, s in rows if s.stored_data_bytes.mean), reverse=True
     )
     if keeping:
-        which = listing([f"{title(label)} ({human_bytes(amount)})" for amount, label in keeping])
+        which = listing([f"{title(label)} ({bytes_text(amount)})" for amount, label in keeping])
         rest = len(rows) - len(keeping)
         tail = f"; the other {rest} keep{'s' if rest == 1 else ''} none" if rest else ""
         found.append(f"Examples of past tasks must be kept by {which}{tail} {over}.")
@@ -257,5 +257,5 @@ def _range(rows: Ranked, field: str, what: str, but: str, over: str) -> str:
     if len(none) == len(rows):
         return f"{what}: none for any method{but} {over}."
     some = sum(amount(s) > 0 for _, s in rows)
-    most = f"{'most' if some > 1 else 'only'} for {title(label)}, {human_bytes(amount(summary))}"
+    most = f"{'most' if some > 1 else 'only'} for {title(label)}, {bytes_text(amount(summary))}"
     return f"{what}: " + (f"none for {listing(none)}; {most}" if none else most) + f" {over}."

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from math import floor, fsum, log10
 from typing import Any
 
+from stockpot.printing import human_bytes
 from stockpot.results import Cell, Comparison, ControlMetrics, Estimate, FrontPoint, MethodSummary
 
 MISSING = "—"
@@ -154,17 +155,9 @@ def seconds(value: float | None) -> str:
     return f"{value / 60:#.3g} min" if value < 5970 else f"{value / 3600:#.3g} h"
 
 
-def human_bytes(value: float | None) -> str:
+def bytes_text(value: float | None) -> str:
     """Bytes in decimal units, zero as "none"."""
-    if value is None:
-        return MISSING
-    if value == 0:
-        return "none"
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 999.5:
-            return f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:.3g} TB"
+    return MISSING if value is None else human_bytes(value) if value else "none"
 
 
 def with_interval(estimate: Estimate, write: Callable[[float | None], str] = score) -> str:
@@ -290,10 +283,10 @@ def kept_words(summary: MethodSummary) -> str:
     parts = {kind: getattr(summary, field).mean or 0.0 for field, kind in KEPT.items()}
     total = max(summary.stored_bytes.mean or 0.0, *parts.values())
     if not total:
-        return human_bytes(summary.stored_bytes.mean)
-    named = [f"{human_bytes(part)} {kind}" for kind, part in parts.items() if part]
+        return bytes_text(summary.stored_bytes.mean)
+    named = [f"{bytes_text(part)} {kind}" for kind, part in parts.items() if part]
     rest = total - sum(parts.values())
-    return ", ".join([*named, *([human_bytes(rest)] if rest > 0.5 else [])])
+    return ", ".join([*named, *([bytes_text(rest)] if rest > 0.5 else [])])
 
 
 def reference(comparison: Comparison) -> str | None:

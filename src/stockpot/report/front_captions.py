@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stockpot.report.formatting import design_of_all, human_bytes, reference
+from stockpot.report.formatting import bytes_text, design_of_all, reference
 from stockpot.report.front_facts import controls, curves, undominated
 from stockpot.report.front_figures import FEW_LINES, most_bytes_held
 from stockpot.results import Comparison
@@ -38,7 +38,7 @@ def _sizes(comparison: Comparison) -> list[str]:
     if most:
         found.append(
             "The area of the pale disc behind a mark is the extra memory while training and what is stored between "
-            f"tasks, at most {human_bytes(most)}."
+            f"tasks, at most {bytes_text(most)}."
         )
     return found
 

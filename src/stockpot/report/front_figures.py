@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from stockpot.report.figures import FIGURE_WIDTH, FLOOR, Look, looks, short, styled
-from stockpot.report.formatting import human_bytes, kept_kinds, reference, role
+from stockpot.report.formatting import bytes_text, kept_kinds, reference, role
 from stockpot.report.front_facts import controls, curves, place_of, reference_places, undominated
 from stockpot.report.placement import PlotPoint, along, place_labels
 from stockpot.report.tuning_section import number
@@ -182,7 +182,7 @@ def _bytes(axes: Axes, lines: dict[str, list[FrontPoint]], given: dict[str, Look
             )  # fmt: skip
     axes.set_xscale("symlog", linthresh=10_000, linscale=1)
     ticks = [0.0, *(10.0**k for k in (5, 7, 9, 11) if 10.0**k <= 10 * largest)]
-    axes.set_xticks(ticks, [human_bytes(tick) for tick in ticks])
+    axes.set_xticks(ticks, [bytes_text(tick) for tick in ticks])
     axes.minorticks_off()
     axes.set_xlim(-2500, 100 * max(largest, 10_000))  # room for the names of what is stored
     _rows(axes, lines, given)
