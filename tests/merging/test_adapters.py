@@ -22,7 +22,7 @@ from stockpot import StockpotError
 from stockpot.merging.api import Options, merge
 from stockpot.merging.execute import merge_identity
 from stockpot.merging.plan.planned_merge import planned_merge
-from stockpot.merging.read.adapters import AdapterSource
+from stockpot.merging.read.adapter_source import AdapterSource
 from stockpot.merging.read.inputs import open_model
 from stockpot.merging.spec.merge_spec import MergeModel, MergeSpec
 from stockpot.merging.threads import PIECE

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from stockpot.errors import StockpotError
 from stockpot.merging.plan.layer_stacks import layer_counts
-from stockpot.merging.read.adapters import is_adapter
+from stockpot.merging.read.adapter_config import is_adapter
 from stockpot.merging.read.inputs import open_model
 from stockpot.merging.read.sources import TensorInfo, TensorSource, torch_dtype
 from stockpot.merging.threads import PIECE

@@ -7,6 +7,12 @@ from fnmatch import fnmatchcase
 
 from stockpot.errors import did_you_mean
 
+# How the names of a language model's embeddings and of its head end, over the architectures of Transformers.
+EMBEDDING_ENDINGS = (
+    "embed_tokens.weight", "wte.weight", "shared.weight", "word_embeddings.weight", "embed_in.weight",
+)  # fmt: skip
+HEAD_ENDINGS = ("lm_head.weight", "embed_out.weight", "predictions.decoder.weight", "lm_head.decoder.weight")
+
 _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 
 

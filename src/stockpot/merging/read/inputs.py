@@ -18,7 +18,7 @@ from stockpot.weights.layout import PICKLE_SUFFIXES, FileFacts, indexed_file, re
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stockpot.merging.read.adapters import AdapterConfig
+    from stockpot.merging.read.adapter_config import AdapterConfig
 
 # Weights and what stands beside them: never code.
 _WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.spm", "*.tiktoken", "*.codes", "*.bpe")
@@ -117,7 +117,7 @@ class Inputs:
         return open_model(self._places[path], path, self._allow_bin)
 
     def _adapter(self, label: str, adapter: str, base: str) -> TensorSource:
-        from stockpot.merging.read.adapters import AdapterSource
+        from stockpot.merging.read.adapter_source import AdapterSource
 
         self._refuse_adapter(base)
         # Layers that slices move meet other layers of the base than the adapter was trained on.
@@ -139,12 +139,12 @@ class Inputs:
     def _is_adapter(self, path: str) -> bool:
         if path in self._states or not (self._located(path) / "adapter_config.json").is_file():
             return False
-        from stockpot.merging.read.adapters import is_adapter
+        from stockpot.merging.read.adapter_config import is_adapter
 
         return is_adapter(self._located(path))
 
     def _config(self, path: str) -> AdapterConfig:
-        from stockpot.merging.read.adapters import read_adapter_config
+        from stockpot.merging.read.adapter_config import read_adapter_config
 
         return read_adapter_config(self._located(path))
 

@@ -15,7 +15,8 @@ from stockpot.merging.compute.engine import first_nonfinite
 from stockpot.merging.options import Options
 from stockpot.merging.plan.merge_plan import Plan
 from stockpot.merging.plan.planned_merge import planned_merge
-from stockpot.merging.read.adapters import ADAPTER_CONFIG, PEFT_PREFIX, AdapterSource, Factors
+from stockpot.merging.read.adapter_config import ADAPTER_CONFIG
+from stockpot.merging.read.adapter_source import PEFT_PREFIX, AdapterSource, Factors
 from stockpot.merging.read.sources import StateDict, torch_dtype
 from stockpot.merging.rule import Rule, Settings
 from stockpot.merging.spec.merge_spec import MergeSpec, spec_to_mapping

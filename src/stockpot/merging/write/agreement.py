@@ -11,7 +11,8 @@ from stockpot.merging.plan.layer_stacks import first_layer_extras, language_stac
 from stockpot.merging.plan.merge_plan import Plan
 from stockpot.merging.plan.tensor_origins import Sliced, sliced_stacks
 from stockpot.merging.write.layer_config import count_places
-from stockpot.merging.write.output_config import HEADS, taken_layers
+from stockpot.merging.write.output_config import taken_layers
+from stockpot.weights.tensor_names import HEAD_ENDINGS
 
 # Tables that some versions of a library save and others work out; none asks for them.
 _WORKED_OUT = re.compile(r"(rotary_emb\.inv_freq|position_ids|attn\.(masked_)?bias|attention\.(masked_)?bias)$")
@@ -29,7 +30,7 @@ def check_agreement(names: Collection[str], config: Mapping[str, Any], plan: Pla
     expected = set(tensors) if not cut else set(_expected(tensors, cut, donor))
     missing = [name for name in expected - set(names) if not _WORKED_OUT.search(name)]
     unexpected = [name for name in set(names) - expected if not _WORKED_OUT.search(name)]
-    unexpected = [name for name in unexpected if not name.endswith(HEADS)]  # `untie` says that it is there
+    unexpected = [name for name in unexpected if not name.endswith(HEAD_ENDINGS)]  # `untie` says that it is there
     for what, wrong in (("lack", missing), ("have", unexpected)):
         if wrong:
             shown = ", ".join(f"'{name}'" for name in sorted(wrong)[:3]) + (" …" if len(wrong) > 3 else "")

@@ -14,12 +14,11 @@ from stockpot.merging.plan.tensor_origins import Sliced, sliced_stacks
 from stockpot.merging.read.sources import TORCH_NAMES
 from stockpot.merging.write.layer_config import pin_decoder, set_layers
 from stockpot.weights.layout import FLOATS, TensorEntry
+from stockpot.weights.tensor_names import EMBEDDING_ENDINGS, HEAD_ENDINGS
 
 # Types that hold numbers packed, or scaled by others: their average would be nobody's.
 _PACKED = frozenset({"U8", "I8", "I32", "U32", "F8_E4M3", "F8_E5M2"})
 _QUANTISED = ("quantization_config", "compression_config")
-HEADS = ("lm_head.weight", "embed_out.weight", "predictions.decoder.weight", "lm_head.decoder.weight")
-_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "shared.weight", "word_embeddings.weight", "embed_in.weight")
 _PIECE = 4 << 20
 
 
@@ -45,8 +44,8 @@ def untie(config: dict[str, Any], entries: Mapping[str, TensorEntry]) -> list[st
 
     Otherwise a library would take the embedding for both, and what was merged into the head would count for nothing.
     """
-    heads = [name for name in entries if name.endswith(HEADS)]
-    embeddings = [name for name in entries if name.endswith(_EMBEDDINGS)]
+    heads = [name for name in entries if name.endswith(HEAD_ENDINGS)]
+    embeddings = [name for name in entries if name.endswith(EMBEDDING_ENDINGS)]
     said = [block["tie_word_embeddings"] for block in _blocks(config) if "tie_word_embeddings" in block]
     if not heads or not embeddings or (said and not any(said)):  # unsaid, it hangs on the architecture
         return []
