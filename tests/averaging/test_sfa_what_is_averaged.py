@@ -196,7 +196,7 @@ def test_beta_by_name_first_match_wins() -> None:
         ({"*": 2}, r"beta of '\*' must lie in \[0, 1\]"),
         ({"0.*": 0.1}, r"no pattern matches '1.weight'; add a last pattern '\*'"),
         ({"0.wieght": 0.1, "*": 0.2}, r"beta: no tensor of the model matches '0.wieght'. Did you mean '0.weight'\?"),
-        ({}, r"no pattern matches '0.weight'"),
+        ({}, r"beta has no patterns; give a number, or at least the pattern '\*'"),
     ],
 )
 def test_a_wrong_beta_is_refused(beta: object, words: str) -> None:

@@ -19,7 +19,7 @@ MISTAKES = {
         ["tasks=[{name: a}, {name: b, data: {classes: [0, 77]}}]"],
         r"task 'b': data\.classes: 'digits' has no class 77\. Classes 0 to 9: 0, 1, 2, 3",
     ),
-    "beta beyond 1": (["method.beta=1.5"], r"method\.beta: should lie between 0 and 1, as the weight of the anchor"),
+    "beta beyond 1": (["method.beta=1.5"], r"method\.beta: beta must lie in \[0, 1\], the weight of the anchor"),
     "an empty task": (["tasks=[{name: a}, {name: b, data: {classes: []}}]"], r"tasks\.1\.data\.classes: an empty list"),
     "an empty stream": (["tasks=[]"], r"tasks: the stream is empty"),
     "a negative penalty": (["method={name: ewc, strength: -1}"], r"method\.strength: .*0.* -1"),

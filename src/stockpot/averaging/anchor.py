@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from stockpot.averaging.match import TensorPair
-from stockpot.averaging.model_tensors import ModelTensor, is_sharded, local_shard, storage_address, storages
+from stockpot.averaging.model_tensors import ModelTensor, storages
 from stockpot.errors import StockpotError
 from stockpot.models.names import under_own_names
 from stockpot.weights.checkpoint import open_checkpoint, save_checkpoint
+from stockpot.weights.tensor_memory import is_sharded, local_shard, storage_address
 from stockpot.weights.tensor_names import clean_name
 
 Keep = Literal["device", "cpu", "disk"]

@@ -18,14 +18,14 @@ from stockpot.averaging import saved_anchor
 from stockpot.averaging.anchor import AnchorSource, Keep
 from stockpot.averaging.best import BETWEEN, chooses_best, refuse_best_between, saves
 from stockpot.averaging.lora import BESIDE
-from stockpot.averaging.match import check_beta
-from stockpot.averaging.model_tensors import is_sharded
 from stockpot.averaging.optimizer_steps import was_skipped
 from stockpot.averaging.resumed import remember_folders, resumed_folder
 from stockpot.averaging.schedule import Schedule
+from stockpot.averaging.settings import check_beta
 from stockpot.averaging.sfa import SFA, Buffers, Rounding
 from stockpot.errors import StockpotError
 from stockpot.files import write_json
+from stockpot.weights.tensor_memory import is_sharded
 
 _logger = logging.getLogger("stockpot")
 _NAME = "stockpot.SFACallback"  # in the Trainer's state

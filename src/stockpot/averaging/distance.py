@@ -12,7 +12,7 @@ from torch import Tensor
 from stockpot.averaging.average import pieces, working_type
 from stockpot.averaging.lora import squared_norms
 from stockpot.averaging.match import TensorPair
-from stockpot.averaging.model_tensors import is_sharded
+from stockpot.weights.tensor_memory import is_sharded
 
 
 @torch.no_grad()

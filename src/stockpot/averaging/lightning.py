@@ -10,8 +10,8 @@ from typing import Any
 
 from stockpot.averaging.anchor import AnchorSource, Keep
 from stockpot.averaging.lightning_best import check_compared, refuse_monitor_between
-from stockpot.averaging.match import check_beta
 from stockpot.averaging.schedule import Schedule
+from stockpot.averaging.settings import check_beta
 from stockpot.averaging.sfa import SFA, Buffers, Rounding
 from stockpot.errors import StockpotError
 

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stockpot.averaging.match import TensorPair
-from stockpot.averaging.model_tensors import is_sharded, local_shard
 from stockpot.errors import StockpotError
 from stockpot.weights.checkpoint import open_checkpoint
+from stockpot.weights.tensor_memory import is_sharded, local_shard
 from stockpot.weights.tensor_names import clean_name
 
 BESIDE = {"beside": "lora"}  # metadata of an anchor file that holds what is trained beside LoRA factors
@@ -113,12 +112,11 @@ def check_anchor(source: object, name: str) -> None:
         )
 
 
-def refuse_merged(pairs: Iterable[TensorPair]) -> None:
-    """Raises StockpotError for an adapter that is merged: to scale its factors would leave ΔW in the base."""
-    for pair in pairs:
-        if pair.factor is not None and pair.factor.merged:
-            adapter = pair.factor.adapter
-            raise StockpotError(f"'{pair.name}': adapter '{adapter}' is merged; call unmerge_adapter() to train on.")
+def refuse_merged(factors: Mapping[str, Factor]) -> None:
+    """Raises StockpotError for a merged adapter: scaling its factors would leave ΔW in the base."""
+    for name, factor in factors.items():
+        if factor.merged:
+            raise StockpotError(f"'{name}': adapter '{factor.adapter}' is merged; call unmerge_adapter() to train on.")
 
 
 @torch.no_grad()

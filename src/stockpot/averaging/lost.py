@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from stockpot.averaging.match import TensorPair
-from stockpot.averaging.model_tensors import local_shard
 from stockpot.errors import StockpotError
+from stockpot.weights.tensor_memory import local_shard
 
 _TENSORS, _ELEMENTS = 16, 16  # sampled
 

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from stockpot.averaging.model_tensors import ModelTensor, is_sharded, local_shard, storage_address
-from stockpot.averaging.schedule import is_number
+from stockpot.averaging.lora import Factor
+from stockpot.averaging.model_tensors import ModelTensor
+from stockpot.averaging.settings import Beta
 from stockpot.errors import StockpotError, did_you_mean
+from stockpot.weights.tensor_memory import is_sharded, local_shard, storage_address
 from stockpot.weights.tensor_names import match_any, suggest_pattern
-
-if TYPE_CHECKING:
-    from stockpot.averaging.lora import Factor
-
-Beta = float | dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -40,15 +36,6 @@ class TensorPair:
         """What is averaged with what, of equal shape: this process's shards, the first rows of a grown tensor."""
         tensor = local_shard(self.tensor.detach())
         return (tensor if self.rows is None else tensor.narrow(0, 0, self.rows)), local_shard(self.anchor)
-
-
-def check_beta(beta: float | Mapping[str, float]) -> Beta:
-    """β as a number, or pattern → number in the order written. Raises StockpotError unless 0 ≤ β ≤ 1."""
-    for name, value in beta.items() if isinstance(beta, Mapping) else [("", beta)]:
-        if not is_number(value) or not 0 <= value <= 1:
-            where = f" of '{name}'" if name else ""
-            raise StockpotError(f"beta{where} must lie in [0, 1], the weight of the anchor, not {value!r}.")
-    return {str(name): float(value) for name, value in beta.items()} if isinstance(beta, Mapping) else float(beta)
 
 
 def check_patterns(kind: str, patterns: Sequence[str], names: frozenset[str]) -> None:

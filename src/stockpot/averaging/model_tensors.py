@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from stockpot.averaging.lora import Factor
 from stockpot.errors import StockpotError
 from stockpot.models.wrappers import refuse_fsdp1
+from stockpot.weights.tensor_memory import (
+    group_tied,
+    is_plain_float,
+    local_shard,
+    memory_key,
+    storage_address,
+    view_key,
+)
 from stockpot.weights.tensor_names import clean_name
-
-if TYPE_CHECKING:
-    from stockpot.averaging.lora import Factor
 
 _LORA = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector")
 
@@ -48,24 +54,29 @@ def model_tensors(
     unless `halves` allows them.
     """
     refuse_fsdp1(model)  # here too: it may have been wrapped since SFA was made
-    found: dict[object, tuple[list[str], Tensor, bool, Factor | None]] = {}
-    known = lora or {}
+    factors = lora or {}
+    named: list[tuple[str, Tensor]] = []
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if parameter.requires_grad:
-            _refuse(clean_name(name), parameter, halves, id(parameter) in known)
-            factor = known.get(id(parameter))
-            if factor is None and id(parameter) in known:
-                continue
-            place = memory_key(parameter) if factor is None else _place(parameter)
-            found.setdefault(place, ([], parameter, False, factor))[0].append(clean_name(name))
-    if buffers:
-        for name, buffer in persistent_buffers(model):
-            if is_plain_float(buffer):
-                _refuse_empty(clean_name(name), buffer)
-                found.setdefault(memory_key(buffer), ([], buffer, True, None))[0].append(clean_name(name))
-    live = [ModelTensor(tuple(names), tensor, is_buffer, factor) for names, tensor, is_buffer, factor in found.values()]
-    _one_name_one_tensor(live)
-    return live
+            _refuse(clean_name(name), parameter, halves, id(parameter) in factors)
+            if id(parameter) not in factors or factors[id(parameter)] is not None:  # else the factor that stays
+                named.append((clean_name(name), parameter))
+    averaged_buffers = set()
+    for name, buffer in persistent_buffers(model) if buffers else ():
+        if is_plain_float(buffer):
+            _refuse_empty(clean_name(name), buffer)
+            averaged_buffers.add(id(buffer))
+            named.append((clean_name(name), buffer))
+
+    def key(tensor: Tensor) -> object:
+        return view_key(tensor) if id(tensor) in factors else memory_key(tensor)
+
+    tensors = [
+        ModelTensor(tuple(names), tensor, id(tensor) in averaged_buffers, factors.get(id(tensor)))
+        for names, tensor in group_tied(named, key)
+    ]
+    _refuse_equal_names(tensors)
+    return tensors
 
 
 def persistent_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -84,53 +95,6 @@ def signature(model: nn.Module) -> list[object]:
             if tensor is not None:
                 tensors.append((id(tensor), tensor.requires_grad, tensor.shape, tensor.dtype, tensor.device))
     return tensors
-
-
-def is_sharded(tensor: Tensor) -> bool:
-    """Whether it is a DTensor, of which each process holds a piece."""
-    return hasattr(tensor, "to_local") and hasattr(tensor, "placements")
-
-
-def local_shard(tensor: Tensor) -> Tensor:
-    """The piece of the tensor that this process holds; the tensor itself unless sharded."""
-    if is_sharded(tensor):
-        piece: Tensor = tensor.to_local()  # type: ignore[attr-defined]
-        return piece
-    return tensor
-
-
-def is_plain_float(tensor: Tensor) -> bool:
-    """Whether its numbers are fp16 to fp64 as they stand: neither integers nor quantised, whatever type it shows."""
-    quantised = hasattr(tensor, "__tensor_flatten__") and not is_sharded(tensor)
-    return not quantised and tensor.is_floating_point() and tensor.dtype.itemsize >= 2
-
-
-def storage_address(tensor: Tensor) -> int | None:
-    """Where this process's piece of the tensor begins in memory, its storage that is; None where it has no storage.
-
-    A meta or fake tensor has none, nor has a sparse one, or a subclass that wraps other tensors (torchao's).
-    """
-    try:
-        storage = local_shard(tensor).untyped_storage()
-        return None if storage.device.type == "meta" else storage.data_ptr() or None
-    except RuntimeError:  # NotImplementedError too, which is one
-        return None
-
-
-def memory_key(tensor: Tensor) -> object:
-    """Equal for two tensors that are the same numbers in the same memory."""
-    piece, start = local_shard(tensor), storage_address(tensor)
-    if piece.numel() == 0 or start is None:
-        return id(tensor)
-    return piece.device, start + piece.storage_offset() * piece.element_size(), piece.shape, piece.stride()
-
-
-def _place(tensor: Tensor) -> object:
-    """Equal also for a transposed view: PEFT ties the adapters of an embedding and a head that way."""
-    piece, start = local_shard(tensor), storage_address(tensor)
-    if piece.numel() == 0 or start is None:
-        return id(tensor)
-    return piece.device, start + piece.storage_offset() * piece.element_size(), piece.numel()
 
 
 def _refuse(name: str, parameter: nn.Parameter, halves: bool, known_factor: bool) -> None:
@@ -165,12 +129,11 @@ def _refuse_empty(name: str, tensor: Tensor) -> None:
         raise StockpotError(f"'{name}' is a {kind} without memory of its own: SFA averages dense weights only.")
 
 
-def _one_name_one_tensor(live: list[ModelTensor]) -> None:
-    seen: set[str] = set()
-    for name in (name for one in live for name in one.names):
-        if name in seen:
+def _refuse_equal_names(tensors: list[ModelTensor]) -> None:
+    names = Counter(name for tensor in tensors for name in tensor.names)
+    for name, count in names.items():
+        if count > 1:
             raise StockpotError(f"two tensors are called '{name}' once wrapper prefixes are removed; rename a module.")
-        seen.add(name)
 
 
 def is_deepspeed(model: nn.Module) -> bool:

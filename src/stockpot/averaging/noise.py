@@ -10,7 +10,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from stockpot.averaging.model_tensors import is_sharded, local_shard
+from stockpot.weights.tensor_memory import is_sharded, local_shard
 
 # SplitMix64 (Steele, Lea and Flood 2014), as signed 64-bit numbers: torch multiplies int64 modulo 2**64.
 _GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)

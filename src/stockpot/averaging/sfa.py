@@ -17,13 +17,14 @@ from stockpot.averaging.copies import check_optimizer, forget, with_copies
 from stockpot.averaging.distance import distance
 from stockpot.averaging.lora import check_anchor, doubt, lora_factors, refuse_merged
 from stockpot.averaging.lost import LostAverage
-from stockpot.averaging.match import TensorPair, check_beta, check_patterns, match
+from stockpot.averaging.match import TensorPair, check_patterns, match
 from stockpot.averaging.model_tensors import ModelTensor, is_deepspeed, model_names, model_tensors, signature
 from stockpot.averaging.noise import Noise, drawn_seed
 from stockpot.averaging.notes import note_not_counted, notes_on
 from stockpot.averaging.optimizer_steps import OptimizerSteps, batches_of_epoch
 from stockpot.averaging.saved_anchor import digest
 from stockpot.averaging.schedule import Schedule
+from stockpot.averaging.settings import check_beta
 from stockpot.averaging.state import check_state, saved_source
 from stockpot.errors import StockpotError
 from stockpot.models.wrappers import refuse_fsdp1
@@ -208,7 +209,7 @@ class SFA:
         self.check_start()
         wall, cpu = time.perf_counter(), time.process_time()
         pairs = self._current_pairs()
-        refuse_merged(pairs)
+        refuse_merged({pair.name: pair.factor for pair in pairs if pair.factor is not None})
         optimizers = [self._optimizer, *self._optimizer_steps.seen]
         noise = Noise(self.seed, self.steps, self.averages) if self._rounding == "stochastic" else None
         self._guard.begin(pairs)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stockpot.averaging.match import TensorPair
-from stockpot.averaging.model_tensors import local_shard
 from stockpot.batches.examples import Batch
 from stockpot.files import folder_bytes
 from stockpot.methods.base import Method, Task
@@ -18,6 +17,7 @@ from stockpot.methods.shared.anchor_config import AnchorConfig
 from stockpot.methods.shared.penalty import anchor_bytes, anchored, gradient, pull, trainable
 from stockpot.methods.shared.space import Range, Space
 from stockpot.models.spec import ModelSpec
+from stockpot.weights.tensor_memory import local_shard
 
 
 class L2Config(AnchorConfig):

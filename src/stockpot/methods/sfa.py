@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from stockpot.averaging.anchor import Keep
 from stockpot.averaging.model_tensors import model_names
 from stockpot.averaging.optimizer_steps import was_skipped
+from stockpot.averaging.settings import check_beta
 from stockpot.averaging.sfa import SFA
 from stockpot.batches.examples import Examples
 from stockpot.files import folder_bytes
@@ -65,12 +66,7 @@ class SFAConfig(AnchoredConfig):
     @field_validator("beta")
     @classmethod
     def _in_range(cls, beta: float | dict[str, float]) -> float | dict[str, float]:
-        if isinstance(beta, dict) and not beta:
-            raise ValueError("the patterns are empty; give a number, or at least the pattern '*'")
-        for value in beta.values() if isinstance(beta, dict) else [beta]:
-            if not 0 <= value <= 1:
-                raise ValueError(f"should lie between 0 and 1, as the weight of the anchor, not {value}")
-        return beta
+        return check_beta(beta)
 
     @model_validator(mode="after")
     def _one_cadence(self) -> SFAConfig:

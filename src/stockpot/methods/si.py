@@ -9,13 +9,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stockpot.averaging.model_tensors import ModelTensor, local_shard
+from stockpot.averaging.model_tensors import ModelTensor
 from stockpot.batches.examples import Examples
 from stockpot.methods.base import BaseConfig, Task, Tensors
 from stockpot.methods.shared.importances import ImportanceMethod
 from stockpot.methods.shared.penalty import gradient, trainable
 from stockpot.methods.shared.space import Range, Space
 from stockpot.models.spec import ModelSpec
+from stockpot.weights.tensor_memory import local_shard
 
 
 class SIConfig(BaseConfig):

@@ -15,6 +15,7 @@ from stockpot.errors import StockpotError, did_you_mean
 from stockpot.seeds import derive
 from stockpot.strict import StrictModel
 from stockpot.weights.checkpoint import save_checkpoint
+from stockpot.weights.tensor_memory import group_tied
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -255,10 +256,8 @@ def _restore(model: nn.Module, flags: dict[str, bool]) -> None:
 
 def _tied(model: nn.Module) -> set[str]:
     """The modules that share a weight with another, by name."""
-    owners: dict[int, list[str]] = {}
-    for name, tensor in model.named_parameters(remove_duplicate=False):
-        owners.setdefault(id(tensor), []).append(name.rpartition(".")[0])
-    return {name for names in owners.values() if len(names) > 1 for name in names}
+    groups = group_tied(model.named_parameters(remove_duplicate=False))
+    return {name.rpartition(".")[0] for names, _ in groups if len(names) > 1 for name in names}
 
 
 def _refuse_tied(model: PeftModel, tied: set[str]) -> None:

@@ -154,7 +154,7 @@ def _explain(model: type[BaseModel], error: Any, values: Any) -> str:
         wrong = f"unknown method {name!r}" if name else "a method needs its `name`"
         return f"{place}.name: {wrong}.{did_you_mean(str(name), REGISTRY)} Known: {', '.join(REGISTRY)}."
     if kind == "value_error":
-        message = str(error["ctx"]["error"])
+        message = str(error["ctx"]["error"]).removesuffix(".")
         return f"{place}: {message}." if place else f"{message}."
     message = _PLAINLY.get(kind) or error["msg"].replace("Input should be", "should be")
     if kind == "list_type" and path == ["tasks"]:

@@ -10,7 +10,6 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from stockpot.averaging.model_tensors import memory_key
 from stockpot.batches.examples import Examples
 from stockpot.errors import StockpotError
 from stockpot.files import folder_bytes
@@ -20,6 +19,7 @@ from stockpot.methods.shared.first_task import FirstTaskConfig
 from stockpot.models.names import plain_tensors, under_own_names
 from stockpot.models.spec import ModelSpec
 from stockpot.weights.checkpoint import open_checkpoint
+from stockpot.weights.tensor_memory import group_tied
 
 
 class MergedConfig(FirstTaskConfig):
@@ -217,11 +217,11 @@ def floating(model: nn.Module) -> Tensors:
 
 
 def _tied(model: nn.Module) -> list[tuple[list[str], Tensor]]:
-    found: dict[object, tuple[list[str], Tensor]] = {}
-    for name, tensor in plain_tensors(model).items():
-        if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel():
-            found.setdefault(memory_key(tensor), ([], tensor))[0].append(name)
-    return list(found.values())
+    return group_tied(
+        (name, tensor)
+        for name, tensor in plain_tensors(model).items()
+        if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel()
+    )
 
 
 def _more_rows(name: str, tensor: Tensor, origin: Tensor) -> Tensor:

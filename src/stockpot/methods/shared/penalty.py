@@ -13,9 +13,10 @@ from torch.nn import functional
 from stockpot.averaging.anchor import find_anchor, hold_anchor
 from stockpot.averaging.lora import Factor, lora_factors
 from stockpot.averaging.match import TensorPair, match
-from stockpot.averaging.model_tensors import ModelTensor, local_shard, model_tensors
+from stockpot.averaging.model_tensors import ModelTensor, model_tensors
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.models.names import plain_name
+from stockpot.weights.tensor_memory import local_shard
 
 Tensors = dict[str, Tensor]
 
