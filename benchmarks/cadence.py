@@ -34,8 +34,8 @@ from stockpot.recipe.read import read_recipe
 from stockpot.recipe.resolve import resolve
 from stockpot.runs.session import open_stream
 from stockpot.seeds import seed_everything
+from stockpot.streams.classified import ClassifiedStream, ImageReader
 from stockpot.streams.spec import DataSpec, Scenario, TaskSpec
-from stockpot.streams.stream import Stream
 from stockpot.training.job import Job, planned_steps
 from stockpot.training.plain import train_plainly
 from stockpot.weights.checkpoint import save_checkpoint
@@ -63,7 +63,7 @@ class Case:
     """Two tasks, the model that they start from, its output rows, and how it is trained."""
 
     name: str
-    stream: Stream
+    stream: ClassifiedStream
     start: Callable[[int], nn.Module]  # seed → the model
     rows: int
     settings: dict[str, Any]
@@ -129,21 +129,21 @@ def cases(source: str, scenarios: list[Scenario]) -> Iterator[Case]:
     recipe = read_recipe(Path(source))
     recipe = resolve(recipe, recipe.method, 0)
     assert isinstance(recipe.tasks, list), "a resolved recipe lists its tasks"
-    stream, _ = open_stream(recipe.model_copy(update={"tasks": recipe.tasks[:2]}))
-    assert isinstance(stream, Stream), "a stream of classes"
+    stream = open_stream(recipe.model_copy(update={"tasks": recipe.tasks[:2]}))
+    assert isinstance(stream, ClassifiedStream), "a stream of classes"
     rows = stream.rows.count(2)
-    name = f"{recipe.scenario}: {' → '.join(stream.task_names)}"
+    name = f"{recipe.scenario}: {' → '.join(task.name for task in stream.tasks)}"
     settings = {**recipe.train, "use_cpu": True}
     yield Case(name, stream, lambda seed: start_model(recipe.model, rows, seed), rows, settings)
 
 
-def _digits(path: str, scenario: Scenario) -> Stream:
+def _digits(path: str, scenario: Scenario) -> ClassifiedStream:
     """MNIST as two tasks of five digits."""
     tasks = [
         TaskSpec(name=name, data=DataSpec(classes=list(range(start, start + 5))))
         for name, start in (("low", 0), ("high", 5))
     ]
-    return Stream.open(scenario, DataSpec(path=path), tasks, [], PlainProcessor())
+    return ClassifiedStream.open(scenario, DataSpec(path=path), tasks, [], ImageReader(PlainProcessor()))
 
 
 def told(values: list[float]) -> str:

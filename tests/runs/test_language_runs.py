@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from stockpot.models.tokenizer import train_tokenizer
 from stockpot.streams.spec import DataSpec
-from stockpot.streams.text.source import open_text
+from stockpot.streams.text.text_source import open_text
 
 Make = Callable[..., Unbroken]
 WORDS = ["the", "law", "of", "the", "land,", "and", "the", "sum", "of", "two", "and", "two"]

@@ -13,10 +13,10 @@ from PIL import Image
 
 from stockpot.errors import StockpotError
 from stockpot.models.processor import PlainProcessor
-from stockpot.streams.source import open_source
+from stockpot.streams.classified import ClassifiedStream, ImageReader
+from stockpot.streams.images import open_images
 from stockpot.streams.spec import DataSpec, TaskSpec
-from stockpot.streams.stream import Stream
-from stockpot.streams.text.source import open_text
+from stockpot.streams.text.text_source import open_text
 
 
 def grey(value: int) -> Image.Image:
@@ -28,7 +28,7 @@ def columns(labels: list[int], **more: list[Any]) -> dict[str, list[Any]]:
 
 
 def open_folder(folder: Path, **settings: Any) -> Any:
-    return open_source(DataSpec(path=str(folder), **settings), "task 'a'")
+    return open_images(DataSpec(path=str(folder), **settings), "task 'a'")
 
 
 def test_columns_are_found_by_what_they_hold(hub_folder: Callable[..., Path]) -> None:
@@ -45,7 +45,9 @@ def test_two_label_columns_must_be_chosen_from(hub_folder: Callable[..., Path]) 
     folder = hub_folder(
         {part: columns([0, 1, 0], coarse=[1, 1, 0]) for part in ("train", "test")}, label=["a", "b"], coarse=["x", "y"]
     )
-    with pytest.raises(StockpotError, match=r"task 'a': data\.label: columns \['label', 'coarse'\] could all be it"):
+    with pytest.raises(
+        StockpotError, match=r"task 'a': data\.label: there are several such columns, \['label', 'coarse'\]"
+    ):
         open_folder(folder)
     assert open_folder(folder, label="coarse").classes == ["x", "y"]
     with pytest.raises(StockpotError, match=r"no column 'corse'\. Did you mean 'coarse'\?"):
@@ -102,7 +104,7 @@ def test_labels_without_names_are_named_by_their_numbers(hub_folder: Callable[..
         ({"label": ["cat", "dog"]}, r"data\.label: column 'label' does not hold class numbers"),
         ({"image": ["a.png", "b.png"]}, r"data\.image: column 'image' does not hold images"),
         ({"label": [-1, -1]}, "some labels are −1"),
-        ({"label": [1, None]}, r"data\.label: some values of column 'label' are no class numbers"),
+        ({"label": [1, None]}, r"data\.label: some values of column 'label' are not class numbers"),
     ],
 )
 def test_columns_of_another_kind_are_refused(change: dict, message: str, hub_folder: Callable[..., Path]) -> None:
@@ -115,7 +117,7 @@ def test_an_empty_task_is_an_error(hub_folder: Callable[..., Path]) -> None:
     folder = hub_folder({"train": columns([0, 0, 1]), "test": columns([1, 1])}, label=["a", "b"])
     task = TaskSpec(name="only-a", data=DataSpec(path=str(folder), classes=["a"]))
     with pytest.raises(StockpotError, match=r"task 'only-a': it is empty: the test part .* no example of its classes"):
-        Stream.open("class-incremental", DataSpec(), [task], [], PlainProcessor())
+        ClassifiedStream.open("class-incremental", DataSpec(), [task], [], ImageReader(PlainProcessor()))
 
 
 def test_a_folder_without_data_is_an_error(tmp_path: Path) -> None:
@@ -149,12 +151,12 @@ def test_grey_images_are_resized_and_made_colour_by_the_models_processor(shared_
     from stockpot.models.store import model_config
 
     model = ModelSpec(config={"model_type": "vit", "image_size": 12, "patch_size": 4})
-    stream = Stream.open(
+    stream = ClassifiedStream.open(
         "class-incremental",
         DataSpec(path=str(shared_data("vision/mnist10k")), limit=3),
         [TaskSpec(name="a", data=DataSpec(classes=[1, 2]))],
         [],
-        open_processor(model, model_config(model)),
+        ImageReader(open_processor(model, model_config(model))),
     )
     pixels = stream.test(0).__getitems__(range(6))["pixel_values"]
     assert pixels.shape == (6, 3, 12, 12)

@@ -11,18 +11,23 @@ from sklearn.datasets import load_digits
 
 from stockpot.errors import StockpotError
 from stockpot.models.processor import PlainProcessor
-from stockpot.streams.source import open_source
+from stockpot.streams.classes import chosen_classes, inherit, split_classes
+from stockpot.streams.classified import ClassifiedStream, ImageReader
+from stockpot.streams.images import open_images
 from stockpot.streams.spec import DataSpec, TaskSpec
-from stockpot.streams.stream import Stream, chosen_classes, inherit, split_classes
 
 DIGITS = DataSpec(path="digits")
 
 
-def stream(*tasks: DataSpec, scenario: str = "class-incremental", controls: tuple[DataSpec, ...] = ()) -> Stream:
+def stream(
+    *tasks: DataSpec, scenario: str = "class-incremental", controls: tuple[DataSpec, ...] = ()
+) -> ClassifiedStream:
     def specs(prefix: str, data: tuple[DataSpec, ...]) -> list[TaskSpec]:
         return [TaskSpec(name=f"{prefix}{number}", data=own) for number, own in enumerate(data)]
 
-    return Stream.open(scenario, DIGITS, specs("task", tasks), specs("control", controls), PlainProcessor())
+    return ClassifiedStream.open(
+        scenario, DIGITS, specs("task", tasks), specs("control", controls), ImageReader(PlainProcessor())
+    )
 
 
 @given(st.integers(1, 10), st.one_of(st.none(), st.integers(0, 50)))
@@ -56,7 +61,7 @@ def test_a_split_larger_than_the_classes_is_an_error() -> None:
 
 
 def test_classes_are_named_by_number_or_by_name_in_the_users_order() -> None:
-    source = open_source(DIGITS, "here")
+    source = open_images(DIGITS, "here")
     assert chosen_classes(DataSpec(classes=[3, "1", 0]), source, "here") == [3, 1, 0]
     assert chosen_classes(DIGITS, source, "here") == list(range(10))
 
@@ -68,8 +73,8 @@ def test_a_class_that_does_not_exist_is_an_error_with_the_task_and_the_classes(w
 
 
 def test_a_class_named_twice_by_name_and_number_is_an_error() -> None:
-    source = open_source(DIGITS, "here")
-    with pytest.raises(StockpotError, match="stands twice"):
+    source = open_images(DIGITS, "here")
+    with pytest.raises(StockpotError, match="appears twice"):
         chosen_classes(DataSpec.model_construct(path="digits", classes=[1, "1"]), source, "here")
 
 
@@ -113,10 +118,10 @@ def test_limit_keeps_so_many_of_each_class_and_split() -> None:
 
 def test_a_fifth_of_every_class_is_held_out_whatever_was_seeded() -> None:
     np.random.seed(1)
-    first = open_source(DIGITS, "here")
+    first = open_images(DIGITS, "here")
     np.random.seed(2)
     torch.manual_seed(7)
-    second = open_source(DIGITS, "here")
+    second = open_images(DIGITS, "here")
     assert np.array_equal(first.test.labels, second.test.labels)
     assert first.facts == second.facts
     counts = np.bincount(load_digits().target)
@@ -144,7 +149,7 @@ def test_transforms_are_applied_to_training_and_test_images_alike() -> None:
     plain, turned, shuffled = (
         stream(DataSpec(classes=[3], limit=2, **change)) for change in ({}, {"rotate": 90.0}, {"permute": 2})
     )
-    for read in (Stream.train, Stream.test):
+    for read in (ClassifiedStream.train, ClassifiedStream.test):
         before = read(plain, 0).__getitems__([0, 1])["pixel_values"]
         assert torch.equal(read(turned, 0).__getitems__([0, 1])["pixel_values"], before.rot90(1, (-2, -1)))
         after = read(shuffled, 0).__getitems__([0, 1])["pixel_values"]
@@ -172,9 +177,9 @@ def test_facts_say_what_the_data_are_and_follow_the_data() -> None:
 @pytest.mark.parametrize("key", ["name", "revision", "image", "label", "train_split", "test_split"])
 def test_a_choice_that_the_digits_do_not_have_is_an_error_and_not_ignored(key: str) -> None:
     with pytest.raises(StockpotError, match=rf"data\.{key}"):
-        open_source(DataSpec(path="digits", **{key: "foo"}), "here")
+        open_images(DataSpec(path="digits", **{key: "foo"}), "here")
 
 
 def test_no_data_set_is_an_error() -> None:
     with pytest.raises(StockpotError, match=r"task 'a': no data set is named"):
-        Stream.open("class-incremental", DataSpec(), [TaskSpec(name="a")], [], PlainProcessor())
+        ClassifiedStream.open("class-incremental", DataSpec(), [TaskSpec(name="a")], [], ImageReader(PlainProcessor()))

@@ -14,7 +14,7 @@ from stockpot.streams.spec import DataSpec
 from stockpot.streams.text import cache
 from stockpot.streams.text.cache import cached
 from stockpot.streams.text.rows import PromptPair, TextRows
-from stockpot.streams.text.source import open_text
+from stockpot.streams.text.text_source import open_text
 from stockpot.streams.text.tokens import Tokenised, tokenise
 
 TOKENIZER: Any = train_tokenizer([], 300)

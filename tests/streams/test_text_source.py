@@ -13,11 +13,11 @@ from transformers import GPT2Config
 from stockpot.errors import StockpotError
 from stockpot.models.tokenizer import train_tokenizer
 from stockpot.streams.spec import DataSpec, TaskSpec
-from stockpot.streams.text.classes import open_text_classes
+from stockpot.streams.text.labelled_texts import open_labelled_texts
+from stockpot.streams.text.language import LanguageSources, LanguageStream
 from stockpot.streams.text.rows import Chat, PromptPair
-from stockpot.streams.text.source import open_text
-from stockpot.streams.text.stream import LanguageStream, Sources
 from stockpot.streams.text.templates import open_template
+from stockpot.streams.text.text_source import open_text
 
 WHERE = "task 'law'"
 
@@ -154,7 +154,7 @@ def test_a_bad_row_is_named_in_one_line(
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.txt", b"x\ncaf\xe9\n", "/a.txt, line 2: it is not UTF-8 text; write it again as UTF-8, .*iconv"),
+        ("a.txt", b"x\ncaf\xe9\n", "/a.txt, line 2: it is not UTF-8 text; convert it to UTF-8, .*iconv"),
         ("a.csv", b"text\nx\ncaf\xe9\n", "/a.csv, line 3: it is not UTF-8 text; .*iconv"),
         (
             "a.jsonl",
@@ -162,7 +162,7 @@ def test_a_bad_row_is_named_in_one_line(
             "/a.jsonl, split 'train', row 1: it is not UTF-8 text; .*",
         ),
         ("folder/train.txt", b"x\ncaf\xe9\n", "/folder/train.txt, line 2: it is not UTF-8 text; .*iconv"),
-        ("b.jsonl", b'{"text": "x"}\n{"text":\n', "/b.jsonl, row 1 could not be read as jsonl: .*; mend the row"),
+        ("b.jsonl", b'{"text": "x"}\n{"text":\n', "/b.jsonl, row 1 could not be read as jsonl: .*; fix the row"),
         ("c.jsonl", b"", "/c.jsonl is empty"),
     ],
 )
@@ -198,21 +198,21 @@ def test_data_that_cannot_be_reached_are_said_in_one_line(path: str | None) -> N
 
 def test_classes_come_from_names_numbers_or_strings(hub_folder: Callable[..., Path], tmp_path: Path) -> None:
     named = hub_folder({part: {"text": ["a", "b"], "label": [1, 0]} for part in ("train", "test")}, label=["no", "yes"])
-    source = open_text_classes(DataSpec(path=str(named)), WHERE)
+    source = open_labelled_texts(DataSpec(path=str(named)), WHERE)
     assert (source.classes, source.train.labels.tolist(), source.train.pick([1, 0])) == (
         ["no", "yes"],
         [1, 0],
         ["b", "a"],
     )
     strings = jsonl(tmp_path, [{"text": "a", "kind": "x"}, {"text": "b", "kind": "w"}])
-    source = open_text_classes(DataSpec(path=strings, label="kind", test_split="train"), WHERE)
+    source = open_labelled_texts(DataSpec(path=strings, label="kind", test_split="train"), WHERE)
     assert (source.classes, source.test.labels.tolist()) == (["w", "x"], [1, 0])
     numbers = jsonl(tmp_path, [{"text": "a", "label": 2}, {"text": "b", "label": 0}], "n.jsonl")
-    source = open_text_classes(DataSpec(path=numbers, test_split="train"), WHERE)
+    source = open_labelled_texts(DataSpec(path=numbers, test_split="train"), WHERE)
     assert (source.classes, source.train.labels.tolist()) == (["0", "1", "2"], [2, 0])
     unlabelled = jsonl(tmp_path, [{"text": "a", "label": 2}, {"text": "b", "label": -1}], "u.jsonl")
     with pytest.raises(StockpotError, match="row 1: it has no label"):
-        open_text_classes(DataSpec(path=unlabelled, test_split="train"), WHERE)
+        open_labelled_texts(DataSpec(path=unlabelled, test_split="train"), WHERE)
 
 
 def test_a_reader_is_told_which_texts_were_cut_or_left_out(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_a_reader_is_told_which_texts_were_cut_or_left_out(tmp_path: Path) -> No
     tasks = [TaskSpec(name=name, data=DataSpec(path=path)) for name, path in zip("ab", paths, strict=True)]
     default = DataSpec(test_split="train", max_length=8)
     tokenizer = train_tokenizer([], 300)
-    stream = LanguageStream.open(Sources.open(default, tasks, []), tokenizer, GPT2Config(n_positions=8))
+    stream = LanguageStream.open(LanguageSources.open(default, tasks, []), tokenizer, GPT2Config(n_positions=8))
     said = "3 of 5 training texts lost their end, over 8 tokens; 3 of 5 test texts lost their end, over 8 tokens"
     assert stream.notes(0) == [f"task 'a': {said}"]
     assert stream.notes(1) == ["task 'b': 2 empty texts were left out"]  # long texts are cut in pieces, and all learnt

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from stockpot.errors import StockpotError
-from stockpot.streams.source import open_source
+from stockpot.streams.images import open_images
 from stockpot.streams.spec import DataSpec
-from stockpot.streams.text.classes import open_text_classes
-from stockpot.streams.text.source import open_text
+from stockpot.streams.text.labelled_texts import open_labelled_texts
+from stockpot.streams.text.text_source import open_text
 
 
 def rows(folder: Path, labels: list[Any], name: str = "data.jsonl") -> DataSpec:
@@ -32,17 +32,20 @@ def refusal(opened: Callable[[DataSpec, str], Any], data: DataSpec) -> str:
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([0.5, 1.5] * 10, r"row 0: data.label: column 'label': 0.5 is a measured value, and regression is not learnt"),
-        ([[0, 1], [1]] * 10, r"row 0: data.label: column 'label': its labels are lists, and an example has one class"),
-        ([10**9, 0] * 10, "data.label: column 'label': 1000000000 is not the number of a class"),
-        ([-5, 0] * 10, "data.label: column 'label': -5 is not the number of a class"),
+        (
+            [0.5, 1.5] * 10,
+            r"row 0: data.label: column 'label': 0.5 is a measured value, and regression is not supported",
+        ),
+        ([[0, 1], [1]] * 10, r"row 0: data.label: column 'label': its labels are lists; multi-label classification is not supported"),
+        ([10**9, 0] * 10, "data.label: column 'label': 1000000000 is not a class number"),
+        ([-5, 0] * 10, "data.label: column 'label': -5 is not a class number"),
         ([None, 1] * 10, "row 0: it has no label"),
     ],
 )
 def test_labels_that_are_no_classes_are_refused_with_the_reason(
     labels: list[Any], message: str, tmp_path: Path
 ) -> None:
-    assert message in refusal(open_text_classes, rows(tmp_path, labels))
+    assert message in refusal(open_labelled_texts, rows(tmp_path, labels))
 
 
 @pytest.mark.parametrize("label", [0.5, [0, 1]])
@@ -57,11 +60,11 @@ def test_so_are_those_of_images(label: Any, tmp_path: Path) -> None:
     table = {"image": [Image.new("L", (2, 2))] * 4, "label": [label] * 4}
     datasets.Dataset.from_dict(table, features=features).to_parquet(tmp_path / "train.parquet")
     reason = "regression" if isinstance(label, float) else "its labels are lists"
-    assert reason in refusal(open_source, DataSpec(path=str(tmp_path / "train.parquet")))
+    assert reason in refusal(open_images, DataSpec(path=str(tmp_path / "train.parquet")))
 
 
 def test_true_and_false_are_two_classes(tmp_path: Path) -> None:
-    source = open_text_classes(rows(tmp_path, [True, False] * 10), "task 'a'")
+    source = open_labelled_texts(rows(tmp_path, [True, False] * 10), "task 'a'")
     assert source.classes == ["False", "True"]
     assert set(source.train.labels.tolist()) == {0, 1}
 
@@ -71,8 +74,8 @@ def test_a_column_of_text_is_not_taken_for_images(tmp_path: Path) -> None:
     for file in ("rev.csv", "folder/train.csv"):
         (tmp_path / file).write_text("text,label\n" + "good,1\nbad,0\n" * 10)
     for path in ("rev.csv", "folder"):
-        told = refusal(open_source, DataSpec(path=str(tmp_path / path)))
-        assert "holds texts (text), no images: to classify them name their column, data.text" in told
+        told = refusal(open_images, DataSpec(path=str(tmp_path / path)))
+        assert "holds texts (text), not images: to classify them, name their column with data.text" in told
         assert "scenario: language" in told
 
 
@@ -93,7 +96,7 @@ def test_a_file_is_a_data_set(name: str, tmp_path: Path, monkeypatch: pytest.Mon
             mark = "\t" if kind == "tsv" else ","
             Path(name).write_text(f"text{mark}label\n" + f"good{mark}1\nbad{mark}0\n" * 10)
     for path in (name, f"./{name}", str(tmp_path / name)):
-        assert open_text_classes(DataSpec(path=path, text="text"), "here").classes == ["0", "1"]
+        assert open_labelled_texts(DataSpec(path=path, text="text"), "here").classes == ["0", "1"]
     assert open_text(DataSpec(path=name, text="text"), "here").facts["train"] == 18
 
 
@@ -104,13 +107,13 @@ def test_pictures_in_a_file_are_a_data_set_too(tmp_path: Path) -> None:
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
     table = {"image": [Image.new("L", (2, 2), n) for n in range(20)], "label": [0, 1] * 10}
     datasets.Dataset.from_dict(table, features=features).to_parquet(tmp_path / "pictures.parquet")
-    assert open_source(DataSpec(path=str(tmp_path / "pictures.parquet")), "here").classes == ["a", "b"]
+    assert open_images(DataSpec(path=str(tmp_path / "pictures.parquet")), "here").classes == ["a", "b"]
 
 
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("book.xlsx", "a file that ends in '.xlsx' is not read; write it as one that ends in .jsonl, .json, .csv"),
+        ("book.xlsx", "files that end in '.xlsx' are not supported; convert it to one of .jsonl, .json, .csv"),
         ("nowhere.csv", "nowhere.csv: there is no such file"),
     ],
 )
@@ -119,5 +122,5 @@ def test_a_file_that_is_not_read_is_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("book.xlsx").write_bytes(b"PK")
-    for opened in (open_source, open_text_classes, open_text):
-        assert message in refusal(opened, DataSpec(path=path, text=None if opened is open_source else "text"))
+    for opened in (open_images, open_labelled_texts, open_text):
+        assert message in refusal(opened, DataSpec(path=path, text=None if opened is open_images else "text"))

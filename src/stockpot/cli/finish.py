@@ -11,11 +11,11 @@ from stockpot.cli.console import say, show
 from stockpot.files import explaining_disk_errors
 
 if TYPE_CHECKING:
-    from stockpot.runs.session import OpenedStream
+    from stockpot.streams.stream import Stream
     from stockpot.training.job import Stop
 
 
-def finish_run(path: Path, stop: Stop, allow_code: bool, opened: OpenedStream | None = None) -> None:
+def finish_run(path: Path, stop: Stop, allow_code: bool, opened: Stream | None = None) -> None:
     """Learns the tasks that are left, writes the report, and prints table, findings and where things are."""
     from stockpot.report.findings import run_summary
     from stockpot.report.run_page import write_run_report

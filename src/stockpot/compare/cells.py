@@ -16,9 +16,9 @@ from stockpot.recipe.resolve import listed_tasks, resolve, to_values
 from stockpot.recipe.schema import Recipe
 from stockpot.runs.actions import check_start
 from stockpot.runs.folder import RunFolder
-from stockpot.runs.session import OpenedStream
 from stockpot.seeds import generator
 from stockpot.streams.spec import TaskSpec
+from stockpot.streams.stream import Stream
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def recipe_of(recipe: Recipe, cell: CellPlan) -> Recipe:
     return recipe.model_copy(update={"tasks": orders_of(recipe)[cell.order], "evaluation": on})
 
 
-def prepare(recipe: Recipe, path: Path) -> OpenedStream | None:
+def prepare(recipe: Recipe, path: Path) -> Stream | None:
     """Opens the stream that the reported cells share; None where every cell is finished.
 
     Raises StockpotError for every mistake that can be known before the first cell runs.

@@ -19,7 +19,7 @@ from stockpot.runs.actions import check_start, continue_run, create_run
 from stockpot.runs.folder import RunFolder
 from stockpot.runs.progress import Progress
 from stockpot.runs.results_json import results_of
-from stockpot.runs.session import OpenedStream
+from stockpot.streams.stream import Stream
 from stockpot.training.job import Diverged, Stop
 
 
@@ -40,7 +40,7 @@ class Running:
     progress: Progress
     engine: CellEngine | None = None  # None: in this process
     shard: tuple[int, int] = (1, 1)  # number, of how many
-    opened: dict[tuple[int, bool], OpenedStream] = field(default_factory=dict)  # by order and split: the newest alone
+    opened: dict[tuple[int, bool], Stream] = field(default_factory=dict)  # by order and split: the newest alone
 
     def run(self, cells: Sequence[CellPlan]) -> list[Done]:
         """Runs what is not finished of this shard's cells; every cell with its results, in the order given.
@@ -85,7 +85,7 @@ class Running:
             self._begin(cell)
             yield self.path / cell.path
 
-    def _begin(self, cell: CellPlan) -> OpenedStream:
+    def _begin(self, cell: CellPlan) -> Stream:
         if not self.path.is_dir():  # the next cell would make it anew
             raise StockpotError(f"{self.path}: the comparison's folder was removed or moved while it was running.")
         changed = recipe_of(self.recipe, cell)

@@ -66,7 +66,9 @@ def grow_head(model: nn.Module, name: str, rows: int, generator: torch.Generator
 
 
 def name_rows(model: nn.Module, names: list[str]) -> None:
-    """Writes the class of each output row into a Transformers model's configuration."""
+    """Writes the class of each output row into a Transformers model's configuration; no names change nothing."""
+    if not names:
+        return
     config = getattr(model, "config", None)
     if config is not None and hasattr(config, "id2label"):
         config.id2label = dict(enumerate(names))

@@ -47,6 +47,9 @@ class PlainProcessor:
         pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()
         return self._normalised(functional.pad(pixels, [self.pad] * 4) if self.pad else pixels)
 
+    def save(self, folder: Path) -> None:
+        """Writes nothing: the recipe holds all settings of this processor."""
+
     def _normalised(self, pixels: Tensor) -> Tensor:
         if (self.mean, self.std) == ((0.0,), (1.0,)):
             return pixels

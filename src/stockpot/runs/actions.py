@@ -21,15 +21,14 @@ from stockpot.runs.loop import learn_stream
 from stockpot.runs.model_checks import check_model
 from stockpot.runs.progress import Progress
 from stockpot.runs.results_json import write_results
-from stockpot.runs.session import AnyStream, OpenedStream, Session, check_consent, open_stream, tokenizer_of
+from stockpot.runs.session import Session, check_consent, open_stream
 from stockpot.runs.versions import commit, versions
 from stockpot.streams.spec import TaskSpec
+from stockpot.streams.stream import Stream
 from stockpot.training.job import Stop, training_arguments
 
 
-def create_run(
-    recipe: Recipe, method: BaseConfig, seed: int, path: Path, opened: OpenedStream | None = None
-) -> OpenedStream:
+def create_run(recipe: Recipe, method: BaseConfig, seed: int, path: Path, opened: Stream | None = None) -> Stream:
     """Creates a run folder for one method and one seed; returns the opened stream, which `continue_run` can use.
 
     Every mistake that can be known beforehand is raised here, before there is a folder; a caller that hands in the
@@ -37,28 +36,28 @@ def create_run(
     """
     RunFolder.check_free(path)
     resolved = resolve(recipe, method, seed)
-    stream, _ = opened = opened or check_start(resolved)
+    stream = opened or check_start(resolved)
     facts = {"start_rows": _start_rows(resolved, stream), "data": stream.facts()}
     facts |= {"versions": versions(), "commit": commit()}
     run = RunFolder.create(path, resolved, method.title, facts)
     run.journal.close()
-    return opened
+    return stream
 
 
-def check_start(resolved: Recipe, methods: Sequence[BaseConfig] = ()) -> OpenedStream:
+def check_start(resolved: Recipe, methods: Sequence[BaseConfig] = ()) -> Stream:
     """Opens the stream; raises StockpotError where it, the training settings, the model or a method would fail later.
 
     `methods` are those that the stream is opened for; the recipe's alone by default.
     """
     assert isinstance(resolved.tasks, list), "a resolved recipe lists its tasks"
     _check_scores(resolved)
-    stream, processor = open_stream(resolved)
+    stream = open_stream(resolved)
     for task in resolved.tasks:
         for method in methods or [resolved.method]:
             settings = {**resolved.train, **(method.train or {}), **task.train}
             training_arguments(settings, Path("runs"), resolved.seeds[0])
     rows = _start_rows(resolved, stream)
-    model = start_model(resolved.model, rows, resolved.seeds[0], resolved.kind, tokenizer_of(stream))
+    model = start_model(resolved.model, rows, resolved.seeds[0], resolved.kind, stream.tokenizer)
     check_model(model, stream, rows)
     facts = stream.facts()
     language = resolved.kind == "language"
@@ -70,7 +69,7 @@ def check_start(resolved: Recipe, methods: Sequence[BaseConfig] = ()) -> OpenedS
             raise StockpotError(f"method {method.title!r}: {problem}")
     if resolved.model.lora is not None:
         attach(model, resolved.model.lora, seed=0)  # what it refuses is told now
-    return stream, processor
+    return stream
 
 
 def _check_scores(recipe: Recipe) -> None:
@@ -84,7 +83,7 @@ def _check_scores(recipe: Recipe) -> None:
     check_consent(recipe)
 
 
-def _start_rows(resolved: Recipe, stream: AnyStream) -> int:
+def _start_rows(resolved: Recipe, stream: Stream) -> int:
     return stream.rows.count(len(stream.tasks) if resolved.head != "seen" else 1)
 
 
@@ -105,7 +104,7 @@ def continue_run(
     allow_code: bool = False,
     stop: Stop | None = None,
     progress: Progress | None = None,
-    opened: OpenedStream | None = None,
+    opened: Stream | None = None,
 ) -> Results:
     """Learns what a run has not learnt yet, from wherever it stopped; returns its results.
 

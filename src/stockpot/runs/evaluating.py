@@ -21,7 +21,7 @@ def evaluate_model(session: Session, model: nn.Module, learnt: int) -> dict[str,
     tasks = [evaluate_task(session, model, index, learnt) for index in range(len(session.stream.tasks))]
     controls = {
         name: _evaluate_control(session, model, number, learnt)
-        for number, name in enumerate(session.stream.control_names)
+        for number, name in enumerate(control.name for control in session.stream.controls)
     }
     return {
         "scores": {spec.title: [scores[spec.title] for scores in tasks] for spec in specs},
@@ -47,7 +47,7 @@ def _measure(session: Session, model: nn.Module, part: Any, candidates: Tensor, 
     if isinstance(part, TextPart):
         from stockpot.evaluation.language.measure import measure
 
-        specs, tokenizer = session.recipe.measured, session.tokenizer
+        specs, tokenizer = session.recipe.measured, session.stream.tokenizer
         return measure(specs, model, tokenizer, part, batch_size, allow_code=has_consent(), needed=needed)
     return {"accuracy": accuracy(model, part, candidates, batch_size)}
 

@@ -33,9 +33,8 @@ def start(session: Session) -> None:
     """Publishes the start model and its scores."""
     run, recipe, rows = session.run, session.recipe, session.rows(-1)
     run.journal.check_place()
-    model, drawn = build_start_model(recipe.model, rows, run.seed, recipe.kind, session.tokenizer)
-    if recipe.kind != "language":
-        name_rows(model, list(session.stream.rows.names[:rows]))
+    model, drawn = build_start_model(recipe.model, rows, run.seed, recipe.kind, session.stream.tokenizer)
+    name_rows(model, list(session.stream.rows.names[:rows]))
     scores = evaluate_model(session, model.to(session.device), learnt=0)
     publish_model(session, model, -1)
     run.journal.append({"event": "started", "files": files.fingerprint(run.model(-1)), "drawn": drawn, **scores})

@@ -8,31 +8,30 @@ from torch import nn
 from stockpot.batches.examples import Batch
 from stockpot.batches.outputs import logits_of, targets_of
 from stockpot.errors import StockpotError
-from stockpot.runs.session import AnyStream
-from stockpot.streams.text.stream import LanguageStream
+from stockpot.streams.stream import Stream
 
 
 @torch.no_grad()
-def check_model(model: nn.Module, stream: AnyStream, rows: int, first: int = 0) -> None:
+def check_model(model: nn.Module, stream: Stream, rows: int, first: int = 0) -> None:
     """Raises StockpotError where the model cannot take an example of a task, or answers in another shape."""
     model.eval()
-    if isinstance(stream, LanguageStream):
+    if not stream.has_classes:
         _check_direction(model, stream.sample(first))
         for number in range(len(stream.controls)):
             stream.control(number)
-    for index, name in [*enumerate(stream.task_names)][first:]:
+    for index, task in [*enumerate(stream.tasks)][first:]:
         batch = stream.sample(index)
         shape = "x".join(map(str, next(iter(batch.values())).shape[1:]))
         try:
             given = tuple(logits_of(model, batch).shape)
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            remedy = ", or its image_processor" if stream.called == "images" else ""
+            remedy = ", or its image_processor" if stream.example_noun == "images" else ""
             raise StockpotError(
-                f"task {name!r}: the model cannot take its {stream.called}, {shape}: {reason}. "
+                f"task {task.name!r}: the model cannot take its {stream.example_noun}, {shape}: {reason}. "
                 f"Change the model{remedy}."
             ) from error
-        if isinstance(stream, LanguageStream):
+        if not stream.has_classes:
             if given[0] != len(targets_of(batch)):
                 raise StockpotError(f"the model's output has shape {given}; a language model answers at every token.")
             stream.test(index)  # a row of it that is bad is told before anything is learnt

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from stockpot import files
 from stockpot.methods.base import Method
 from stockpot.models import lora
-from stockpot.models.processor import TransformersProcessor
 from stockpot.models.store import save_model
 from stockpot.runs.journal import Event
 from stockpot.runs.results_json import results_of, write_results
@@ -31,10 +30,7 @@ def publish_model(session: Session, model: nn.Module, index: int, card: str | No
             lora.save_adapter(model, inside, _base(session))
         else:
             save_model(model, inside, session.recipe.model, session.rows(index))
-        if session.tokenizer is not None:
-            session.tokenizer.save_pretrained(inside)
-        elif isinstance(session.processor, TransformersProcessor):
-            session.processor.save(inside)
+        session.stream.save_preprocessor(inside)
         if card is not None:
             (inside / "README.md").write_text(card, encoding="utf-8")
 

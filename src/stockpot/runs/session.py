@@ -23,14 +23,14 @@ from stockpot.models.store import fit_head, is_own, load_model, model_config
 from stockpot.recipe.schema import Recipe
 from stockpot.runs.folder import RunFolder
 from stockpot.runs.progress import Progress
-from stockpot.streams.stream import Stream, TextProcessor, class_texts
-from stockpot.streams.text.stream import LanguageStream, Sources
+from stockpot.streams.classes import class_texts
+from stockpot.streams.classified import ClassifiedStream, ImageReader, Reader, TextReader
+from stockpot.streams.stream import Stream
+from stockpot.streams.text.language import LanguageSources, LanguageStream
 from stockpot.training.job import Stop, training_arguments
 from stockpot.training.method_state import read_state
 
 OPTIMIZER = "optimizer.safetensors"
-AnyStream = Stream | LanguageStream
-OpenedStream = tuple[AnyStream, Any]  # with the image processor or the tokenizer
 
 
 @dataclass
@@ -39,8 +39,7 @@ class Session:
 
     run: RunFolder
     recipe: Recipe
-    stream: AnyStream
-    processor: Any  # of images, or a tokenizer
+    stream: Stream
     device: torch.device
     allow_code: bool = False
     stop: Stop = field(default_factory=Stop)
@@ -55,7 +54,7 @@ class Session:
         allow_code: bool = False,
         stop: Stop | None = None,
         progress: Progress | None = None,
-        opened: OpenedStream | None = None,
+        opened: Stream | None = None,
     ) -> Session:
         """Opens the stream of the run, or of a recipe that goes beyond it.
 
@@ -64,7 +63,7 @@ class Session:
         recipe = recipe or run.recipe
         _check_code(run, recipe.model, allow_code)
         check_consent(recipe)
-        stream, processor = opened or open_stream(recipe, run.model(-1))
+        stream = opened or open_stream(recipe, run.model(-1))
         for task, facts in stream.facts().items():
             recorded = run.facts.get(task, facts)
             if recorded["fingerprint"] != facts["fingerprint"]:
@@ -73,7 +72,7 @@ class Session:
                     f"(fingerprint {facts['fingerprint']}, recorded {recorded['fingerprint']})."
                 )
         device = training_arguments(recipe.train, run.path, run.seed).device
-        return cls(run, recipe, stream, processor, device, allow_code, stop or Stop(), progress or Progress())
+        return cls(run, recipe, stream, device, allow_code, stop or Stop(), progress or Progress())
 
     def rows(self, index: int) -> int:
         """Output rows of the model that learnt task `index` (from 0); −1: of the start model."""
@@ -89,8 +88,6 @@ class Session:
         self.run.verify_model(source)
         spec, rows = self.recipe.model, self.rows(index)
         model = self.load(source)
-        if self.recipe.kind == "language":  # its rows are tokens: no task brings new ones
-            return model.to(self.device), []
         for task in range(source + 1, index + 1):  # row by row as the stream grew, so that every method draws the same
             fit_head(model, spec, self.rows(task - 1), self.rows(task), self.run.seed)
         name_rows(model, list(self.stream.rows.names[:rows]))
@@ -105,11 +102,6 @@ class Session:
             return load_model(self.run.model(index), self.allow_code, spec, self.recipe.kind)
         self.run.verify_model(-1)
         return lora.load_adapter(self.load(-1), self.run.model(index))
-
-    @property
-    def tokenizer(self) -> Any:
-        """The tokenizer of a model of text; None of an image classifier."""
-        return tokenizer_of(self.stream)
 
     def checkpoint(self, source: str, index: int) -> Path:
         """Where the weights of "previous", "pretrained" or a path are, verified where they are the run's own."""
@@ -148,8 +140,8 @@ def check_consent(recipe: Recipe) -> None:
             require_consent(spec, has_consent())
 
 
-def open_stream(recipe: Recipe, start: Path | None = None) -> OpenedStream:
-    """The stream of a resolved recipe, and the image processor or tokenizer that feeds it to the model.
+def open_stream(recipe: Recipe, start: Path | None = None) -> Stream:
+    """The stream of a resolved recipe, its examples ready for the model.
 
     `start` is the folder of the run's start model: where it is there, a tokenizer is read from it, not trained anew.
     """
@@ -157,24 +149,15 @@ def open_stream(recipe: Recipe, start: Path | None = None) -> OpenedStream:
     config = model_config(recipe.model)
     tuning, most = recipe.evaluation.on == "tuning", recipe.evaluation.limit
     if recipe.kind == "language":
-        sources = Sources.open(recipe.data, recipe.tasks, recipe.controls, tuning, most)
-        tokenizer = _tokenizer(recipe.model, start, sources.texts)
-        return LanguageStream.open(sources, tokenizer, config), tokenizer
+        sources = LanguageSources.open(recipe.data, recipe.tasks, recipe.controls, tuning, most)
+        return LanguageStream.open(sources, _tokenizer(recipe.model, start, sources.texts), config)
+    reader: Reader
     if recipe.kind == "text":
         tasks = recipe.tasks
-        tokenizer = _tokenizer(recipe.model, start, lambda: class_texts(recipe.data, tasks))
-        processor: Any = TextProcessor(tokenizer, config)
+        reader = TextReader(_tokenizer(recipe.model, start, lambda: class_texts(recipe.data, tasks)), config)
     else:
-        processor = open_processor(recipe.model, config)
-    stream = Stream.open(recipe.scenario, recipe.data, recipe.tasks, recipe.controls, processor, tuning, most)
-    return stream, processor
-
-
-def tokenizer_of(stream: AnyStream) -> Any:
-    """The tokenizer of a stream of texts; None of images."""
-    if isinstance(stream, LanguageStream):
-        return stream.tokenizer
-    return stream.processor.tokenizer if isinstance(stream.processor, TextProcessor) else None
+        reader = ImageReader(open_processor(recipe.model, config))
+    return ClassifiedStream.open(recipe.scenario, recipe.data, recipe.tasks, recipe.controls, reader, tuning, most)
 
 
 def _tokenizer(spec: ModelSpec, start: Path | None, texts: Callable[[], Iterable[str]]) -> Any:

@@ -93,7 +93,7 @@ def render_chat(tokenizer: Any, messages: list[Message], asked: bool = False) ->
     except Exception as error:  # a template is a program: it may fail in any way
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise StockpotError(
-            f"the chat template fails: {reason}; mend the row, or give another model.chat_template"
+            f"the chat template fails: {reason}; fix the row, or give another model.chat_template"
         ) from error
 
 
@@ -119,7 +119,7 @@ def encode_chats(rows: TextRows, tokenizer: Any, training: bool) -> list[Said]:
         if not training:
             learnt &= ~np.isin(tokens, special)
         if not learnt.any():
-            raise rows.error(index, "the chat template leaves nothing that the assistant says; mend the row.")
+            raise rows.error(index, "the chat template leaves nothing that the assistant says; fix the row.")
         more = int(learnt[0])
         spelled = partial(_covered, text, offsets, learnt, more)
         if more:

@@ -10,7 +10,7 @@ from typing import Any, cast
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.streams.spec import DataSpec, Format
 from stockpot.streams.text.rows import Chat, Item, Message, PromptPair, TextRows
-from stockpot.streams.text.splits import columns_of, open_splits, parts
+from stockpot.streams.text.splits import open_splits, part_rows, read_columns
 from stockpot.streams.text.templates import open_template
 
 _Row = dict[str, Any]
@@ -41,7 +41,7 @@ def open_text(data: DataSpec, where: str, tuning: bool = False) -> TextSource:
             raise StockpotError(f"{where}: data.{key} is for classes, not for text to be continued; drop the key.")
     splits = open_splits(data, where)
     learnt = _format(data, splits[data.train_split].features, where)
-    chosen = parts(data, splits, where, tuning)
+    chosen = part_rows(data, splits, where, tuning)
     read = {part: _read(data, learnt, splits[name], name, rows, where) for part, (name, rows) in chosen.items()}
     train, test = read["train"], read["test"]
     facts = {
@@ -87,13 +87,13 @@ def _read(data: DataSpec, learnt: Format, dataset: Any, split: str, numbers: lis
     items: list[Item] = []
     kept: list[int] = []
     skipped = 0
-    for number, row in columns_of(dataset, columns, numbers, place):
+    for number, row in read_columns(dataset, columns, numbers, place):
         if data.limit is not None and len(items) == data.limit:
             break
         try:
             item = read(row)
         except StockpotError as error:
-            raise StockpotError(f"{place}, row {number}: {error}; mend the row, or leave it out.") from error
+            raise StockpotError(f"{place}, row {number}: {error}; fix the row, or leave it out.") from error
         if item is None:
             skipped += 1
             continue

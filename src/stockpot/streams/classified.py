@@ -1,0 +1,239 @@
+"""A stream of images, or of texts with classes: tasks in order, examples ready for the model, a row for every class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import psutil
+import torch
+from torch import Tensor
+
+from stockpot.batches.examples import Batch, Examples, LazyExamples, TensorExamples
+from stockpot.errors import StockpotError
+from stockpot.streams.classes import ClassifiedTask, PartName
+from stockpot.streams.labelled import LabelledPart, Labels
+from stockpot.streams.scenario import Rows
+from stockpot.streams.spec import DataSpec, Scenario, TaskSpec
+from stockpot.streams.transforms import permute, rotate
+
+_CHUNK = 512  # images processed at once
+MEMORY_SHARE = 0.25  # of the free memory: what one part's tensors may take before they are read lazily
+
+
+class ImageProcessor(Protocol):
+    """PIL images → (B, C, H, W): see models/processor.py."""
+
+    def __call__(self, images: list[Any]) -> Tensor: ...
+
+    def save(self, folder: Path) -> None: ...
+
+
+class Reader(Protocol):
+    """Makes examples of a task's raw inputs."""
+
+    noun: str  # `images` or `texts`, for messages
+
+    @property
+    def tokenizer(self) -> Any | None: ...
+
+    def sample(self, inputs: list[Any], data: DataSpec, where: str) -> Batch: ...
+
+    def read(self, part: LabelledPart, rows: Labels, outputs: Tensor, data: DataSpec, where: str) -> Examples: ...
+
+    def save(self, folder: Path) -> None: ...
+
+
+@dataclass(frozen=True)
+class ImageReader:
+    """Images → tensors in memory where they fit; otherwise read and processed a batch at a time."""
+
+    processor: ImageProcessor
+    noun = "images"
+    tokenizer = None
+
+    def sample(self, inputs: list[Any], data: DataSpec, where: str) -> Batch:
+        """The images as one batch."""
+        return {"pixel_values": self._process(inputs, data)}
+
+    def read(self, part: LabelledPart, rows: Labels, outputs: Tensor, data: DataSpec, where: str) -> Examples:
+        """The examples of these rows of a part; `outputs` (N,) is the output row of each."""
+        first = self._process(part.pick(rows[:1]), data)
+        in_memory = data.in_memory
+        if in_memory is None:
+            in_memory = first.nbytes * len(rows) <= MEMORY_SHARE * psutil.virtual_memory().available
+        if not in_memory:
+            return LazyExamples(_Picked(part, rows), partial(self._process, data=data), outputs, first.nbytes)
+        chunks = [self._process(part.pick(rows[start : start + _CHUNK]), data) for start in range(0, len(rows), _CHUNK)]
+        return TensorExamples(torch.cat(chunks), outputs)
+
+    def save(self, folder: Path) -> None:
+        """Writes the processor's own files, if it has any."""
+        self.processor.save(folder)
+
+    def _process(self, images: list[Any], data: DataSpec) -> Tensor:
+        if data.rotate:
+            images = [rotate(image, data.rotate) for image in images]
+        pixel_values = self.processor(images)
+        return pixel_values if data.permute is None else permute(pixel_values, data.permute)
+
+
+@dataclass(frozen=True)
+class TextReader:
+    """Texts → token sequences for a classifier; long texts lose their end."""
+
+    tokenizer: Any
+    config: Any  # of the model, which limits the length of a text
+    noun = "texts"
+
+    def sample(self, inputs: list[Any], data: DataSpec, where: str) -> Batch:
+        """The texts as one batch."""
+        return self._tokenise(inputs, [0] * len(inputs), data, where).__getitems__(range(len(inputs)))
+
+    def read(self, part: LabelledPart, rows: Labels, outputs: Tensor, data: DataSpec, where: str) -> Examples:
+        """The examples of these rows of a part; `outputs` (N,) is the output row of each."""
+        return self._tokenise(part.pick(rows), outputs.tolist(), data, where)
+
+    def save(self, folder: Path) -> None:
+        """Writes the tokenizer's files."""
+        self.tokenizer.save_pretrained(folder)
+
+    def _tokenise(self, texts: list[str], outputs: list[int], data: DataSpec, where: str) -> Examples:
+        from stockpot.streams.text.tokens import classification_tokens, sequence_length
+
+        longest = sequence_length(data.max_length, self.config, where)
+        return classification_tokens(texts, outputs, self.tokenizer, longest)
+
+
+@dataclass(frozen=True)
+class _Picked:
+    """The chosen rows of a part, indexed by position."""
+
+    part: LabelledPart
+    rows: Labels
+
+    def __getitem__(self, positions: list[int]) -> list[Any]:
+        return self.part.pick(self.rows[positions])
+
+
+@dataclass
+class ClassifiedStream:
+    """Tasks and controls whose examples have one class each: see `Stream`."""
+
+    scenario: Scenario
+    tasks: list[ClassifiedTask]
+    controls: list[ClassifiedTask]
+    reader: Reader
+    has_classes = True
+    _examples: dict[tuple[str, PartName], Examples] = field(default_factory=dict)
+
+    @classmethod
+    def open(
+        cls,
+        scenario: Scenario,
+        default: DataSpec,
+        tasks: Sequence[TaskSpec],
+        controls: Sequence[TaskSpec],
+        reader: Reader,
+        tuning: bool = False,
+        most: int | None = None,
+    ) -> ClassifiedStream:
+        """Opens every data set of the stream, and assigns the output rows.
+
+        Args:
+            scenario: which classes have rows of their own.
+            default: the recipe's `data`, from which tasks inherit.
+            tasks: the tasks, in order.
+            controls: tasks that are only evaluated.
+            reader: makes examples of images or texts.
+            tuning: hold out a fifth of each class's training examples, and use it as the test part.
+            most: keep only so many test examples of each task, evenly spaced.
+
+        Raises:
+            StockpotError: a data set cannot be opened, a class does not exist, a task has no examples, or a control
+                has a class that no task has.
+        """
+        opened = [ClassifiedTask.open(default, task, tuning, most) for task in tasks]
+        rows = Rows.of(scenario, [(task.name, task.classes) for task in opened])
+        for task, task_rows in zip(opened, rows.tasks, strict=True):
+            task.rows = task_rows
+        checks = [ClassifiedTask.open(default, task, tuning, most) for task in controls]
+        stream = cls(scenario, opened, checks, reader)
+        for control in stream.controls:
+            control.rows = stream._control_rows(control)
+        return stream
+
+    @property
+    def example_noun(self) -> str:
+        """`images` or `texts`, for messages."""
+        return self.reader.noun
+
+    @property
+    def tokenizer(self) -> Any | None:
+        """The tokenizer of a stream of texts; None for images."""
+        return self.reader.tokenizer
+
+    @property
+    def rows(self) -> Rows:
+        """The output row of every class."""
+        return Rows.of(self.scenario, [(task.name, task.classes) for task in self.tasks])
+
+    def first(self, count: int) -> Self:
+        """The stream as if only its first `count` tasks were known."""
+        return replace(self, tasks=self.tasks[:count])
+
+    def train(self, index: int) -> Examples:
+        """The training examples of task `index` (from 0)."""
+        return self._read(self.tasks[index], "train")
+
+    def test(self, index: int) -> Examples:
+        """The test examples of task `index` (from 0)."""
+        return self._read(self.tasks[index], "test")
+
+    def control(self, index: int) -> Examples:
+        """The test examples of control `index` (from 0)."""
+        return self._read(self.controls[index], "test")
+
+    def sample(self, index: int) -> Batch:
+        """A batch of one training example of task `index` (from 0), as the model receives it."""
+        task = self.tasks[index]
+        first = task.source.train.pick(task.indices("train")[:1])
+        return self.reader.sample(first, task.data, f"task {task.name!r}")
+
+    def notes(self, index: int) -> list[str]:
+        """Nothing: every example is used as it is."""
+        return []
+
+    def facts(self) -> dict[str, dict[str, Any]]:
+        """Name of a task or control → path, fingerprint, classes, and how many `train` and `test` examples it has."""
+        return {
+            task.name: {**task.source.facts, "classes": task.classes, "train": len(task.indices("train")),
+                        "test": len(task.indices("test"))}
+            for task in (*self.tasks, *self.controls)
+        }  # fmt: skip
+
+    def save_preprocessor(self, folder: Path) -> None:
+        """Writes the tokenizer or the image processor beside a model."""
+        self.reader.save(folder)
+
+    def _control_rows(self, control: ClassifiedTask) -> tuple[int, ...]:
+        rows = self.rows
+        if self.scenario == "task-incremental":
+            raise StockpotError(f"controls: {control.name!r}: a task-incremental head has no rows for a control.")
+        keys = control.classes if self.scenario == "class-incremental" else list(map(str, range(len(control.labels))))
+        missing = [key for key in keys if key not in rows.names]
+        if missing:
+            raise StockpotError(f"controls: {control.name!r}: no task of the stream has the class {missing[0]!r}.")
+        return tuple(rows.names.index(key) for key in keys)
+
+    def _read(self, task: ClassifiedTask, name: PartName) -> Examples:
+        key = (task.name, name)
+        if key not in self._examples:
+            part, rows = task.part(name), task.indices(name)
+            row_of = dict(zip(task.labels, task.rows, strict=True))
+            outputs = torch.tensor([row_of[int(label)] for label in part.labels[rows]])
+            self._examples[key] = self.reader.read(part, rows, outputs, task.data, f"task {task.name!r}")
+        return self._examples[key]

@@ -1,0 +1,138 @@
+"""Data sets of images with classes: those of the hub, and the digits that scikit-learn brings along."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from stockpot.errors import StockpotError, did_you_mean
+from stockpot.streams.hub import choose_test_split, open_hub
+from stockpot.streams.labelled import LabelledPart, LabelledSource, Labels, label_problem, numbered_classes
+from stockpot.streams.spec import DataSpec
+
+
+def open_images(data: DataSpec, where: str) -> LabelledSource:
+    """Opens the data set of images that `data` names; raises StockpotError, starting with `where`, if it cannot."""
+    if data.path != "digits":
+        return _open_hub_images(data, where)
+    for key in ("name", "revision", "image", "label", "train_split", "test_split"):
+        if getattr(data, key) != DataSpec.model_fields[key].default:
+            raise StockpotError(f"{where}: data.{key}: the bundled digits have no such choice; drop the key.")
+    return _open_digits()
+
+
+def _facts(path: str, train: LabelledPart, test: LabelledPart) -> dict[str, Any]:
+    """Path, sizes, and a fingerprint of all labels and of eight images of each part: hashing all would be slow."""
+    digest = hashlib.sha256()
+    for part in (train, test):
+        digest.update(part.labels.tobytes())
+        for image in part.pick(np.unique(np.linspace(0, len(part.labels) - 1, 8).astype(np.int64))):
+            digest.update(image.tobytes())
+    return {"path": path, "train": len(train.labels), "test": len(test.labels), "fingerprint": digest.hexdigest()[:16]}
+
+
+def _hold_out(labels: Labels, where: str) -> tuple[Labels, Labels]:
+    """Holds out a fifth of the rows of every class for testing: the same rows in every run, whatever its seed."""
+    from sklearn.model_selection import train_test_split
+
+    rows = np.arange(len(labels))
+    try:
+        train, test = train_test_split(rows, test_size=0.2, stratify=labels, random_state=0)
+    except ValueError as error:
+        raise StockpotError(
+            f"{where}: the data have no test split, and too few examples to hold out a fifth of every class: "
+            "name one with data.test_split."
+        ) from error
+    return np.sort(train), np.sort(test)
+
+
+def _open_digits() -> LabelledSource:
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    bundle = load_digits()
+    pixels = np.round(bundle.images * (255 / 16)).astype(np.uint8)
+    labels = bundle.target.astype(np.int64)
+
+    def part(rows: Labels) -> LabelledPart:
+        return LabelledPart(
+            lambda picked: [Image.fromarray(pixels[row]) for row in rows[np.asarray(picked)]], labels[rows]
+        )
+
+    train, test = map(part, _hold_out(labels, "digits"))
+    return LabelledSource([str(name) for name in bundle.target_names], train, test, _facts("digits", train, test))
+
+
+def _open_hub_images(data: DataSpec, where: str) -> LabelledSource:
+    splits = open_hub(data, where)
+    train = splits[data.train_split]
+    _refuse_text(data, train.features, where)
+    image = _find_column(train.features, data.image, "image", "Image", where)
+    label = _find_column(train.features, data.label, "label", "ClassLabel", where)
+    if len(train) == 0:
+        raise StockpotError(f"{where}: the split {data.train_split!r} of {data.path!r} is empty.")
+    _check_first_row(train[0], image, label, where)
+
+    def part(dataset: Any, rows: Labels | None = None) -> LabelledPart:
+        labels = _read_labels(dataset, label, where)
+        rows = np.arange(len(labels)) if rows is None else rows
+        return LabelledPart(lambda picked: dataset[[int(row) for row in rows[np.asarray(picked)]]][image], labels[rows])
+
+    test_name = choose_test_split(data, splits)
+    if test_name is not None:
+        parts = part(train), part(splits[test_name])
+    else:
+        kept, held_out = _hold_out(part(train).labels, where)
+        parts = part(train, kept), part(train, held_out)
+    highest = int(max(parts[0].labels.max(), parts[1].labels.max() if len(parts[1].labels) else 0))
+    names = getattr(train.features[label], "names", None)
+    classes = list(names) if names else numbered_classes(highest, f"{where}: data.label: column {label!r}")
+    if min(int(part.labels.min()) for part in parts if len(part.labels)) < 0:
+        raise StockpotError(f"{where}: some labels are −1: the split is not labelled; choose data.test_split.")
+    return LabelledSource(classes, *parts, _facts(str(data.path), *parts))
+
+
+def _find_column(features: Any, wanted: str | None, key: str, feature_type: str, where: str) -> str:
+    names = list(features)
+    if wanted is not None:
+        if wanted not in names:
+            hint = did_you_mean(wanted, names)
+            raise StockpotError(f"{where}: data.{key}: there is no column {wanted!r}.{hint} Columns: {names}.")
+        return wanted
+    candidates = [name for name in names if type(features[name]).__name__ == feature_type]
+    if not candidates and key in names:
+        return key
+    if len(candidates) != 1:
+        state = f"there are several such columns, {candidates}" if candidates else f"none of the columns {names} fits"
+        raise StockpotError(f"{where}: data.{key}: {state}; name the column.")
+    return str(candidates[0])
+
+
+def _refuse_text(data: DataSpec, features: Any, where: str) -> None:
+    """Raises StockpotError if the data hold texts but no images, and the recipe does not say that texts are meant."""
+    pictures = any(type(feature).__name__ == "Image" for feature in features.values())
+    texts = [name for name, feature in features.items() if str(getattr(feature, "dtype", "")).endswith("string")]
+    chats = [name for name in features if name == "messages"]
+    if data.image is None and not pictures and "image" not in features and (texts or chats):
+        raise StockpotError(
+            f"{where}: {data.path!r} holds texts ({', '.join(texts or chats)}), not images: to classify them, name "
+            "their column with data.text; to continue them, set scenario: language."
+        )
+
+
+def _read_labels(dataset: Any, label: str, where: str) -> Labels:
+    try:
+        return np.asarray(dataset[label], dtype=np.int64)
+    except (TypeError, ValueError) as error:
+        raise StockpotError(f"{where}: data.label: some values of column {label!r} are not class numbers.") from error
+
+
+def _check_first_row(row: dict[str, Any], image: str, label: str, where: str) -> None:
+    if isinstance(row[label], bool) or not isinstance(row[label], int):
+        problem = label_problem(row[label])
+        state = f": {problem}" if problem else " does not hold class numbers"
+        raise StockpotError(f"{where}: data.label: column {label!r}{state}.")
+    if not hasattr(row[image], "convert"):
+        raise StockpotError(f"{where}: data.image: column {image!r} does not hold images.")

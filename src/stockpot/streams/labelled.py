@@ -1,0 +1,53 @@
+"""A data set with classes, opened: inputs and labels of a training and a test part, not yet narrowed or processed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stockpot.errors import StockpotError
+
+Labels = NDArray[np.int64]
+_MOST_CLASSES = 1_000_000  # larger whole numbers are something other than classes
+
+
+@dataclass(frozen=True)
+class LabelledPart:
+    """The rows of one part: inputs (PIL images or strings), read when they are picked, and their labels."""
+
+    read: Callable[[Labels | Sequence[int]], Sequence[Any]]  # row numbers → inputs
+    labels: Labels
+
+    def pick(self, rows: Labels | Sequence[int]) -> list[Any]:
+        """The inputs of these rows."""
+        return list(self.read(rows))
+
+
+@dataclass(frozen=True)
+class LabelledSource:
+    """A data set: its class names (label → name), its two parts, and `facts`: path, sizes and fingerprint."""
+
+    classes: list[str]
+    train: LabelledPart
+    test: LabelledPart
+    facts: dict[str, Any]
+
+
+def label_problem(value: Any) -> str | None:
+    """Why a label is not a class but the target of another kind of learning; None where it may be a class."""
+    if isinstance(value, float):
+        return f"{value!r} is a measured value, and regression is not supported: classes are whole numbers or names"
+    if isinstance(value, list | tuple | dict):
+        return "its labels are lists; multi-label classification is not supported: an example has one class"
+    return None
+
+
+def numbered_classes(highest: int, where: str) -> list[str]:
+    """The names of classes that have only numbers: 0 to `highest`. Raises StockpotError where it is too high."""
+    if highest >= _MOST_CLASSES:
+        raise StockpotError(f"{where}: {highest} is not a class number: classes are counted from 0.")
+    return [str(number) for number in range(highest + 1)]

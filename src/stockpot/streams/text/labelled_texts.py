@@ -1,0 +1,92 @@
+"""Data sets of texts with classes, for the scenarios that count classes."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from stockpot.errors import StockpotError, did_you_mean
+from stockpot.streams.labelled import LabelledPart, LabelledSource, Labels, label_problem, numbered_classes
+from stockpot.streams.spec import DataSpec
+from stockpot.streams.text.splits import open_splits, part_rows, read_columns
+from stockpot.streams.text.templates import open_template
+from stockpot.streams.text.text_source import text_column
+
+
+def open_labelled_texts(data: DataSpec, where: str) -> LabelledSource:
+    """Opens texts and labels: a ClassLabel column, whole numbers from 0, or strings, which are sorted.
+
+    `limit`, which counts examples of each class, is left to the stream. Raises StockpotError, starting with `where`,
+    that names the first bad row.
+    """
+    splits = open_splits(data, where)
+    train = splits[data.train_split]
+    names = list(train.features)
+    label = _label_column(data, train.features, where)
+    wanted = data.text or text_column(train.features, but=label)
+    if wanted is None:
+        raise StockpotError(f"{where}: data.text: name the column to classify, or a template. Columns: {names}.")
+    template = open_template(wanted, names, f"{where}: data.text")
+    contents: dict[str, tuple[list[str], list[Any]]] = {}
+    parts = part_rows(data.model_copy(update={"limit": None}), splits, where, tuning=False)
+    for part, (split, numbers) in parts.items():
+        place = f"{where}: {data.path}, split {split!r}"
+        texts, labels = [], []
+        for number, row in read_columns(splits[split], list({*template.columns, label}), numbers, place):
+            try:
+                text = template(row)
+            except StockpotError as error:
+                raise StockpotError(f"{place}, row {number}: {error}; fix the row, or leave it out.") from error
+            if problem := label_problem(row[label]):
+                raise StockpotError(f"{place}, row {number}: data.label: column {label!r}: {problem}.")
+            if not text.strip() or not isinstance(row[label], str | int) or row[label] in (-1, ""):
+                lacking = "label" if text.strip() else "text"
+                raise StockpotError(f"{place}, row {number}: it has no {lacking}; fix the row, or leave it out.")
+            texts.append(text)
+            labels.append(row[label])
+        contents[part] = (texts, labels)
+    values = [value for _, labels in contents.values() for value in labels]
+    classes = _classes(train.features[label], values, f"{where}: data.label: column {label!r}")
+    number_of = {name: number for number, name in enumerate(classes)}
+    opened = {
+        part: _part(texts, np.array([number_of[str(value)] for value in labels], dtype=np.int64))
+        for part, (texts, labels) in contents.items()
+    }
+    return LabelledSource(classes, opened["train"], opened["test"], _facts(str(data.path), contents))
+
+
+def _part(texts: list[str], labels: Labels) -> LabelledPart:
+    return LabelledPart(lambda rows: [texts[int(row)] for row in rows], labels)
+
+
+def _label_column(data: DataSpec, features: Any, where: str) -> str:
+    names = list(features)
+    candidates = [name for name in names if getattr(features[name], "names", None)]
+    label = data.label or ("label" if "label" in names else candidates[0] if len(candidates) == 1 else None)
+    if label is None:
+        raise StockpotError(f"{where}: data.label: name the column of the classes. Columns: {names}.")
+    if label not in names:
+        hint = did_you_mean(label, names)
+        raise StockpotError(f"{where}: data.label: there is no column {label!r}.{hint} Columns: {names}.")
+    return label
+
+
+def _classes(feature: Any, labels: list[Any], where: str) -> list[str]:
+    if getattr(feature, "names", None):
+        return list(feature.names)
+    if all(isinstance(value, int) and not isinstance(value, bool) for value in labels):
+        if min(labels) < 0:
+            raise StockpotError(f"{where}: {min(labels)} is not a class number: classes are counted from 0.")
+        return numbered_classes(max(labels), where)
+    return sorted({str(value) for value in labels})
+
+
+def _facts(path: str, contents: dict[str, tuple[list[str], list[Any]]]) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    for texts, labels in contents.values():
+        for text, label in zip(texts, labels, strict=True):
+            digest.update(f"{len(text)}:{text}{label}".encode(errors="surrogatepass"))
+    sizes = {part: len(texts) for part, (texts, _) in contents.items()}
+    return {"path": path, **sizes, "fingerprint": digest.hexdigest()[:16]}

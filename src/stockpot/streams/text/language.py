@@ -1,0 +1,181 @@
+"""A stream of texts for a causal language model: its tasks in order, as token sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Self
+
+from stockpot.batches.examples import Batch
+from stockpot.batches.token_examples import TokenExamples
+from stockpot.models.tokenizer import tokenizer_fingerprint
+from stockpot.streams.classes import KEPT_OPEN, evenly_spaced, inherit
+from stockpot.streams.scenario import Rows
+from stockpot.streams.spec import DataSpec, Scenario, TaskSpec
+from stockpot.streams.text.cache import cached
+from stockpot.streams.text.part import TextPart
+from stockpot.streams.text.rows import TextRows
+from stockpot.streams.text.text_source import TextSource, open_text
+from stockpot.streams.text.tokens import Tokenised, sequence_length, text_part
+
+
+@dataclass(frozen=True)
+class LanguageTask:
+    """One task's texts. It has no classes and no output rows of its own: all tasks share every token."""
+
+    name: str
+    data: DataSpec
+    source: TextSource
+    classes: Sequence[str] = ()
+    rows: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class LanguageSources:
+    """The data sets of a stream, opened: enough to train a tokenizer on, before there are tokens."""
+
+    tasks: list[LanguageTask]
+    controls: list[LanguageTask]
+
+    @classmethod
+    def open(
+        cls,
+        default: DataSpec,
+        tasks: Sequence[TaskSpec],
+        controls: Sequence[TaskSpec],
+        tuning: bool = False,
+        most: int | None = None,
+    ) -> LanguageSources:
+        """Opens every data set.
+
+        Args:
+            default: the recipe's `data`, from which tasks inherit.
+            tasks: the tasks, in order.
+            controls: tasks that are only evaluated.
+            tuning: hold out a fifth of the training rows, and use it as the test part.
+            most: keep only so many rows of each test part, evenly spaced.
+
+        Raises:
+            StockpotError: a data set cannot be opened, or a row of it is bad.
+        """
+        return cls(
+            [_open_task(default, task, tuning, most) for task in tasks],
+            [_open_task(default, task, tuning, most) for task in controls],
+        )
+
+    def texts(self) -> Iterator[str]:
+        """All texts that the tasks train on."""
+        for task in self.tasks:
+            yield from task.source.train.texts()
+
+
+def _open_task(default: DataSpec, spec: TaskSpec, tuning: bool, most: int | None) -> LanguageTask:
+    data = inherit(default, spec.data)
+    source = _open(_Request(data.model_dump_json(), tuning, data, f"task {spec.name!r}"))
+    if most is not None:
+        kept = source.test.picked(evenly_spaced(len(source.test.items), most).tolist())
+        source = replace(source, test=kept, facts={**source.facts, "test": len(kept.items)})
+    return LanguageTask(spec.name, data, source)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A data set to open; two requests are equal if they open the same one."""
+
+    key: str
+    tuning: bool
+    data: DataSpec = field(compare=False)
+    where: str = field(compare=False)
+
+
+@lru_cache(maxsize=KEPT_OPEN)
+def _open(request: _Request) -> TextSource:
+    return open_text(request.data, request.where, request.tuning)
+
+
+@dataclass
+class LanguageStream:
+    """Tasks and controls of text to be continued: see `Stream`."""
+
+    tasks: list[LanguageTask]
+    controls: list[LanguageTask]
+    tokenizer: Any
+    config: Any  # of the model, which limits the length of a sequence
+    scenario: Scenario = field(default="language", init=False)
+    has_classes = False
+    example_noun = "texts"
+    _fingerprint: str = ""  # of the tokenizer
+    _tokenised: dict[tuple[Any, ...], Tokenised] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, sources: LanguageSources, tokenizer: Any, config: Any) -> LanguageStream:
+        """The stream of opened data sets; raises StockpotError if `max_length` is more than the model takes."""
+        stream = cls(sources.tasks, sources.controls, tokenizer, config, tokenizer_fingerprint(tokenizer))
+        for task in (*stream.tasks, *stream.controls):
+            stream._length(task)
+        return stream
+
+    @property
+    def rows(self) -> Rows:
+        """No task has rows of its own."""
+        return Rows(self.scenario, ((),) * len(self.tasks), ())
+
+    def first(self, count: int) -> Self:
+        """The stream as if only its first `count` tasks were known."""
+        return replace(self, tasks=self.tasks[:count])
+
+    def train(self, index: int) -> TokenExamples:
+        """The training sequences of task `index` (from 0)."""
+        return self._tokenise(self.tasks[index], self.tasks[index].source.train, training=True).examples
+
+    def test(self, index: int) -> TextPart:
+        """The test part of task `index` (from 0)."""
+        return self._part(self.tasks[index])
+
+    def control(self, index: int) -> TextPart:
+        """The test part of control `index` (from 0)."""
+        return self._part(self.controls[index])
+
+    def sample(self, index: int) -> Batch:
+        """A batch of one training sequence of task `index` (from 0), as the model receives it."""
+        return self.train(index).__getitems__([0])
+
+    def facts(self) -> dict[str, dict[str, Any]]:
+        """Name of a task or control → path, fingerprint, and how many `train` and `test` texts it has."""
+        return {task.name: {**task.source.facts, "classes": []} for task in (*self.tasks, *self.controls)}
+
+    def notes(self, index: int) -> list[str]:
+        """How many texts of task `index` were cut or left out."""
+        task, parts = self.tasks[index], []
+        for part, rows in (("training", task.source.train), ("test", task.source.test)):
+            tokenised = self._tokenise(task, rows, training=part == "training")
+            over = f"over {self._length(task)} tokens"
+            if tokenised.cut:
+                parts.append(f"{tokenised.cut} of {len(rows.items)} {part} texts lost their end, {over}")
+            if tokenised.dropped:
+                parts.append(
+                    f"{len(tokenised.dropped)} of {len(rows.items)} {part} texts were left out, their prompts {over}"
+                )
+        if skipped := task.source.facts["skipped"]:
+            parts.append(f"{skipped} empty texts were left out")
+        return [f"task {task.name!r}: {'; '.join(parts)}"] if parts else []
+
+    def save_preprocessor(self, folder: Path) -> None:
+        """Writes the tokenizer beside a model."""
+        self.tokenizer.save_pretrained(folder)
+
+    def _length(self, task: LanguageTask) -> int:
+        return sequence_length(task.data.max_length, self.config, f"task {task.name!r}")
+
+    def _part(self, task: LanguageTask) -> TextPart:
+        rows = task.source.test
+        return text_part(task.name, rows, self._tokenise(task, rows, training=False), self.tokenizer)
+
+    def _tokenise(self, task: LanguageTask, rows: TextRows, training: bool) -> Tokenised:
+        length, packing, drop = self._length(task), task.data.packing, task.data.long_prompts == "drop"
+        key = (rows.fingerprint, self._fingerprint, length, packing, training, drop)
+        if key not in self._tokenised:
+            self._tokenised[key] = cached(rows, self.tokenizer, length, packing=packing, training=training, drop=drop)
+        return self._tokenised[key]
