@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from stockpot.errors import StockpotError
+from stockpot.models.spec import TrainedTokenizer
 from stockpot.models.tokenizer import (
-    TrainedTokenizer,
     check_vocabulary,
     end_of_text,
     open_tokenizer,

@@ -11,10 +11,10 @@ from sklearn.datasets import load_digits
 
 from stockpot.errors import StockpotError
 from stockpot.models.processor import PlainProcessor
-from stockpot.streams.classes import chosen_classes, inherit, split_classes
+from stockpot.streams.classes import chosen_classes, split_classes
 from stockpot.streams.classified import ClassifiedStream, ImageReader
 from stockpot.streams.images import open_images
-from stockpot.streams.spec import DataSpec, TaskSpec
+from stockpot.streams.spec import DataSpec, TaskSpec, inherit
 
 DIGITS = DataSpec(path="digits")
 

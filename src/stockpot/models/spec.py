@@ -7,12 +7,17 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from stockpot.models.lora import LoraSpec
-from stockpot.models.tokenizer import TrainedTokenizer
 from stockpot.strict import FreeBlock, StrictModel
 
 NETWORKS = "stockpot.models.networks:"  # builders of Stockpot's own: importing them needs nobody's leave
 Origin = Literal["checkpoint", "random", "code"]
 ModelKind = Literal["image", "text", "language"]  # what a model does: classify images or texts, or continue texts
+
+
+class TrainedTokenizer(StrictModel):
+    """A byte-level BPE tokenizer, trained on the stream's training texts before the first task."""
+
+    train: int = Field(ge=300, description="tokens in the vocabulary; fewer where the texts are too short for so many")
 
 
 class ModelSpec(StrictModel):

@@ -6,24 +6,13 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from pydantic import Field
+from typing import Any
 
 from stockpot.errors import StockpotError
-from stockpot.strict import StrictModel
-
-if TYPE_CHECKING:
-    from stockpot.models.spec import ModelSpec
+from stockpot.models.spec import ModelSpec, TrainedTokenizer
 
 END = "<|endoftext|>"
 FILES = ("tokenizer.json", "vocab.*", "*.model")  # one of which holds the vocabulary
-
-
-class TrainedTokenizer(StrictModel):
-    """A byte-level BPE tokenizer, trained on the stream's training texts before the first task."""
-
-    train: int = Field(ge=300, description="tokens in the vocabulary; fewer where the texts are too short for so many")
 
 
 def open_tokenizer(spec: ModelSpec, texts: Callable[[], Iterable[str]]) -> Any:

@@ -8,8 +8,8 @@ from typing import Any
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.methods.base import BaseConfig
 from stockpot.recipe.schema import Recipe, Split
-from stockpot.streams.classes import inherit, split_classes
-from stockpot.streams.spec import DataSpec, TaskSpec
+from stockpot.streams.classes import split_classes
+from stockpot.streams.spec import DataSpec, TaskSpec, inherit
 from stockpot.yaml_text import dump_yaml
 
 

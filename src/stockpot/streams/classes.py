@@ -10,24 +10,15 @@ from typing import Literal
 import numpy as np
 
 from stockpot.errors import StockpotError, did_you_mean
+from stockpot.streams.hub import KEPT_OPEN
 from stockpot.streams.images import open_images
 from stockpot.streams.labelled import LabelledPart, LabelledSource, Labels
-from stockpot.streams.spec import TUNING_SHARE, DataSpec, TaskSpec
+from stockpot.streams.sampling import evenly_spaced
+from stockpot.streams.spec import TUNING_SHARE, DataSpec, TaskSpec, inherit
 from stockpot.streams.text.labelled_texts import open_labelled_texts
 
 PartName = Literal["train", "test"]
-KEPT_OPEN = 32  # data sets that a process keeps open: the runs of a comparison share them
 _NARROWING = {"classes", "rotate", "permute", "limit", "in_memory"}  # keys that tasks of one data set may differ in
-
-
-def inherit(default: DataSpec, task: DataSpec) -> DataSpec:
-    """A task's data: keys that the task does not set come from the recipe's `data`."""
-    return default.model_copy(update={key: getattr(task, key) for key in task.model_fields_set})
-
-
-def evenly_spaced(count: int, most: int) -> Labels:
-    """At most `most` of the numbers below `count`, evenly spaced."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 
 def chosen_classes(data: DataSpec, source: LabelledSource, where: str) -> list[int]:

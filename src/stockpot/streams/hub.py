@@ -9,6 +9,8 @@ from stockpot.errors import StockpotError, did_you_mean
 from stockpot.streams.local import is_data, open_file, refuse_encoding
 from stockpot.streams.spec import DataSpec
 
+KEPT_OPEN = 32  # data sets that a process keeps open, of each kind: the runs of a comparison share them
+
 
 def open_hub(data: DataSpec, where: str) -> Any:
     """The splits of the data set that `data` names, by name.

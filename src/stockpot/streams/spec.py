@@ -64,6 +64,11 @@ class DataSpec(StrictModel):
         return classes
 
 
+def inherit(default: DataSpec, task: DataSpec) -> DataSpec:
+    """A task's data: keys that the task does not set come from the recipe's `data`."""
+    return default.model_copy(update={key: getattr(task, key) for key in task.model_fields_set})
+
+
 class TaskSpec(StrictModel):
     """One task of the stream; also what `stockpot add` reads."""
 

@@ -11,9 +11,10 @@ from typing import Any, Self
 from stockpot.batches.examples import Batch
 from stockpot.batches.token_examples import TokenExamples
 from stockpot.models.tokenizer import tokenizer_fingerprint
-from stockpot.streams.classes import KEPT_OPEN, evenly_spaced, inherit
+from stockpot.streams.hub import KEPT_OPEN
+from stockpot.streams.sampling import evenly_spaced
 from stockpot.streams.scenario import Rows
-from stockpot.streams.spec import DataSpec, Scenario, TaskSpec
+from stockpot.streams.spec import DataSpec, Scenario, TaskSpec, inherit
 from stockpot.streams.text.cache import cached
 from stockpot.streams.text.part import TextPart
 from stockpot.streams.text.rows import TextRows
