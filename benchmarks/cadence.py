@@ -81,7 +81,7 @@ class Pair:
 
     def learn(self, model: nn.Module, index: int, keys: dict[str, Any]) -> nn.Module:
         """The model after the task."""
-        method = methods.build(methods.REGISTRY[keys["name"]].config(**keys))
+        method = methods.build(methods.registry()[keys["name"]].config_type(**keys))
         owners = self.stream.rows.owners(self.case.rows)
         task = Task(
             index, f"{index}", self.seed + index, model, checkpoint=lambda source: self.folder,

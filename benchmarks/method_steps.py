@@ -58,7 +58,7 @@ class Stream:
         self.start = mlp(10)
         save_checkpoint(dict(self.start.state_dict()), folder / "model.safetensors")
 
-    def learn(self, method: Method, index: int) -> tuple[tuple[float, float], tuple[float, float]]:
+    def learn(self, method: Method[Any], index: int) -> tuple[tuple[float, float], tuple[float, float]]:
         """(wall, processor) seconds of a task's steps, and of what comes after them."""
         model: nn.Module = mlp(10)
         model.load_state_dict(self.start.state_dict())
@@ -91,7 +91,7 @@ def main() -> None:
         stream = Stream(chosen.examples, chosen.batch, chosen.steps, Path(name))
         kept = {}
         for label, keys in CONTENDERS.items():
-            method = methods.build(methods.REGISTRY[keys["name"]].config(**keys))
+            method = methods.build(methods.registry()[keys["name"]].config_type(**keys))
             after = stream.learn(method, 0)[1]
             kept[label] = (keys, method.state(), after)
         rounds: list[dict[str, tuple[float, float]]] = []
@@ -100,7 +100,7 @@ def main() -> None:
             seconds = {}
             for label in [*list(kept)[turn:], *list(kept)[:turn]]:
                 keys, state, _ = kept[label]
-                method = methods.build(methods.REGISTRY[keys["name"]].config(**keys))
+                method = methods.build(methods.registry()[keys["name"]].config_type(**keys))
                 method.load_state(*state)
                 seconds[label] = stream.learn(method, 1)[0]
             rounds.append(seconds)

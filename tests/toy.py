@@ -56,7 +56,7 @@ def copied(model: nn.Module) -> Weights:
 
 
 def config(name: str, **keys: Any) -> Any:
-    return methods.REGISTRY[name].config(name=name, **keys)
+    return methods.registry()[name].config_type(name=name, **keys)
 
 
 @dataclass
@@ -99,7 +99,7 @@ def learn(
     learnt = Learnt([copied(current)])
     for index, own in enumerate(tasks):
         active = build(method.decided(CLASSES, not own.has_classes))
-        if active.starts_from == "pretrained":
+        if active.config.starts_from == "pretrained":
             current = copy.deepcopy(start)
         if index:
             read_state(active, folder / f"state-{index - 1}")

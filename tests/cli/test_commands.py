@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from stockpot.cli.methods_page import sections
-from stockpot.methods import REGISTRY
+from stockpot.methods import registry
 from stockpot.recipe.read import read_recipe
 
 COMMANDS = ["run", "add", "resume", "compare", "report", "methods", "init", "schema", "whatif"]
@@ -71,7 +71,7 @@ def test_the_module_and_the_script_are_the_same_command() -> None:
 
 def test_methods_says_every_equation_and_every_parameter(stockpot: Command) -> None:
     out = " ".join(stockpot("methods").out.split())
-    for name, (config, method) in REGISTRY.items():
+    for name, method in registry().items():
         own = " ".join(stockpot("methods", name).out.split())
         assert own in out
         assert own.startswith(name)
@@ -79,7 +79,7 @@ def test_methods_says_every_equation_and_every_parameter(stockpot: Command) -> N
         assert equation is not None or "Equation: " in own
         if equation is not None:
             assert equation[1] in own
-        for field, info in config.model_fields.items():
+        for field, info in method.config_type.model_fields.items():
             if field not in ("name", "label"):
                 assert re.search(rf"\b{field}\b", own), field
                 assert " ".join((info.description or "?").split()) in own, field
@@ -90,13 +90,13 @@ def test_methods_says_every_equation_and_every_parameter(stockpot: Command) -> N
 def test_the_page_of_methods_is_that_of_the_code(stockpot: Command) -> None:
     page = stockpot("methods", "--markdown").out
     assert page == (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
-    for name, (config, method) in REGISTRY.items():
+    for name, method in registry().items():
         told = sections(method.__doc__ or "")
         assert {"", "Equation", "Cost", "Kept", "Use"} <= {tag for tag, text in told.items() if text}, name
         assert ("Paper" in told) == (name not in ("sequential", "joint"))
         section = page.split(f"## {name}\n")[1].split("\n## ")[0]
         assert all(text in section for text in told.values())
-        fields = set(config.model_fields) - {"name", "label", "train"}  # every method has these
+        fields = set(method.config_type.model_fields) - {"name", "label", "train"}  # every method has these
         assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == fields
 
 

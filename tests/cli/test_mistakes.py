@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stockpot.methods import REGISTRY
+from stockpot.methods import registry
 
 VIT = "model_type: vit, image_size: 8, patch_size: 4, hidden_size: 8, num_attention_heads: 2, num_hidden_layers: 1"
 MISTAKES = {
@@ -175,7 +175,7 @@ def test_a_mistake_in_an_added_task_changes_nothing(
 
 def test_a_name_that_is_not_known_gives_those_that_are(stockpot: Callable[..., Any], tmp_path: Path) -> None:
     told = one_line(stockpot("methods", "sfaa"))
-    assert told == f"there is no method 'sfaa'. Did you mean 'sfa'? Known: {', '.join(REGISTRY)}."
+    assert told == f"there is no method 'sfaa'. Did you mean 'sfa'? Known: {', '.join(registry())}."
     told = one_line(stockpot("schema", "recip"))
     assert (
         told == "there is no schema 'recip'. Did you mean 'recipe'? Known: recipe, task, results, comparison, whatif."

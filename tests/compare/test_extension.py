@@ -15,7 +15,7 @@ from stockpot.compare.cells import CellPlan, contenders
 from stockpot.compare.extension import best_keys, further_points, keys_at_ends, round_size
 from stockpot.compare.running import Running, ShareDone
 from stockpot.compare.tuning import tune
-from stockpot.methods import REGISTRY
+from stockpot.methods import registry
 from stockpot.methods.shared.space import Choices, Range
 from stockpot.recipe.read import validate
 from stockpot.recipe.schema import Recipe
@@ -31,7 +31,7 @@ Score = Callable[[Any], float | None]
 
 @pytest.mark.parametrize(("name", "key", "value"), PUBLISHED)
 def test_published_strengths_lie_in_the_range_that_is_searched(name: str, key: str, value: float) -> None:
-    one = REGISTRY[name].config.space[key]
+    one = registry()[name].config_type.space[key]
     assert isinstance(one, Range) and one.low <= value <= one.high
 
 
@@ -217,7 +217,7 @@ def test_shards_share_each_round_out(digits_recipe: dict[str, Any], tmp_path: Pa
 
 
 def test_every_method_takes_what_lies_beyond_its_ranges() -> None:
-    for name in REGISTRY:
+    for name in registry():
         method = config(name)
         for key, one in method.searched().items():
             for upwards in (False, True) if isinstance(one, Range) else ():

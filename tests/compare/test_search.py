@@ -17,14 +17,14 @@ from toy import config
 
 from stockpot.compare.search import Search, SearchKind, grid_points, open_search, with_keys
 from stockpot.errors import StockpotError
-from stockpot.methods import REGISTRY
+from stockpot.methods import registry
 from stockpot.methods.base import BaseConfig
 from stockpot.methods.shared.space import Choices, Range, Space
 
 KINDS: list[SearchKind] = ["grid", "random", "optuna"]
 DARK = {"loss": "der++"}
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
-    *((name, {}) for name in REGISTRY),
+    *((name, {}) for name in registry()),
     ("sfa", {"every": 2}),
     ("ewc", {"mode": "online"}),
     ("replay", {"mix": "batch"}),

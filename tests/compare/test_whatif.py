@@ -29,7 +29,9 @@ HALF = {
     "soup": {"name": "soup", **RAW},
     "magmax": {"name": "magmax", "scale": 0.5, **RAW},
 }
-AVERAGED, POST_HOC = whatif.AVERAGED.format(last="second"), whatif.POST_HOC.format(next="third")
+WISE_FT: dict[str, Any] = {"method": "WiSE-FT", "key": "alpha", "plain": 1.0}
+AVERAGED = whatif.AVERAGED.format(last="second", **WISE_FT)
+POST_HOC = whatif.POST_HOC.format(next="third", **WISE_FT)
 NORMED = {"build": "stockpot.models.networks:cnn", "args": {"width": 4}}  # with running statistics
 TASKS = [
     {"name": "first", "data": {"classes": [0, 1, 2]}},
@@ -87,7 +89,7 @@ def swept(path: Path, *names: str, points: int = 3) -> tuple[WhatIf, dict[str, l
 
     with pytest.MonkeyPatch.context() as patch, whatif.reading(path) as session:
         patch.setattr(whatif, "evaluate_model", noting)
-        found = whatif.sweep(session, names or list(whatif.SWEPT), points)
+        found = whatif.sweep(session, names or list(whatif.swept()), points)
     models = iter(seen)
     later = len(found.tasks) - (0 if whatif.FIRST in found.notes else 1)
     merged = {
@@ -248,7 +250,7 @@ def from_a_checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.T
     return Pretrained(changes, Sweep("all", results, weights, *swept(folder / "run")))
 
 
-@pytest.mark.parametrize("name", list(whatif.SWEPT))
+@pytest.mark.parametrize("name", list(whatif.swept()))
 def test_what_is_called_exact_of_a_pretrained_start_is_bitwise_a_real_run(
     name: str, from_a_checkpoint: Pretrained, tmp_path: Path
 ) -> None:
@@ -266,4 +268,4 @@ def test_what_is_called_exact_of_a_pretrained_start_is_bitwise_a_real_run(
     recorded = results.scores["accuracy"]
     assert lower(point.scores.matrix)[:exact] == lower(recorded.matrix)[:exact]
     assert point.scores.controls["slanted"][: 1 + exact] == recorded.controls["slanted"][: 1 + exact]
-    assert whatif.FIRST in sweep.found.notes and whatif.AVERAGED.format(last="first") in sweep.found.notes
+    assert whatif.FIRST in sweep.found.notes and whatif.AVERAGED.format(last="first", **WISE_FT) in sweep.found.notes

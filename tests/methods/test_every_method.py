@@ -27,7 +27,7 @@ from toy import (
 
 from stockpot.averaging.schedule import average_steps
 from stockpot.batches.examples import TrainingData, concat
-from stockpot.methods import REGISTRY
+from stockpot.methods import registry
 from stockpot.seeds import derive
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -88,7 +88,7 @@ def expected(name: str) -> list[Weights]:
 
 
 def test_the_suite_knows_every_method() -> None:
-    assert set(METHODS) == set(REGISTRY)
+    assert set(METHODS) == set(registry())
 
 
 @pytest.mark.parametrize("loop", LOOPS)

@@ -16,7 +16,7 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from stockpot import methods
 from stockpot.compare.cells import plan, recipe_of
-from stockpot.methods import REGISTRY
+from stockpot.methods import registry
 from stockpot.methods.base import Method, Task
 from stockpot.methods.shared.first_task import FirstTaskConfig
 from stockpot.recipe.read import validate
@@ -26,7 +26,7 @@ from stockpot.report.card import model_card
 from stockpot.report.run_page import write_run_report
 from stockpot.runs.actions import continue_run, create_run
 
-KEYED = [name for name, entry in REGISTRY.items() if issubclass(entry.config, FirstTaskConfig)]
+KEYED = [name for name, method in registry().items() if issubclass(method.config_type, FirstTaskConfig)]
 TINY = {
     "image_size": 8, "patch_size": 4, "num_channels": 1, "hidden_size": 16, "num_hidden_layers": 1,
     "num_attention_heads": 2, "intermediate_size": 16,
@@ -104,7 +104,7 @@ def test_a_pretrained_language_model_teaches_in_its_first_task(tmp_path: Path) -
 
 @pytest.mark.parametrize("name", ["ewc", "mas", "si"])
 def test_importances_do_not_protect_the_first_task_and_say_so(name: str, tmp_path: Path) -> None:
-    class Loaded(REGISTRY[name].method):  # type: ignore[misc, name-defined]
+    class Loaded(registry()[name]):  # type: ignore[misc, name-defined]
         def task_start(self, task: Task) -> None:
             task.origin = "checkpoint"
             super().task_start(task)

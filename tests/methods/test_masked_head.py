@@ -12,7 +12,7 @@ from toy import LOOPS, assert_close, assert_same, config, examples, learn, netwo
 
 from stockpot.batches.examples import TrainingData
 from stockpot.errors import StockpotError
-from stockpot.methods import REGISTRY, build
+from stockpot.methods import build, registry
 from stockpot.recipe.read import validate
 from stockpot.recipe.schema import Recipe
 from stockpot.runs.actions import continue_run, create_run
@@ -22,7 +22,7 @@ from stockpot.training.job import Job, batch_loss
 MASK = torch.tensor([0, 0, -1, -1])  # two of the four classes are seen
 MERGES = ("task_arithmetic", "ties", "dare", "soup", "magmax", "fisher_average")
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
-    *((name, {}) for name in REGISTRY),
+    *((name, {}) for name in registry()),
     *(("ewc", {"fisher": kind}) for kind in ("sample", "empirical", "predicted", "batched")),
     ("ewc", {"mode": "online"}),
     ("replay", {"loss": "der++"}),

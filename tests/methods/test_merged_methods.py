@@ -319,7 +319,7 @@ def test_a_task_that_is_stopped_and_resumed_ends_bitwise_alike(
     def third(folder: Path, resume: Path | None = None, stop_at: int = 0) -> tuple[Weights, Method, Path | None]:
         method, saved = built(settings(name, **keys)), []
         model = network()
-        if method.starts_from == "previous":
+        if method.config.starts_from == "previous":
             model.load_state_dict(whole.weights[2])
         read_state(method, tmp_path / "state-1")
         places = {"previous": tmp_path / "model-1", "pretrained": tmp_path / "model--1"}
@@ -369,8 +369,8 @@ def steps(method: Any, folder: Path, start: nn.Module, changes: list[Callable[[n
     save_model(start, str(places["pretrained"]))
     for index, change in enumerate(changes):
         active = built(method)
-        model = copy.deepcopy(start if not index or active.starts_from == "pretrained" else found.models[-1])
-        for past in range(index + 1) if active.starts_from == "pretrained" else [index]:
+        model = copy.deepcopy(start if not index or active.config.starts_from == "pretrained" else found.models[-1])
+        for past in range(index + 1) if active.config.starts_from == "pretrained" else [index]:
             model = grow(model, past)
         if index:
             read_state(active, folder / f"state-{index - 1}")

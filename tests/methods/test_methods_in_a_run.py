@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 from toy import LOOPS, Weights, assert_same, differ
 
-from stockpot.methods import REGISTRY
+from stockpot.methods import registry
 from stockpot.recipe.read import validate
 from stockpot.recipe.schema import Recipe
 from stockpot.results import Results
@@ -59,7 +59,7 @@ def run(digits_recipe: dict[str, Any], tmp_path: Path) -> Run:
 @pytest.mark.parametrize("head", ["all", "seen"])
 @pytest.mark.parametrize("name", METHODS)
 def test_both_loops_leave_the_same_weights_and_the_same_matrix(name: str, head: str, run: Run) -> None:
-    assert set(METHODS) == set(REGISTRY)
+    assert set(METHODS) == set(registry())
     (one, trainer), (other, plain) = (run(name, loop=loop, head=head) for loop in LOOPS)
     for weights, again in zip(trainer, plain, strict=True):
         assert_same(weights, again)

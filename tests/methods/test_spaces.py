@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from toy import config
 
-from stockpot.methods import REGISTRY
+from stockpot.methods import registry
 from stockpot.methods.shared.space import Choices, Range, evenly
 
 POSITIVE = st.floats(1e-6, 1e6)
@@ -115,19 +115,19 @@ def test_sets_of_values_do_not_change() -> None:
             setattr(one, dataclasses.fields(one)[0].name, 2)
 
 
-@pytest.mark.parametrize("name", REGISTRY)
+@pytest.mark.parametrize("name", registry())
 def test_every_method_says_which_keys_it_may_be_tuned_by(name: str) -> None:
-    method = REGISTRY[name].config
+    method = registry()[name].config_type
     assert {"space", "strength_key"}.isdisjoint(method.model_fields)
     assert set(method.space) <= set(method.model_fields)
     assert method.strength_key == STRENGTHS[name]
     assert method.strength_key is None or isinstance(method.space[method.strength_key], Range)
 
 
-@pytest.mark.parametrize("name", REGISTRY)
+@pytest.mark.parametrize("name", registry())
 def test_a_default_lies_inside_its_range(name: str) -> None:
     """A search that could not find the default again would compare a method with worse than itself."""
-    method = REGISTRY[name].config
+    method = registry()[name].config_type
     for key, one in method.space.items():
         default = method.model_fields[key].default
         if isinstance(one, Choices):
@@ -136,7 +136,7 @@ def test_a_default_lies_inside_its_range(name: str) -> None:
             assert one.low < default < one.high
 
 
-@pytest.mark.parametrize("name", REGISTRY)
+@pytest.mark.parametrize("name", registry())
 def test_a_key_that_the_user_sets_is_never_searched(name: str) -> None:
     searched = config(name).searched()
     for key, one in searched.items():
@@ -168,7 +168,7 @@ def test_a_key_that_would_change_nothing_is_not_searched(name: str, keys: dict[s
 
 def test_how_much_of_the_past_is_kept_has_a_front_but_is_not_tuned() -> None:
     for name in ("replay", "agem"):
-        method = REGISTRY[name].config
+        method = registry()[name].config_type
         assert "fraction" in method.space
         assert "fraction" not in config(name).searched()
 

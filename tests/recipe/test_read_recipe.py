@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stockpot.errors import StockpotError
-from stockpot.methods import REGISTRY
+from stockpot.methods import registry
 from stockpot.recipe.read import apply_overrides, parse_yaml, read_recipe, read_task
 
 Write = Callable[..., Path]
 
-KNOWN = f"Known: {', '.join(REGISTRY)}."
+KNOWN = f"Known: {', '.join(registry())}."
 
 
 def mistake(path: Path, *overrides: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from stockpot.cli.schema import schema_of
 from stockpot.errors import StockpotError
-from stockpot.methods import REGISTRY
+from stockpot.methods import registry
 from stockpot.recipe.read import parse_yaml, read_recipe, validate
 from stockpot.recipe.resolve import resolve, to_values, to_yaml
 from stockpot.recipe.schema import Recipe
@@ -96,11 +96,11 @@ def test_the_schema_is_closed_and_describes_every_method() -> None:
     assert schema["additionalProperties"] is False
     assert set(schema["properties"]) == set(Recipe.model_fields)
     mapping = schema["properties"]["method"]["discriminator"]["mapping"]
-    assert set(mapping) == set(REGISTRY)
+    assert set(mapping) == set(registry())
     for name, reference in mapping.items():
         block = schema["$defs"][reference.rpartition("/")[2]]
         assert block["additionalProperties"] is False
-        assert set(block["properties"]) == set(REGISTRY[name].config.model_fields)
+        assert set(block["properties"]) == set(registry()[name].config_type.model_fields)
 
 
 TYPES: dict[str, Any] = {

@@ -17,7 +17,7 @@ from stockpot.errors import StockpotError
 from stockpot.evaluation.spec import SCORES
 from stockpot.merging.rules import RULES
 from stockpot.merging.spec.mergekit_yaml import parse_merge_config
-from stockpot.methods import REGISTRY
+from stockpot.methods import registry
 from stockpot.recipe.read import apply_overrides, read_recipe, read_task, validate
 from stockpot.recipe.schema import Recipe
 from stockpot.streams.spec import TaskSpec
@@ -48,7 +48,7 @@ def blocks_of(model: type[BaseModel]) -> set[type[BaseModel]]:
 
 BLOCKS = sorted(
     {block for top in (Recipe, TaskSpec) for block in blocks_of(top)}
-    | {entry.config for entry in REGISTRY.values()}
+    | {method.config_type for method in registry().values()}
     | set(SCORES.values()),
     key=lambda block: block.__name__,
 )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from running import TASKS, TRAIN, Stockpot, Unbroken, journal, same, task
 
-from stockpot.methods import REGISTRY
+from stockpot.methods import registry
 
 Make = Callable[..., Unbroken]
 LOOPS = ["trainer", "plain"]
@@ -51,7 +51,7 @@ def steps_of(whole: Unbroken) -> int:
 
 
 def test_every_method_is_here() -> None:
-    assert METHODS.keys() == REGISTRY.keys()
+    assert METHODS.keys() == registry().keys()
 
 
 @pytest.mark.parametrize("loop", LOOPS)

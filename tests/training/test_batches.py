@@ -63,7 +63,7 @@ def test_the_loader_feeds_these_batches_whole_and_draws_nothing_from_torchs_gene
     assert fed == list(batches)
 
 
-class Seen(methods.REGISTRY["sequential"].method):
+class Seen(methods.registry()["sequential"]):
     """Remembers what each micro-batch held."""
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ from toy import LOOPS, SETTINGS, Weights, assert_close, by_hand, config, copied,
 
 from stockpot.batches.examples import TensorExamples, TrainingData
 from stockpot.errors import StockpotError
-from stockpot.methods import REGISTRY
+from stockpot.methods import registry
 from stockpot.models.head import grow_head
 from stockpot.streams.scenario import mask_rivals
 from stockpot.training import engine
@@ -24,7 +24,7 @@ from stockpot.training.job import Interrupted, Job, check_finite, cross_entropy,
 from stockpot.training.optimizer_state import export_state, import_state
 
 
-class Recorder(REGISTRY["sequential"].method):
+class Recorder(registry()["sequential"]):
     """Writes down every hook, with the gradients and the weights that it saw."""
 
     def __init__(self, change: Callable[[nn.Module], None] | None = None) -> None:
@@ -216,7 +216,7 @@ def test_moments_survive_export_and_import_and_a_grown_head_is_padded_with_zeros
 @pytest.mark.parametrize("loop", LOOPS)
 def test_an_interrupted_task_goes_on_to_the_same_bits(loop: str, tmp_path: Path) -> None:
     def job(folder: str, **more: Any) -> Job:
-        method = REGISTRY["sequential"].method(config("sequential"))
+        method = registry()["sequential"](config("sequential"))
         settings = {**SETTINGS, "lr_scheduler_type": "cosine", "warmup_steps": 2, "weight_decay": 0.1}
         torch.manual_seed(3)
         return Job(network(dropout=0.3), method, TrainingData.of(examples(0)), settings, 3, tmp_path / folder, **more)

@@ -67,13 +67,13 @@ def apply_options(recipe: Recipe, options: CompareOptions) -> Recipe:
 
 def _method(name: str, recipe: Recipe) -> dict[str, object]:
     """The method of the recipe's `compare` that has this label, else the method of this name with its defaults."""
-    from stockpot.methods import REGISTRY
+    from stockpot.methods import registry
 
     for method in (*recipe.compare, recipe.method):
         if method.title == name:
             return dict(method.model_dump(mode="json", exclude_unset=True))
-    if name not in REGISTRY:
-        known = list(dict.fromkeys([*(method.title for method in recipe.compare), *REGISTRY]))
+    if name not in registry():
+        known = list(dict.fromkeys([*(method.title for method in recipe.compare), *registry()]))
         raise StockpotError(f"--methods: there is no {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
     return {"name": name}
 

@@ -27,19 +27,22 @@ def methods_command(
 def _describe_methods(name: str | None) -> None:
     from rich.markup import escape
 
-    from stockpot.methods import REGISTRY
+    from stockpot.methods import registry
 
-    if name is not None and name not in REGISTRY:
-        raise StockpotError(f"there is no method {name!r}.{did_you_mean(name, REGISTRY)} Known: {', '.join(REGISTRY)}.")
+    known = registry()
+    if name is not None and name not in known:
+        raise StockpotError(f"there is no method {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
     terminal = console()
-    for key, (config, method) in REGISTRY.items():
+    for key, method in known.items():
         if name not in (None, key):
             continue
         terminal.print(f"[bold]{key}[/bold]")
         for line in inspect.cleandoc(method.__doc__ or "").splitlines():
             if line:
                 terminal.print(f"  {escape(line)}")
-        fields = {field: info for field, info in config.model_fields.items() if field not in ("name", "label")}
+        fields = {
+            field: info for field, info in method.config_type.model_fields.items() if field not in ("name", "label")
+        }
         for field, info in fields.items():
             default = "" if info.default is None else f" = {info.default}"
             terminal.print(f"    [cyan]{field}[/cyan]{escape(default)}  {escape(info.description or '')}")

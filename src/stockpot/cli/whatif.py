@@ -42,11 +42,11 @@ def whatif_command(
     silence_libraries()
     import torch
 
-    from stockpot.compare.whatif import FILE, OPTIMISTIC, SWEPT, known_methods, reading
+    from stockpot.compare.whatif import FILE, OPTIMISTIC, known_methods, reading, swept
     from stockpot.report.whatif_page import write_whatif_report
     from stockpot.report.whatif_tables import whatif_findings, whatif_table
 
-    names = list(SWEPT) if methods is None else known_methods([name.strip() for name in methods.split(",") if name])
+    names = list(swept()) if methods is None else known_methods([name.strip() for name in methods.split(",") if name])
     target = output or folder / "whatif"
     if any((target / name).exists() for name in _FILES_OF_OTHERS):
         raise StockpotError(f"{target}: a run or a comparison is here; choose another folder with -o.")

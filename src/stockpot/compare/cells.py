@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from stockpot.errors import StockpotError
-from stockpot.methods import joint, sequential
+from stockpot.methods import in_role, registry
 from stockpot.methods.base import BaseConfig
 from stockpot.recipe.resolve import listed_tasks, resolve, to_values
 from stockpot.recipe.schema import Recipe
@@ -40,13 +40,14 @@ class CellPlan:
 
 
 def contenders(recipe: Recipe) -> list[BaseConfig]:
-    """The methods to compare: the recipe's list (or its method), and always plain fine-tuning and joint training."""
+    """The methods to compare: the recipe's list (or its method), and always the floor first and the ceiling last."""
     chosen: list[BaseConfig] = list(recipe.compare) or [recipe.method]
     names = [method.name for method in chosen]
-    if "sequential" not in names:
-        chosen.insert(0, sequential.SequentialConfig(name="sequential"))
-    if "joint" not in names:
-        chosen.append(joint.JointConfig(name="joint"))
+    floor, ceiling = in_role("floor"), in_role("ceiling")
+    if floor not in names:
+        chosen.insert(0, registry()[floor].config_type(name=floor))
+    if ceiling not in names:
+        chosen.append(registry()[ceiling].config_type(name=ceiling))
     return chosen
 
 

@@ -10,19 +10,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from torch import nn
 
 from stockpot import files
-from stockpot.batches.examples import TensorExamples
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.evaluation.metrics import stream_metrics
 from stockpot.evaluation.pareto import best_index, knee
-from stockpot.methods import REGISTRY, build
+from stockpot.methods import build, in_role, registry
 from stockpot.methods.base import BaseConfig, Method, Task
-from stockpot.results import Results, Scores, WhatIf, WhatIfMethod, WhatIfPoint
+from stockpot.methods.shared.declarations import Sweep
+from stockpot.results import Costs, Results, Scores, WhatIf, WhatIfMethod, WhatIfPoint
 from stockpot.runs.evaluating import evaluate_model
 from stockpot.runs.folder import RunFolder
 from stockpot.runs.results_json import results_of
@@ -42,10 +41,10 @@ RAW = (
     "The merges of all tasks so far are exact: a run of the method with mode: chain, continue_from: raw, this value "
     "and this seed gives these scores."
 )
-AVERAGED = "WiSE-FT is exact up to the {last} task: a run with this α and this seed gives these scores."
+AVERAGED = "{method} is exact up to the {last} task: a run with this {key} and this seed gives these scores."
 POST_HOC = (
-    "WiSE-FT from the {next} task on is post-hoc: a real run would have gone on from the average, and later tasks "
-    "would have started from other weights. Only α = 1, which is plain fine-tuning, is exact throughout."
+    "{method} from the {next} task on is post-hoc: a real run would have gone on from the average, and later tasks "
+    "would have started from other weights. Only {key} = {plain:g}, which is plain fine-tuning, is exact throughout."
 )
 FIRST = (
     "The first task is merged, too, with the start model, which comes from a checkpoint (first_task: average); give a "
@@ -54,23 +53,6 @@ FIRST = (
 ORDINALS = ("first", "second", "third")
 
 
-class Swept(NamedTuple):
-    """A method that checkpoints alone can tell of: its strength, that one's largest value, and what else is set."""
-
-    key: str | None
-    top: float
-    settings: dict[str, Any]
-    averages: bool = False  # the newest model with the one before it: a real run goes on from that average
-
-
-_RAW = {"mode": "chain", "continue_from": "raw"}
-SWEPT = {
-    "wise_ft": Swept("alpha", 1.0, {}, averages=True),
-    "task_arithmetic": Swept("scale", 1.0, _RAW),
-    "ties": Swept("scale", 2.0, _RAW),  # it averages vectors: λ = 1 is short of the sum
-    "soup": Swept(None, 1.0, _RAW),
-    "magmax": Swept("scale", 1.0, _RAW),
-}
 Seen = Callable[[str], None]
 
 
@@ -87,24 +69,36 @@ class _ReadOnly(RunFolder):
             self._verified.add(index)
 
 
+def swept() -> dict[str, type[Method[Any]]]:
+    """The methods that act on finished checkpoints, by name: those that declare a `sweep`."""
+    return {name: method for name, method in registry().items() if method.sweep is not None}
+
+
+def _sweep_of(name: str) -> tuple[str | None, Sweep]:
+    """The key of a method's strength, if it has one, and what is tried of it."""
+    method = registry()[name]
+    assert method.sweep is not None, name
+    return method.config_type.strength_key, method.sweep
+
+
 def known_methods(names: Sequence[str]) -> list[str]:
     """The methods as asked for, each once; raises StockpotError for one that checkpoints alone cannot tell of."""
     for name in names:
-        if name not in SWEPT:
-            raise StockpotError(f"--methods: {name!r} is none of them.{did_you_mean(name, SWEPT)} {_choice()}")
+        if name not in swept():
+            raise StockpotError(f"--methods: {name!r} is none of them.{did_you_mean(name, swept())} {_choice()}")
     if not names:
         raise StockpotError(f"--methods: no method is named. {_choice()}")
     return list(dict.fromkeys(names))
 
 
 def _choice() -> str:
-    return f"Without training there are: {', '.join(SWEPT)}."
+    return f"Without training there are: {', '.join(swept())}."
 
 
 def strengths(name: str, points: int) -> list[float | None]:
     """The values of a method's strength: `points` of them, evenly from 0 to its largest; soup has none."""
-    key, top, *_ = SWEPT[name]
-    return [None] if key is None else [round(top * i / (points - 1), DECIMALS) for i in range(points)]
+    key, sweep = _sweep_of(name)
+    return [None] if key is None else [round(sweep.top * i / (points - 1), DECIMALS) for i in range(points)]
 
 
 def evaluations(names: Sequence[str], points: int, session: Session) -> int:
@@ -135,10 +129,11 @@ def reading(path: Path, *, allow_code: bool = False) -> Iterator[Session]:
 
 def _check(run: RunFolder) -> None:
     recipe, path = run.recipe, run.path
-    if recipe.method.name != "sequential":
+    floor = in_role("floor")
+    if recipe.method.name != floor:
         raise StockpotError(
             f"{path}: this is a run of {recipe.method.name!r}, whose checkpoints carry that method's mark already "
-            "(its averages, merges or penalties); only those of a run of 'sequential' tell what others would have done."
+            f"(its averages, merges or penalties); only those of a run of {floor!r} tell what others would have done."
         )
     if not run.is_finished:
         raise StockpotError(f"{path}: the run is not finished; go on with `stockpot resume {path}` first.")
@@ -183,13 +178,23 @@ def sweep(session: Session, names: Sequence[str], points: int, seen: Seen = lamb
 
 
 def _notes(names: Sequence[str], tasks: int, plain: int) -> list[str]:
-    averaged = AVERAGED.format(last=ORDINALS[plain])
-    post_hoc = POST_HOC.format(next=ORDINALS[plain + 1])
-    averages = any(SWEPT[name].averages for name in names)
-    merges = any(not SWEPT[name].averages for name in names)
-    told = {OPTIMISTIC: True, ONE_SEED: True, FIRST: plain == 0, RAW: merges, averaged: averages}
-    told[post_hoc] = averages and tasks > plain + 1
-    return [note for note, holds in told.items() if holds]
+    notes = [OPTIMISTIC, ONE_SEED, *([FIRST] if plain == 0 else [])]
+    if not all(_sweep_of(name)[1].continues for name in names):
+        notes.append(RAW)
+    for name in names:
+        key, sweep = _sweep_of(name)
+        if sweep.continues:
+            facts = {"method": registry()[name].title, "key": key, "plain": _plain_strength(name)}
+            notes.append(AVERAGED.format(last=ORDINALS[plain], **facts))
+            if tasks > plain + 1:
+                notes.append(POST_HOC.format(next=ORDINALS[plain + 1], **facts))
+    return notes
+
+
+def _plain_strength(name: str) -> float | None:
+    """The strength at which a method is plain fine-tuning."""
+    key, neutral = _sweep_of(name)[0], registry()[name].neutral
+    return None if key is None or neutral is None else neutral.get(key)
 
 
 def _left_out(methods: Mapping[str, WhatIfMethod], points: int, primary: str) -> list[str]:
@@ -203,7 +208,7 @@ def _left_out(methods: Mapping[str, WhatIfMethod], points: int, primary: str) ->
 
 
 def _method(session: Session, plain: Results, name: str, points: int, seen: Seen) -> WhatIfMethod:
-    key = SWEPT[name].key
+    key, _ = _sweep_of(name)
     tried = [_point(session, plain, name, value, seen) for value in strengths(name, points)]
     found = [point for point in tried if point.metrics.average_accuracy is not None]
     if not found:
@@ -226,10 +231,10 @@ def _measured(score: float | None) -> float:
 
 
 def _config(name: str, value: float | None, session: Session) -> BaseConfig:
-    key, _, settings, _ = SWEPT[name]
-    given = {} if key is None or value is None else {key: value}
-    made = REGISTRY[name].config.model_validate({"name": name, **settings, **given})
-    return made.settled(session.recipe.model.origin)
+    key, sweep = _sweep_of(name)
+    strength = {} if key is None or value is None else {key: value}
+    config: BaseConfig = registry()[name].config_type.model_validate({"name": name, **sweep.settings, **strength})
+    return config.settled(session.recipe.model.origin)
 
 
 def _point(session: Session, plain: Results, name: str, value: float | None, seen: Seen) -> WhatIfPoint:
@@ -249,21 +254,21 @@ def _point(session: Session, plain: Results, name: str, value: float | None, see
             controls[control].append(score)
         seen(name)
     made = Scores(**{**recorded.model_dump(), "matrix": rows, "controls": controls})
-    everywhere = not SWEPT[name].averages or value == 1
+    everywhere = not _sweep_of(name)[1].continues or value == _plain_strength(name)
     exact = [everywhere or index <= untouched for index in range(count)]
     return WhatIfPoint(value=value, scores=made, metrics=stream_metrics(made), exact=exact)
 
 
-def _merged(session: Session, method: Method, index: int) -> nn.Module:
+def _merged(session: Session, method: Method[Any], index: int) -> nn.Module:
     """The model after task `index`: a run's loop over one task, the run's own model in the place of training."""
     run = session.run
-    model, grown = session.starting_model(method, index)
+    model, grown = session.starting_model(method.config.starts_from, index)
     task = Task(
         index=index,
         name=run.tasks[index].name,
         seed=derive(run.seed, "task", index),
         model=model,
-        total_steps=1,
+        total_steps=Costs(**run.finished[index]["costs"]).steps,
         checkpoint=lambda source: session.checkpoint(source, index),
         new=grown,
         origin=session.recipe.model.origin,
@@ -273,8 +278,7 @@ def _merged(session: Session, method: Method, index: int) -> nn.Module:
     run.verify_model(index)
     trained = session.load(index)
     model.load_state_dict(trained.state_dict())
-    method.after_step(model, torch.optim.SGD(model.parameters()), 1)
-    method.task_end(task, TensorExamples(torch.empty(0), torch.empty(0)))
+    method.post_hoc(task)
     return model
 
 
@@ -286,7 +290,6 @@ def _of_seen(session: Session, learnt: int) -> Session:
 def _start(session: Session) -> list[float]:
     """The start model's scores on every task as they would be taken after the last one."""
     count = len(session.stream.tasks)
-    parallel = REGISTRY["task_arithmetic"].config.model_validate({"name": "task_arithmetic", "mode": "parallel"})
-    model, _ = session.starting_model(build(parallel), count - 1)
+    model, _ = session.starting_model("pretrained", count - 1)
     scores: list[float] = evaluate_model(session, model, learnt=count)["scores"][session.recipe.primary_score.title]
     return scores

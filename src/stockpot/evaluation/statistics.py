@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 from stockpot.errors import StockpotError
 from stockpot.evaluation.metrics import control_metrics, kept_fraction
+from stockpot.methods import floor_among
 from stockpot.results import (
     Cell,
     ControlMetrics,
@@ -261,7 +262,7 @@ def compare_methods(
         raise StockpotError("Runs of different scores cannot be compared: " + ", ".join(sorted(str(k) for k in kinds)))
     higher_scores = all(higher for _, higher in kinds)
 
-    base = _reference_label(cells, reference)
+    base = floor_among({label: runs[0].results.method for label, runs in cells.items()})
     versus: dict[str, dict[str, Difference]] = {label: {} for label in cells}
     if base is not None:
         others = [label for label in cells if label != base]

@@ -1,66 +1,83 @@
-"""One file a method. Adding one: its file, its test, and one line of REGISTRY."""
+"""One file a method: adding one touches that file and its test.
+
+`registry()` lists the modules of this folder when it is first asked, and imports them; `base` and the folder `shared`
+hold what methods are made of. Importing `stockpot.methods` alone imports no method, nor torch: a command that needs
+none, such as `stockpot --help`, starts at once.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, NamedTuple, Union
-
-from pydantic import Discriminator
-
-from stockpot.methods import (
-    agem,
-    dare,
-    ewc,
-    fisher_average,
-    joint,
-    l2,
-    lwf,
-    magmax,
-    mas,
-    replay,
-    sequential,
-    sfa,
-    si,
-    soup,
-    task_arithmetic,
-    ties,
-    wise_ft,
-)
-from stockpot.methods.base import BaseConfig, Method
-
-
-class Entry(NamedTuple):
-    """A method's configuration and its class."""
-
-    config: type[BaseConfig]
-    method: type[Method]
-
-
-REGISTRY: dict[str, Entry] = {
-    "sequential": Entry(sequential.SequentialConfig, sequential.Sequential),
-    "joint": Entry(joint.JointConfig, joint.Joint),
-    "sfa": Entry(sfa.SFAConfig, sfa.SequentialFineTuningWithAveraging),
-    "wise_ft": Entry(wise_ft.WiseFTConfig, wise_ft.WiseFT),
-    "l2": Entry(l2.L2Config, l2.L2),
-    "ewc": Entry(ewc.EWCConfig, ewc.ElasticWeightConsolidation),
-    "mas": Entry(mas.MASConfig, mas.MemoryAwareSynapses),
-    "si": Entry(si.SIConfig, si.SynapticIntelligence),
-    "lwf": Entry(lwf.LwFConfig, lwf.LearningWithoutForgetting),
-    "replay": Entry(replay.ReplayConfig, replay.Replay),
-    "agem": Entry(agem.AGEMConfig, agem.AveragedGradientEpisodicMemory),
-    "task_arithmetic": Entry(task_arithmetic.TaskArithmeticConfig, task_arithmetic.TaskArithmetic),
-    "ties": Entry(ties.TiesConfig, ties.TiesMerging),
-    "dare": Entry(dare.DareConfig, dare.Dare),
-    "soup": Entry(soup.SoupConfig, soup.UniformSoup),
-    "magmax": Entry(magmax.MagMaxConfig, magmax.MagMax),
-    "fisher_average": Entry(fisher_average.FisherAverageConfig, fisher_average.FisherAverage),
-}
+import functools
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Union
 
 if TYPE_CHECKING:
-    MethodConfig = BaseConfig
-else:
-    MethodConfig = Annotated[Union[tuple(entry.config for entry in REGISTRY.values())], Discriminator("name")]  # noqa: UP007
+    from stockpot.methods.base import BaseConfig, Method
+    from stockpot.methods.shared.declarations import Role
+
+DEFAULT = "sfa"  # where a recipe names no method
 
 
-def build(config: BaseConfig) -> Method:
+@functools.cache
+def registry() -> Mapping[str, type[Method[Any]]]:
+    """Every method by its name in recipes: the floor, the ceiling, and the rivals from A to Z.
+
+    Raises TypeError where a module of this folder does not define exactly one method, called like the module.
+    """
+    modules = (module for module in pkgutil.iter_modules(__path__) if not module.ispkg and module.name != "base")
+    methods = {module.name: _method_in(module.name) for module in modules}
+    order = ("floor", "ceiling", "rival")
+    return dict(sorted(methods.items(), key=lambda item: (order.index(item[1].role), item[0])))
+
+
+def _method_in(name: str) -> type[Method[Any]]:
+    from stockpot.methods.base import Method
+    from stockpot.methods.shared.declarations import name_of
+
+    module = importlib.import_module(f"{__name__}.{name}")
+    classes = [thing for thing in vars(module).values() if isinstance(thing, type) and issubclass(thing, Method)]
+    methods = [thing for thing in classes if thing.__module__ == module.__name__ and hasattr(thing, "config_type")]
+    if [name_of(method.config_type) for method in methods] != [name]:
+        raise TypeError(
+            f"{module.__file__}: a file of this folder defines one method, with the file's name, {name!r}; "
+            "what several methods share goes to the folder shared"
+        )
+    return methods[0]
+
+
+def build(config: BaseConfig) -> Method[Any]:
     """The method that a configuration names."""
-    return REGISTRY[config.name].method(config)
+    return registry()[config.name](config)
+
+
+def in_role(role: Role) -> str:
+    """The name of the only method in this role: of the floor or the ceiling."""
+    return next(name for name, method in registry().items() if method.role == role)
+
+
+def role_of(config: Mapping[str, Any]) -> Role:
+    """The role of the method of a recorded config; one that this version does not know is a rival."""
+    method = registry().get(str(config.get("name")))
+    return "rival" if method is None else method.role
+
+
+def floor_among(configs: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The label of the floor among recorded configs by label: called like the method, or the only one of its role."""
+    labels = [label for label, config in configs.items() if role_of(config) == "floor"]
+    name = in_role("floor")
+    return name if name in labels else labels[0] if len(labels) == 1 else None
+
+
+def title_of(label: str) -> str:
+    """The name in prose where a label is a method's name in recipes, else the label."""
+    method = registry().get(label)
+    return label if method is None else method.title
+
+
+def any_config() -> Any:
+    """The type of a recipe's `method`: the config of any method, told apart by `name`."""
+    from pydantic import Discriminator
+
+    return Annotated[Union[tuple(method.config_type for method in registry().values())], Discriminator("name")]  # noqa: UP007

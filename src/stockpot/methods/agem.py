@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from stockpot.batches.examples import Examples, TrainingData
 from stockpot.batches.outputs import moved_to, targets_of
-from stockpot.methods.base import Method, Task, Tensors
+from stockpot.methods.base import Method, Settings, Task, Tensors
 from stockpot.methods.shared.buffer import Buffer, BufferConfig
 from stockpot.seeds import derive, generator
 
@@ -25,7 +25,7 @@ class AGEMConfig(BufferConfig):
     per_step: int = Field(64, ge=1, description="examples from the buffer in the reference gradient of a step")
 
 
-class AveragedGradientEpisodicMemory(Method):
+class AveragedGradientEpisodicMemory(Method[AGEMConfig]):
     """The gradient of a step keeps its part that does not raise the mean loss on a draw from the buffer.
 
     Equation: `g ← g − ⟨g, g_ref⟩ / ⟨g_ref, g_ref⟩ · g_ref` if `⟨g, g_ref⟩ < 0`, over all trainable parameters at once
@@ -38,7 +38,10 @@ class AveragedGradientEpisodicMemory(Method):
     leaves BatchNorm's statistics and the global generators as they were; under LoRA the parameters are A and B
     """
 
-    config: AGEMConfig
+    title = "A-GEM"
+    neutral: ClassVar[Settings] = {"count": 0}
+    typical: ClassVar[Settings] = {"count": 10, "per_step": 6}
+
     _task: Task
 
     def __init__(self, config: AGEMConfig) -> None:

@@ -1,4 +1,4 @@
-"""What a method is: a config, and the hooks that it needs. Every hook of the base class does nothing."""
+"""What a method is: declarations, a config, and the hooks that it needs. Every hook of the base class does nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar, get_args
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from stockpot.batches.examples import Batch, Examples, TrainingData
 from stockpot.batches.outputs import logits_of, moved_to, targets_of
+from stockpot.methods.shared.declarations import Role, Sweep, check_declarations
 from stockpot.methods.shared.space import Space
 from stockpot.models.spec import ModelSpec, Origin
 from stockpot.streams.scenario import mask_rivals
@@ -21,6 +22,8 @@ from stockpot.streams.spec import TrainSettings
 from stockpot.strict import StrictModel
 
 Tensors = dict[str, Tensor]
+StartsFrom = Literal["previous", "pretrained"]
+Settings = Mapping[str, Any]  # of a config, without its name
 
 
 class TaskFacts(NamedTuple):
@@ -36,7 +39,10 @@ class BaseConfig(StrictModel):
     """Keys that every method has."""
 
     space: ClassVar[Space] = {}  # the values that a search or a front may take
-    strength_key: ClassVar[str | None] = None  # the key that trades the new for the past
+    strength_key: ClassVar[str | None] = None  # the key that trades the new for the past: its range is in `space`
+    path_keys: ClassVar[
+        Mapping[str, Sequence[str]]
+    ] = {}  # keys that name a file, with words that they may hold instead
 
     name: str
     label: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+=%-]*$", max_length=60)] | None = Field(
@@ -50,6 +56,11 @@ class BaseConfig(StrictModel):
     def title(self) -> str:
         """The label, or the method's name."""
         return self.label or self.name
+
+    @property
+    def starts_from(self) -> StartsFrom:
+        """The model that each task is trained from: the previous task's, or the start model."""
+        return "previous"
 
     def searched(self, *without: str) -> Space:
         """What a search may choose: the space, save keys that the user has set, and those that mean nothing here."""
@@ -126,13 +137,36 @@ class MethodCosts:
     averaging_cpu_seconds: float = 0.0
 
 
-class Method:
-    """Base of all methods: plain fine-tuning. In a task the hooks come in the order in which they stand here."""
+ConfigT = TypeVar("ConfigT", bound=BaseConfig)
 
-    config: Any
-    starts_from: Literal["previous", "pretrained"] = "previous"
 
-    def __init__(self, config: Any) -> None:
+class Method(Generic[ConfigT]):
+    """Base of all methods: plain fine-tuning.
+
+    A method is a subclass with its config, `class Shrink(Method[ShrinkConfig])`, alone in a module of this folder that
+    is called like its name in recipes. What it declares is checked when the class is defined, which raises TypeError.
+    In a task the hooks are called in their order here, from `training_data` to `task_end`.
+    """
+
+    title: ClassVar[str]  # in prose: "Task Arithmetic"
+    role: ClassVar[Role] = "rival"  # in comparisons; every comparison has the floor and the ceiling
+    forgets: ClassVar[bool] = True  # False: each task is learnt anew, and nothing is carried over to be forgotten
+    neutral: ClassVar[Settings | None] = None  # settings under which it is plain fine-tuning, bit for bit
+    typical: ClassVar[Settings] = {}  # settings under which the suites see it act on toy tasks
+    sweep: ClassVar[Sweep | None] = None  # what `stockpot whatif` tries; with it comes `post_hoc`
+
+    config_type: ClassVar[type[BaseConfig]]  # the argument of `Method[…]`
+    config: ConfigT
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        arguments = [argument for base in cls.__dict__.get("__orig_bases__", ()) for argument in get_args(base)]
+        configs = [each for each in arguments if isinstance(each, type) and issubclass(each, BaseConfig)]
+        if configs:  # else it is a base of several methods, whose argument is a TypeVar, or it inherits a config
+            cls.config_type = configs[0]
+            check_declarations(cls)
+
+    def __init__(self, config: ConfigT) -> None:
         self.config = config
         self.costs = MethodCosts()
         self.notes: list[str] = []
@@ -156,6 +190,14 @@ class Method:
 
     def task_end(self, task: Task, examples: Examples) -> None:
         """Finishes the task: `examples` are the task's own; what is in the model now is evaluated and saved."""
+
+    def post_hoc(self, task: Task) -> None:
+        """Acts on a model that was trained without the method: `task.model` has the weights that the task left.
+
+        What `task_end` does for methods that only merge: between it and `task_start` no step was taken, and there are
+        no examples. Methods with a `sweep` implement it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not act on checkpoints alone")
 
     @contextlib.contextmanager
     def evaluating(self, model: nn.Module) -> Iterator[None]:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from stockpot.methods.base import Task
+from stockpot.methods.base import Settings, Task
 from stockpot.methods.shared.merged import Merged, MergedConfig
 from stockpot.methods.shared.space import Range, Space
 from stockpot.seeds import derive
@@ -26,7 +26,7 @@ class DareConfig(MergedConfig):
     )
 
 
-class Dare(Merged):
+class Dare(Merged[DareConfig]):
     """After each task the model is the start weights and λ times the sum of all task vectors, thinned out at random.
 
     Equation: `θ = θ_0 + λ Σ m_t∘τ_t/d`, `m_t ~ Bernoulli(d)`, d the density; with `elect` TIES' election of the same
@@ -38,7 +38,8 @@ class Dare(Merged):
     of the task. Rows of the output layer that a task never trained are merged like all others
     """
 
-    config: DareConfig
+    title = "DARE"
+    typical: ClassVar[Settings] = {"density": 0.7}
 
     def rule(self, task: Task) -> tuple[str, dict[str, Any]]:
         """`dare_linear` or `dare_ties`."""

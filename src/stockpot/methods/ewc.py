@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from stockpot.batches.examples import Examples
 from stockpot.errors import StockpotError
 from stockpot.importance.fisher import NOT_EXACT, FisherKind, convention, default_kind, fisher, load_fisher
-from stockpot.methods.base import Task, TaskFacts, Tensors
+from stockpot.methods.base import Settings, Task, TaskFacts, Tensors
 from stockpot.methods.shared.importances import ImportanceConfig, ImportanceMethod
 from stockpot.methods.shared.penalty import gap, push, trainable
 from stockpot.methods.shared.space import Range, Space
@@ -27,6 +27,7 @@ class EWCConfig(ImportanceConfig):
 
     space: ClassVar[Space] = {"strength": Range(1.0, 1e8, log=True), "gamma": Range(0.5, 1.0, limits=(0, 1))}
     strength_key: ClassVar[str | None] = "strength"
+    path_keys: ClassVar[Mapping[str, Sequence[str]]] = {"start_fisher": ()}
 
     name: Literal["ewc"]
     strength: float = Field(100.0, ge=0, description="λ: weight of the penalty, which has the ½ of the paper")
@@ -63,7 +64,7 @@ class EWCConfig(ImportanceConfig):
         return None
 
 
-class ElasticWeightConsolidation(ImportanceMethod):
+class ElasticWeightConsolidation(ImportanceMethod[EWCConfig]):
     """Each weight is held where a task left it, as strongly as the task's Fisher information says.
 
     Equation: `loss + (λ/2)·Σ_tasks Σ F_t (θ−θ*_t)²`; online `F ← γF + F_t` and summed (γ = 1) hold all at the newest θ*
@@ -79,9 +80,11 @@ class ElasticWeightConsolidation(ImportanceMethod):
     LoRA F and θ are those of the folded weights, and A and B get the penalty's gradient by the chain rule
     """
 
-    config: EWCConfig
+    title = "EWC"
+    neutral: ClassVar[Settings] = {"strength": 0.0}
+    typical: ClassVar[Settings] = {"strength": 20.0}
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: EWCConfig) -> None:
         super().__init__(config)
         self._slope: Tensors = {}  # G
         self._fitted_slope: Tensors = {}

@@ -39,7 +39,7 @@ class FisherAverageConfig(MergedConfig):
         return NOT_EXACT if exact else super().problem_in(model, tasks)
 
 
-class FisherAverage(Merged):
+class FisherAverage(Merged[FisherAverageConfig]):
     """After each task the model is the mean of the models of all tasks so far, weighted by their Fisher information.
 
     Equation: `θ = Σ F_i∘θ_i / Σ F_i`, F_i the diagonal of task i's Fisher at its own model θ_i, mean over examples
@@ -52,7 +52,8 @@ class FisherAverage(Merged):
     layer that a task never trained are merged like all others
     """
 
-    config: FisherAverageConfig
+    title = "Fisher averaging"
+
     statistics: ClassVar[frozenset[str]] = frozenset({"fishers"})
 
     def task_end(self, task: Task, examples: Examples) -> None:

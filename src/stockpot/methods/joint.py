@@ -6,7 +6,7 @@ from typing import Literal
 
 from stockpot.batches.examples import Examples, TrainingData, concat
 from stockpot.files import folder_bytes
-from stockpot.methods.base import BaseConfig, Method, Task
+from stockpot.methods.base import BaseConfig, Method, StartsFrom, Task
 
 
 class JointConfig(BaseConfig):
@@ -14,8 +14,13 @@ class JointConfig(BaseConfig):
 
     name: Literal["joint"]
 
+    @property
+    def starts_from(self) -> StartsFrom:
+        """The start model, whatever the task."""
+        return "pretrained"
 
-class Joint(Method):
+
+class Joint(Method[JointConfig]):
     """Training on all tasks so far at once, from the start model: keeps all past data, forgets nothing by design.
 
     Equation: `θ_k = train(θ_start, tasks 1 … k)`, as many epochs as a task has
@@ -24,7 +29,9 @@ class Joint(Method):
     Use: to see what a model could keep at best; it is no continual learning
     """
 
-    starts_from = "pretrained"
+    title = "joint training"
+    role = "ceiling"
+    forgets = False
 
     def training_data(self, task: Task, examples: Examples) -> TrainingData:
         """The union of all tasks' examples so far."""

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from stockpot.averaging.match import TensorPair
 from stockpot.batches.examples import Batch
 from stockpot.files import folder_bytes
-from stockpot.methods.base import Method, Task
+from stockpot.methods.base import Method, Settings, Task
 from stockpot.methods.shared.anchor_config import AnchorConfig
 from stockpot.methods.shared.penalty import anchor_bytes, anchored, gradient, pull, trainable
 from stockpot.methods.shared.space import Range, Space
@@ -41,7 +41,7 @@ class L2Config(AnchorConfig):
         return super().problem_with_model(spec)
 
 
-class L2(Method):
+class L2(Method[L2Config]):
     """In every step the weights are pulled towards the anchor; rows and layers that it lacks towards zero.
 
     Equation: `loss + (a/2)·‖θ−θ_o‖² + (b/2)·‖θ_new‖²`; decoupled: after the step `θ ← (θ + ηa·θ_o)/(1+ηa)`
@@ -54,7 +54,10 @@ class L2(Method):
     under LoRA θ−θ_o is ΔW, no anchor is held, and A and B get the penalty's gradient by the chain rule
     """
 
-    config: L2Config
+    title = "L2"
+    neutral: ClassVar[Settings] = {"strength": 0.0}
+    typical: ClassVar[Settings] = {"strength": 0.5}
+
     _pairs: list[TensorPair]
     _new: list[tuple[Tensor, int]]  # tensors with the number of rows that the anchor has
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from stockpot.batches.examples import Batch
 from stockpot.batches.outputs import evaluation_mode, learnt_logits, logits_of
-from stockpot.methods.base import Method, Task
+from stockpot.methods.base import Method, Settings, Task
 from stockpot.methods.shared.first_task import FirstTaskConfig
 from stockpot.methods.shared.space import Choices, Range, Space
 
@@ -32,7 +32,7 @@ class LwFConfig(FirstTaskConfig):
         return None
 
 
-class LearningWithoutForgetting(Method):
+class LearningWithoutForgetting(Method[LwFConfig]):
     """The model that the task started from answers the task's own examples, and its answers in the old rows are kept.
 
     Equation: `loss + λ·T²·KL(softmax(z_old/T) ‖ softmax(z/T))`, over the output rows of the tasks before
@@ -47,7 +47,10 @@ class LearningWithoutForgetting(Method):
     with
     """
 
-    config: LwFConfig
+    title = "LwF"
+    neutral: ClassVar[Settings] = {"strength": 0.0}
+    typical: ClassVar[Settings] = {"strength": 2.0}
+
     _teacher: nn.Module | None = None
     _groups: list[Any]  # of columns
 

@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from stockpot.methods.base import Task
-from stockpot.methods.shared.merged import Merged, MergedConfig
+from stockpot.methods.shared.declarations import Sweep
+from stockpot.methods.shared.merged import CHAIN_OF_RAW_MODELS, Merged, MergedConfig
 from stockpot.methods.shared.space import Range, Space
 
 
@@ -25,7 +26,7 @@ class MagMaxConfig(MergedConfig):
     scale: float = Field(1.0, ge=0, allow_inf_nan=False, description="λ, what the merged vector is multiplied by")
 
 
-class MagMax(Merged):
+class MagMax(Merged[MagMaxConfig]):
     """Tasks are trained one after the other; after each, every weight takes the largest change that any left it with.
 
     Equation: `θ = θ_0 + λ τ_k`, `k = argmax_t |τ_t|` element by element, `τ_t = θ_t − θ_0`
@@ -37,7 +38,8 @@ class MagMax(Merged):
     never trained are merged like all others
     """
 
-    config: MagMaxConfig
+    title = "MagMax"
+    sweep = Sweep(settings=CHAIN_OF_RAW_MODELS)
 
     def rule(self, task: Task) -> tuple[str, dict[str, Any]]:
         """`magmax`."""

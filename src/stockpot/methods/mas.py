@@ -8,7 +8,7 @@ from pydantic import Field
 
 from stockpot.batches.examples import Examples
 from stockpot.importance.sensitivity import sensitivity
-from stockpot.methods.base import Task
+from stockpot.methods.base import Settings, Task
 from stockpot.methods.shared.importances import ImportanceConfig, ImportanceMethod
 from stockpot.methods.shared.space import Range, Space
 from stockpot.seeds import generator
@@ -26,7 +26,7 @@ class MASConfig(ImportanceConfig):
     batch_size: int = Field(64, ge=1, description="examples at a time")
 
 
-class MemoryAwareSynapses(ImportanceMethod):
+class MemoryAwareSynapses(ImportanceMethod[MASConfig]):
     """Each weight is held where the last task left it, as strongly as the model's answers hang on it. Needs no labels.
 
     Equation: `loss + λ·Σ Ω (θ−θ*)²`, `Ω ← Ω + mean_x |∂‖f(x)‖²/∂θ|`
@@ -39,7 +39,9 @@ class MemoryAwareSynapses(ImportanceMethod):
     under LoRA Ω and θ are those of the folded weights, and A and B get the penalty's gradient by the chain rule
     """
 
-    config: MASConfig
+    title = "MAS"
+    neutral: ClassVar[Settings] = {"strength": 0.0}
+    typical: ClassVar[Settings] = {"strength": 2.0}
 
     @property
     def factor(self) -> float:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from stockpot.batches.examples import Batch, Examples, TrainingData, concat
 from stockpot.batches.outputs import logits_of, moved_to, targets_of
-from stockpot.methods.base import Method, Task, TaskFacts, Tensors
+from stockpot.methods.base import Method, Settings, Task, TaskFacts, Tensors
 from stockpot.methods.shared.buffer import Buffer, BufferConfig
 from stockpot.methods.shared.space import Choices, Range, Space
 from stockpot.seeds import generator
@@ -71,7 +71,7 @@ class ReplayConfig(BufferConfig):
         )
 
 
-class Replay(Method):
+class Replay(Method[ReplayConfig]):
     """Examples of past tasks are kept in a buffer and trained on beside the new ones.
 
     Equation: er: loss over `task k ∪ buffer`, where the buffer holds M of the examples of tasks 1 … k−1;
@@ -89,7 +89,10 @@ class Replay(Method):
     takes the plain mean of the normalised features
     """
 
-    config: ReplayConfig
+    title = "rehearsal"
+    neutral: ClassVar[Settings] = {"fraction": 0.0}
+    typical: ClassVar[Settings] = {"fraction": 0.25}
+
     _task: Task
 
     def __init__(self, config: ReplayConfig) -> None:

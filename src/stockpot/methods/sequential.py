@@ -13,7 +13,7 @@ class SequentialConfig(BaseConfig):
     name: Literal["sequential"]
 
 
-class Sequential(Method):
+class Sequential(Method[SequentialConfig]):
     """Plain fine-tuning on task after task: the previous model is the start, nothing else.
 
     Equation: `θ_k = train(θ_{k−1}, task k)`
@@ -21,3 +21,6 @@ class Sequential(Method):
     Kept: nothing
     Use: to see what would be forgotten without any method
     """
+
+    title = "sequential fine-tuning"
+    role = "floor"

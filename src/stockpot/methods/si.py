@@ -11,15 +11,15 @@ from torch.optim import Optimizer
 
 from stockpot.averaging.model_tensors import ModelTensor
 from stockpot.batches.examples import Examples
-from stockpot.methods.base import BaseConfig, Task, Tensors
-from stockpot.methods.shared.importances import ImportanceMethod
+from stockpot.methods.base import Settings, Task, Tensors
+from stockpot.methods.shared.importances import ImportanceConfig, ImportanceMethod
 from stockpot.methods.shared.penalty import gradient, trainable
 from stockpot.methods.shared.space import Range, Space
 from stockpot.models.spec import ModelSpec
 from stockpot.weights.tensor_memory import local_shard
 
 
-class SIConfig(BaseConfig):
+class SIConfig(ImportanceConfig):
     """`strength` is the c of the paper."""
 
     space: ClassVar[Space] = {"strength": Range(0.01, 1e5, log=True)}
@@ -36,7 +36,7 @@ class SIConfig(BaseConfig):
         return "it sums up the gradients of the weights, which LoRA does not take: use ewc or mas, or drop model.lora."
 
 
-class SynapticIntelligence(ImportanceMethod):
+class SynapticIntelligence(ImportanceMethod[SIConfig]):
     """While a task is learnt, each weight's share in the fall of the loss is summed up; later it is held accordingly.
 
     Equation: `loss + c·Σ Ω (θ−θ*)²`, `Ω ← Ω + max(0, ω)/((θ_end−θ_start)² + ξ)`, `ω = −Σ_steps g·Δθ`
@@ -49,9 +49,11 @@ class SynapticIntelligence(ImportanceMethod):
     not with LoRA, which takes no gradients of whole weights
     """
 
-    config: SIConfig
+    title = "SI"
+    neutral: ClassVar[Settings] = {"strength": 0.0}
+    typical: ClassVar[Settings] = {"strength": 5.0}
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: SIConfig) -> None:
         super().__init__(config)
         self._path: Tensors = {}
         self._start: Tensors = {}

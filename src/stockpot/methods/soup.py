@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 from stockpot.methods.base import Task
-from stockpot.methods.shared.merged import Merged, MergedConfig
+from stockpot.methods.shared.declarations import Sweep
+from stockpot.methods.shared.merged import CHAIN_OF_RAW_MODELS, Merged, MergedConfig
 
 
 class SoupConfig(MergedConfig):
@@ -16,7 +17,7 @@ class SoupConfig(MergedConfig):
     name: Literal["soup"]
 
 
-class UniformSoup(Merged):
+class UniformSoup(Merged[SoupConfig]):
     """After each task the model is the mean of what training left after every task so far.
 
     Equation: `θ = (1/t) Σ θ_i`, which is Task Arithmetic with λ = 1/t
@@ -28,7 +29,8 @@ class UniformSoup(Merged):
     output layer that a task never trained are averaged like all others
     """
 
-    config: SoupConfig
+    title = "the uniform soup"
+    sweep = Sweep(settings=CHAIN_OF_RAW_MODELS)
 
     def rule(self, task: Task) -> tuple[str, dict[str, Any]]:
         """`linear`, all weights being one."""

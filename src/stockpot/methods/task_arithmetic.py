@@ -6,8 +6,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from stockpot.methods.base import Task
-from stockpot.methods.shared.merged import Merged, MergedConfig
+from stockpot.methods.base import Settings, Task
+from stockpot.methods.shared.declarations import Sweep
+from stockpot.methods.shared.merged import CHAIN_OF_RAW_MODELS, Merged, MergedConfig
 from stockpot.methods.shared.space import Range, Space
 
 
@@ -21,7 +22,7 @@ class TaskArithmeticConfig(MergedConfig):
     scale: float = Field(0.4, ge=0, allow_inf_nan=False, description="λ, what the sum of the vectors is multiplied by")
 
 
-class TaskArithmetic(Merged):
+class TaskArithmetic(Merged[TaskArithmeticConfig]):
     """After each task the model is the start weights and λ times the sum of all task vectors so far.
 
     Equation: `θ = θ_0 + λ Σ τ_t`, `τ_t = θ_t − θ_0` where each task is trained from θ_0
@@ -34,7 +35,9 @@ class TaskArithmetic(Merged):
     last model, plain fine-tuning. Rows of the output layer that a task never trained are merged like all others
     """
 
-    config: TaskArithmeticConfig
+    title = "Task Arithmetic"
+    typical: ClassVar[Settings] = {"scale": 0.3}
+    sweep = Sweep(settings=CHAIN_OF_RAW_MODELS)
 
     def rule(self, task: Task) -> tuple[str, dict[str, Any]]:
         """`task_arithmetic`."""

@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from stockpot.methods.base import Task
-from stockpot.methods.shared.merged import Merged, MergedConfig
+from stockpot.methods.shared.declarations import Sweep
+from stockpot.methods.shared.merged import CHAIN_OF_RAW_MODELS, Merged, MergedConfig
 from stockpot.methods.shared.space import Range, Space
 
 
@@ -25,7 +26,7 @@ class TiesConfig(MergedConfig):
     )
 
 
-class TiesMerging(Merged):
+class TiesMerging(Merged[TiesConfig]):
     """After each task the model is the start weights and the TIES merge of all task vectors so far.
 
     Equation: `θ = θ_0 + λ · mean{τ̂_t : sign τ̂_t = s}`, `τ̂_t = top(τ_t, density)`, `s = sign(Σ τ̂_t)`, element by element
@@ -38,7 +39,8 @@ class TiesMerging(Merged):
     of which a share is kept
     """
 
-    config: TiesConfig
+    title = "TIES"
+    sweep = Sweep(top=2.0, settings=CHAIN_OF_RAW_MODELS)  # it averages vectors: λ = 1 is short of the sum
 
     def rule(self, task: Task) -> tuple[str, dict[str, Any]]:
         """`ties`."""

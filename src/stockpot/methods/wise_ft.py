@@ -6,7 +6,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from stockpot.methods.sfa import AnchoredConfig, SequentialFineTuningWithAveraging
+from stockpot.methods.base import Settings
+from stockpot.methods.shared.anchor_averaging import AnchorAveraging, AnchoredConfig
+from stockpot.methods.shared.declarations import Sweep
 from stockpot.methods.shared.space import Range, Space
 
 
@@ -20,7 +22,7 @@ class WiseFTConfig(AnchoredConfig):
     alpha: float = Field(0.5, ge=0, le=1, description="weight of the fine-tuned weights, 0…1; SFA's beta is 1 − alpha")
 
 
-class WiseFT(SequentialFineTuningWithAveraging):
+class WiseFT(AnchorAveraging[WiseFTConfig]):
     """When a task is learnt, the weights before and after it are averaged; the next task goes on from the average.
 
     Equation: `θ ← α·θ + (1−α)·θ_o`, which is SFA with p = 1 and β = 1−α
@@ -30,6 +32,11 @@ class WiseFT(SequentialFineTuningWithAveraging):
     Use: when training cannot be touched: it needs two checkpoints only, and any α can be tried afterwards
     Reading: the next task goes on from the average
     """
+
+    title = "WiSE-FT"
+    neutral: ClassVar[Settings] = {"alpha": 1.0}
+    typical: ClassVar[Settings] = {"alpha": 0.6}
+    sweep = Sweep(continues=True)
 
     def cadence(self) -> dict[str, Any]:
         """β = 1−α, once."""

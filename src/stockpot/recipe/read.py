@@ -68,7 +68,7 @@ def _assign(target: Any, part: str, value: Any, override: str) -> None:
 def _known_keys(model: type[BaseModel], path: Sequence[str | int], values: Any) -> list[str]:
     """The keys that the block at `path` may hold."""
     from stockpot.evaluation.spec import SCORES
-    from stockpot.methods import REGISTRY
+    from stockpot.methods import DEFAULT, registry
 
     blocks: Any = model
     for place, part in enumerate(path):
@@ -77,11 +77,11 @@ def _known_keys(model: type[BaseModel], path: Sequence[str | int], values: Any) 
             name = one.get("name") if isinstance(one, dict) else one
             return list(SCORES[name].model_fields) if name in SCORES else []
         if part in ("method", "compare"):
-            name = values.get(part, {}).get("name", "sfa") if part == "method" else None
+            name = values.get(part, {}).get("name", DEFAULT) if part == "method" else None
             index = next((piece for piece in path if isinstance(piece, int)), 0)
             if part == "compare":
                 name = values["compare"][index].get("name")
-            return list(REGISTRY[name].config.model_fields) if name in REGISTRY else []
+            return list(registry()[str(name)].config_type.model_fields) if name in registry() else []
         if isinstance(part, int):
             continue
         if part in ("tasks", "controls"):
@@ -97,7 +97,7 @@ def _known_keys(model: type[BaseModel], path: Sequence[str | int], values: Any) 
 def _where(error: Any) -> list[str | int]:
     """The user's path: without the names of union branches that pydantic puts in; an unknown key is the user's."""
     from stockpot.evaluation.spec import SCORES
-    from stockpot.methods import REGISTRY
+    from stockpot.methods import registry
 
     last = len(error["loc"]) - (error["type"] == "extra_forbidden")
     location, key = error["loc"][:last], error["loc"][last:]
@@ -105,7 +105,7 @@ def _where(error: Any) -> list[str | int]:
     kept: list[str | int] = []
     for part in location:
         branch = isinstance(part, str) and ("[" in part or part in {*blocks, "float", "str", "int", "function-after"})
-        tag = (part in REGISTRY and kept[:1] in (["method"], ["compare"])) or (
+        tag = (part in registry() and kept[:1] in (["method"], ["compare"])) or (
             part in SCORES and kept[:1] == ["metrics"]
         )
         if not branch and not tag:
@@ -148,11 +148,11 @@ def _explain(model: type[BaseModel], error: Any, values: Any) -> str:
     if kind == "missing":
         return f"{place}: this key is required."
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        from stockpot.methods import REGISTRY
+        from stockpot.methods import registry
 
         name = given.get("name") if isinstance(given, dict) else given
         wrong = f"unknown method {name!r}" if name else "a method needs its `name`"
-        return f"{place}.name: {wrong}.{did_you_mean(str(name), REGISTRY)} Known: {', '.join(REGISTRY)}."
+        return f"{place}.name: {wrong}.{did_you_mean(str(name), registry())} Known: {', '.join(registry())}."
     if kind == "value_error":
         message = str(error["ctx"]["error"]).removesuffix(".")
         return f"{place}: {message}." if place else f"{message}."

@@ -59,15 +59,15 @@ def resolve(recipe: Recipe, method: BaseConfig, seed: int) -> Recipe:
         key: absolute(path) for key in ("name", "tokenizer") if isinstance(path := getattr(recipe.model, key), str)
     }
     changes["model"] = recipe.model.model_copy(update=named)
-    changes["method"] = method.model_copy(update=_paths(method))
+    changes["method"] = method.model_copy(update=_absolute_paths(method))
     return recipe.model_copy(update=changes)
 
 
-def _paths(method: BaseConfig) -> dict[str, str]:
+def _absolute_paths(method: BaseConfig) -> dict[str, str]:
     """The method's keys that name files, with absolute paths. Raises StockpotError where there is no such file."""
     found = {}
-    for key, words in (("anchor", ("previous", "pretrained")), ("start_fisher", ())):
-        path = getattr(method, key, None)
+    for key, words in method.path_keys.items():
+        path = getattr(method, key)
         if path is None or path in words:
             continue
         if not Path(path).expanduser().exists():

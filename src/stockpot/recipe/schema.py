@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from stockpot.evaluation.spec import AnyScore, defaults
 from stockpot.file_names import is_file_name
-from stockpot.methods import MethodConfig
+from stockpot.methods import DEFAULT, any_config
+from stockpot.methods.base import BaseConfig
 from stockpot.models.spec import ModelKind, ModelSpec
 from stockpot.recipe.ranges import check_ranges
 from stockpot.streams.spec import DataSpec, Scenario, TaskSpec, TrainSettings
 from stockpot.strict import StrictModel
+
+if TYPE_CHECKING:
+    MethodConfig = BaseConfig
+else:
+    MethodConfig = any_config()
 
 
 class Split(StrictModel):
@@ -121,8 +127,8 @@ class Recipe(StrictModel):
 
     @field_validator("method", mode="before")
     @classmethod
-    def _sfa_by_default(cls, method: Any) -> Any:
-        return {"name": "sfa", **method} if isinstance(method, dict) else method
+    def _with_a_name(cls, method: Any) -> Any:
+        return {"name": DEFAULT, **method} if isinstance(method, dict) else method
 
     @model_validator(mode="after")
     def _masks_classes(self) -> Recipe:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from stockpot.evaluation.statistics import lower_is_better
+from stockpot.methods import role_of
 from stockpot.report.findings import NONE_SHOWN, findings
 from stockpot.report.formatting import (
     bytes_text,
@@ -22,7 +23,6 @@ from stockpot.report.formatting import (
     ranked_by,
     reference,
     relative_time,
-    role,
     score,
     score_with_interval,
     seconds,
@@ -87,7 +87,7 @@ def _learns_less(summary: MethodSummary) -> bool:
 def _contenders(comparison: Comparison, metric: str) -> Ranked:
     """The methods that were measured, best mean first, without floor and ceiling."""
     rows = ranked_by(comparison, metric, lower_is_better(metric, comparison.higher_is_better))
-    return [(label, s) for label, s in rows if not role(s.method) and getattr(s, metric).mean is not None]
+    return [(label, s) for label, s in rows if role_of(s.method) == "rival" and getattr(s, metric).mean is not None]
 
 
 def _first(comparison: Comparison, metric: str) -> str:
@@ -177,15 +177,15 @@ def _references(comparison: Comparison, metric: str) -> str:
     """Where the floor and the ceiling stand."""
     names = {"floor": "the floor", "ceiling": "the ceiling"}
     parts = [
-        f"{title(label)}, {names[role(s.method)]}, has {score(getattr(s, metric).mean, comparison.unit)}"
+        f"{title(label)}, {names[role_of(s.method)]}, has {score(getattr(s, metric).mean, comparison.unit)}"
         for label, s in comparison.methods.items()
-        if role(s.method) and getattr(s, metric).mean is not None
+        if role_of(s.method) != "rival" and getattr(s, metric).mean is not None
     ]
     return f"{capitalized('; '.join(parts))} ({design_of_all(comparison)})." if parts else ""
 
 
 def _costs(comparison: Comparison) -> list[str]:
-    rows = [(label, s) for label, s in comparison.methods.items() if not role(s.method)]
+    rows = [(label, s) for label, s in comparison.methods.items() if role_of(s.method) == "rival"]
     if not rows:
         return []
     over = f"({design_of_all(comparison)})"
@@ -209,7 +209,8 @@ def _costs(comparison: Comparison) -> list[str]:
 
 def _but(comparison: Comparison, field: str) -> str:
     """`" but joint training"`: the references, which are not contestants, that have some of these bytes."""
-    found = [title(label) for label, s in comparison.methods.items() if role(s.method) and getattr(s, field).mean]
+    references = [(label, s) for label, s in comparison.methods.items() if role_of(s.method) != "rival"]
+    found = [title(label) for label, s in references if getattr(s, field).mean]
     return f" but {listing(found)}" if found else ""
 
 

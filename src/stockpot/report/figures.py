@@ -19,7 +19,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from stockpot.report.formatting import fit, metric_title, ranked, role
+from stockpot.methods import role_of
+from stockpot.report.formatting import fit, metric_title, ranked
 from stockpot.report.placement import Segment, place_labels
 from stockpot.results import Comparison, Estimate
 
@@ -63,9 +64,9 @@ def looks(comparison: Comparison) -> dict[str, Look]:
     given: dict[str, Look] = {}
     others = 0
     for label, summary in comparison.methods.items():
-        kind = role(summary.method)
-        if kind:
-            given[label] = Look(FLOOR, "|") if kind == "floor" else Look(CEILING, "d")
+        role = role_of(summary.method)
+        if role != "rival":
+            given[label] = Look(FLOOR, "|") if role == "floor" else Look(CEILING, "d")
         else:
             given[label] = Look(PALETTE[others % len(PALETTE)], MARKERS[others % len(MARKERS)])
             others += 1

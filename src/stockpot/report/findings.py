@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from stockpot.evaluation.metrics import control_metrics
+from stockpot.methods import role_of
 from stockpot.report.formatting import (
     MISSING,
     amount,
@@ -24,7 +25,6 @@ from stockpot.report.formatting import (
     ranked,
     reference,
     relative_time,
-    role,
     run_design,
     score,
     title,
@@ -49,7 +49,7 @@ def findings(comparison: Comparison) -> list[str]:
         return ["There is no plain sequential fine-tuning among the methods, so there is nothing to compare them with."]
     others = [(label, summary) for label, summary in ranked(comparison) if label != base]
     tested = [(label, summary) for label, summary in others if _pairs(summary) >= 2]
-    tested.sort(key=lambda item: role(item[1].method) == "ceiling")
+    tested.sort(key=lambda item: role_of(item[1].method) == "ceiling")
     named = tested if len(tested) <= FEW else [row for row in tested if _differs(row[1])][:NAMED]
     sentences = [_method(label, summary, comparison.methods[base], comparison) for label, summary in named]
     if len(tested) > FEW:

@@ -4,32 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from math import floor, fsum, log10
-from typing import Any
 
+from stockpot.methods import floor_among, role_of, title_of
 from stockpot.printing import human_bytes
 from stockpot.results import Cell, Comparison, ControlMetrics, Estimate, FrontPoint, MethodSummary
 
 MISSING = "—"
-
-TITLES = {
-    "sequential": "sequential fine-tuning",
-    "joint": "joint training",
-    "sfa": "SFA",
-    "wise_ft": "WiSE-FT",
-    "replay": "rehearsal",
-    "l2": "L2",
-    "ewc": "EWC",
-    "mas": "MAS",
-    "si": "SI",
-    "lwf": "LwF",
-    "agem": "A-GEM",
-    "task_arithmetic": "Task Arithmetic",
-    "ties": "TIES",
-    "dare": "DARE",
-    "soup": "the uniform soup",
-    "magmax": "MagMax",
-    "fisher_average": "Fisher averaging",
-}
 
 # metric → (title, one line that explains it)
 METRIC_TITLES = {
@@ -64,12 +44,13 @@ def metric_heading(metric: str, primary: str) -> str:
 
 def title(label: str) -> str:
     """What a method is called in prose: its usual name where the label is the method's own name, else the label."""
-    return TITLES.get(label, label)
+    return title_of(label)
 
 
 def opening(label: str) -> str:
     """`title` at the head of a sentence: our own names with a capital, the user's labels as they are."""
-    return capitalized(TITLES[label]) if label in TITLES else label
+    name = title_of(label)
+    return label if name == label else capitalized(name)
 
 
 def capitalized(sentence: str) -> str:
@@ -291,13 +272,7 @@ def kept_words(summary: MethodSummary) -> str:
 
 def reference(comparison: Comparison) -> str | None:
     """The label of plain sequential fine-tuning, with which the others are compared."""
-    labels = [label for label, summary in comparison.methods.items() if role(summary.method) == "floor"]
-    return "sequential" if "sequential" in labels else (labels[0] if len(labels) == 1 else None)
-
-
-def role(method: dict[str, Any]) -> str:
-    """`"floor"` for sequential fine-tuning, `"ceiling"` for joint training, else the empty string."""
-    return {"sequential": "floor", "joint": "ceiling"}.get(str(method.get("name")), "")
+    return floor_among({label: summary.method for label, summary in comparison.methods.items()})
 
 
 def ranked(comparison: Comparison) -> list[tuple[str, MethodSummary]]:
@@ -307,7 +282,7 @@ def ranked(comparison: Comparison) -> list[tuple[str, MethodSummary]]:
 
 def leading(comparison: Comparison, most: int) -> list[str]:
     """The labels of the best `most` methods by mean average accuracy, floor and ceiling beside them, best first."""
-    order = [(label, bool(role(summary.method))) for label, summary in ranked(comparison)]
+    order = [(label, role_of(summary.method) != "rival") for label, summary in ranked(comparison)]
     best = [label for label, is_reference in order if not is_reference][:most]
     return [label for label, is_reference in order if is_reference or label in best]
 

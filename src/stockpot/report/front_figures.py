@@ -9,8 +9,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from stockpot.methods import role_of
 from stockpot.report.figures import FIGURE_WIDTH, FLOOR, Look, looks, short, styled
-from stockpot.report.formatting import bytes_text, kept_kinds, reference, role
+from stockpot.report.formatting import bytes_text, kept_kinds, reference
 from stockpot.report.front_facts import controls, curves, place_of, reference_places, undominated
 from stockpot.report.placement import PlotPoint, along, place_labels
 from stockpot.report.tuning_section import number
@@ -139,7 +140,8 @@ def front_panels(comparison: Comparison) -> Figure:
 
 
 def _floor_and_ceiling(comparison: Comparison) -> dict[str, PlotPoint]:
-    return reference_places(comparison, [label for label, s in comparison.methods.items() if role(s.method)])
+    labels = [label for label, s in comparison.methods.items() if role_of(s.method) != "rival"]
+    return reference_places(comparison, labels)
 
 
 def _stairs(axes: Axes, comparison: Comparison) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 
 from stockpot.evaluation.statistics import RunKey, correct, lower_is_better, paired_runs
-from stockpot.report.formatting import role
+from stockpot.methods import role_of
 from stockpot.report.search_ends import chosen_at_end, fair_verdict
 from stockpot.results import Comparison, Difference, Estimate, MethodSummary
 
@@ -20,7 +20,7 @@ def pairwise_differences(comparison: Comparison, metric: str) -> dict[tuple[str,
     measured = [
         label
         for label, summary in comparison.methods.items()
-        if not role(summary.method) and getattr(summary, metric).mean is not None
+        if role_of(summary.method) == "rival" and getattr(summary, metric).mean is not None
     ]
     values = {
         label: _values(comparison.methods[label], getattr(comparison.methods[label], metric)) for label in measured

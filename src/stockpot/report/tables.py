@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from stockpot.evaluation.metrics import control_metrics
+from stockpot.methods import role_of
 from stockpot.report.formatting import (
     METRIC_TITLES,
     MISSING,
@@ -18,7 +19,6 @@ from stockpot.report.formatting import (
     ranked,
     reference,
     relative_time,
-    role,
     run_design,
     score,
     score_with_interval,
@@ -92,7 +92,7 @@ def comparison_rows(comparison: Comparison) -> list[MethodRow]:
     return [
         MethodRow(
             label=label,
-            role=role(s.method),
+            role="" if role_of(s.method) == "rival" else role_of(s.method),
             average_accuracy=score_with_interval(s.average_accuracy, comparison.unit),
             forgetting=score_with_interval(s.forgetting, comparison.unit),
             newest_accuracy=score_with_interval(s.newest_accuracy, comparison.unit),

@@ -149,7 +149,7 @@ def averages_figure(whatif: WhatIf) -> Figure:
             markersize=3.5,
             linewidth=1.3,
             linestyle=POST_HOC_DASHES if dashed else "-",
-            label=f"{opening(name)} ({SYMBOLS[method.key]}){', post-hoc' if dashed else ''}",
+            label=f"{opening(name)} ({SYMBOLS.get(method.key or '', method.key)}){', post-hoc' if dashed else ''}",
         )
         _star(axes, curve[method.best], look.color)
         if method.knee is not None:

@@ -32,7 +32,7 @@ class WhatIfRow(NamedTuple):
 
 def valued(method: WhatIfMethod, point: WhatIfPoint) -> str:
     """`"α = 0.3"`; the dash where the method has no strength."""
-    return MISSING if method.key is None else f"{SYMBOLS[method.key]} = {point.value:g}"
+    return MISSING if method.key is None else f"{SYMBOLS.get(method.key, method.key)} = {point.value:g}"
 
 
 def is_exact(point: WhatIfPoint) -> bool:

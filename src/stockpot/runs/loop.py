@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from stockpot import files, methods
 from stockpot.methods.base import Method, Task
@@ -47,7 +48,7 @@ def learn(session: Session, index: int) -> None:
     reset_peak_memory()
     language = recipe.kind == "language"
     method = methods.build(recipe.method.decided(stream.rows.count(run.begun_tasks), language))
-    model, grown = session.starting_model(method, index)
+    model, grown = session.starting_model(method.config.starts_from, index)
     if recipe.model.lora is not None:
         model = lora.attach(model, recipe.model.lora, derive(run.seed, "lora", index))
     carried = session.load_method(method, index)
@@ -133,6 +134,6 @@ def _resume(session: Session, job: Job, index: int) -> Clock:
     return clock
 
 
-def _costs(clock: Clock, method: Method, task: Task) -> Costs:
+def _costs(clock: Clock, method: Method[Any], task: Task) -> Costs:
     wall, cpu = clock.read()
     return Costs(training_seconds=wall, training_cpu_seconds=cpu, steps=task.total_steps, **vars(method.costs))

@@ -48,7 +48,7 @@ def _hub_name(path: str | None) -> str | None:
 
 
 def _publish_state(
-    session: Session, method: Method, index: int, optimizer_state: Mapping[str, Tensor]
+    session: Session, method: Method[Any], index: int, optimizer_state: Mapping[str, Tensor]
 ) -> dict[str, dict[str, Any]]:
     folder = session.run.state(index)
     with files.publishing(folder) as temporary:
@@ -59,7 +59,12 @@ def _publish_state(
 
 
 def record_task(
-    session: Session, model: nn.Module, method: Method, index: int, optimizer_state: Mapping[str, Tensor], facts: Event
+    session: Session,
+    model: nn.Module,
+    method: Method[Any],
+    index: int,
+    optimizer_state: Mapping[str, Tensor],
+    facts: Event,
 ) -> None:
     """Publishes model, card and state, and journals the task with its facts; then results.json follows."""
     from stockpot.report.card import model_card

@@ -7,7 +7,7 @@ from typing import Any
 from stockpot import files
 from stockpot.evaluation.metrics import control_metrics, stream_metrics
 from stockpot.evaluation.spec import AnyScore
-from stockpot.methods import REGISTRY
+from stockpot.methods import registry
 from stockpot.results import Costs, Results, Scores
 from stockpot.runs.folder import RunFolder
 from stockpot.runs.journal import Event
@@ -36,9 +36,7 @@ def results_of(run: RunFolder, pending: Event | None = None) -> Results:
         tasks=names[: len(learnt)],
         scores=scores,
         primary=primary.title,
-        metrics=stream_metrics(
-            scores[primary.title], chained=REGISTRY[recipe.method.name].method.starts_from == "previous"
-        ),
+        metrics=stream_metrics(scores[primary.title], chained=registry()[recipe.method.name].forgets),
         controls=control_metrics(scores[primary.title]),
         costs=total_costs(costs),
         task_costs=costs,

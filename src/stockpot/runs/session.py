@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from stockpot.errors import StockpotError
 from stockpot.evaluation.consent import has_consent
 from stockpot.evaluation.spec import PassAtK
-from stockpot.methods.base import Method
+from stockpot.methods.base import Method, StartsFrom
 from stockpot.models import lora
 from stockpot.models.head import find_head, head_tensors, name_rows
 from stockpot.models.processor import open_processor
@@ -79,12 +79,12 @@ class Session:
         start = int(self.run.created["start_rows"])
         return start if index < 0 else max(start, self.stream.rows.count(index + 1))
 
-    def starting_model(self, method: Method, index: int) -> tuple[nn.Module, list[str]]:
+    def starting_model(self, starts_from: StartsFrom, index: int) -> tuple[nn.Module, list[str]]:
         """The model that task `index` starts from, its head grown to the task's rows; and what grew since the start.
 
         Raises StockpotError where the saved model is damaged, or needs code that was not allowed.
         """
-        source = -1 if method.starts_from == "pretrained" else index - 1
+        source = -1 if starts_from == "pretrained" else index - 1
         self.run.verify_model(source)
         spec, rows = self.recipe.model, self.rows(index)
         model = self.load(source)
@@ -111,7 +111,7 @@ class Session:
         self.run.verify_model(models[source])
         return self.run.model(models[source])
 
-    def load_method(self, method: Method, index: int) -> dict[str, Tensor]:
+    def load_method(self, method: Method[Any], index: int) -> dict[str, Tensor]:
         """Gives the method what it kept after the task before; returns the optimizer's state of that task, if kept."""
         if index == 0:
             return {}

@@ -41,7 +41,7 @@ class Job:
     """One task's training: `settings` are TrainingArguments by name."""
 
     model: nn.Module
-    method: Method
+    method: Method[Any]
     data: TrainingData
     settings: dict[str, Any]
     seed: int

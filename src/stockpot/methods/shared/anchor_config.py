@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
 from pydantic import Field
 
 from stockpot.methods.shared.first_task import FirstTaskConfig
@@ -10,6 +13,8 @@ from stockpot.models.spec import ModelSpec
 
 class AnchorConfig(FirstTaskConfig):
     """Which weights are the anchor, and what happens in the first task."""
+
+    path_keys: ClassVar[Mapping[str, Sequence[str]]] = {"anchor": ("previous", "pretrained")}
 
     anchor: str = Field("previous", description="θ_o: previous | pretrained | a path to a checkpoint")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,20 +18,25 @@ _PREFIX = "importance/"
 
 
 class ImportanceConfig(BaseConfig):
-    """What methods with importances have in common."""
+    """What methods with importances have in common: a penalty of some strength."""
+
+    strength: float
 
     def problem_with_model(self, spec: ModelSpec) -> str | None:
         """The importances are those of whole weights."""
         return "it needs the weights that a task leaves; with model.lora say output: merged." if spec.adapts else None
 
 
-class ImportanceMethod(Method):
+ImportanceT = TypeVar("ImportanceT", bound=ImportanceConfig)
+
+
+class ImportanceMethod(Method[ImportanceT]):
     """Pulls each weight to where the last task left it, as strongly as it mattered to the tasks so far.
 
     Equation: `g ← g + factor·Ω·(θ − θ*)`; under LoRA θ − θ* is ΔW, and Ω that of the weights that adapters change
     """
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: ImportanceT) -> None:
         super().__init__(config)
         self.importance: Tensors = {}  # Ω by name, as of the task that it was computed in
         self._pairs: list[TensorPair] = []
@@ -41,7 +46,7 @@ class ImportanceMethod(Method):
     @property
     def factor(self) -> float:
         """What Ω·(θ−θ*) is multiplied by: λ, or 2λ where the method's penalty has no ½."""
-        return float(self.config.strength)
+        return self.config.strength
 
     def task_start(self, task: Task) -> None:
         """Opens the anchor θ*, the model before the task, where anything is important."""

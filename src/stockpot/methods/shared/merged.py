@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from pydantic import Field, model_validator
@@ -14,12 +14,15 @@ from stockpot.batches.examples import Examples
 from stockpot.errors import StockpotError
 from stockpot.files import folder_bytes
 from stockpot.merging.api import Options, merge
-from stockpot.methods.base import Method, Task, Tensors
+from stockpot.methods.base import Method, Settings, StartsFrom, Task, Tensors
 from stockpot.methods.shared.first_task import FirstTaskConfig
 from stockpot.models.names import plain_tensors, under_own_names
 from stockpot.models.spec import ModelSpec
 from stockpot.weights.checkpoint import open_checkpoint
 from stockpot.weights.tensor_memory import group_tied
+
+# What `stockpot whatif` can tell of exactly: each task went on from what training left of the one before.
+CHAIN_OF_RAW_MODELS: Settings = {"mode": "chain", "continue_from": "raw"}
 
 
 class MergedConfig(FirstTaskConfig):
@@ -50,6 +53,11 @@ class MergedConfig(FirstTaskConfig):
         return self
 
     @property
+    def starts_from(self) -> StartsFrom:
+        """The start model in parallel, else the task before."""
+        return "pretrained" if self.mode == "parallel" else "previous"
+
+    @property
     def raw(self) -> bool:
         """Whether a task goes on from what training left, not from the merge."""
         return self.mode == "chain" and self.continue_from != "merged"
@@ -65,7 +73,10 @@ class MergedConfig(FirstTaskConfig):
         return "it merges the weights that a task leaves; with model.lora say output: merged." if spec.adapts else None
 
 
-class Merged(Method):
+MergedT = TypeVar("MergedT", bound=MergedConfig)
+
+
+class Merged(Method[MergedT]):
     """After task t the model becomes `rule(θ_0 + τ_1, …, θ_0 + τ_t)` over the base θ_0, the start weights.
 
     τ_t is θ_t minus θ_0, or minus what the task itself started from. All floating weights take part, tied ones once;
@@ -74,13 +85,10 @@ class Merged(Method):
     with, which are those of older models, too. Subclasses say the rule.
     """
 
-    config: Any
     statistics: ClassVar[frozenset[str]] = frozenset()  # what is kept that is not a model
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: MergedT) -> None:
         super().__init__(config)
-        if config.mode == "parallel":
-            self.starts_from = "pretrained"
         # points: θ_0 + τ of each task; raw: what training left, where that is no point; rows: those that θ_0 lacks.
         self.kept: dict[str, list[Tensors]] = {}
         self._training = False
@@ -103,9 +111,13 @@ class Merged(Method):
                 (target if target.shape == tensor.shape else target[: len(tensor)]).copy_(tensor)
         self.costs.extra_memory_bytes = _bytes(self.kept)
 
-    @torch.no_grad()
     def task_end(self, task: Task, examples: Examples) -> None:
         """Keeps what was learnt, and merges."""
+        self.post_hoc(task)
+
+    @torch.no_grad()
+    def post_hoc(self, task: Task) -> None:
+        """Keeps what was learnt, and merges: no step and no example is needed."""
         base = self._base(task)
         point = self._point(task, base)
         self.kept.setdefault("points", []).append(point)
