@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,16 @@ def sample(cases: Sequence[Any]) -> list[Any]:
     last = len(cases) - 1
     chosen = {0, last // 2, last, _commit() % len(cases)}
     return [case if number in chosen else _thorough(case) for number, case in enumerate(cases)]
+
+
+def crossed(rows: Iterable[Any], columns: Sequence[Any]) -> list[Any]:
+    """All pairs, as parameters of two arguments: each row with one of the columns by default, in turn, and the commit
+    draws which column comes first."""
+    return [
+        (row, column) if (number + _commit()) % len(columns) == place else _thorough((row, column))
+        for number, row in enumerate(rows)
+        for place, column in enumerate(columns)
+    ]
 
 
 def _thorough(case: Any) -> Any:

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from running import Stockpot, Unbroken, recipe, write
+from running import Stockpot, Unbroken, one_line, recipe, write
+
+from stockpot.cli import main
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +39,18 @@ def unbroken(stockpot: Stockpot, tmp_path_factory: pytest.TempPathFactory) -> Ca
         return made[key]
 
     return make
+
+
+@pytest.fixture
+def refuse(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """`refuse("resume", run)` runs a command in this process, which must end with exit code 2: its one error line."""
+
+    def command(*arguments: object) -> str:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        error = one_line(capfd.readouterr().err)
+        assert ended.value.code == 2, error
+        return error
+
+    return command

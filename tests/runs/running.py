@@ -48,6 +48,14 @@ def recipe(**changes: Any) -> dict[str, Any]:
     return {**base, **changes}
 
 
+def one_line(stderr: str) -> str:
+    """The one error that a command printed, which is not a traceback."""
+    lines = [line for line in stderr.splitlines() if line.startswith("Error:")]
+    assert len(lines) == 1, stderr
+    assert "Traceback" not in stderr, stderr
+    return lines[0]
+
+
 @dataclass(frozen=True)
 class Done:
     """How a command ended: its exit code (negative for a signal), what it printed, and the events that it counted."""
@@ -60,10 +68,7 @@ class Done:
     @property
     def error(self) -> str:
         """The one line that says what was wrong."""
-        lines = [line for line in self.err.splitlines() if line.startswith("Error:")]
-        assert len(lines) == 1, self.err
-        assert "Traceback" not in self.err, self.err
-        return lines[0]
+        return one_line(self.err)
 
 
 class Stockpot:
@@ -81,29 +86,22 @@ class Stockpot:
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.write(json.dumps(request, default=str) + "\n")
         self.process.stdin.flush()
         answer: dict[str, Any] = json.loads(self.process.stdout.readline())
         return answer
 
-    def start(self, *arguments: object, root: Path, fault: dict[str, Any] | None = None, report: bool = False) -> Child:
-        """Starts a command and leaves it running."""
+    def start(self, *arguments: object, root: Path, **request: Any) -> Child:
+        """Starts a command and leaves it running. `request` may hold `fault`, `report` and `path`: see `warm.py`."""
         self.number += 1
         output = str(self.folder / str(self.number))
-        request = {
-            "arguments": [str(argument) for argument in arguments],
-            "root": str(root),
-            "output": output,
-            "fault": fault,
-            "report": report,
-        }
+        words = [str(argument) for argument in arguments]
+        request |= {"arguments": words, "root": str(root), "output": output}
         return Child(self, self._ask({"start": request})["pid"], Path(output))
 
-    def __call__(
-        self, *arguments: object, root: Path, fault: dict[str, Any] | None = None, report: bool = False
-    ) -> Done:
+    def __call__(self, *arguments: object, root: Path, **request: Any) -> Done:
         """Runs a command to its end."""
-        return self.start(*arguments, root=root, fault=fault, report=report).wait()
+        return self.start(*arguments, root=root, **request).wait()
 
 
 @dataclass

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from running import TASKS, Stockpot, Unbroken, journal, results, same, settled, task, tree, write
 from safetensors.torch import load_file
+from tiers import crossed, sample
 from transformers import AutoConfig
 
 Make = Callable[..., Unbroken]
@@ -35,8 +36,7 @@ def as_one_stream(run: Path, whole: Path) -> None:
     same(run, whole)
 
 
-@pytest.mark.parametrize("loop", ["trainer", "plain"])
-@pytest.mark.parametrize("method", ["sfa", "wise_ft", "replay", "joint"])
+@pytest.mark.parametrize(("method", "loop"), crossed(["sfa", "wise_ft", "replay", "joint"], ["trainer", "plain"]))
 def test_a_task_added_to_a_growing_head_equals_the_longer_stream(
     stockpot: Stockpot, unbroken: Make, tmp_path: Path, method: str, loop: str
 ) -> None:
@@ -78,7 +78,7 @@ def test_a_branch_leaves_the_run_byte_for_byte(stockpot: Stockpot, unbroken: Mak
     assert f"{tmp_path / 'branch'}: something is there already" in done.error
 
 
-@pytest.mark.parametrize("at", [1, 30, 60, 90])
+@pytest.mark.parametrize("at", sample([1, 30, 60, 90]))
 def test_a_branch_that_is_killed_can_be_made_again(stockpot: Stockpot, unbroken: Make, tmp_path: Path, at: int) -> None:
     settings: dict[str, Any] = {"head": "seen", "loop": "plain", "method": {"name": "replay"}}
     run = copy_of(unbroken(**settings, tasks=TASKS[:2]), tmp_path / "run")
@@ -96,7 +96,7 @@ def test_a_branch_that_is_killed_can_be_made_again(stockpot: Stockpot, unbroken:
     as_one_stream(branch, unbroken(**settings).run)
 
 
-@pytest.mark.parametrize("at", [1, 4, 5, 6, 7, 20, 60])
+@pytest.mark.parametrize("at", sample([1, 4, 5, 6, 7, 20, 60]))
 def test_an_addition_that_is_killed_goes_on(stockpot: Stockpot, unbroken: Make, tmp_path: Path, at: int) -> None:
     settings: dict[str, Any] = {"head": "seen", "loop": "plain", "method": {"name": "replay"}}
     run = copy_of(unbroken(**settings, tasks=TASKS[:2]), tmp_path / "run")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from running import MLP, TASKS, Stockpot, recipe, same, write
+from tiers import sample
 
 RECIPE = recipe(
     loop="plain",
@@ -54,15 +55,18 @@ def finished(folder: Path) -> dict[str, tuple[str, int]]:
     return found
 
 
+FAULTS = [
+    ({"do": "kill", "kind": "append", "path": "sfa/seed-1", "at": 1}, 6),  # at the first line of a cell
+    ({"do": "kill", "kind": "mkdir", "path": "replay/seed-0", "at": 1}, 2),  # between two cells
+    ({"do": "kill", "kind": "step", "at": 20}, 1),
+    ({"do": "kill", "kind": "step", "at": 85}, 4),
+    ({"do": "term", "kind": "step", "at": 40}, 2),
+]
+
+
 @pytest.mark.parametrize(
     ("fault", "cells"),
-    [
-        ({"do": "kill", "kind": "append", "path": "sfa/seed-1", "at": 1}, 6),  # at the first line of a cell
-        ({"do": "kill", "kind": "mkdir", "path": "replay/seed-0", "at": 1}, 2),  # between two cells
-        ({"do": "kill", "kind": "step", "at": 20}, 1),
-        ({"do": "kill", "kind": "step", "at": 85}, 4),
-        ({"do": "term", "kind": "step", "at": 40}, 2),
-    ],
+    sample(FAULTS),
     ids=str,
 )
 def test_it_goes_on_where_it_was_stopped(

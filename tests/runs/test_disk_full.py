@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from running import MLP, TASKS, Stockpot, Unbroken, journal, same, settled, tree, write
+from tiers import crossed, sample
 
 Make = Callable[..., Unbroken]
 PLAIN: dict[str, Any] = {"loop": "plain", "model": MLP, "boundary": "keep-optimizer", "method": {"name": "replay"}}
@@ -30,8 +31,9 @@ def goes_on(stockpot: Stockpot, whole: Unbroken, run: Path) -> None:
     settled(run)
 
 
-@pytest.mark.parametrize("lasting", [False, True])
-@pytest.mark.parametrize("instant", range(16))
+@pytest.mark.parametrize(
+    ("instant", "lasting"), sample([(at, lasting) for at in range(16) for lasting in (False, True)])
+)
 def test_any_write_may_meet_a_full_disk(
     stockpot: Stockpot, unbroken: Make, tmp_path: Path, instant: int, lasting: bool
 ) -> None:
@@ -45,7 +47,7 @@ def test_any_write_may_meet_a_full_disk(
     goes_on(stockpot, whole, run)
 
 
-@pytest.mark.parametrize("kind", ["tensors", "pickle", "open", "text", "sync", "rename"])
+@pytest.mark.parametrize("kind", sample(["tensors", "pickle", "open", "text", "sync", "rename"]))
 def test_a_checkpoint_of_the_trainer_may_meet_a_full_disk(
     stockpot: Stockpot, unbroken: Make, tmp_path: Path, kind: str
 ) -> None:
@@ -74,8 +76,10 @@ def test_a_branch_may_meet_a_full_disk(stockpot: Stockpot, unbroken: Make, tmp_p
     assert tree(run) == before
 
 
-@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.EIO, errno.EDQUOT])
-@pytest.mark.parametrize("kind", ["append", "replace", "sync", "mkdir"])
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    crossed(["append", "replace", "sync", "mkdir"], [errno.EACCES, errno.EROFS, errno.EIO, errno.EDQUOT]),
+)
 def test_other_refusals_are_one_line_too(
     stockpot: Stockpot, unbroken: Make, tmp_path: Path, kind: str, code: int
 ) -> None:
@@ -101,8 +105,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
-@pytest.mark.parametrize("loop", ["trainer", "plain"])
-@pytest.mark.parametrize("left", [8, 40, 80, 120])
+@pytest.mark.parametrize(("left", "loop"), crossed([8, 40, 80, 120], ["trainer", "plain"]))
 def test_a_disk_that_is_really_full(stockpot: Stockpot, unbroken: Make, small_disk: Path, left: int, loop: str) -> None:
     whole, run = unbroken(loop=loop, boundary="keep-optimizer", tasks=TASKS[:2]), small_disk / "run"
     filler = small_disk / "filler"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from running import MLP, TASKS, Stockpot, Unbroken, journal, results, same, settled
+from tiers import sample
 
 Make = Callable[..., Unbroken]
 INSTANTS = 20
@@ -53,7 +54,7 @@ def kill(stockpot: Stockpot, whole: Unbroken, run: Path, **fault: Any) -> None:
         assert {path.name for path in folder.iterdir()} == set(events[-1]["files"])
 
 
-@pytest.mark.parametrize("instant", range(INSTANTS))
+@pytest.mark.parametrize("instant", sample(range(INSTANTS)))
 @pytest.mark.parametrize("changes", [SFA_IN_THE_TRAINER, REPLAY_IN_THE_PLAIN_LOOP], ids=["trainer-sfa", "plain-replay"])
 def test_a_run_killed_at_any_instant_is_resumed_bit_for_bit(
     stockpot: Stockpot, unbroken: Make, tmp_path: Path, changes: dict[str, Any], instant: int
@@ -64,25 +65,29 @@ def test_a_run_killed_at_any_instant_is_resumed_bit_for_bit(
     go_on(stockpot, whole, tmp_path / "run")
 
 
+WRITES = [
+    # The lines: created, started, checkpoint, task, checkpoint.
+    *[("append", "journal", line) for line in (1, 2, 3, 6, 7)],
+    ("tensors", "00-start/model", 1),
+    ("tensors", "checkpoint-3/", 2),  # model.safetensors, optimizer.safetensors, method.safetensors
+    ("tensors", "02-second/model", 1),
+    ("tensors", "state/", 2),
+    ("text", "place.json", 3),
+    ("text", "README.md", 2),
+    ("sync", ".tmp-results.json", 1),
+    ("sync", ".tmp-checkpoint-6/", 5),
+    ("rename", ".tmp-03-third", 1),
+    ("rename", "checkpoint-3", 4),  # of the older checkpoint, to be deleted
+    ("unlink", "old-checkpoint-3", 5),
+    ("unlink", "old-01-first", 2),  # the model that keep: needed drops
+    ("unlink", "old-02-second", 3),
+    ("rmdir", "state/", 2),
+]
+
+
 @pytest.mark.parametrize(
     ("kind", "path", "at"),
-    [
-        *[("append", "journal", line) for line in (1, 2, 3, 6, 7)],  # created, started, checkpoint, task, checkpoint
-        ("tensors", "00-start/model", 1),
-        ("tensors", "checkpoint-3/", 2),  # model.safetensors, optimizer.safetensors, method.safetensors
-        ("tensors", "02-second/model", 1),
-        ("tensors", "state/", 2),
-        ("text", "place.json", 3),
-        ("text", "README.md", 2),
-        ("sync", ".tmp-results.json", 1),
-        ("sync", ".tmp-checkpoint-6/", 5),
-        ("rename", ".tmp-03-third", 1),
-        ("rename", "checkpoint-3", 4),  # of the older checkpoint, to be deleted
-        ("unlink", "old-checkpoint-3", 5),
-        ("unlink", "old-01-first", 2),  # the model that keep: needed drops
-        ("unlink", "old-02-second", 3),
-        ("rmdir", "state/", 2),
-    ],
+    sample(WRITES),
 )
 def test_a_kill_in_the_middle_of_a_write_or_a_deletion_is_mended(
     stockpot: Stockpot, unbroken: Make, tmp_path: Path, kind: str, path: str, at: int
@@ -117,6 +122,7 @@ def test_a_run_killed_again_and_again_gets_there(stockpot: Stockpot, unbroken: M
     go_on(stockpot, whole, run)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
 def test_the_wall_clock_may_choose_the_instant(
     stockpot: Stockpot, unbroken: Make, tmp_path: Path, share: float

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from running import TASKS, TRAIN, Stockpot, Unbroken, journal, same, task
+from tiers import crossed, sample
 
 from stockpot.methods import registry
 
@@ -54,8 +55,7 @@ def test_every_method_is_here() -> None:
     assert METHODS.keys() == registry().keys()
 
 
-@pytest.mark.parametrize("loop", LOOPS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "loop"), crossed(METHODS, LOOPS))
 def test_every_method_goes_on_inside_a_task(
     stockpot: Stockpot, unbroken: Make, tmp_path: Path, method: str, loop: str
 ) -> None:
@@ -74,7 +74,7 @@ def test_every_method_goes_on_inside_a_task(
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-@pytest.mark.parametrize("step", range(1, 9))
+@pytest.mark.parametrize("step", sample(range(1, 9)))
 def test_it_goes_on_from_every_step_ends_of_epochs_among_them(
     stockpot: Stockpot, unbroken: Make, tmp_path: Path, step: int, loop: str
 ) -> None:
@@ -90,19 +90,21 @@ def test_it_goes_on_from_every_step_ends_of_epochs_among_them(
     assert left[-1]["step"] == step
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+SETTINGS = [
+    {"max_steps": 6},
+    {"num_train_epochs": 1.5},
+    {"save_steps": 7},
+    {"per_device_train_batch_size": 3, "dataloader_drop_last": True},
+    {"lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_kwargs": {"num_cycles": 2}},
+    {"optim": "sgd"},
+    {"optim": "adafactor"},
+    {"label_smoothing_factor": 0.1, "max_grad_norm": 0},
+]
+
+
 @pytest.mark.parametrize(
-    "train",
-    [
-        {"max_steps": 6},
-        {"num_train_epochs": 1.5},
-        {"save_steps": 7},
-        {"per_device_train_batch_size": 3, "dataloader_drop_last": True},
-        {"lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_kwargs": {"num_cycles": 2}},
-        {"optim": "sgd"},
-        {"optim": "adafactor"},
-        {"label_smoothing_factor": 0.1, "max_grad_norm": 0},
-    ],
+    ("train", "loop"),
+    crossed(SETTINGS, LOOPS),
     ids=str,
 )
 def test_it_goes_on_whatever_train_says(

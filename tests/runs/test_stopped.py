@@ -9,16 +9,17 @@ from shutil import copytree
 
 import pytest
 from running import TASKS, TRAIN, Stockpot, Unbroken, journal, same, settled, tree, write
+from tiers import crossed
 
 Make = Callable[..., Unbroken]
 SLOW = {**TRAIN, "save_steps": 500}  # no checkpoint but the one that is asked for
 
 
-@pytest.mark.parametrize("loop", ["trainer", "plain"])
-@pytest.mark.parametrize(("do", "code"), [("term", 143), ("interrupt", 130)])
+@pytest.mark.parametrize(("signalled", "loop"), crossed([("term", 143), ("interrupt", 130)], ["trainer", "plain"]))
 def test_it_stops_after_the_step_with_a_checkpoint(
-    stockpot: Stockpot, unbroken: Make, tmp_path: Path, do: str, code: int, loop: str
+    stockpot: Stockpot, unbroken: Make, tmp_path: Path, signalled: tuple[str, int], loop: str
 ) -> None:
+    do, code = signalled
     whole, run = unbroken(loop=loop, train=SLOW), tmp_path / "run"
     done = stockpot("run", whole.file, "-o", run, root=run, fault={"do": do, "kind": "step", "at": 13})
     assert done.code == code, done.err
@@ -32,7 +33,7 @@ def test_it_stops_after_the_step_with_a_checkpoint(
     settled(run)
 
 
-@pytest.mark.parametrize("loop", ["trainer", "plain"])
+@pytest.mark.parametrize("loop", ["trainer", pytest.param("plain", marks=pytest.mark.thorough)])
 def test_it_can_be_stopped_at_every_step(stockpot: Stockpot, unbroken: Make, tmp_path: Path, loop: str) -> None:
     whole, run = unbroken(loop=loop, train=SLOW, tasks=TASKS[:1], method={"name": "replay"}), tmp_path / "run"
     term = {"do": "term", "kind": "step", "at": 1}

@@ -2,9 +2,10 @@
 
 It reads one JSON request a line on stdin and answers each with one JSON line on stdout:
 
-    {"start": {"arguments": […], "root": …, "output": …, "fault": …, "report": …}}  → {"pid": …}
+    {"start": {"arguments": […], "root": …, "output": …}}  → {"pid": …}
     {"wait": pid}  → {"code": …}, negative for a signal; {"code": null} when the child has stopped itself
 
+A request may also hold `fault` (see Faults), `report` (true: reports are written), and `path` (a folder of modules).
 A child counts events: every write, sync, rename and deletion under `root`, every optimizer step and evaluation. At the
 event that `fault` names, it kills itself, gets ENOSPC or a signal. So each instant can be hit, again and again.
 """
@@ -175,6 +176,8 @@ def _act(request: dict[str, Any]) -> int:
     from stockpot.cli import main
 
     root = request["root"]
+    if "path" in request:
+        sys.path.insert(0, request["path"])
     if not request.get("report"):
         from stockpot.report import comparison_page, run_page
 
@@ -218,10 +221,7 @@ def _wait(pid: int) -> int | None:
     return None if os.WIFSTOPPED(status) else os.waitstatus_to_exitcode(status)
 
 
-WARM = (
-    "cli.finish", "report.card", "report.page", "report.sentences", "report.tables", "runs.actions", "training.plain",
-    "training.trainer",
-)  # fmt: skip
+WARM = ("cli.finish", "report.card", "report.run_page", "runs.actions", "training.plain", "training.trainer")
 
 
 def _warm_up() -> None:

@@ -102,7 +102,13 @@ def test_every_recipe_is_tried_here() -> None:
     assert {case.recipe for case in CASES} == {path.stem for path in RECIPES.glob("*.yaml")} - language
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+DEFAULT = [
+    pytest.param(case, marks=pytest.mark.thorough) if case.recipe == "food101" else case  # as CIFAR-100, but dearer
+    for case in CASES
+]
+
+
+@pytest.mark.parametrize("case", DEFAULT, ids=str)
 def test_a_recipe_runs(case: Case, overrides_of: Callable[[Case], list[str]], tmp_path: Path) -> None:
     recipe = read_recipe(RECIPES / f"{case.recipe}.yaml", overrides_of(case))
     prepare(recipe, tmp_path / "comparison")  # every method of its comparison fits the stream
