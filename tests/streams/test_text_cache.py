@@ -96,6 +96,7 @@ def test_a_cache_that_cannot_be_written_costs_time_only(folder: Path, calls: lis
     assert len(calls) == 2
 
 
+@pytest.mark.thorough  # the whole data set; test_text_tokens.py packs a few pairs
 def test_the_packed_pairs_of_gsm8k_lose_nothing(shared_data: Callable[[str], Path], folder: Path) -> None:
     from transformers import GPT2Tokenizer
 

@@ -390,5 +390,6 @@ def test_a_hostile_index_takes_no_more_than_a_few_times_its_size(tmp_path: Path,
     assert peak(tmp_path / "m", text, index=True) < 50 + 3 * len(text) / MEBIBYTE
 
 
+@pytest.mark.thorough  # ten seconds, under tracemalloc
 def test_an_index_of_a_million_wrong_values_is_bounded(tmp_path: Path) -> None:
     assert peak(tmp_path / "m", HOSTILE["many keys"], index=True) < 300
