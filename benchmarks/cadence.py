@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from stockpot import methods
-from stockpot.evaluation.accuracy import accuracy
+from stockpot.evaluation.scores.accuracy import accuracy
 from stockpot.evaluation.statistics import estimate_mean, paired
 from stockpot.methods.base import Task
 from stockpot.models.networks import mlp

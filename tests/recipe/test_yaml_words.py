@@ -14,7 +14,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from stockpot.cli.merging import parse_settings
 from stockpot.errors import StockpotError
-from stockpot.evaluation.spec import SCORES
+from stockpot.evaluation.scores import SCORES
 from stockpot.merging.rules import RULES
 from stockpot.merging.spec.mergekit_yaml import parse_merge_config
 from stockpot.methods import registry

@@ -1,10 +1,13 @@
-"""Whether the user agreed to run the programs that a model writes."""
+"""Whether the user agreed to run the programs that a model writes: `give_*` records it, `has_*` asks for it.
+
+A score that needs it demands it: see `Score.require_consent`.
+"""
 
 from __future__ import annotations
 
 import os
 
-# Environment variables, so that the workers of a comparison are told, too.
+# Environment variables, because the worker processes of a comparison inherit them.
 RUN_CODE = "STOCKPOT_RUN_CODE"
 RUN_CODE_UNSANDBOXED = "STOCKPOT_RUN_CODE_UNSANDBOXED"
 
@@ -15,20 +18,20 @@ WITHOUT_A_SANDBOX = (
 
 
 def give_consent() -> None:
-    """The user agrees, for this process and those that it starts."""
+    """Records that the user agrees, for this process and those that it starts."""
     os.environ[RUN_CODE] = "1"
 
 
 def has_consent() -> bool:
-    """Whether the user agreed, with --run-code, --run-code-unsandboxed or an environment variable."""
+    """Whether the user agreed, with --run-code, --run-code-unsandboxed or one of the environment variables."""
     return os.environ.get(RUN_CODE) == "1" or has_unsandboxed_consent()
 
 
 def give_unsandboxed_consent() -> None:
-    """The user agrees to run them even where there is no sandbox, for this process and those that it starts."""
+    """Records that the user agrees to run them even without a sandbox, for this process and those that it starts."""
     os.environ[RUN_CODE_UNSANDBOXED] = "1"
 
 
 def has_unsandboxed_consent() -> bool:
-    """Whether the user agreed to do without a sandbox, with --run-code-unsandboxed or the environment variable."""
+    """Whether the user agreed to do without a sandbox, with --run-code-unsandboxed or its environment variable."""
     return os.environ.get(RUN_CODE_UNSANDBOXED) == "1"

@@ -67,7 +67,7 @@ def _assign(target: Any, part: str, value: Any, override: str) -> None:
 
 def _known_keys(model: type[BaseModel], path: Sequence[str | int], values: Any) -> list[str]:
     """The keys that the block at `path` may hold."""
-    from stockpot.evaluation.spec import SCORES
+    from stockpot.evaluation.scores import SCORES
     from stockpot.methods import DEFAULT, registry
 
     blocks: Any = model
@@ -96,7 +96,7 @@ def _known_keys(model: type[BaseModel], path: Sequence[str | int], values: Any) 
 
 def _where(error: Any) -> list[str | int]:
     """The user's path: without the names of union branches that pydantic puts in; an unknown key is the user's."""
-    from stockpot.evaluation.spec import SCORES
+    from stockpot.evaluation.scores import SCORES
     from stockpot.methods import registry
 
     last = len(error["loc"]) - (error["type"] == "extra_forbidden")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from stockpot.evaluation.spec import AnyScore, defaults
+from stockpot.evaluation.scores import AnyScore, default_scores
 from stockpot.file_names import is_file_name
 from stockpot.methods import DEFAULT, any_config
 from stockpot.methods.base import BaseConfig
@@ -108,12 +108,12 @@ class Recipe(StrictModel):
     @property
     def measured(self) -> list[AnyScore]:
         """The scores, with what is measured where the recipe names none."""
-        return self.metrics or defaults(self.kind)
+        return self.metrics or default_scores(self.kind)
 
     @property
     def primary_score(self) -> AnyScore:
         """The score that the metrics are made of."""
-        return next((one for one in self.measured if one.title == self.primary), self.measured[0])
+        return next((score for score in self.measured if score.title == self.primary), self.measured[0])
 
     @field_validator("name")
     @classmethod

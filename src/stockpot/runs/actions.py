@@ -75,7 +75,7 @@ def check_start(resolved: Recipe, methods: Sequence[BaseConfig] = ()) -> Stream:
 def _check_scores(recipe: Recipe) -> None:
     if not recipe.metrics and recipe.primary is None:
         return
-    from stockpot.evaluation.language.measure import check_scores
+    from stockpot.evaluation.measure import check_scores
 
     assert isinstance(recipe.tasks, list), "a resolved recipe lists its tasks"
     tasks, controls = ([task.name for task in some] for some in (recipe.tasks, recipe.controls))

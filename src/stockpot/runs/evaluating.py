@@ -7,8 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from stockpot.evaluation.accuracy import accuracy
+from stockpot.batches.examples import Examples
 from stockpot.evaluation.consent import has_consent
+from stockpot.evaluation.measure import measure
+from stockpot.evaluation.scores.base import Subject
 from stockpot.runs.session import Session
 from stockpot.streams.text.part import TextPart
 
@@ -31,25 +33,37 @@ def evaluate_model(session: Session, model: nn.Module, learnt: int) -> dict[str,
 
 def evaluate_task(session: Session, model: nn.Module, index: int, learnt: int) -> Measured:
     """The scores on task `index` (from 0) when `learnt` tasks have been learnt."""
+    name, part = session.stream.tasks[index].name, session.stream.test(index)
     candidates = session.stream.rows.evaluated(index, learnt, session.rows(learnt - 1))
-    return _measure(session, model, session.stream.test(index), candidates, session.recipe.primary_score.title)
+    return _measure(session, model, name, part, candidates, session.recipe.primary_score.title)
 
 
 def _evaluate_control(session: Session, model: nn.Module, number: int, learnt: int) -> Measured:
+    control, part = session.stream.controls[number], session.stream.control(number)
     rows = session.rows(learnt - 1)
     candidates = session.stream.rows.evaluated(0, learnt, rows)
-    candidates[[row for row in session.stream.controls[number].rows if row < rows]] = True
-    return _measure(session, model, session.stream.control(number), candidates)
+    candidates[[row for row in control.rows if row < rows]] = True
+    return _measure(session, model, control.name, part, candidates)
 
 
-def _measure(session: Session, model: nn.Module, part: Any, candidates: Tensor, needed: str | None = None) -> Measured:
-    batch_size = session.recipe.evaluation.batch_size
-    if isinstance(part, TextPart):
-        from stockpot.evaluation.language.measure import measure
-
-        specs, tokenizer = session.recipe.measured, session.stream.tokenizer
-        return measure(specs, model, tokenizer, part, batch_size, allow_code=has_consent(), needed=needed)
-    return {"accuracy": accuracy(model, part, candidates, batch_size)}
+def _measure(
+    session: Session,
+    model: nn.Module,
+    task: str,
+    part: Examples | TextPart,
+    candidates: Tensor,
+    needed: str | None = None,
+) -> Measured:
+    subject = Subject(
+        model=model,
+        task=task,
+        part=part,
+        batch_size=session.recipe.evaluation.batch_size,
+        candidates=candidates,
+        tokenizer=session.stream.tokenizer,
+        allow_code=has_consent(),
+    )
+    return measure(session.recipe.measured, subject, needed)
 
 
 def evaluate_late(session: Session, index: int) -> dict[str, list[float | None]]:

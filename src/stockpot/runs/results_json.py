@@ -6,7 +6,7 @@ from typing import Any
 
 from stockpot import files
 from stockpot.evaluation.metrics import control_metrics, stream_metrics
-from stockpot.evaluation.spec import AnyScore
+from stockpot.evaluation.scores import AnyScore
 from stockpot.methods import registry
 from stockpot.results import Costs, Results, Scores
 from stockpot.runs.folder import RunFolder

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from stockpot.errors import StockpotError
 from stockpot.evaluation.consent import has_consent
-from stockpot.evaluation.spec import PassAtK
 from stockpot.methods.base import Method, StartsFrom
 from stockpot.models import lora
 from stockpot.models.head import find_head, head_tensors, name_rows
@@ -133,11 +132,8 @@ def _check_code(run: RunFolder, spec: ModelSpec, allowed: bool) -> None:
 
 def check_consent(recipe: Recipe) -> None:
     """Raises StockpotError where a score runs what the model writes, and the user did not agree to that."""
-    for spec in recipe.measured:
-        if isinstance(spec, PassAtK):
-            from stockpot.evaluation.language.code import require_consent
-
-            require_consent(spec, has_consent())
+    for score in recipe.measured:
+        score.require_consent(has_consent())
 
 
 def open_stream(recipe: Recipe, start: Path | None = None) -> Stream:

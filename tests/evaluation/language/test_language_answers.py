@@ -9,26 +9,22 @@ from typing import Any
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
+from scoring import measured
 from torch import Tensor, nn
 
 from stockpot.batches.token_examples import TokenExamples
 from stockpot.errors import StockpotError
-from stockpot.evaluation.language import answer
-from stockpot.evaluation.language.answer import extracted, normalised, spaced
-from stockpot.evaluation.language.choice import candidates, given_and_said, log_likelihoods
-from stockpot.evaluation.language.measure import check_scores, measure
-from stockpot.evaluation.spec import (
-    Accuracy,
-    AnyScore,
-    BitsPerByte,
-    ExactMatch,
-    LmEval,
-    Loss,
-    MultipleChoice,
-    PassAtK,
-    Perplexity,
-    defaults,
-)  # fmt: skip
+from stockpot.evaluation.measure import check_scores
+from stockpot.evaluation.scores import AnyScore, default_scores, exact_match
+from stockpot.evaluation.scores.accuracy import Accuracy
+from stockpot.evaluation.scores.base import Subject, evenly_spaced
+from stockpot.evaluation.scores.bits_per_byte import BitsPerByte
+from stockpot.evaluation.scores.exact_match import ExactMatch, extracted, normalised
+from stockpot.evaluation.scores.lm_eval import LmEval
+from stockpot.evaluation.scores.loss import Loss
+from stockpot.evaluation.scores.multiple_choice import MultipleChoice, log_likelihoods, prompt_and_candidate_tokens
+from stockpot.evaluation.scores.pass_at_k import PassAtK
+from stockpot.evaluation.scores.perplexity import Perplexity
 from stockpot.models.tokenizer import train_tokenizer
 from stockpot.streams.text.encoding import encode_pairs
 from stockpot.streams.text.part import TextPart
@@ -61,6 +57,10 @@ def questions(*completions: str, **columns: list[Any]) -> TextPart:
     return TextPart("law", NOTHING, 1, ["Is it? "] * len(completions), list(completions), rows)
 
 
+def subject(part: TextPart) -> Subject:
+    return Subject(nn.Linear(1, 1), part.task, part, 1)
+
+
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
@@ -81,23 +81,23 @@ def test_the_answer_is_the_first_match() -> None:
 
 def test_exact_match_is_the_fraction_of_right_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     written = [["so #### 12.0"], ["#### 5"], ["I do not know"], ["#### 1000."]]
-    monkeypatch.setattr(answer, "continuations", lambda *_a, **_k: written)
+    monkeypatch.setattr(exact_match, "continuations", lambda *_a, **_k: written)
     part = questions("#### 12", "#### 6", "#### 7", "thus #### 1,000")
-    assert measure([ExactMatch()], nn.Linear(1, 1), None, part, 4) == {"exact_match": 0.5}
+    assert measured([ExactMatch()], nn.Linear(1, 1), None, part, 4) == {"exact_match": 0.5}
 
 
 def test_a_completion_without_an_answer_is_named() -> None:
     with pytest.raises(StockpotError, match="test example 1 has no"):
-        measure([ExactMatch()], nn.Linear(1, 1), None, questions("#### 1", "none"), 4)
+        measured([ExactMatch()], nn.Linear(1, 1), None, questions("#### 1", "none"), 4)
 
 
-def test_examples_are_evenly_spaced() -> None:
-    assert spaced(range(10), 4) == [0, 2, 5, 7]
-    assert spaced([1, 2], 5) == spaced([1, 2], None) == [1, 2]
+def test_examples_are_evenly_evenly_spaced() -> None:
+    assert evenly_spaced(range(10), 4) == [0, 2, 5, 7]
+    assert evenly_spaced([1, 2], 5) == evenly_spaced([1, 2], None) == [1, 2]
 
 
 def test_log_likelihoods_are_sums_over_the_candidates_own_tokens(tokenizer: Any) -> None:
-    said = {text: given_and_said(tokenizer, "Is it? ", text)[1] for text in ("Yes", "No", "Maybe so")}
+    said = {text: prompt_and_candidate_tokens(tokenizer, "Is it? ", text)[1] for text in ("Yes", "No", "Maybe so")}
     model = Favour(len(tokenizer), {said["Yes"][0]: 5.0})
     total = len(tokenizer) - 1 + 5
     found = log_likelihoods(model, tokenizer, [("Is it? ", text) for text in said], 2)
@@ -110,7 +110,7 @@ def test_candidates_are_tokenised_as_training_tokenises_completions(tokenizer: A
     cases = [("Is it? ", "Yes"), ("Is it?", " Yes"), ("Is i", "t? No"), ("", "Maybe"), ("Yes", "")]
     rows = TextRows("here", [PromptPair(*case) for case in cases[:-1]], list(range(4)), [])
     for one, case in zip(encode_pairs(rows, tokenizer, training=False), cases[:-1], strict=True):
-        given, said = given_and_said(tokenizer, *case)
+        given, said = prompt_and_candidate_tokens(tokenizer, *case)
         assert (one.tokens.tolist(), int(one.learnt.sum())) == (given + said, len(said))
 
 
@@ -118,42 +118,42 @@ def test_the_likeliest_candidate_wins_and_lengths_can_be_divided_out(tokenizer: 
     # Uniform, and every candidate spelt byte by byte or in longer tokens: fewer tokens are likelier.
     model, V = Favour(len(tokenizer), {}), len(tokenizer)
     texts = ["N", "NzN"]
-    counts = {text: len(given_and_said(tokenizer, "Is it? ", text)[1]) for text in texts}
+    counts = {text: len(prompt_and_candidate_tokens(tokenizer, "Is it? ", text)[1]) for text in texts}
     assert counts == {"N": 1, "NzN": 3}
     part = questions("N", "NzN", "N")
-    assert measure([MultipleChoice()], model, tokenizer, part, 2) == {"multiple_choice": pytest.approx(2 / 3)}
+    assert measured([MultipleChoice()], model, tokenizer, part, 2) == {"multiple_choice": pytest.approx(2 / 3)}
     tied = {"multiple_choice": 0.0}  # −log V for each byte and each token, of both: a tie is a miss
     for normalise in ("bytes", "tokens"):
-        assert measure([MultipleChoice(normalise=normalise)], model, tokenizer, part, 2) == tied, V
+        assert measured([MultipleChoice(normalise=normalise)], model, tokenizer, part, 2) == tied, V
 
 
 def test_candidates_are_the_completions_of_the_same_group() -> None:
     part = questions("Yes", "No", "A", "B", "Yes", kind=["x", "x", "y", "y", "x"])
-    found = candidates(MultipleChoice(group="kind"), part)
+    found = MultipleChoice(group="kind").candidates(subject(part))
     assert found == [["Yes", "No"], ["Yes", "No"], ["A", "B"], ["A", "B"], ["Yes", "No"]]
     with pytest.raises(StockpotError, match=r"no column 'kin'\. Did you mean 'kind'"):
-        candidates(MultipleChoice(group="kin"), part)
+        MultipleChoice(group="kin").candidates(subject(part))
     with pytest.raises(StockpotError, match=r"test example 2, 'A', is not in `choices`"):
-        candidates(MultipleChoice(choices=["Yes", "No"]), part)
+        MultipleChoice(choices=["Yes", "No"]).candidates(subject(part))
 
 
 def test_cells_that_cannot_be_measured_are_empty_unless_named() -> None:
     plain = TextPart("wiki", NOTHING, 1)
     model = Favour(4, {})
-    found = measure([Loss(), ExactMatch(), MultipleChoice(), Perplexity(tasks=["law"])], model, None, plain, 1)
+    found = measured([Loss(), ExactMatch(), MultipleChoice(), Perplexity(tasks=["law"])], model, None, plain, 1)
     assert found == {
         "loss": pytest.approx(log(4)), "exact_match": None, "multiple_choice": None, "perplexity": None
     }  # fmt: skip
     for spec in (ExactMatch(tasks=["wiki"]), MultipleChoice(tasks=["wiki"]), Accuracy(tasks=["wiki"])):
         with pytest.raises(StockpotError, match=f"{spec.name} on 'wiki'"):
-            measure([spec], model, None, plain, 1)
+            measured([spec], model, None, plain, 1)
 
 
 def test_numbers_that_are_not_finite_are_no_scores() -> None:
     model = Favour(4, {})
     with torch.no_grad():
         model.logits.fill_(float("nan"))
-    assert measure([Loss(), Perplexity()], model, None, TextPart("a", NOTHING, 1), 1) == {
+    assert measured([Loss(), Perplexity()], model, None, TextPart("a", NOTHING, 1), 1) == {
         "loss": None, "perplexity": None
     }  # fmt: skip
 
@@ -161,7 +161,7 @@ def test_numbers_that_are_not_finite_are_no_scores() -> None:
 @pytest.mark.parametrize(
     ("specs", "message"),
     [
-        ([Loss(), Loss()], "two metrics are called so"),
+        ([Loss(), Loss()], "two metrics have this name"),
         ([Loss(), ExactMatch(tasks=["lwa"])], "there is no 'lwa'. Did you mean 'law'"),
         ([ExactMatch(tasks=["law"])], "leaves out 'code'"),
         ([Loss(), Accuracy()], "for a classifier"),
@@ -180,8 +180,8 @@ def test_the_primary_score_is_one_of_those_that_are_measured() -> None:
 def test_metrics_that_make_sense_pass() -> None:
     check_scores([Loss(), Loss(label="again", tasks=["wiki"])], ["law", "code"], ["wiki"])
     check_scores([ExactMatch(tasks=["law"]), Loss()], ["law", "code"], primary="loss")
-    check_scores(defaults("language"), ["law"])
-    check_scores(defaults("text"), ["law"], kind="text")
+    check_scores(default_scores("language"), ["law"])
+    check_scores(default_scores("text"), ["law"], kind="text")
 
 
 def test_metrics_are_read_from_names_and_blocks() -> None:
@@ -199,7 +199,7 @@ def test_metrics_are_read_from_names_and_blocks() -> None:
     [
         ("los", "unknown metric 'los'. Did you mean 'loss'"),
         ({"name": "exact_match", "extract": "a(b)(c)"}, "has 2 groups"),
-        ({"name": "exact_match", "extract": "a(b"}, "no regular expression"),
+        ({"name": "exact_match", "extract": "a(b"}, "is not a regular expression"),
         ({"name": "pass@k", "k": 3, "samples": 2}, "at least 3 samples"),
         ({"name": "multiple_choice", "choices": ["a", "b"], "group": "c"}, "not both"),
         ({"limit": 3}, "needs its `name`"),
@@ -222,13 +222,13 @@ def test_the_direction_of_a_harness_task_is_its_own() -> None:
 
 def test_candidates_that_a_limit_took_away_are_missed_by_name() -> None:
     part = TextPart("law", NOTHING, 1, ["a", "b"], ["Yes", "No"], [{"kind": "x"}, {"kind": "y"}])
-    with pytest.raises(StockpotError, match=r"1 distinct completion where kind is 'x', of 2 .* evaluation\.limit"):
-        candidates(MultipleChoice(group="kind"), part)
+    with pytest.raises(StockpotError, match=r"1 distinct completion where kind is 'x', among .*2 .* evaluation\.limit"):
+        MultipleChoice(group="kind").candidates(subject(part))
 
 
 def test_the_primary_score_is_measured_on_every_task_or_the_run_does_not_begin(tokenizer: Any) -> None:
     text = TextPart("law", NOTHING, 1)
     scores = [ExactMatch()]
-    assert measure(scores, nn.Linear(1, 1), tokenizer, text, 1) == {"exact_match": None}
+    assert measured(scores, nn.Linear(1, 1), tokenizer, text, 1) == {"exact_match": None}
     with pytest.raises(StockpotError, match=r"exact_match on 'law': .* no prompts .* name another in `primary`"):
-        measure(scores, nn.Linear(1, 1), tokenizer, text, 1, needed="exact_match")
+        measured(scores, nn.Linear(1, 1), tokenizer, text, 1, needed="exact_match")

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from scoring import measured
 from torch import nn
 
 from stockpot.batches.token_examples import TokenExamples
 from stockpot.errors import StockpotError
-from stockpot.evaluation.language import code
-from stockpot.evaluation.language.code import pass_at_k, program
-from stockpot.evaluation.language.measure import measure
-from stockpot.evaluation.spec import LmEval, PassAtK
+from stockpot.evaluation.scores import pass_at_k as module
+from stockpot.evaluation.scores.lm_eval import LmEval
+from stockpot.evaluation.scores.pass_at_k import PassAtK, pass_at_k, program_text
 from stockpot.streams.text.part import TextPart
 
 NOTHING = TokenExamples(torch.tensor([0]).int(), torch.tensor([1]), torch.tensor([1]).int())
@@ -39,24 +39,24 @@ def part(rows: list[dict[str, Any]]) -> TextPart:
 
 def test_programs_are_what_begins_what_is_written_and_the_tests() -> None:
     mbpp = {"test_list": ["assert f(1) == 2", "assert f(2) == 3"]}
-    assert program(PassAtK(), mbpp, "def f(x):\n    return x + 1") == (
+    assert program_text(PassAtK(), mbpp, "def f(x):\n    return x + 1") == (
         "def f(x):\n    return x + 1\nassert f(1) == 2\nassert f(2) == 3\n"
     )
     human = {"prompt": "def f(x):\n", "test": "def check(g):\n    assert g(1) == 2", "entry_point": "f"}
     spec = PassAtK(tests="test", entry_point="entry_point", begin="prompt", stop=["\nprint", "\ndef"])
-    assert program(spec, human, "    return x + 1\ndef h(): 0\nprint(3)") == (
+    assert program_text(spec, human, "    return x + 1\ndef h(): 0\nprint(3)") == (
         "def f(x):\n    return x + 1\ndef check(g):\n    assert g(1) == 2\ncheck(f)\n"
     )
-    assert program(PassAtK(), {"test_list": "pass"}, "Sure:\n```python\nx = 1\n```\nDone.") == "x = 1\npass\n"
+    assert program_text(PassAtK(), {"test_list": "pass"}, "Sure:\n```python\nx = 1\n```\nDone.") == "x = 1\npass\n"
 
 
 def test_the_score_is_the_mean_of_pass_at_k(monkeypatch: pytest.MonkeyPatch) -> None:
     right, wrong = "f = lambda x: x + 1", "f = lambda x: x"
     written = [[right, wrong, wrong], [wrong, wrong, wrong], [right, right, "f = ("]]
-    monkeypatch.setattr(code, "continuations", lambda *_a, **_k: written)
+    monkeypatch.setattr(module, "continuations", lambda *_a, **_k: written)
     spec = PassAtK(run_code=True, k=2, samples=3)
     rows = [{"test_list": ["assert f(1) == 2"]}] * 3
-    found = measure([spec], nn.Linear(1, 1), None, part(rows), 1, allow_code=True)
+    found = measured([spec], nn.Linear(1, 1), None, part(rows), 1, allow_code=True)
     assert found == {"pass@2": pytest.approx((2 / 3 + 0 + 1) / 3)}
 
 
@@ -64,10 +64,10 @@ def test_the_score_is_the_mean_of_pass_at_k(monkeypatch: pytest.MonkeyPatch) -> 
 def test_nothing_runs_without_consent_given_twice(
     run_code: bool, allowed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(code, "passes", lambda *_a: pytest.fail("a program was run"))
-    monkeypatch.setattr(code, "continuations", lambda *_a, **_k: [["x"]])
+    monkeypatch.setattr(module, "passes", lambda *_a: pytest.fail("a program was run"))
+    monkeypatch.setattr(module, "continuations", lambda *_a, **_k: [["x"]])
     with pytest.raises(StockpotError, match=r"runs programs") as caught:
-        measure([PassAtK(run_code=run_code)], nn.Linear(1, 1), None, part([{"test_list": []}]), 1, allow_code=allowed)
+        measured([PassAtK(run_code=run_code)], nn.Linear(1, 1), None, part([{"test_list": []}]), 1, allow_code=allowed)
     assert ("run_code: true" in str(caught.value)) == (not run_code)
     assert ("--run-code" in str(caught.value)) == (not allowed)
 
@@ -75,9 +75,9 @@ def test_nothing_runs_without_consent_given_twice(
 def test_missing_columns_are_named_or_leave_the_cell_empty() -> None:
     given = part([{"tests": ["pass"]}])
     keys: dict[str, Any] = {"run_code": True, "tests": "test"}
-    assert measure([PassAtK(**keys)], nn.Linear(1, 1), None, given, 1, allow_code=True) == {"pass@1": None}
+    assert measured([PassAtK(**keys)], nn.Linear(1, 1), None, given, 1, allow_code=True) == {"pass@1": None}
     with pytest.raises(StockpotError, match=r"no column 'test'\. Did you mean 'tests'"):
-        measure([PassAtK(**keys, tasks=["code"])], nn.Linear(1, 1), None, given, 1, allow_code=True)
+        measured([PassAtK(**keys, tasks=["code"])], nn.Linear(1, 1), None, given, 1, allow_code=True)
 
 
 @pytest.mark.parametrize("unsandboxed", [False, True])
@@ -86,6 +86,6 @@ def test_programs_of_the_harness_which_no_sandbox_confines_need_the_consent_for_
 ) -> None:
     monkeypatch.setenv("STOCKPOT_RUN_CODE", "1")
     monkeypatch.setenv("STOCKPOT_RUN_CODE_UNSANDBOXED", str(int(unsandboxed)))
-    monkeypatch.setattr("stockpot.evaluation.language.measure.lm_eval_score", lambda *given: float(given[-1]))
+    monkeypatch.setattr("stockpot.evaluation.scores.lm_eval.run_harness", lambda *given: float(given[-1]))
     spec = LmEval(name="lm_eval", task="humaneval", metric="pass@1", tasks=["code"])
-    assert measure([spec], nn.Linear(1, 1), None, part([]), 1, allow_code=True) == {spec.title: float(unsandboxed)}
+    assert measured([spec], nn.Linear(1, 1), None, part([]), 1, allow_code=True) == {spec.title: float(unsandboxed)}

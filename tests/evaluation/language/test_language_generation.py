@@ -119,5 +119,5 @@ def test_a_prompt_longer_than_the_context_loses_its_beginning(model: LlamaForCau
 
 
 def test_a_module_that_cannot_write_is_refused(tokenizer: Any) -> None:
-    with pytest.raises(StockpotError, match="a Linear cannot write"):
+    with pytest.raises(StockpotError, match="a Linear cannot generate text"):
         sample_continuations(nn.Linear(1, 1), tokenizer, ["a"])

@@ -13,9 +13,8 @@ import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from stockpot.errors import StockpotError
-from stockpot.evaluation.language.choice import log_likelihoods
-from stockpot.evaluation.language.harness import declared_direction, lm_eval_score, picked
-from stockpot.evaluation.spec import LmEval
+from stockpot.evaluation.scores.lm_eval import LmEval, declared_direction, pick_result, run_harness
+from stockpot.evaluation.scores.multiple_choice import log_likelihoods
 from stockpot.models.tokenizer import train_tokenizer
 
 QUESTIONS = [("Is it", 0), ("Can it be", 1), ("Was it", 1), ("Will it", 0), ("Had it been", 1), ("May it", 0)]
@@ -64,12 +63,12 @@ def test_accuracy_of_a_local_task_is_that_of_our_own_likelihoods_and_nothing_is_
         hits += likelihoods.index(max(likelihoods)) == answer
     model.train()
     python, state = random.getstate(), torch.get_rng_state()
-    found = lm_eval_score(spec(task), model, tokenizer, batch_size=4)
+    found = run_harness(spec(task), model, tokenizer, batch_size=4)
     assert found == pytest.approx(hits / len(QUESTIONS))
     assert model.training and random.getstate() == python and torch.equal(torch.get_rng_state(), state)
 
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(task))
-    assert lm_eval_score(spec(str(tmp_path / "mine.yaml")), model, tokenizer, batch_size=1) == found
+    assert run_harness(spec(str(tmp_path / "mine.yaml")), model, tokenizer, batch_size=1) == found
 
 
 def test_the_harness_says_which_way_its_metrics_run() -> None:
@@ -85,7 +84,7 @@ def test_a_yaml_file_runs_no_code(tmp_path: Path, model: LlamaForCausalLM, token
     (tmp_path / "utils.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\ndef f(doc): return ''")
     (tmp_path / "mine.yaml").write_text("task: mine\ndoc_to_text: !function utils.f\n")
     with pytest.raises(StockpotError, match=r"mine\.yaml"):
-        lm_eval_score(spec(str(tmp_path / "mine.yaml")), model, tokenizer, 1)
+        run_harness(spec(str(tmp_path / "mine.yaml")), model, tokenizer, 1)
     assert not (tmp_path / "ran").exists()
 
 
@@ -93,15 +92,15 @@ def test_a_task_that_fails_is_one_line(tmp_path: Path, model: LlamaForCausalLM, 
     pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed (extra `eval`)")
     broken = {**definition(tmp_path), "doc_to_text": "{{nothing}}"}
     with pytest.raises(StockpotError, match="'mine' failed") as caught:
-        lm_eval_score(spec(broken), model, tokenizer, 1)
+        run_harness(spec(broken), model, tokenizer, 1)
     assert "\n" not in str(caught.value)
 
 
 def test_results_are_picked_by_name_and_filter() -> None:
     results = {"alias": "x", "acc,none": 0.5, "acc_stderr,none": 0.1, "em,strict": 0.25, "em,loose": 0.75}
-    assert picked(spec("t", "acc"), results) == 0.5
-    assert picked(spec("t", "em,loose"), results) == 0.75
+    assert pick_result(spec("t", "acc"), results) == 0.5
+    assert pick_result(spec("t", "em,loose"), results) == 0.75
     with pytest.raises(StockpotError, match="several results 'em'; give one of em,strict, em,loose"):
-        picked(spec("t", "em"), results)
+        pick_result(spec("t", "em"), results)
     with pytest.raises(StockpotError, match="no result 'f1'; give one of acc,none"):
-        picked(spec("t", "f1"), results)
+        pick_result(spec("t", "f1"), results)

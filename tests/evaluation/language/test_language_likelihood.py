@@ -9,15 +9,18 @@ from typing import Any
 
 import pytest
 import torch
+from scoring import measured
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from stockpot.batches.examples import IGNORED
 from stockpot.batches.token_examples import TokenExamples
 from stockpot.evaluation.language import likelihood
-from stockpot.evaluation.language.likelihood import alike, sequence_scores, token_scores
-from stockpot.evaluation.language.measure import measure
-from stockpot.evaluation.spec import BitsPerByte, Loss, Perplexity, TokenAccuracy
+from stockpot.evaluation.language.likelihood import batches_of_similar_length, sequence_scores, token_scores
+from stockpot.evaluation.scores.bits_per_byte import BitsPerByte
+from stockpot.evaluation.scores.loss import Loss
+from stockpot.evaluation.scores.perplexity import Perplexity
+from stockpot.evaluation.scores.token_accuracy import TokenAccuracy
 from stockpot.streams.text.part import TextPart
 
 
@@ -62,7 +65,7 @@ def test_a_uniform_model_has_the_loss_of_its_vocabulary() -> None:
     V, text = 7, [0, 3, 2, 2, 6, 1]
     model = Bigram(torch.full((V, V), 1 / V))
     part = TextPart("a", sequences(text, text[:3]), bytes=11)
-    found = measure([Loss(), Perplexity(), BitsPerByte(), TokenAccuracy()], model, None, part, 2)
+    found = measured([Loss(), Perplexity(), BitsPerByte(), TokenAccuracy()], model, None, part, 2)
     assert found["loss"] == pytest.approx(log(V), rel=1e-14)
     assert found["perplexity"] == pytest.approx(V, rel=1e-13)
     assert found["bits_per_byte"] == pytest.approx((5 + 2) * log2(V) / 11, rel=1e-14)
@@ -86,7 +89,7 @@ def test_what_is_given_is_not_scored() -> None:
 def test_the_mean_is_over_tokens_not_over_sequences() -> None:
     table = torch.tensor([[0.5, 0.5], [0.125, 0.875]])
     part = TextPart("a", sequences([0, 0, 0, 0], [1, 0]), bytes=1)
-    found = measure([Loss(), Perplexity()], Bigram(table), None, part, 1)
+    found = measured([Loss(), Perplexity()], Bigram(table), None, part, 1)
     assert found["loss"] == pytest.approx((3 * log(2) + log(8)) / 4)
     assert found["perplexity"] == pytest.approx(exp((3 * log(2) + log(8)) / 4))
 
@@ -127,8 +130,8 @@ def test_the_loss_is_that_of_transformers_and_the_model_is_left_as_it_was() -> N
 def test_limits_on_logits_change_nothing_but_the_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     model, examples = llama(), ragged()
     wanted = token_scores(model, examples, 13)
-    monkeypatch.setattr(likelihood, "ON_CPU", 40 * 25)
-    monkeypatch.setattr(likelihood, "CHUNK", 40 * 3)
+    monkeypatch.setattr(likelihood, "LOGITS_ON_CPU", 40 * 25)
+    monkeypatch.setattr(likelihood, "LOGITS_AT_ONCE", 40 * 3)
     seen: list[int] = []
     hook = model.register_forward_hook(lambda _m, _i, output: seen.append(output.logits.numel()))
     found = token_scores(model, examples, 13)
@@ -139,6 +142,6 @@ def test_limits_on_logits_change_nothing_but_the_batches(monkeypatch: pytest.Mon
 
 def test_batches_hold_every_sequence_once_and_respect_their_bounds() -> None:
     lengths = [5, 1, 9, 9, 2, 30, 4]
-    batches = list(alike(lengths, 3, 20))
+    batches = list(batches_of_similar_length(lengths, 3, 20))
     assert sorted(index for batch in batches for index in batch) == list(range(7))
     assert all(len(b) == 1 or (len(b) <= 3 and len(b) * max(lengths[i] for i in b) <= 20) for b in batches)

@@ -21,8 +21,8 @@ from pathlib import Path
 import pytest
 
 from stockpot.errors import StockpotError
-from stockpot.evaluation.language import bubblewrap, escape, sandbox
-from stockpot.evaluation.language.child import Limits, run_program
+from stockpot.evaluation.language import bubblewrap, sandbox, sandbox_check
+from stockpot.evaluation.language.program import Limits, run_program
 from stockpot.evaluation.language.sandbox import passes
 
 QUICK = Limits(seconds=5.0)
@@ -30,7 +30,7 @@ SECRET = "a-secret-of-the-user"
 
 
 def _need_the_sandbox() -> None:
-    if (fault := escape.obstacle()) is not None:
+    if (fault := sandbox_check.obstacle()) is not None:
         (pytest.fail if os.environ.get("STOCKPOT_SANDBOX_REQUIRED") == "1" else pytest.skip)(f"no sandbox: {fault}")
 
 
@@ -367,16 +367,19 @@ def _soon(holds: Callable[[], object]) -> bool:
 
 
 def test_the_check_finds_that_a_program_without_the_sandbox_gets_out() -> None:
-    assert escape.escapes(confined=False) == "a program that was run in it as a check read a file outside its folder"
-    assert escape.honest_fault(confined=False) is None
+    assert (
+        sandbox_check.escapes(confined=False)
+        == "a program that was run in it as a check read a file outside its folder"
+    )
+    assert sandbox_check.honest_fault(confined=False) is None
 
 
 @pytest.fixture
 def without_bubblewrap(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("PATH", "/nowhere")
-    escape.obstacle.cache_clear()
+    sandbox_check.obstacle.cache_clear()
     yield
-    escape.obstacle.cache_clear()
+    sandbox_check.obstacle.cache_clear()
 
 
 def test_without_a_sandbox_nothing_runs_unless_the_user_agreed(
@@ -396,12 +399,12 @@ def test_a_sandbox_that_a_program_gets_out_of_is_none(monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         bubblewrap, "command", lambda _folder, filters: [str(bubblewrap.where()), "--seccomp", str(filters), *whole]
     )
-    escape.obstacle.cache_clear()
+    sandbox_check.obstacle.cache_clear()
     try:
         with pytest.raises(StockpotError, match=r"as a check read a file outside its folder\. Install"):
             passes("assert True")
     finally:
-        escape.obstacle.cache_clear()
+        sandbox_check.obstacle.cache_clear()
 
 
 def test_a_sandbox_that_does_not_start_is_none_and_its_words_are_passed_on(
@@ -409,20 +412,22 @@ def test_a_sandbox_that_does_not_start_is_none_and_its_words_are_passed_on(
 ) -> None:
     bwrap = str(bubblewrap.where())
     monkeypatch.setattr(bubblewrap, "command", lambda _folder, _filters: [bwrap, "--no-such-option", "--"])
-    assert "it does not start here (bwrap: Unknown option --no-such-option)" in str(escape.escapes(confined=True))
+    assert "it does not start here (bwrap: Unknown option --no-such-option)" in str(
+        sandbox_check.escapes(confined=True)
+    )
     with pytest.raises(StockpotError, match=r"could not be started: bwrap: Unknown option"):
         passes("assert True")  # the check was made before: it is not counted as a program that fails
 
 
 def test_where_honest_programs_fail_it_is_said(without_bubblewrap: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STOCKPOT_RUN_CODE_UNSANDBOXED", "1")
-    monkeypatch.setattr(escape, "_HONEST", "raise SystemExit(1)")
-    escape.honest_fault.cache_clear()
+    monkeypatch.setattr(sandbox_check, "_HONEST", "raise SystemExit(1)")
+    sandbox_check.honest_fault.cache_clear()
     try:
         with pytest.raises(StockpotError, match=r"cannot be run: an honest program .* fails in it \(exit code 1\)"):
             sandbox.confined()
     finally:
-        escape.honest_fault.cache_clear()
+        sandbox_check.honest_fault.cache_clear()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")

@@ -1,1 +1,1 @@
-"""Scores of language models: of what they find likely, of what they write, and of what their code does."""
+"""What scores of language models are made of: likelihoods, continuations, and a sandbox for programs."""

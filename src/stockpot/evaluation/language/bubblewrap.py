@@ -1,8 +1,8 @@
-"""The sandbox: bubblewrap's namespaces, in which little can be seen, and a filter of system calls.
+"""The sandbox: bubblewrap's namespaces, which hide most of the system, and a filter of system calls.
 
-A program sees the system's and Python's libraries, which it cannot change, and an empty folder and /tmp, which are in
-memory, limited in size and gone afterwards. It has no network, sees no other process, and cannot start one: all that
-it takes is taken by one process, which the kernel limits.
+A program sees the system's and Python's libraries, read-only, and an empty folder and /tmp, which are in memory,
+limited in size and gone afterwards. It has no network, sees no other process, and cannot start one: everything that it
+uses is used by one process, which the kernel limits.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import struct
 import sys
 from pathlib import Path
 
-# What programs need of the system beside Python: libraries, and what the loader and time zones look up.
+# What programs need from the system besides Python: libraries, and files that the loader and time zones look up.
 _SYSTEM = ("/usr", "/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime", "/nix/store", "/gnu/store")
 _TOP = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 
@@ -26,7 +26,7 @@ def where() -> str | None:
 
 
 def python() -> str:
-    """The interpreter behind links, so that the sandbox needs no environment's folder."""
+    """The interpreter with links resolved, so that the sandbox needs no folder of a virtual environment."""
     return str(Path(sys.executable).resolve())
 
 
@@ -37,15 +37,15 @@ def packages() -> list[str]:
 
 
 def command(folder: int, filters: int) -> list[str]:
-    """What stands before a command to confine it.
+    """The prefix that confines a command.
 
-    `folder` bytes can be written to /tmp, and as many to /dev/shm; `filters` is the descriptor of the filter.
+    /tmp and /dev/shm each hold at most `folder` bytes; `filters` is the file descriptor of the filter.
     """
     bwrap = where()
-    assert bwrap is not None, "looked for before"
+    assert bwrap is not None, "checked before"
     prefix = Path(python()).parent.parent
     inside = [python(), *(str(prefix / name) for name in ("lib", "lib64")), *packages()]
-    links = [option for path in _TOP for option in _as_it_is(path)]
+    links = [option for path in _TOP for option in _link_or_folder(path)]
     return [
         *(bwrap, "--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1"),
         *("--cap-drop", "ALL", "--seccomp", str(filters)),
@@ -63,21 +63,21 @@ def _visible(*paths: str) -> list[str]:
     return [option for path in paths if Path(path).exists() for option in ("--ro-bind", path, path)]
 
 
-def _as_it_is(path: str) -> list[str]:
+def _link_or_folder(path: str) -> list[str]:
     return ["--symlink", str(Path(path).readlink()), path] if Path(path).is_symlink() else _visible(path)
 
 
-# The filter, in the kernel's own instructions: linux/bpf_common.h, linux/seccomp.h, linux/audit.h.
+# The filter is a program in classic BPF: constants from linux/bpf_common.h, linux/seccomp.h and linux/audit.h.
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16  # where in struct seccomp_data
+_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data
 _KILL, _REFUSE, _ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
 _EPERM, _ENOSYS = 1, 38
 _CLONE_THREAD = 0x00010000
-_OTHER_NUMBERS = 0x40000000  # from here on x86-64 counts its calls again, for another layout of pointers
+_OTHER_NUMBERS = 0x40000000  # from here on, x86-64 numbers its calls again for the x32 ABI, past our list
 
 # fork and vfork; other namespaces (unshare, setns); memory beside the address space (shmget).
 _REFUSED = {"x86_64": (57, 58, 272, 308, 29), "aarch64": (97, 268, 194)}
-# clone3, whose flags are out of a filter's sight: the C library then uses clone; memfd_create.
+# clone3, since a filter cannot see its flags: the C library then falls back to clone; memfd_create.
 _UNKNOWN = {"x86_64": (435, 319), "aarch64": (435, 279)}
 _CLONE = {"x86_64": 56, "aarch64": 220}
 _AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -86,7 +86,7 @@ PROCESSORS = tuple(_CLONE)
 
 
 def system_call_filter(machine: str | None = None) -> bytes:
-    """Threads may be started, processes not; `machine` is the kernel's name of this processor by default."""
+    """A filter that allows threads and refuses processes, for the processor `machine`; by default for this one."""
     machine = machine or platform.machine()
     steps = [
         (_LOAD, 0, 0, _ARCHITECTURE),

@@ -1,4 +1,4 @@
-"""What a language model writes: greedy or sampled continuations of prompts."""
+"""Greedy or sampled continuations of prompts."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from torch import nn
 
 from stockpot.batches.outputs import evaluation_mode
 from stockpot.errors import StockpotError
-from stockpot.evaluation.language.likelihood import alike, text_configuration
+from stockpot.evaluation.language.likelihood import batches_of_similar_length, text_configuration
 from stockpot.models.tokenizer import padding, start_of_text
 from stockpot.streams.text.encoding import encode, leading_tokens
 
-POSITIONS = 2**17  # at most so many in one batch, those still to be written among them: their keys and values are kept
+POSITIONS = 2**17  # the most in one batch, new tokens included: their keys and values are cached
 
 
 def prompt_tokens(tokenizer: Any, prompt: str) -> list[int]:
-    """The prompt's tokens as training gives them, at least one.
+    """The prompt's tokens as in training, at least one.
 
-    Beginning of text goes first where the tokenizer puts one, unless a chat template did already; an empty prompt is
-    the token that a text starts from.
+    The beginning-of-text token goes first where the tokenizer adds one, unless a chat template did already; an empty
+    prompt becomes the token that a text starts from.
     """
-    found: list[int] = encode(tokenizer, [prompt])[0].tolist()
+    tokens: list[int] = encode(tokenizer, [prompt])[0].tolist()
     before = leading_tokens(tokenizer)
-    return (found if before and found[:1] == before else before + found) or [start_of_text(tokenizer)]
+    return (tokens if before and tokens[:1] == before else before + tokens) or [start_of_text(tokenizer)]
 
 
-def context(model: nn.Module) -> int | None:
-    """Tokens that the model can read and write at once; None where its configuration does not say."""
-    found = getattr(text_configuration(model), "max_position_embeddings", None)
-    return found if isinstance(found, int) and found > 0 else None
+def context_length(model: nn.Module) -> int | None:
+    """The most tokens of prompt and continuation together; None where the model's configuration does not say."""
+    length = getattr(text_configuration(model), "max_position_embeddings", None)
+    return length if isinstance(length, int) and length > 0 else None
 
 
 @torch.no_grad()
@@ -47,33 +47,35 @@ def continuations(
     samples: int = 1,
     seed: int = 0,
 ) -> list[list[str]]:
-    """For each prompt, in order, `samples` texts that the model goes on with, special tokens left out.
+    """`samples` continuations of each prompt, in order, without special tokens.
 
-    At temperature 0 the likeliest token is taken each time, at T > 0 it is drawn from softmax(logits / T), from `seed`.
-    What the model's generation configuration says of penalties and filters does not count. A prompt that leaves no
-    room for `max_new_tokens` loses its beginning. Torch's generators, the modules' modes, the model and its generation
-    configuration are left as they were. Raises StockpotError where the model cannot write.
+    At temperature 0 the likeliest token is taken each time; at T > 0 tokens are drawn from softmax(logits / T), with
+    `seed`. Penalties and filters of the model's generation configuration are not applied. A prompt that leaves no room
+    for `max_new_tokens` loses its start. Torch's generators, the modules' modes, the model and its generation
+    configuration are left as they were. Raises StockpotError where the model cannot generate text.
     """
     if not hasattr(model, "generate"):
-        raise StockpotError(f"a {type(model).__name__} cannot write: only a causal language model of Transformers can.")
-    limit = context(model)
+        raise StockpotError(
+            f"a {type(model).__name__} cannot generate text: only a causal language model of Transformers can."
+        )
+    limit = context_length(model)
     written = max_new_tokens if limit is None else min(max_new_tokens, limit - 1)
     room = None if limit is None else limit - written
     tokens = [prompt_tokens(tokenizer, prompt) for prompt in prompts]
-    tokens = tokens if room is None else [found[-room:] for found in tokens]
+    tokens = tokens if room is None else [prompt_ids[-room:] for prompt_ids in tokens]
     device = next(model.parameters()).device
     ends = end_tokens(model, tokenizer)
     pad = padding(tokenizer)
     settings = _settings(written, temperature, samples, pad, ends)
 
     result: list[list[str]] = [[] for _ in prompts]
-    lengths = [(len(found) + written) * samples for found in tokens]
+    lengths = [(len(prompt_ids) + written) * samples for prompt_ids in tokens]
     generators = torch.random.fork_rng([device.index] if device.type == "cuda" else [])
-    with evaluation_mode(model), _only(model, settings), generators:
+    with evaluation_mode(model), _generation_config_replaced(model, settings), generators:
         torch.manual_seed(seed)
-        for picked in alike(lengths, batch_size, POSITIONS):
+        for picked in batches_of_similar_length(lengths, batch_size, POSITIONS):
             longest = max(len(tokens[index]) for index in picked)
-            # On the left, so that every prompt ends where the writing begins.
+            # Padded on the left, so that every prompt ends where generation starts.
             ids = [[pad] * (longest - len(tokens[index])) + tokens[index] for index in picked]
             mask = [[0] * (longest - len(tokens[index])) + [1] * len(tokens[index]) for index in picked]
             output = model.generate(  # type: ignore[operator]
@@ -88,29 +90,29 @@ def continuations(
 
 
 def end_tokens(model: nn.Module, tokenizer: Any) -> list[int]:
-    """The tokens after which nothing more is written: the tokenizer's, and those of the generation configuration."""
-    found = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    more = found if isinstance(found, list) else [found]
+    """The tokens that end a text: the tokenizer's, and those of the generation configuration."""
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    more = configured if isinstance(configured, list) else [configured]
     return [token for token in dict.fromkeys([tokenizer.eos_token_id, *more]) if token is not None]
 
 
 @contextlib.contextmanager
-def _only(model: nn.Module, settings: Any) -> Iterator[None]:
-    """Puts the settings in the place of every generation configuration; afterwards each is as it was.
+def _generation_config_replaced(model: nn.Module, settings: Any) -> Iterator[None]:
+    """Replaces every generation configuration by the settings; afterwards each is as it was.
 
-    Transformers fills what settings leave open from the model's own configuration, and PEFT hands its own on.
+    Transformers fills what the settings leave open from the model's own configuration, and PEFT passes its own on.
     """
     name = "generation_config"
     before = {module: vars(module).get(name) for module in model.modules()}
-    for module, own in before.items():
-        if own is not None:
+    for module, config in before.items():
+        if config is not None:
             setattr(module, name, settings)
     try:
         yield
     finally:
-        for module, own in before.items():
-            if own is not None:
-                setattr(module, name, own)
+        for module, config in before.items():
+            if config is not None:
+                setattr(module, name, config)
             else:
                 vars(module).pop(name, None)
 
@@ -133,6 +135,6 @@ def _settings(written: int, temperature: float, samples: int, pad: int, ends: Se
 def sample_continuations(
     model: nn.Module, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int = 60, batch_size: int = 8
 ) -> list[str]:
-    """What the model goes on with, greedily, after each prompt: for a reader to see."""
-    found = continuations(model, tokenizer, prompts, batch_size=batch_size, max_new_tokens=max_new_tokens)
-    return [texts[0] for texts in found]
+    """One greedy continuation of each prompt, for a reader to see."""
+    written = continuations(model, tokenizer, prompts, batch_size=batch_size, max_new_tokens=max_new_tokens)
+    return [texts[0] for texts in written]

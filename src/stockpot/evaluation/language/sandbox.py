@@ -1,18 +1,17 @@
 """Running a program that a model wrote.
 
-In the sandbox (Linux, with bubblewrap) it reads the system's and Python's libraries, and nothing else: not home, not
-the run's folder, not the environment. It writes to its own folder and /tmp alone, which hold a limited number of bytes
-and are gone afterwards. It has no network, sees no other process and starts none, so that everything dies with it, in
-`seconds` at the latest; threads it may start. One may turn it into a shell, with as little around it. Address space,
-processor time and the size of files are limited. The tests attack each of these.
+In the sandbox (Linux, with bubblewrap) it can read the system's and Python's libraries, and nothing else: not the home
+folder, not the run folder, not the environment. It can write only to its own folder and /tmp, which are limited in size
+and gone afterwards. It has no network, sees no other process and can start none, so everything ends with it, after
+`seconds` at the latest; it may start threads. It may turn into a shell by exec, which is confined in the same way.
+Address space, processor time and the size of files are limited. The tests attack each of these.
 
 Without the sandbox, which needs the user's consent, the kernel limits each process's address space, processor time and
 size of a file, and the process and its group are killed after `seconds`; the environment is empty. **Nothing else is
 limited**: the program can do whatever the user can.
 
-What holds in neither: a program that means to can find what is said of one that passes, in the memory of its own
-process; and whoever finds a fault in the kernel is out. Evaluate models that you suspect of that on a machine that you
-can do without.
+What neither prevents: a malicious program can find the key that reports a pass in the memory of its own process, and
+an exploit of the kernel escapes the sandbox. Evaluate models that you suspect of that on a disposable machine.
 """
 
 from __future__ import annotations
@@ -21,16 +20,25 @@ import os
 
 from stockpot.errors import StockpotError
 from stockpot.evaluation.consent import WITHOUT_A_SANDBOX, has_unsandboxed_consent
-from stockpot.evaluation.language.child import Limits, run_program
-from stockpot.evaluation.language.escape import honest_fault, obstacle
+from stockpot.evaluation.language.program import Limits, run_program
+from stockpot.evaluation.language.sandbox_check import honest_fault, obstacle
 
 __all__ = ["Limits", "confined", "passes"]
 
 
 def passes(program: str, limits: Limits | None = None) -> bool:
-    """Whether the Python program runs to its end without an error, within the limits; see the module's promise.
+    """Whether the Python program runs to its end without an error, within the limits; see the module's docstring.
 
-    Raises StockpotError where programs cannot be run: no sandbox and no consent to do without, or no limits either.
+    Args:
+        program: Python source code; it runs in a process of its own, as `__main__`.
+        limits: seconds, and bytes of memory and files; `Limits()` by default.
+
+    Returns:
+        True where the last line was reached. Exiting early is not a pass, whatever the exit code.
+
+    Raises:
+        StockpotError: where programs cannot be run: there is no sandbox and no consent to do without one, or this
+            system has no limits either.
     """
     outcome = run_program(program, limits or Limits(), confined())
     if not outcome.started:
@@ -39,21 +47,21 @@ def passes(program: str, limits: Limits | None = None) -> bool:
 
 
 def confined() -> bool:
-    """Whether programs are run in the sandbox, rather than with limits alone.
+    """Whether programs run in the sandbox, rather than with limits alone.
 
-    Raises StockpotError where it does not work here and the user did not agree to do without, or cannot.
+    Raises StockpotError where the sandbox does not work here and the user did not agree to do without it, or cannot.
     """
     if os.name != "posix":
-        raise StockpotError("pass@k needs Linux or macOS: this system cannot limit what a program takes.")
+        raise StockpotError("pass@k needs Linux or macOS: this system cannot limit what a program uses.")
     fault = obstacle()
     if fault is None:
         return True
     if not has_unsandboxed_consent():
         raise StockpotError(
             f"no sandbox for the programs that the model writes: {fault}. Install bubblewrap 0.7 or newer (apt-get "
-            "install bubblewrap) where the system lets you use namespaces, or add --run-code-unsandboxed to the "
+            "install bubblewrap), if the system lets you use namespaces, or add --run-code-unsandboxed to the "
             f"command: {WITHOUT_A_SANDBOX}."
         )
-    if (wrong := honest_fault(confined=False)) is not None:
-        raise StockpotError(f"the programs that the model writes cannot be run: {wrong}.")
+    if (fault := honest_fault(confined=False)) is not None:
+        raise StockpotError(f"the programs that the model writes cannot be run: {fault}.")
     return False

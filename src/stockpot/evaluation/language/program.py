@@ -1,4 +1,4 @@
-"""One Python program in a process of its own: its limits, and how it says that it reached its end."""
+"""One Python program in a process of its own: its limits, and how we know that it reached its end."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from typing import IO
 
 from stockpot.evaluation.language import bubblewrap
 
-# For the interpreter and the sandbox, on a busy machine: the program's own time begins afterwards.
+# For the interpreter and the sandbox to start on a busy machine; the program's own time starts afterwards.
 START_SECONDS = 60.0
-# Threads of OpenBLAS take address space: one for each of 64 processors would be more than a program is given.
+# OpenBLAS threads take address space: one for each of 64 processors would exceed a program's limit.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 
-# Runs inside the child. A program passes by reaching its end: leaving early, by whatever exit code, is not a pass.
+# Runs inside the child. A program passes by reaching its end: exiting early, with any exit code, is not a pass.
+# The key is written only then; it comes on stdin, which the program cannot read again.
 _CHILD = """
 import os, resource, site, sys
 cpu, memory, file = map(int, sys.argv[1:4])
@@ -50,29 +51,29 @@ os.write(verdict, key)
 
 @dataclass(frozen=True)
 class Limits:
-    """What one program may take."""
+    """What one program may use."""
 
-    seconds: float = 5.0  # of the wall clock; of the processor as many, rounded up
+    seconds: float = 5.0  # of the wall clock; the same of the processor, rounded up
     memory: int = 512 * 2**20  # bytes of address space
     file: int = 2**20  # bytes in one file
-    folder: int = 64 * 2**20  # bytes in all its files; in the sandbox only
+    folder: int = 64 * 2**20  # bytes in all its files; only in the sandbox
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What became of a program."""
 
-    started: bool  # the process was set up as it should be, and came to the program's first line
-    passed: bool  # and to its end, without an error
+    started: bool  # the process was set up properly, and reached the program's first line
+    passed: bool  # it also reached the end, without an error
     code: int  # exit code
-    error: str  # what was said before it started
+    error: str  # what was written to stderr before it started
 
 
 def run_program(program: str, limits: Limits, confined: bool) -> Outcome:
-    """Runs a program within the limits, in the sandbox where `confined`; all that it started is killed afterwards."""
+    """Runs a program within the limits, in the sandbox if `confined`; everything it started is killed afterwards."""
     key = secrets.token_hex(16).encode()  # not as an argument: every program can read its command line
     with contextlib.ExitStack() as stack:
-        # Files rather than pipes: neither side waits for the other.
+        # Files rather than pipes, so that neither side waits for the other.
         source = stack.enter_context(tempfile.TemporaryFile())
         complaint = stack.enter_context(tempfile.TemporaryFile())
         source.write(key + b"\n" + program.encode(errors="replace"))
@@ -88,12 +89,12 @@ def run_program(program: str, limits: Limits, confined: bool) -> Outcome:
             assert child.stdout is not None
             pipe = child.stdout.fileno()
             started = _read(pipe, 1, START_SECONDS) == b"\n"
-            said = _read(pipe, len(key) + 1, limits.seconds) if started else b""
+            verdict = _read(pipe, len(key) + 1, limits.seconds) if started else b""
         finally:
             code = _end(child)
         complaint.seek(0)
         error = complaint.read().decode(errors="replace").strip()
-    return Outcome(started, said == key and code == 0, code, error)
+    return Outcome(started, verdict == key and code == 0, code, error)
 
 
 def _confined(command: list[str], limits: Limits, source: IO[bytes], complaint: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -122,7 +123,7 @@ def _popen(
 
 
 def _read(pipe: int, most: int, seconds: float) -> bytes | None:
-    """The bytes up to the stream's end, or the first `most` of them; None if neither came in time."""
+    """The bytes up to the end of the stream, or the first `most` of them; None if neither came in time."""
     deadline = time.monotonic() + seconds
     waiting = select.poll()
     waiting.register(pipe, select.POLLIN)
@@ -139,9 +140,9 @@ def _read(pipe: int, most: int, seconds: float) -> bytes | None:
 
 
 def _end(child: subprocess.Popen[bytes]) -> int:
-    """Kills the process and what it started, which may go on after it; returns its exit code.
+    """Kills the process and everything it started, which may outlive it; returns its exit code.
 
-    The pipe ends when a process has begun to exit: its exit code stands by then, and the signal does not change it.
+    The pipe ends once a process is exiting: its exit code is fixed by then, and the signal does not change it.
     """
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)

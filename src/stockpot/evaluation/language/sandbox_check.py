@@ -1,4 +1,4 @@
-"""Whether the sandbox holds on this machine: a program tries to get out of it before any that a model wrote."""
+"""Whether the sandbox holds on this machine: a test program tries to escape before any that a model wrote runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from stockpot.evaluation.language import bubblewrap
-from stockpot.evaluation.language.child import Limits, run_program
+from stockpot.evaluation.language.program import Limits, run_program
 
 _ATTEMPTS = (
     "read a file outside its folder",
@@ -23,7 +23,7 @@ _ATTEMPTS = (
     "reached the network",
     "lifted its limit on memory",
 )
-_FIRST = 10  # the exit code where the first of these succeeds
+_FIRST = 10  # the exit code if the first of these succeeds; the next one, 11, if the second does
 
 _PROBE = """
 import os, resource, socket, sys
@@ -75,7 +75,7 @@ assert seen == [1]
 
 @functools.cache
 def obstacle() -> str | None:
-    """Why programs cannot be confined on this machine; None where they can. Tried once in a process."""
+    """Why programs cannot be confined on this machine; None where they can. Tried once per process."""
     if platform.system() != "Linux":
         return "it needs Linux"
     if platform.machine() not in bubblewrap.PROCESSORS:
@@ -86,7 +86,7 @@ def obstacle() -> str | None:
 
 
 def escapes(*, confined: bool) -> str | None:
-    """How a program got out; None where every attempt failed."""
+    """How a program escaped; None where every attempt failed."""
     with (
         tempfile.TemporaryDirectory(prefix="stockpot-probe-") as folder,
         socket.create_server(("127.0.0.1", 0)) as server,
@@ -108,10 +108,10 @@ def escapes(*, confined: bool) -> str | None:
 
 @functools.cache
 def honest_fault(*, confined: bool) -> str | None:
-    """Why programs would be wrongly found wanting here; None where threads, and numpy if it is here, work."""
+    """Why correct programs would fail here; None where threads, and numpy if it is installed, work."""
     numbers = "" if importlib.util.find_spec("numpy") is None else "import numpy\nassert numpy.ones(9).sum() == 9\n"
     outcome = run_program(numbers + _HONEST, Limits(seconds=60.0), confined)
     if outcome.passed:
         return None
-    said = outcome.error or f"exit code {outcome.code}"
-    return f"an honest program that {'imports numpy and ' if numbers else ''}starts a thread fails in it ({said})"
+    reason = outcome.error or f"exit code {outcome.code}"
+    return f"an honest program that {'imports numpy and ' if numbers else ''}starts a thread fails in it ({reason})"

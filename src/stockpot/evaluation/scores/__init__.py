@@ -1,0 +1,58 @@
+"""The scores of a recipe's `metrics`, one file each: its settings, its unit, which way it runs, and how it is measured.
+
+A new score is one new file in this folder: the registry is filled from the folder, and the recipe, its JSON schema, the
+checks before a run and the report know the score from there.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+
+from pydantic import BeforeValidator, Discriminator
+
+from stockpot.errors import did_you_mean
+from stockpot.evaluation.scores.base import Score
+
+
+def _scores_of_this_folder() -> dict[str, type[Score]]:
+    """The name that recipes use → its class, in the order of the files."""
+    scores: dict[str, type[Score]] = {}
+    for file in iter_modules(__path__):
+        if file.name == "base":
+            continue
+        module = import_module(f"{__name__}.{file.name}")
+        for value in vars(module).values():
+            if isinstance(value, type) and issubclass(value, Score) and value.__module__ == module.__name__:
+                scores[str(value.model_fields["name"].default)] = value
+    return scores
+
+
+SCORES = _scores_of_this_folder()
+
+
+def _block(value: Any) -> Any:
+    """A bare name as the block that it stands for."""
+    block = {"name": value} if isinstance(value, str) else value
+    if isinstance(block, dict):
+        name = block.get("name")
+        if name is None:
+            raise ValueError("a metric needs its `name`")
+        if name not in SCORES:
+            hint = did_you_mean(str(name), SCORES)
+            raise ValueError(f"unknown metric {name!r}.{hint} Known: {', '.join(SCORES)}")
+    return block
+
+
+if TYPE_CHECKING:
+    AnyScore = Score
+else:
+    _Blocks = Annotated[Union[tuple(SCORES.values())], Discriminator("name")]  # noqa: UP007
+    AnyScore = Annotated[_Blocks, BeforeValidator(_block, json_schema_input_type=_Blocks | Literal[tuple(SCORES)])]
+
+
+def default_scores(kind: str) -> list[AnyScore]:
+    """What is measured where the recipe names no metrics; the first is the primary one."""
+    names = ("loss", "bits_per_byte") if kind == "language" else ("accuracy",)
+    return [SCORES[name].model_validate({"name": name}) for name in names]

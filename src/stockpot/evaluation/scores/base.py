@@ -1,0 +1,98 @@
+"""What every score shares, and what a score is measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Literal, TypeVar
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from stockpot.batches.examples import Examples
+from stockpot.errors import StockpotError
+from stockpot.evaluation.language.likelihood import TokenScores, token_scores
+from stockpot.streams.text.part import TextPart
+from stockpot.strict import StrictModel
+
+Suits = Literal["classifier", "language"]
+_T = TypeVar("_T")
+
+
+class Unsuited(StockpotError):  # noqa: N818
+    """A score and a part that do not go together: an empty cell, unless the recipe asked for it by name."""
+
+
+@dataclass
+class Subject:
+    """What scores are measured on: one model, and the test part of one task or control."""
+
+    model: nn.Module
+    task: str  # its name
+    part: Examples | TextPart
+    batch_size: int
+    candidates: Tensor | None = None  # of a classifier: (rows,) of bool, the output rows that it chooses from
+    tokenizer: Any = None
+    allow_code: bool = False  # whether the user agreed to run what the model writes
+
+    @property
+    def text(self) -> TextPart:
+        """The part of a language task; raises Unsuited where the model classifies."""
+        if not isinstance(self.part, TextPart):
+            raise Unsuited(f"{self.task!r} is classified; this score is for `scenario: language`.")
+        return self.part
+
+    @cached_property
+    def likelihood(self) -> TokenScores:
+        """Sums over the tokens of the part, of one forward pass that all scores of likelihood share."""
+        return token_scores(self.model, self.text.examples, self.batch_size)
+
+
+class Score(StrictModel):
+    """A score: its settings are the fields, as a recipe writes them; the rest is declared by its class.
+
+    Every task and control has one value of it after every task learnt: a matrix of its own.
+    """
+
+    unit: ClassVar[str] = "fraction"  # what it is counted in
+    higher_is_better: ClassVar[bool] = True
+    suits: ClassVar[Suits] = "language"  # which models have it
+
+    name: str
+    label: str | None = Field(None, description="what the score is called; default: its name", min_length=1)
+    tasks: list[str] | None = Field(
+        None, description="tasks and controls that it is measured on; default: all it can", min_length=1
+    )
+
+    @property
+    def title(self) -> str:
+        """The label, or the name."""
+        return self.label or self.name
+
+    def measure(self, subject: Subject) -> float | None:
+        """The value; None where there is nothing to measure it on, such as no token to predict.
+
+        Raises Unsuited where the score cannot be measured on this part, and StockpotError for what the user can fix.
+        """
+        raise NotImplementedError
+
+    def require_consent(self, allow_code: bool) -> None:
+        """Raises StockpotError where the score runs programs that the model writes, and the user did not agree."""
+
+    def unsuited(self, subject: Subject, reason: str) -> Unsuited:
+        """The error for a part on which this score cannot be measured."""
+        return Unsuited(f"{self.title} on {subject.task!r}: {reason}.")
+
+    def prompted(self, subject: Subject) -> TextPart:
+        """The part, where it has prompts to answer; raises Unsuited for plain text."""
+        if not subject.text.prompts:
+            raise self.unsuited(subject, "plain text has no prompts to answer")
+        return subject.text
+
+
+def evenly_spaced(items: Sequence[_T], limit: int | None) -> list[_T]:
+    """At most `limit` of the items, evenly spaced from the first: the same ones every time."""
+    if limit is None or len(items) <= limit:
+        return list(items)
+    return [items[place * len(items) // limit] for place in range(limit)]
