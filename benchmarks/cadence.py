@@ -29,7 +29,7 @@ from stockpot.evaluation.statistics import estimate_mean, paired
 from stockpot.methods.base import Task
 from stockpot.models.networks import mlp
 from stockpot.models.processor import PlainProcessor
-from stockpot.models.store import start_model
+from stockpot.models.start import start_model
 from stockpot.recipe.read import read_recipe
 from stockpot.recipe.resolve import resolve
 from stockpot.runs.session import open_stream

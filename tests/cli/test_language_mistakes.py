@@ -123,7 +123,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         r"model: it is no causal language model: what it says at a token changes .* is_decoder: true"),
     "a model of another kind": (["model.name=FOLDER/t5"], r"/t5: Transformers has no causal language model 't5'"),
     "a model without a head for tokens": (["model.name=FOLDER/headless"],
-        r"/headless is no causal language model: it has no weights for 'lm_head\.weight'; name a model"),
+        r"/headless is not a causal language model: it has no weights for 'lm_head\.weight'; name a model"),
     "an unknown metric": (["metrics=[los]"], r"metrics\.0: unknown metric 'los'\. Did you mean 'loss'\? Known: "),
     "a classifier's metric": (["metrics=[accuracy]"], r"metrics: accuracy: this score is for a classifier"),
 }  # fmt: skip

@@ -19,8 +19,9 @@ from stockpot import SFA
 from stockpot.errors import StockpotError
 from stockpot.models.lora import fold_adapter, load_adapter
 from stockpot.models.names import plain_tensors
+from stockpot.models.pretrained import StartModel
 from stockpot.models.spec import ModelSpec
-from stockpot.models.store import StartModel, start_model
+from stockpot.models.start import start_model
 from stockpot.recipe.read import validate
 from stockpot.recipe.schema import Recipe
 from stockpot.runs.actions import continue_run, create_run
@@ -137,7 +138,7 @@ def test_a_quantised_model_is_refused_by_name(tmp_path: Path) -> None:
     file = tmp_path / "model" / "config.json"
     said = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     file.write_text(json.dumps({**json.loads(file.read_text()), "quantization_config": said}))
-    with pytest.raises(StockpotError, match=r"model is quantised \(bitsandbytes\), and a run works on plain weights"):
+    with pytest.raises(StockpotError, match=r"model is quantised \(bitsandbytes\), and a run needs plain weights"):
         start_model(ModelSpec(name=str(tmp_path / "model")), 0, 0, "language")
 
 

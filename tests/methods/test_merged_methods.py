@@ -38,8 +38,8 @@ from stockpot.methods import dare, fisher_average, magmax, soup, task_arithmetic
 from stockpot.methods.base import Method, Task
 from stockpot.methods.shared.merged import MergedConfig
 from stockpot.models.spec import ModelSpec
+from stockpot.models.start import start_model
 from stockpot.models.store import save_model as save_pretrained
-from stockpot.models.store import start_model
 from stockpot.seeds import derive, generator
 from stockpot.training import engine
 from stockpot.training.job import Interrupted, Job, planned_steps

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from stockpot.errors import StockpotError
-from stockpot.models.head import find_head, grow_head, name_rows
+from stockpot.models.head import find_head, fit_head, grow_head, name_rows
 from stockpot.models.networks import cnn, mlp
 from stockpot.models.spec import ModelSpec
-from stockpot.models.store import fit_head, start_model
+from stockpot.models.start import start_model
 
 
 def test_the_head_of_every_architecture_is_found_and_is_the_output(config: dict[str, Any]) -> None:
@@ -93,7 +93,7 @@ def test_rows_grown_in_steps_depend_on_the_runs_seed_and_the_step() -> None:
 
 
 def test_a_head_never_shrinks() -> None:
-    with pytest.raises(StockpotError, match="'3' has 5 rows already, more than 4"):
+    with pytest.raises(StockpotError, match="'3' already has 5 rows, more than 4"):
         grow_head(mlp(5, inputs=4, hidden=[3]), "3", 4, torch.Generator())
 
 
@@ -105,7 +105,7 @@ def test_the_user_may_name_the_head_and_a_wrong_name_is_an_error() -> None:
         find_head(model, 3, "clasifier")
     with pytest.raises(StockpotError, match=r"model\.head: '5' has 3 rows, the stream needs 4"):
         find_head(model, 4, "5")
-    with pytest.raises(StockpotError, match=r"no linear layer of the model has 4 outputs"):
+    with pytest.raises(StockpotError, match=r"the model has no linear layer with 4 outputs"):
         find_head(model, 4)
 
 

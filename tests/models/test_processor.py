@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from stockpot.errors import StockpotError
+from stockpot.models.pretrained import model_config
 from stockpot.models.processor import PlainProcessor, open_processor
 from stockpot.models.spec import ModelSpec
-from stockpot.models.store import model_config
 
 GREY = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4)
 COLOUR = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8))
@@ -115,7 +115,8 @@ def test_a_saved_processor_is_the_one_that_was_used(vit: dict[str, Any], tmp_pat
 
 
 def test_a_model_folder_without_a_processor_says_so(vit: dict[str, Any], tmp_path: Path) -> None:
-    from stockpot.models.store import save_model, start_model
+    from stockpot.models.start import start_model
+    from stockpot.models.store import save_model
 
     spec = ModelSpec(config=vit)
     save_model(start_model(spec, 3, seed=0), tmp_path, spec, 3)

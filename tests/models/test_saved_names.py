@@ -13,7 +13,8 @@ from stockpot import SFA
 from stockpot.models.lora import LoraSpec, attach
 from stockpot.models.names import plain_name, under_own_names
 from stockpot.models.spec import ModelSpec
-from stockpot.models.store import load_model, save_model, start_model
+from stockpot.models.start import start_model
+from stockpot.models.store import load_model, save_model
 from stockpot.weights.checkpoint import open_checkpoint
 
 

@@ -12,8 +12,10 @@ from safetensors import safe_open
 
 from stockpot.errors import StockpotError
 from stockpot.models.names import saved_names, under_own_names
+from stockpot.models.pretrained import model_config
 from stockpot.models.spec import ModelSpec
-from stockpot.models.store import load_model, model_config, needs_code, save_model, start_model
+from stockpot.models.start import start_model
+from stockpot.models.store import load_model, needs_code, save_model
 from stockpot.models.tokenizer import train_tokenizer
 from stockpot.weights.checkpoint import open_checkpoint
 

@@ -86,7 +86,8 @@ def test_the_large_language_recipe_runs_with_a_small_model(shared_data: Callable
 def test_one_chat_model_and_one_file_and_what_it_lost(shared_data: Callable[[str], Path], tmp_path: Path) -> None:
     """One task: the model that comes from a checkpoint is averaged, and the headline tells of the control."""
     from stockpot.models.spec import ModelSpec
-    from stockpot.models.store import save_model, start_model
+    from stockpot.models.start import start_model
+    from stockpot.models.store import save_model
     from stockpot.models.tokenizer import train_tokenizer
     from stockpot.report.findings import run_summary
 

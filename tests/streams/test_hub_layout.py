@@ -146,9 +146,9 @@ def test_the_shared_mnist_opens_as_it_is(shared_data: Callable[[str], Path]) -> 
 
 
 def test_grey_images_are_resized_and_made_colour_by_the_models_processor(shared_data: Callable[[str], Path]) -> None:
+    from stockpot.models.pretrained import model_config
     from stockpot.models.processor import open_processor
     from stockpot.models.spec import ModelSpec
-    from stockpot.models.store import model_config
 
     model = ModelSpec(config={"model_type": "vit", "image_size": 12, "patch_size": 4})
     stream = ClassifiedStream.open(

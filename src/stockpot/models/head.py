@@ -6,10 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from stockpot.errors import StockpotError, did_you_mean
+from stockpot.models.spec import ModelSpec
+from stockpot.seeds import generator
 
 
 def find_head(model: nn.Module, rows: int, name: str | None = None) -> str:
-    """The name of the output layer: the last nn.Linear with `rows` outputs, or the one that the user names."""
+    """The name of the output layer: the last nn.Linear with `rows` outputs, or the one that the user names.
+
+    Raises StockpotError if there is no such layer.
+    """
     linear = {key: module for key, module in model.named_modules() if isinstance(module, nn.Linear)}
     if name is not None:
         if name not in linear:
@@ -18,13 +23,13 @@ def find_head(model: nn.Module, rows: int, name: str | None = None) -> str:
         if linear[name].out_features != rows:
             raise StockpotError(f"model.head: {name!r} has {linear[name].out_features} rows, the stream needs {rows}.")
         return str(name)
-    found = [key for key, module in linear.items() if module.out_features == rows]
-    if not found:
+    candidates = [key for key, module in linear.items() if module.out_features == rows]
+    if not candidates:
         raise StockpotError(
-            f"model.head: no linear layer of the model has {rows} outputs, one for each class; name the layer, "
+            f"model.head: the model has no linear layer with {rows} outputs, one for each class; name the layer, "
             "and let the builder use `num_labels`."
         )
-    return str(found[-1])
+    return str(candidates[-1])
 
 
 def head_tensors(model: nn.Module, name: str) -> list[str]:
@@ -35,34 +40,40 @@ def head_tensors(model: nn.Module, name: str) -> list[str]:
 
 @torch.no_grad()
 def grow_head(model: nn.Module, name: str, rows: int, generator: torch.Generator) -> None:
-    """Gives the output layer `rows` rows: old rows keep their values, new ones are drawn as the model draws its own.
+    """Grows the output layer to `rows` rows: old rows keep their values, new ones are drawn as the model draws its own.
 
-    Raises StockpotError where the layer has more rows already.
+    Raises StockpotError if the layer already has more rows.
     """
     layer = model.get_submodule(name)
     assert isinstance(layer, nn.Linear), "find_head returns linear layers only"
-    missing = rows - layer.out_features
-    if missing < 0:
-        raise StockpotError(f"the output layer {name!r} has {layer.out_features} rows already, more than {rows}.")
-    if missing == 0:
+    missing_rows = rows - layer.out_features
+    if missing_rows < 0:
+        raise StockpotError(f"the output layer {name!r} already has {layer.out_features} rows, more than {rows}.")
+    if missing_rows == 0:
         return
     config = getattr(model, "config", None)
-    spread = getattr(config, "initializer_range", None)
+    std = getattr(config, "initializer_range", None)
     bound = layer.in_features**-0.5
 
     def draw(shape: tuple[int, ...], like: Tensor, zero: bool) -> Tensor:
-        if spread is not None:  # Transformers' habit: normal weights, zero biases
-            drawn = torch.zeros(shape) if zero else torch.randn(shape, generator=generator) * float(spread)
-        else:  # nn.Linear's habit
+        if std is not None:  # as Transformers initialises: normal weights, zero biases
+            drawn = torch.zeros(shape) if zero else torch.randn(shape, generator=generator) * float(std)
+        else:  # as nn.Linear initialises
             drawn = (torch.rand(shape, generator=generator) * 2 - 1) * bound
         return drawn.to(like)
 
-    weight = torch.cat([layer.weight, draw((missing, layer.in_features), layer.weight, zero=False)])
+    weight = torch.cat([layer.weight, draw((missing_rows, layer.in_features), layer.weight, zero=False)])
     layer.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
     if layer.bias is not None:
-        bias = torch.cat([layer.bias, draw((missing,), layer.bias, zero=True)])
+        bias = torch.cat([layer.bias, draw((missing_rows,), layer.bias, zero=True)])
         layer.bias = nn.Parameter(bias, requires_grad=layer.bias.requires_grad)
     layer.out_features = rows
+
+
+def fit_head(model: nn.Module, spec: ModelSpec, before: int, rows: int, seed: int) -> None:
+    """Grows the output layer from `before` to `rows` rows, drawn from the seed."""
+    if rows > before:
+        grow_head(model, find_head(model, before, spec.head), rows, generator(seed, "head", before, rows))
 
 
 def name_rows(model: nn.Module, names: list[str]) -> None:

@@ -11,7 +11,7 @@ from stockpot import files
 from stockpot.errors import StockpotError
 from stockpot.methods.base import BaseConfig, TaskFacts
 from stockpot.models.lora import attach
-from stockpot.models.store import start_model
+from stockpot.models.start import start_model
 from stockpot.recipe.resolve import resolve, resolve_task
 from stockpot.recipe.schema import Recipe
 from stockpot.results import Results

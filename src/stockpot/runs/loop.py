@@ -9,7 +9,7 @@ from stockpot import files, methods
 from stockpot.methods.base import Method, Task
 from stockpot.models import lora
 from stockpot.models.head import name_rows
-from stockpot.models.store import build_start_model
+from stockpot.models.start import build_start_model
 from stockpot.results import Costs
 from stockpot.runs.evaluating import evaluate_model
 from stockpot.runs.meter import Clock, peak_memory, reset_peak_memory

@@ -15,10 +15,12 @@ from stockpot.errors import StockpotError
 from stockpot.evaluation.consent import has_consent
 from stockpot.methods.base import Method, StartsFrom
 from stockpot.models import lora
-from stockpot.models.head import find_head, head_tensors, name_rows
+from stockpot.models.dotted_path import is_own
+from stockpot.models.head import find_head, fit_head, head_tensors, name_rows
+from stockpot.models.pretrained import model_config
 from stockpot.models.processor import open_processor
 from stockpot.models.spec import ModelSpec
-from stockpot.models.store import fit_head, is_own, load_model, model_config
+from stockpot.models.store import load_model
 from stockpot.recipe.schema import Recipe
 from stockpot.runs.folder import RunFolder
 from stockpot.runs.progress import Progress
