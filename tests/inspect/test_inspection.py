@@ -14,22 +14,28 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from stockpot import StockpotError
-from stockpot.inspect.differences import Comparison, Difference, compare, match
-from stockpot.inspect.facts import Ties, facts_of, find_ties, fold, open_source
+from stockpot.inspect.differences import (
+    CheckpointComparison,
+    TensorDifference,
+    compare_checkpoints,
+    match_tensors,
+)
+from stockpot.inspect.facts import facts_of, open_checkpoint
+from stockpot.inspect.name_patterns import fold_names
+from stockpot.inspect.tied_tensors import TiedTensors, find_tied_tensors
 from stockpot.merging.read.sources import MemorySource
 
 
-def differences(a: dict[str, Tensor], b: dict[str, Tensor], threads: int = 1) -> Comparison:
-    return compare(MemorySource(a, "a"), MemorySource(b, "b"), threads)
+def differences(a: dict[str, Tensor], b: dict[str, Tensor], threads: int = 1) -> CheckpointComparison:
+    return compare_checkpoints(MemorySource(a, "a"), MemorySource(b, "b"), threads)
 
 
-def difference(a: Tensor, b: Tensor) -> Difference:
-    (only,) = differences({"x": a}, {"x": b}).differences
-    return only
+def difference(a: Tensor, b: Tensor) -> TensorDifference:
+    return differences({"x": a}, {"x": b}).differences["x"]
 
 
-def ties(state: dict[str, Tensor]) -> Ties:
-    return find_ties(MemorySource(state, "a"))
+def ties(state: dict[str, Tensor]) -> TiedTensors:
+    return find_tied_tensors(MemorySource(state, "a"))
 
 
 def test_a_scaled_tensor_is_as_far_as_its_scale_and_points_the_same_way() -> None:
@@ -82,9 +88,9 @@ def test_any_number_of_threads_gives_the_same_numbers() -> None:
 def test_the_whole_model_is_one_vector() -> None:
     a = {"x": torch.randn(50, dtype=torch.float64), "y": torch.randn(7, dtype=torch.float64)}
     b = {name: tensor + 1 for name, tensor in a.items()}
-    one, x, y = differences(a, b), torch.cat(list(a.values())), torch.cat(list(b.values()))
-    assert one.distance == pytest.approx(float((x - y).norm() / x.norm()), rel=1e-12)
-    assert one.cosine == pytest.approx(float(x @ y / (x.norm() * y.norm())), rel=1e-12)
+    whole, x, y = differences(a, b).whole, torch.cat(list(a.values())), torch.cat(list(b.values()))
+    assert whole.distance == pytest.approx(float((x - y).norm() / x.norm()), rel=1e-12)
+    assert whole.cosine == pytest.approx(float(x @ y / (x.norm() * y.norm())), rel=1e-12)
 
 
 def test_equal_tensors_are_at_zero_exactly() -> None:
@@ -105,11 +111,11 @@ def test_nan_and_infinity_are_counted_and_left_out_of_the_whole() -> None:
     a = {"x": torch.tensor([1.0, math.nan, 2.0]), "y": torch.tensor([1.0, 0.0])}
     b = {"x": torch.tensor([math.inf, -math.inf, 2.0]), "y": torch.tensor([1.5, 0.0])}
     found = differences(a, b)
-    x, y = found.differences
+    x, y = found.differences.values()
     assert (x.nonfinite, x.distance, x.cosine, x.equal) == ((1, 2), None, None, False)
     assert y.nonfinite == (0, 0)
-    assert found.measured == (y,)
-    assert found.distance == 0.5
+    assert found.measured == {"y": y}
+    assert found.whole.distance == 0.5
 
 
 def test_nan_at_the_same_places_is_equal_and_still_named() -> None:
@@ -131,11 +137,11 @@ def test_integers_are_equal_or_not() -> None:
         {"i": torch.tensor([near]), "b": torch.tensor([True, False])},
         {"i": torch.tensor([near + 1]), "b": torch.tensor([True, False])},
     )
-    assert [(one.name, one.equal, one.distance, one.cosine) for one in found.differences] == [
+    assert [(name, one.equal, one.distance, one.cosine) for name, one in found.differences.items()] == [
         ("i", False, None, None),
         ("b", True, None, None),
     ]
-    assert (found.distance, found.cosine) == (None, None)
+    assert (found.whole.distance, found.whole.cosine) == (None, None)
 
 
 def test_sums_beyond_float64_say_nothing_rather_than_nan() -> None:
@@ -149,30 +155,30 @@ def test_what_does_not_match_is_listed_with_its_reason() -> None:
     b = {"same": torch.ones(2), "new": torch.ones(1), "shape": torch.ones(3, 2), "narrow": torch.ones(4).bfloat16()}
     a["kind"], b["kind"] = torch.ones(1), torch.ones(1, dtype=torch.int32)
     found = differences(a, b)
-    assert (found.match.only_first, found.match.only_second) == (("gone",), ("new",))
-    assert found.match.shapes == {"shape": ((2, 3), (3, 2))}
-    assert found.match.dtypes == {"narrow": ("F32", "BF16"), "kind": ("F32", "I32")}
-    assert [one.name for one in found.differences] == ["same", "narrow"]
-    assert found.match.left_out == {"gone", "new", "shape", "kind"}
+    assert (found.only_first, found.only_second) == (("gone",), ("new",))
+    assert found.shapes == {"shape": ((2, 3), (3, 2))}
+    assert found.dtypes == {"narrow": ("F32", "BF16"), "kind": ("F32", "I32")}
+    assert list(found.differences) == ["same", "narrow"]
+    assert found.left_out == {"gone", "new", "shape", "kind"}
     assert found.identical == 2  # in value
 
 
 def test_models_without_a_common_name_are_refused() -> None:
-    with pytest.raises(StockpotError, match=r"a and b have no tensor's name in common \(they begin with 'x' and 'y'\)"):
+    with pytest.raises(StockpotError, match=r"a and b have no tensor name in common \(they start with 'x' and 'y'\)"):
         differences({"x": torch.ones(1)}, {"y": torch.ones(1)})
 
 
 def test_bytes_of_both_are_reported_as_they_are_read() -> None:
     a, b = {"x": torch.ones(300_000)}, {"x": torch.ones(300_000).bfloat16()}
     seen: list[int] = []
-    compare(MemorySource(a, "a"), MemorySource(b, "b"), 1, seen.append)
+    compare_checkpoints(MemorySource(a, "a"), MemorySource(b, "b"), 1, seen.append)
     assert len(seen) == 2
     assert sum(seen) == 300_000 * (4 + 2)
 
 
 def test_names_fold_by_their_numbers() -> None:
     names = [f"model.layers.{i}.{part}.weight" for i in range(12) for part in ("up", "down")]
-    assert fold(["embed.weight", *names]) == [
+    assert fold_names(["embed.weight", *names]) == [
         ("embed.weight", ["embed.weight"]),
         ("model.layers.{0…11}.up.weight", names[0::2]),
         ("model.layers.{0…11}.down.weight", names[1::2]),
@@ -181,24 +187,24 @@ def test_names_fold_by_their_numbers() -> None:
 
 def test_experts_fold_in_both_numbers_and_gaps_stay_visible() -> None:
     experts = [f"h.{i}.experts.{k}.w1" for i in (0, 1, 2, 5) for k in range(8)]
-    assert [pattern for pattern, _ in fold(experts)] == ["h.{0…2,5}.experts.{0…7}.w1"]
-    assert fold([f"h.{i}" for i in range(0, 20, 2)])[0][0] == "h.{0,2,…,18}"
+    assert [pattern for pattern, _ in fold_names(experts)] == ["h.{0…2,5}.experts.{0…7}.w1"]
+    assert fold_names([f"h.{i}" for i in range(0, 20, 2)])[0][0] == "h.{0,2,…,18}"
 
 
 def test_names_that_differ_in_the_key_do_not_fold() -> None:
     shapes = {"h.0.w": 3, "h.1.w": 4, "h.2.w": 3}
-    assert [pattern for pattern, _ in fold(shapes, shapes.__getitem__)] == ["h.{0,2}.w", "h.1.w"]
+    assert [pattern for pattern, _ in fold_names(shapes, shapes.__getitem__)] == ["h.{0,2}.w", "h.1.w"]
 
 
 def test_digits_within_a_word_are_part_of_the_name() -> None:
-    assert [pattern for pattern, _ in fold(["conv1.weight", "conv2.weight"])] == ["conv1.weight", "conv2.weight"]
+    assert [pattern for pattern, _ in fold_names(["conv1.weight", "conv2.weight"])] == ["conv1.weight", "conv2.weight"]
 
 
 def test_a_number_of_hundreds_of_digits_is_no_layer(tmp_path: Path) -> None:
     name = f"h.{'9' * 500}.w"
     save_file({name: torch.ones(1)}, tmp_path / "x.safetensors")
-    assert fold([name]) == [(name, [name])]
-    facts = facts_of(tmp_path / "x.safetensors", open_source(tmp_path / "x.safetensors", "x"))
+    assert fold_names([name]) == [(name, [name])]
+    facts = facts_of(tmp_path / "x.safetensors", open_checkpoint(tmp_path / "x.safetensors", "x"))
     assert facts.layers == {}
 
 
@@ -208,19 +214,19 @@ def test_tensors_of_equal_bytes_are_tied() -> None:
     nearly[-1, -1] += 1
     state = {"embed": embedding, "head": embedding.clone(), "nearly": nearly, "flat": embedding.clone().view(-1)}
     state["bits"] = embedding.view(torch.int32)
-    assert ties(state) == Ties((("embed", "head"),), ())
+    assert ties(state) == TiedTensors([["embed", "head"]], [])
 
 
 def test_tensors_of_one_value_are_equal_but_not_tied() -> None:
     state = {"norm.0": torch.ones(64), "norm.1": torch.ones(64), "alone": torch.zeros(3), "none.0": torch.zeros(0)}
     state["none.1"] = torch.zeros(0)
-    assert ties(state) == Ties((), ("norm.0", "norm.1"))
+    assert ties(state) == TiedTensors([], ["norm.0", "norm.1"])
 
 
 def test_ties_are_found_by_bytes_so_that_nan_equals_itself() -> None:
     odd = torch.tensor([math.nan, 1.0])
-    assert ties({"x": odd, "y": odd.clone()}).groups == (("x", "y"),)
-    assert ties({"x": torch.tensor([0.0, 1.0]), "y": torch.tensor([-0.0, 1.0])}).groups == ()
+    assert ties({"x": odd, "y": odd.clone()}).groups == [["x", "y"]]
+    assert ties({"x": torch.tensor([0.0, 1.0]), "y": torch.tensor([-0.0, 1.0])}).groups == []
 
 
 def sharded(folder: Path) -> Path:
@@ -236,12 +242,12 @@ def sharded(folder: Path) -> Path:
 def test_the_facts_of_a_sharded_checkpoint(tmp_path: Path) -> None:
     folder = sharded(tmp_path / "m")
     (folder / "config.json").write_text(json.dumps({"model_type": "x", "text_config": {"tie_word_embeddings": True}}))
-    facts = facts_of(folder, open_source(folder, "m"))
-    assert (facts.kind, facts.parameters, facts.nbytes, len(facts.files)) == ("model", 16, 4 * 6 + 8 * 4 + 2 * 6, 2)
-    assert {dtype: sum(info.nbytes for info in infos) for dtype, infos in facts.by_type.items()} == {
+    facts = facts_of(folder, open_checkpoint(folder, "m"))
+    assert (facts.kind, facts.parameters, facts.bytes, len(facts.files)) == ("model", 16, 4 * 6 + 8 * 4 + 2 * 6, 2)
+    assert {dtype: row["bytes"] for dtype, row in facts.types.items()} == {
         "F32": 24, "I64": 32, "BF16": 12,
     }  # fmt: skip
-    assert facts.layers == {"model.layers.": 2}
+    assert facts.layers == {"model.layers": 2}
     assert facts.config == {"model_type": "x", "tie_word_embeddings": True}
     assert facts.metadata == {"format": ["pt"], "made": ["here"]}
 
@@ -251,7 +257,7 @@ def test_an_adapter_is_its_own_tensors_its_rank_and_its_base(tmp_path: Path) -> 
     save_file({name: torch.ones(4, 16)}, tmp_path / "adapter_model.safetensors")
     said = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "base_model_name_or_path": "some/base", "bias": "none"}
     (tmp_path / "adapter_config.json").write_text(json.dumps(said))
-    facts = facts_of(tmp_path, open_source(tmp_path, "ad"))
+    facts = facts_of(tmp_path, open_checkpoint(tmp_path, "ad"))
     assert (facts.kind, list(facts.tensors), facts.parameters) == ("adapter", [name], 64)
     assert facts.config == {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "base_model_name_or_path": "some/base"}
 
@@ -261,7 +267,7 @@ def test_a_configuration_that_is_none_is_an_error_that_names_it(tmp_path: Path, 
     folder = sharded(tmp_path / "m")
     (folder / "config.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(StockpotError, match=r"m/config\.json is not a configuration"):
-        facts_of(folder, open_source(folder, "m"))
+        facts_of(folder, open_checkpoint(folder, "m"))
 
 
 def test_facts_and_matching_do_not_import_torch(tmp_path: Path) -> None:
@@ -269,13 +275,14 @@ def test_facts_and_matching_do_not_import_torch(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from stockpot.inspect.facts import *; "
         "from stockpot.inspect.differences import *; "
-        f"place = Path({str(folder)!r}); source = open_source(place, 'm'); "
-        "print(facts_of(place, source).parameters, len(match(source, source).common), 'torch' in sys.modules)"
+        f"place = Path({str(folder)!r}); source = open_checkpoint(place, 'm'); "
+        "matched = match_tensors(source, source).differences; "
+        "print(facts_of(place, source).parameters, len(matched), 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["16", "3", "False"]
 
 
 def test_matching_reads_headers_alone(tmp_path: Path) -> None:
-    source = open_source(sharded(tmp_path / "m"), "m")
-    assert match(source, MemorySource({"n": torch.arange(4)}, "b")).common == ("n",)
+    source = open_checkpoint(sharded(tmp_path / "m"), "m")
+    assert match_tensors(source, MemorySource({"n": torch.arange(4)}, "b")).differences.keys() == {"n"}

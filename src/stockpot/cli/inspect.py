@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stockpot.cli.arguments import Threads
+from stockpot.cli.console import say, show
+from stockpot.errors import StockpotError
+from stockpot.printing import escape_controls
+
+if TYPE_CHECKING:
+    from stockpot.inspect.differences import CheckpointComparison
+    from stockpot.merging.read.sources import TensorSource
 
 
 def inspect_command(
@@ -23,6 +34,88 @@ def inspect_command(
     threads: Threads = None,
 ) -> None:
     """Show what a checkpoint holds, from its headers; for two, how far apart their tensors are."""
-    from stockpot.inspect.printed import inspect
+    if ties and len(paths) > 1:
+        raise StockpotError("--ties looks for equal tensors within one checkpoint: name one path.")
+    if output is not None and len(paths) != 2:
+        raise StockpotError(f"-o draws how two checkpoints differ: name two paths, not {len(paths)}.")
+    pictures = [] if output is None else _pictures(output)
+    from stockpot.inspect.facts import facts_of, open_checkpoint
+    from stockpot.inspect.tables import comparison_report, facts_report, totals_report
+    from stockpot.inspect.tied_tensors import find_tied_tensors
+    from stockpot.merging.read.inputs import located
 
-    inspect(paths, output, every, ties, as_json, allow_bin, threads)
+    tied = None
+    with contextlib.ExitStack() as stack:
+        sources, facts = [], []
+        for path in paths:
+            place = located(path)
+            sources.append(stack.enter_context(contextlib.closing(open_checkpoint(place, path, allow_bin))))
+            facts.append(facts_of(place, sources[-1]))
+        comparisons = _compare(sources, threads) if len(sources) > 1 else []
+        if ties:
+            with _progress(None) as on_bytes:
+                tied = find_tied_tensors(sources[0], on_bytes)
+    if as_json:
+        found = {} if tied is None else {"ties": tied.groups, "constant": tied.constant}
+        checkpoints = [asdict(each) | found for each in facts]
+        values = {"checkpoints": checkpoints, "comparisons": [each.as_json() for each in comparisons]}
+        say(json.dumps(values, indent=2, allow_nan=False))
+    elif not comparisons:
+        _print(facts_report(facts[0], every, tied))
+    elif len(comparisons) == 1:
+        _print(comparison_report(comparisons[0], every))
+        if output is None:
+            say("--all lists every tensor; -o difference.png draws distance and cosine by depth.")
+    else:
+        _print(totals_report(comparisons))
+    if pictures:
+        from stockpot.inspect.picture import save_picture
+
+        save_picture(comparisons[0], pictures)
+        for file in pictures if not as_json else ():
+            say(f"Picture: {file}")
+
+
+def _pictures(output: Path) -> list[Path]:
+    """The files that `-o` names: itself, or in a folder a PNG and an SVG."""
+    if output.suffix in (".png", ".svg") and not output.is_dir():
+        if not output.parent.is_dir():
+            raise StockpotError(f"{output.parent}: there is no such folder.")
+        return [output]
+    if output.exists() and not output.is_dir():
+        raise StockpotError(f"{output} is not a folder; name one, or a file that ends in .png or .svg.")
+    if not output.exists() and output.suffix:
+        raise StockpotError(f"{output}: a picture's name ends in .png or .svg; or name a folder.")
+    return [output / "difference.png", output / "difference.svg"]
+
+
+def _compare(sources: list[TensorSource], threads: int | None) -> list[CheckpointComparison]:
+    from stockpot.inspect.differences import compare_checkpoints, match_tensors
+    from stockpot.merging.threads import one_thread_each, processors
+
+    first, *others = sources
+    total = sum(
+        source.tensors[name].nbytes
+        for other in others
+        for name in match_tensors(first, other).differences
+        for source in (first, other)
+    )
+    with one_thread_each(), _progress(total) as on_bytes:
+        return [compare_checkpoints(first, other, threads or min(8, processors()), on_bytes) for other in others]
+
+
+@contextlib.contextmanager
+def _progress(total: int | None) -> Iterator[Callable[[int], object]]:
+    """A bar in bytes on stderr, where that is a terminal and the work takes more than a second."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit="B", unit_scale=True, delay=1, disable=None, leave=False) as bar:
+        yield bar.update
+
+
+def _print(parts: Iterator[object]) -> None:
+    for part in parts:  # names come from files of others: nothing in them may steer the terminal, or break a line
+        if isinstance(part, str):
+            say(escape_controls(part, lines=False))
+        else:
+            show(part)

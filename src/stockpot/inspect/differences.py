@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from operator import add
+from typing import TYPE_CHECKING, Any
 
 from stockpot.errors import StockpotError
-from stockpot.inspect.facts import Seen
 from stockpot.merging.read.sources import TensorSource, torch_dtype
 from stockpot.merging.threads import PIECE, for_each
 from stockpot.weights.layout import FLOATS
@@ -21,217 +19,153 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Sums:
-    """⟨a,a⟩, ⟨b,b⟩, ⟨a,b⟩ and ‖a−b‖² of two tensors, in fp64, and whether all elements are equal."""
+class TensorDifference:
+    """How a piece of a tensor differs, a whole one, or several as if they were one vector; differences add up."""
 
-    aa: float = 0.0
-    bb: float = 0.0
-    ab: float = 0.0
-    dd: float = 0.0
-    equal: bool = True
+    sums: tuple[float, ...] = (0.0,) * 4  # ⟨a,a⟩, ⟨b,b⟩, ⟨a,b⟩ and ‖a−b‖² in fp64; integers have none
+    equal: bool = True  # all elements, NaN to NaN
+    nonfinite: tuple[int, ...] = (0, 0)  # how many elements are NaN or infinite, in each
+    integers: str = ""  # the type of integers, empty for floats
 
-    def __add__(self, other: Sums) -> Sums:
-        return Sums(
-            self.aa + other.aa, self.bb + other.bb, self.ab + other.ab, self.dd + other.dd, self.equal and other.equal
-        )
-
-    @property
-    def distance(self) -> float | None:
-        """‖a−b‖/‖a‖; 0 where a equals b; None where only a is zero, and where the sums leave fp64's range."""
-        if not all(map(math.isfinite, (self.aa, self.bb, self.ab, self.dd))):
-            return None
-        if self.equal:
-            return 0.0
-        return math.sqrt(self.dd) / math.sqrt(self.aa) if self.aa and self.dd else None
-
-    @property
-    def cosine(self) -> float | None:
-        """⟨a,b⟩/(‖a‖‖b‖); None where a or b is zero, and where the sums leave fp64's range."""
-        if self.distance is None or not self.aa or not self.bb:
-            return None
-        return 1.0 if self.equal else max(-1.0, min(1.0, self.ab / (math.sqrt(self.aa) * math.sqrt(self.bb))))
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """How one tensor differs: integers are equal or not; floats have a distance and a cosine too, while finite."""
-
-    name: str
-    dtypes: tuple[str, str]
-    shape: tuple[int, ...]
-    sums: Sums
-    nonfinite: tuple[int, int]  # how many elements are NaN or infinite, in each
+    def __add__(self, other: TensorDifference) -> TensorDifference:
+        sums, nonfinite = map(add, self.sums, other.sums), map(add, self.nonfinite, other.nonfinite)
+        equal, integers = self.equal and other.equal, self.integers or other.integers
+        return TensorDifference(tuple(sums), equal, tuple(nonfinite), integers)
 
     @property
     def measured(self) -> bool:
-        """Whether distance and cosine are to be had."""
-        return self.dtypes[0] in FLOATS and self.nonfinite == (0, 0)
-
-    @property
-    def equal(self) -> bool:
-        """Whether all elements are equal, NaN to NaN."""
-        return self.sums.equal
+        """Whether all elements are finite floats."""
+        return not self.integers and self.nonfinite == (0, 0)
 
     @property
     def distance(self) -> float | None:
-        """‖a−b‖/‖a‖; see `Sums`."""
-        return self.sums.distance if self.measured else None
+        """‖a−b‖/‖a‖; 0 where a equals b; None where only a is zero, and where the sums exceed the range of fp64."""
+        if not self.measured or not all(map(math.isfinite, self.sums)):
+            return None
+        aa, _, _, dd = self.sums
+        return 0.0 if self.equal else math.sqrt(dd) / math.sqrt(aa) if aa and dd else None
 
     @property
     def cosine(self) -> float | None:
-        """⟨a,b⟩/(‖a‖‖b‖); see `Sums`."""
-        return self.sums.cosine if self.measured else None
+        """⟨a,b⟩/(‖a‖‖b‖); None where a or b is zero, and where the sums exceed the range of fp64."""
+        aa, bb, ab, _ = self.sums
+        if self.distance is None or not aa or not bb:
+            return None
+        return 1.0 if self.equal else max(-1.0, min(1.0, ab / (math.sqrt(aa) * math.sqrt(bb))))
 
 
 @dataclass(frozen=True)
-class Match:
-    """Which tensors two checkpoints share: `common` can be compared, the others are named with the reason."""
-
-    common: tuple[str, ...]
-    only_first: tuple[str, ...]
-    only_second: tuple[str, ...]
-    shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]  # that differ
-    dtypes: Mapping[str, tuple[str, str]]  # that differ; floats are compared all the same
-
-    @property
-    def left_out(self) -> frozenset[str]:
-        """The names that cannot be compared."""
-        return frozenset((*self.only_first, *self.only_second, *self.shapes, *self.dtypes)).difference(self.common)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """How a second checkpoint differs from a first, tensor by tensor in the order of the first's files."""
+class CheckpointComparison:
+    """How a second checkpoint differs from a first; tensors are in the order of the first's files."""
 
     first: str
     second: str
-    match: Match
-    differences: tuple[Difference, ...]
+    only_first: tuple[str, ...]
+    only_second: tuple[str, ...]
+    shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]  # that differ
+    dtypes: Mapping[str, tuple[str, str]]  # that differ; two types of floats are compared all the same
+    differences: Mapping[str, TensorDifference]
 
-    @cached_property
-    def measured(self) -> tuple[Difference, ...]:
-        """The tensors that have a distance and a cosine."""
-        return tuple(one for one in self.differences if one.measured)
+    @property
+    def measured(self) -> dict[str, TensorDifference]:
+        """The tensors of finite floats."""
+        return {name: difference for name, difference in self.differences.items() if difference.measured}
+
+    @property
+    def whole(self) -> TensorDifference:
+        """All that is measured, as if it were one vector; where nothing is, it has no distance."""
+        measured = self.measured
+        return sum(measured.values(), TensorDifference(equal=bool(measured)))
 
     @property
     def identical(self) -> int:
-        """How many of the tensors compared are equal."""
-        return sum(one.equal for one in self.differences)
+        """How many of the compared tensors are equal."""
+        return sum(difference.equal for difference in self.differences.values())
 
     @property
-    def distance(self) -> float | None:
-        """‖a−b‖/‖a‖ over all that is measured, as if it were one vector; None where nothing is."""
-        return self._total.distance if self.measured else None
+    def left_out(self) -> set[str]:
+        """The names that are not compared."""
+        return {*self.only_first, *self.only_second, *self.shapes, *self.dtypes} - {*self.differences}
 
-    @property
-    def cosine(self) -> float | None:
-        """⟨a,b⟩/(‖a‖‖b‖) over all that is measured, as if it were one vector; None where nothing is."""
-        return self._total.cosine if self.measured else None
+    def as_json(self) -> dict[str, Any]:
+        """As `stockpot inspect --json` prints it."""
+        whole, keys = self.whole, ("equal", "distance", "cosine", "nonfinite")
+        return {
+            "first": self.first, "second": self.second,
+            "distance": whole.distance, "cosine": whole.cosine, "identical": self.identical,
+            "only_in_first": self.only_first, "only_in_second": self.only_second,
+            "shapes_differ": self.shapes, "types_differ": self.dtypes,
+            "tensors": {name: {key: getattr(one, key) for key in keys} for name, one in self.differences.items()},
+        }  # fmt: skip
 
-    @cached_property
-    def _total(self) -> Sums:
-        return sum((one.sums for one in self.measured), Sums())
 
+def match_tensors(first: TensorSource, second: TensorSource) -> CheckpointComparison:
+    """Pairs tensors by name, from headers alone, and compares nothing yet.
 
-def match(first: TensorSource, second: TensorSource) -> Match:
-    """Pairs tensors by name; from headers alone."""
+    Raises StockpotError where no name is common to both.
+    """
     a, b = first.tensors, second.tensors
     both = [name for name in a if name in b]
+    if not both:
+        names = " and ".join(f"'{next(iter(tensors))}'" if tensors else "no tensor at all" for tensors in (a, b))
+        raise StockpotError(
+            f"{first.label} and {second.label} have no tensor name in common (they start with {names}): "
+            "there is nothing to compare."
+        )
+    only_first, only_second = tuple(name for name in a if name not in b), tuple(name for name in b if name not in a)
     shapes = {name: (a[name].shape, b[name].shape) for name in both if a[name].shape != b[name].shape}
     dtypes = {name: (a[name].dtype, b[name].dtype) for name in both if a[name].dtype != b[name].dtype}
-    common = [
-        name
+    differences = {
+        name: TensorDifference(integers="" if a[name].dtype in FLOATS else a[name].dtype)
         for name in both
-        if name not in shapes and (name not in dtypes or (a[name].dtype in FLOATS and b[name].dtype in FLOATS))
-    ]
-    only_first, only_second = (name for name in a if name not in b), (name for name in b if name not in a)
-    return Match(tuple(common), tuple(only_first), tuple(only_second), shapes, dtypes)
+        if name not in shapes and FLOATS.issuperset(dtypes.get(name, ()))
+    }
+    return CheckpointComparison(first.label, second.label, only_first, only_second, shapes, dtypes, differences)
 
 
-def compare(
-    first: TensorSource, second: TensorSource, threads: int = 1, seen: Seen = lambda nbytes: None
-) -> Comparison:
-    """Compares every tensor that both hold in one shape; the numbers are the same for any number of threads.
+def compare_checkpoints(
+    first: TensorSource, second: TensorSource, threads: int = 1, on_bytes: Callable[[int], object] = lambda count: None
+) -> CheckpointComparison:
+    """Compares every tensor that both hold in one shape; `on_bytes` is called with the bytes read from both.
 
+    The numbers are the same for any number of threads: a tensor's pieces are summed in their order.
     Raises StockpotError where no name is common to both.
     """
     import torch
 
-    found = match(first, second)
-    if not found.common and not found.shapes and not found.dtypes:
-        names = [next(iter(source.tensors), None) for source in (first, second)]
-        shown = " and ".join(f"'{name}'" if name is not None else "no tensor at all" for name in names)
-        raise StockpotError(
-            f"{first.label} and {second.label} have no tensor's name in common (they begin with {shown}): "
-            "nothing to compare."
-        )
-    pending = {name: _Pending(first.tensors[name].numel) for name in found.common}
-    lock = threading.Lock()
+    match, lock = match_tensors(first, second), threading.Lock()
+    differences = dict(match.differences)
 
-    def act(piece: tuple[str, int, int]) -> None:
-        name, start, stop = piece
-        infos = first.tensors[name], second.tensors[name]
-        wide = torch.float64 if "F64" in (infos[0].dtype, infos[1].dtype) else torch.float32
-        dtype = wide if infos[0].dtype in FLOATS else torch_dtype(infos[0].dtype)
-        a, b = torch.empty(stop - start, dtype=dtype), torch.empty(stop - start, dtype=dtype)
-        first.read(name, start, a)
-        second.read(name, start, b)
-        part = _sums(a, b) if infos[0].dtype in FLOATS else (_unmeasured(a, b), (0, 0))
-        with lock:
-            pending[name].add(start, *part)
-            seen(sum(info.nbytes * (stop - start) // info.numel for info in infos))
+    def compare_tensor(name: str) -> None:
+        a, b = first.tensors[name], second.tensors[name]
+        integers, wide = differences[name].integers, torch.float64 if "F64" in (a.dtype, b.dtype) else torch.float32
+        for start in range(0, a.numel, PIECE):
+            count = min(PIECE, a.numel - start)
+            pieces = [torch.empty(count, dtype=torch_dtype(integers) if integers else wide) for _ in range(2)]
+            first.read(name, start, pieces[0])
+            second.read(name, start, pieces[1])
+            differences[name] += _difference(*pieces, integers=integers)
+            with lock:
+                on_bytes((a.nbytes + b.nbytes) * count // a.numel)
 
-    pieces = (
-        (name, start, min(start + PIECE, one.numel))
-        for name, one in pending.items()
-        for start in range(0, one.numel, PIECE)
-    )
-    for_each(pieces, act, threads)
-    differences = tuple(
-        Difference(name, (first.tensors[name].dtype, second.tensors[name].dtype), first.tensors[name].shape,
-                   one.sums, (one.nonfinite[0], one.nonfinite[1]))
-        for name, one in pending.items()
-    )  # fmt: skip
-    return Comparison(first.label, second.label, found, differences)
+    for_each(match.differences, compare_tensor, threads)
+    return replace(match, differences=differences)
 
 
-@dataclass
-class _Pending:
-    """A tensor's sums while its pieces come in; they are added in the order in which they lie in the tensor."""
-
-    numel: int
-    sums: Sums = Sums()
-    nonfinite: Counter[int] = field(default_factory=Counter)
-    _next: int = 0
-    _waiting: dict[int, Sums] = field(default_factory=dict)
-
-    def add(self, start: int, sums: Sums, nonfinite: tuple[int, int]) -> None:
-        self.nonfinite.update({0: nonfinite[0], 1: nonfinite[1]})
-        self._waiting[start] = sums
-        while (ready := self._waiting.pop(self._next, None)) is not None:
-            self.sums += ready
-            self._next += PIECE
-
-
-def _sums(a: Tensor, b: Tensor) -> tuple[Sums, tuple[int, int]]:
+def _difference(a: Tensor, b: Tensor, *, integers: str) -> TensorDifference:
     import torch
 
-    equal = torch.equal(a, b)
+    if integers:
+        return TensorDifference(equal=torch.equal(a.view(torch.uint8), b.view(torch.uint8)))
+    equal, nonfinite = torch.equal(a, b), (0, 0)
     x = a.double()
     aa = float(torch.dot(x, x))
     if equal and math.isfinite(aa):
-        return Sums(aa, aa, aa, 0.0), (0, 0)
+        return TensorDifference((aa, aa, aa, 0.0))
     y = b.double()
     bb, ab = float(torch.dot(y, y)), float(torch.dot(x, y))
-    nonfinite = (0, 0)
     if not (math.isfinite(aa) and math.isfinite(bb)):
         nonfinite = (int((~a.isfinite()).sum()), int((~b.isfinite()).sum()))
         equal = bool(((a == b) | (a.isnan() & b.isnan())).all())
     y.sub_(x)
-    return Sums(aa, bb, ab, float(torch.dot(y, y)), equal), nonfinite
-
-
-def _unmeasured(a: Tensor, b: Tensor) -> Sums:
-    import torch
-
-    return Sums(equal=torch.equal(a.view(torch.uint8), b.view(torch.uint8)))
+    return TensorDifference((aa, bb, ab, float(torch.dot(y, y))), equal, nonfinite)
