@@ -55,6 +55,13 @@ def copied(model: nn.Module) -> Weights:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
+def standing_at(weights: Weights) -> nn.Module:
+    """The toy network with these weights."""
+    model = network()
+    model.load_state_dict(weights)
+    return model
+
+
 def config(name: str, **keys: Any) -> Any:
     return methods.registry()[name].config_type(name=name, **keys)
 
@@ -68,6 +75,9 @@ class Learnt:
     tasks: list[Task] = field(default_factory=list)
     data: list[TrainingData] = field(default_factory=list)
     optimizer: list[dict[str, Tensor]] = field(default_factory=list)
+
+
+Train = Callable[..., Learnt]  # the fixture `train` of tests/methods/conftest.py
 
 
 def learn(

@@ -1,8 +1,7 @@
-"""EWC and MAS: the penalty in closed form, its three modes, and how what they keep goes on."""
+"""EWC: the penalty in closed form, its three modes, and how what it keeps goes on; MAS where it shares the law."""
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 import pytest
@@ -23,21 +22,15 @@ from toy import (
     learn,
     network,
     seed,
+    standing_at,
 )
 
 from stockpot.batches.examples import TensorExamples, TrainingData
 from stockpot.batches.outputs import logits_of
 from stockpot.errors import StockpotError
 from stockpot.importance.fisher import convention, fisher, save_fisher
-from stockpot.importance.sensitivity import sensitivity
 from stockpot.methods import build
 from stockpot.methods.base import Task
-
-
-def standing_at(weights: Weights) -> nn.Module:
-    model = copy.deepcopy(network())
-    model.load_state_dict(weights)
-    return model
 
 
 def exact(weights: Weights, task: TensorExamples) -> Weights:
@@ -58,22 +51,6 @@ def test_each_mode_is_what_its_equation_says(loop: str, mode: str, tmp_path: Pat
     assert_close(learnt.weights[3], by_hand(two, TrainingData.of(tasks[2]), seed(2), extra=held(*terms)), 1e-10)
     plain = by_hand(two, TrainingData.of(tasks[2]), seed(2))
     assert max(float((learnt.weights[3][name] - plain[name]).abs().max()) for name in plain) > 1e-2
-
-
-@pytest.mark.parametrize("loop", LOOPS)
-def test_mas_holds_weights_as_its_equation_says(loop: str, tmp_path: Path) -> None:
-    tasks = [examples(0), examples(1), examples(2)]
-    learnt = learn(config("mas", strength=2.0), loop, tmp_path, tasks=tasks)
-    one, two = learnt.weights[1], learnt.weights[2]
-    first, second = (
-        sensitivity(standing_at(weights), task, logits=logits_of)
-        for weights, task in ((one, tasks[0]), (two, tasks[1]))
-    )
-    assert_close(two, by_hand(one, TrainingData.of(tasks[1]), seed(1), extra=held((2.0, first, one))), 1e-10)
-    both = {name: first[name] + second[name] for name in first}
-    assert_close(
-        learnt.weights[3], by_hand(two, TrainingData.of(tasks[2]), seed(2), extra=held((2.0, both, two))), 1e-10
-    )
 
 
 class Diagonal(nn.Module):

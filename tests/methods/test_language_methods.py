@@ -11,7 +11,7 @@ import torch
 from rehearsing import second_task
 from speaking import by_hand, classified, gpt2, llama, log_likelihood, texts
 from torch import Tensor, nn
-from toy import LOOPS, Learnt, Weights, assert_close, assert_same, config, held, learn, seed
+from toy import LOOPS, Learnt, Train, Weights, assert_close, assert_same, config, held, learn, seed
 
 from stockpot import methods
 from stockpot.batches.examples import IGNORED, Batch, TrainingData, concat
@@ -24,25 +24,7 @@ from stockpot.methods.base import Task, TaskFacts
 from stockpot.methods.shared.buffer import Buffer, features_over
 from stockpot.seeds import derive
 
-METHODS: dict[str, dict[str, Any]] = {
-    "sequential": {},
-    "joint": {},
-    "sfa": {"beta": 0.3, "p": 0.4},
-    "wise_ft": {"alpha": 0.6},
-    "replay": {"fraction": 0.25},
-    "l2": {"strength": 0.5},
-    "ewc": {"strength": 20.0},
-    "mas": {"strength": 2.0},
-    "si": {"strength": 5.0},
-    "lwf": {"strength": 2.0},
-    "agem": {"count": 10, "per_step": 6},
-    "task_arithmetic": {"scale": 0.3},
-    "ties": {},
-    "dare": {"density": 0.7},
-    "soup": {},
-    "magmax": {},
-    "fisher_average": {"fisher": "sample"},
-}
+METHODS = list(registry())
 OF_CLASSES: list[tuple[str, dict[str, Any]]] = [
     ("replay", {"select": "herding", "count": 6}),
     ("replay", {"loss": "der++", "count": 8, "per_batch": 6}),
@@ -52,16 +34,9 @@ OF_CLASSES: list[tuple[str, dict[str, Any]]] = [
     ("agem", {"count": 10, "per_step": 6}),
 ]
 NEUTRAL: list[tuple[str, dict[str, Any]]] = [
-    ("sfa", {"beta": 0.0}),
-    ("wise_ft", {"alpha": 1.0}),
-    ("replay", {"fraction": 0.0}),
+    *((name, dict(method.neutral)) for name, method in registry().items() if method.neutral is not None),
     ("replay", {"budget": "reservoir", "count": 0}),
-    ("agem", {"count": 0}),
-    ("l2", {"strength": 0.0}),
     ("ewc", {"strength": 0.0, "fisher": "empirical"}),
-    ("mas", {"strength": 0.0}),
-    ("si", {"strength": 0.0}),
-    ("lwf", {"strength": 0.0}),
 ]
 TEXTS = [texts(0), texts(1)]
 
@@ -71,36 +46,27 @@ def taught(name: str, loop: str, folder: Path, model: nn.Module | None = None, *
     return learn(config(name, **keys), loop, folder, tasks=TEXTS, model=model)
 
 
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Learnt:
-    return taught("sequential", "plain", tmp_path_factory.mktemp("plain"))
-
-
 def furthest(one: Weights, other: Weights) -> float:
     return max(float((tensor - other[name]).abs().max()) for name, tensor in one.items())
 
 
-def test_the_suite_knows_every_method() -> None:
-    assert set(METHODS) == set(registry())
-
-
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_changes_the_second_task_and_both_loops_agree_bitwise(
-    name: str, plain: Learnt, tmp_path: Path
-) -> None:
-    one, other = (taught(name, loop, tmp_path / loop, **METHODS[name]) for loop in LOOPS)
+def test_every_method_changes_the_second_task_and_both_loops_agree_bitwise(name: str, train: Train) -> None:
+    method = registry()[name]
+    one, other = (train(name, loop, dict(method.typical), on="texts") for loop in LOOPS)
+    plain = train("sequential", "plain", {}, on="texts")
     for trainer, without in zip(one.weights, other.weights, strict=True):
         assert_same(trainer, without)
     assert_same(one.weights[1], plain.weights[1])  # the first task is plain fine-tuning
-    assert (furthest(one.weights[2], plain.weights[2]) > 1e-2) == (name != "sequential")
+    assert (furthest(one.weights[2], plain.weights[2]) > 1e-2) == (method.role != "floor")
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", ["plain", pytest.param("trainer", marks=pytest.mark.thorough)])
 @pytest.mark.parametrize(("name", "neutral"), NEUTRAL, ids=str)
 def test_the_neutral_setting_is_bitwise_plain_fine_tuning(
-    name: str, neutral: dict[str, Any], loop: str, plain: Learnt, tmp_path: Path
+    name: str, neutral: dict[str, Any], loop: str, train: Train
 ) -> None:
-    learnt = taught(name, loop, tmp_path, **neutral)
+    learnt, plain = train(name, loop, neutral, on="texts"), train("sequential", "plain", {}, on="texts")
     for weights, without in zip(learnt.weights, plain.weights, strict=True):
         assert_same(weights, without)
 

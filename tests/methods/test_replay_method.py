@@ -15,11 +15,25 @@ from pydantic import ValidationError
 from rehearsing import second_task
 from scipy.stats import chi2
 from torch import Tensor
-from toy import LOOPS, STEPS, Weights, assert_close, assert_same, config, copied, differ, examples, learn, network
+from toy import (
+    LOOPS,
+    STEPS,
+    Train,
+    Weights,
+    assert_close,
+    assert_same,
+    by_hand,
+    config,
+    copied,
+    differ,
+    examples,
+    learn,
+    network,
+)
 from toy import seed as seed_of
 
 from stockpot import methods
-from stockpot.batches.examples import TensorExamples, TrainingData
+from stockpot.batches.examples import TensorExamples, TrainingData, concat
 from stockpot.errors import StockpotError
 from stockpot.methods.base import Task
 from stockpot.methods.replay import logit_distance
@@ -27,6 +41,16 @@ from stockpot.methods.shared.buffer import Reservoir
 from stockpot.seeds import derive, generator
 from stockpot.training.batches import EpochBatches
 from stockpot.training.method_state import read_state, write_state
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_it_is_what_its_equation_says(loop: str, train: Train) -> None:
+    """Task 2 is trained on its examples and a quarter of the 22 of task 1, rounded, in one shuffled set."""
+    _, one, two = train("replay", loop, {"fraction": 0.25}).weights
+    picked = torch.randperm(22, generator=generator(seed_of(0), "replay"))[:6].sort().values
+    past = TensorExamples(examples(0).pixel_values[picked], examples(0).labels[picked])
+    union = TrainingData.of(concat([examples(1), past]))
+    assert_close(two, by_hand(one, union, seed_of(1)))
 
 
 def numbered(task: int, many: int) -> TensorExamples:

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from toy import (
     LOOPS,
     STEPS,
+    Train,
     Weights,
     assert_close,
     assert_same,
@@ -32,6 +33,13 @@ from stockpot.errors import StockpotError
 from stockpot.methods.sfa import SequentialFineTuningWithAveraging
 
 pytestmark = pytest.mark.parametrize("loop", LOOPS)
+
+
+def test_it_is_what_its_equation_says(loop: str, train: Train) -> None:
+    """β = 0.3, p = 0.4: after steps 2 and 5 of 6, and at the end."""
+    _, one, two = train("sfa", loop, {"beta": 0.3, "p": 0.4}).weights
+    after = averaged(one, 0.3, [2, 5, 6])
+    assert_close(two, by_hand(one, TrainingData.of(examples(1)), seed(1), after))
 
 
 def test_sfa_at_the_end_only_is_wise_ft_bitwise(loop: str, tmp_path: Path) -> None:
