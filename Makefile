@@ -7,13 +7,14 @@ READY := $(VENV)/.ready
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: help demo test test-thorough lint clean
+.PHONY: help demo test test-thorough lint docs clean
 
 help:
 	@echo "make demo   compare five methods on two tasks of handwritten digits (a minute), with a report"
 	@echo "make test   run the tests, ARGS=\"tests/weights -x\" some of them"
 	@echo "make test-thorough  the same, and every case of which make test runs a sample"
 	@echo "make lint   ruff, mypy and which room imports which"
+	@echo "make docs   write what is made from the code: docs/methods.md, the schemas, README's table of methods"
 	@echo "make clean  delete the virtual environment and the caches"
 
 $(READY): constraints.txt pyproject.toml
@@ -38,6 +39,9 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+docs: $(READY)
+	$(BIN)/python docs/make.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -17,9 +17,9 @@ def methods_command(
 ) -> None:
     """List the methods: equation, parameters, defaults."""
     if markdown:
-        from stockpot.cli.methods_page import page
+        from stockpot.cli.methods_page import methods_page
 
-        say(page().removesuffix("\n"))
+        say(methods_page().removesuffix("\n"))
     else:
         _describe_methods(name)
 

@@ -1,4 +1,4 @@
-"""The page about all methods, made of their docstrings: `stockpot methods --markdown > docs/methods.md`."""
+"""The page and the table of all methods, made of their docstrings and configs."""
 
 from __future__ import annotations
 
@@ -12,28 +12,36 @@ from stockpot.methods.shared.docstring import SECTIONS, sections
 INTRODUCTION = """\
 # Methods
 
-Made by `stockpot methods --markdown > docs/methods.md` from the code; `stockpot methods NAME` prints one. θ are the
-weights, θ_o the anchor, θ_0 the start model, τ a task vector, T the optimizer steps of a task. `beta` weighs the
-anchor; the λ of a penalty is called `strength`, that of task vectors `scale`. Every method resumes exactly, and
-works in the Trainer and in the plain loop.
+Made from the code by `make docs`; `stockpot methods NAME` prints one method. θ are the weights, θ_o the anchor, θ_0 the
+start model, τ a task vector, T the optimizer steps of a task. `beta` weighs the anchor; the λ of a penalty is called
+`strength`, that of task vectors `scale`. Every method resumes exactly, and works in the Trainer and in the plain loop.
 """
 
 
-def page() -> str:
+def methods_table() -> str:
+    """README's table: what each method does, and what it keeps between tasks."""
+    lines = ["| | | what is kept between tasks |", "|---|---|---|"]
+    for name, method in registry().items():
+        section = sections(method.__doc__)
+        lines.append(f"| [`{name}`](docs/methods.md#{name}) | {section['']} | {section['Kept']} |")
+    return "\n".join(lines) + "\n"
+
+
+def methods_page() -> str:
     """The page in Markdown: a table of all methods, then a section for each."""
     parts = [INTRODUCTION, "| method | what stays between tasks | a step costs |\n|---|---|---|"]
     parts[-1] += "".join(
-        f"\n| [{name}](#{name}) | {told.get('Kept', '')} | {told.get('Cost', '')} |"
-        for name, told in ((name, sections(method.__doc__)) for name, method in registry().items())
+        f"\n| [{name}](#{name}) | {section['Kept']} | {section['Cost']} |"
+        for name, section in ((name, sections(method.__doc__)) for name, method in registry().items())
     )
     parts += [_section(name, method) for name, method in registry().items()]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
 def _section(name: str, method: type[Method[Any]]) -> str:
-    told = sections(method.__doc__)
-    lines = [f"## {name}", "", told[""], ""]
-    lines += [f"- **{heading}**: {told[tag]}" for tag, heading in SECTIONS.items() if tag in told]
+    section = sections(method.__doc__)
+    lines = [f"## {name}", "", section[""], ""]
+    lines += [f"- **{heading}**: {section[word]}" for word, heading in SECTIONS.items() if word in section]
     fields = {
         field: info
         for field, info in method.config_type.model_fields.items()
