@@ -20,7 +20,7 @@ from stockpot.inspect.differences import (
     compare_checkpoints,
     match_tensors,
 )
-from stockpot.inspect.facts import facts_of, open_checkpoint
+from stockpot.inspect.facts import facts_of, open_tensors
 from stockpot.inspect.name_patterns import fold_names
 from stockpot.inspect.tied_tensors import TiedTensors, find_tied_tensors
 from stockpot.merging.read.sources import MemorySource
@@ -204,7 +204,7 @@ def test_a_number_of_hundreds_of_digits_is_no_layer(tmp_path: Path) -> None:
     name = f"h.{'9' * 500}.w"
     save_file({name: torch.ones(1)}, tmp_path / "x.safetensors")
     assert fold_names([name]) == [(name, [name])]
-    facts = facts_of(tmp_path / "x.safetensors", open_checkpoint(tmp_path / "x.safetensors", "x"))
+    facts = facts_of(tmp_path / "x.safetensors", open_tensors(tmp_path / "x.safetensors", "x"))
     assert facts.layers == {}
 
 
@@ -242,7 +242,7 @@ def sharded(folder: Path) -> Path:
 def test_the_facts_of_a_sharded_checkpoint(tmp_path: Path) -> None:
     folder = sharded(tmp_path / "m")
     (folder / "config.json").write_text(json.dumps({"model_type": "x", "text_config": {"tie_word_embeddings": True}}))
-    facts = facts_of(folder, open_checkpoint(folder, "m"))
+    facts = facts_of(folder, open_tensors(folder, "m"))
     assert (facts.kind, facts.parameters, facts.bytes, len(facts.files)) == ("model", 16, 4 * 6 + 8 * 4 + 2 * 6, 2)
     assert {dtype: row["bytes"] for dtype, row in facts.types.items()} == {
         "F32": 24, "I64": 32, "BF16": 12,
@@ -257,7 +257,7 @@ def test_an_adapter_is_its_own_tensors_its_rank_and_its_base(tmp_path: Path) -> 
     save_file({name: torch.ones(4, 16)}, tmp_path / "adapter_model.safetensors")
     said = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "base_model_name_or_path": "some/base", "bias": "none"}
     (tmp_path / "adapter_config.json").write_text(json.dumps(said))
-    facts = facts_of(tmp_path, open_checkpoint(tmp_path, "ad"))
+    facts = facts_of(tmp_path, open_tensors(tmp_path, "ad"))
     assert (facts.kind, list(facts.tensors), facts.parameters) == ("adapter", [name], 64)
     assert facts.config == {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "base_model_name_or_path": "some/base"}
 
@@ -267,7 +267,7 @@ def test_a_configuration_that_is_none_is_an_error_that_names_it(tmp_path: Path, 
     folder = sharded(tmp_path / "m")
     (folder / "config.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(StockpotError, match=r"m/config\.json is not a configuration"):
-        facts_of(folder, open_checkpoint(folder, "m"))
+        facts_of(folder, open_tensors(folder, "m"))
 
 
 def test_facts_and_matching_do_not_import_torch(tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_facts_and_matching_do_not_import_torch(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from stockpot.inspect.facts import *; "
         "from stockpot.inspect.differences import *; "
-        f"place = Path({str(folder)!r}); source = open_checkpoint(place, 'm'); "
+        f"place = Path({str(folder)!r}); source = open_tensors(place, 'm'); "
         "matched = match_tensors(source, source).differences; "
         "print(facts_of(place, source).parameters, len(matched), 'torch' in sys.modules)"
     )
@@ -284,5 +284,5 @@ def test_facts_and_matching_do_not_import_torch(tmp_path: Path) -> None:
 
 
 def test_matching_reads_headers_alone(tmp_path: Path) -> None:
-    source = open_checkpoint(sharded(tmp_path / "m"), "m")
+    source = open_tensors(sharded(tmp_path / "m"), "m")
     assert match_tensors(source, MemorySource({"n": torch.arange(4)}, "b")).differences.keys() == {"n"}

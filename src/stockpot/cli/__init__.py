@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. Nothing heavy is imported before a command needs it."""
+"""The command line: parse, call, print. Heavy imports happen inside the commands, so that `--help` is fast."""
 
 from stockpot.cli.app import main
 

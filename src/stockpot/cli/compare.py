@@ -102,7 +102,7 @@ def _compare(
         path.mkdir(parents=True, exist_ok=True)
     write_text(path / "recipe.yaml", to_yaml(to_values(recipe)))
     again = command_line(recipe_file, overrides, path, options)
-    bars = terminal_progress(_many(recipe, methods, shard))
+    bars = terminal_progress(_most_runs(recipe, methods, shard))
     with stopping_after_step(again) as stop, closing(bars) as progress:
         running = Running(recipe, path, stop, progress, engine, shard)
         if opened is not None and recipe.tune is None:
@@ -156,20 +156,24 @@ def _engine(options: CompareOptions) -> CellEngine | None:
     return in_processes(options.jobs) if options.jobs > 1 or options.engine else None
 
 
-def _many(recipe: Recipe, methods: Sequence[BaseConfig], shard: tuple[int, int]) -> int:
-    """How many runs there are, at most: a grid may have fewer points than trials, a time end the tuning."""
+def _most_runs(recipe: Recipe, methods: Sequence[BaseConfig], shard: tuple[int, int]) -> int:
+    """An upper limit of the runs: a grid may have fewer points than trials, and a time limit may end the tuning."""
     trials = _tuning_stages(recipe.tune, sum(bool(method.searched()) for method in methods)) if recipe.tune else []
-    points = sum(method.strength_key is not None for method in methods) * _each(recipe) * (recipe.front or 0)
+    points = sum(method.strength_key is not None for method in methods) * _runs_per_method(recipe) * (recipe.front or 0)
     number, count = shard
-    return sum(len(range(number - 1, stage, count)) for stage in (*trials, len(methods) * _each(recipe), points))
+    return sum(
+        len(range(number - 1, stage, count)) for stage in (*trials, len(methods) * _runs_per_method(recipe), points)
+    )
 
 
 def _tuning_stages(tune: Tune, methods: int) -> list[int]:
-    """The runs of the trials, and those of each round beyond the ends."""
+    """How many runs the trials are, and each round of further ones beyond the ends of what was tried."""
     from stockpot.compare.extension import round_size
 
-    return [methods * many * len(tune.seeds) for many in (tune.trials, *[round_size(tune.trials)] * tune.extensions)]
+    return [
+        methods * trials * len(tune.seeds) for trials in (tune.trials, *[round_size(tune.trials)] * tune.extensions)
+    ]
 
 
-def _each(recipe: Recipe) -> int:
+def _runs_per_method(recipe: Recipe) -> int:
     return len(recipe.seeds) * recipe.orders

@@ -1,4 +1,4 @@
-"""Words for the terminal: all that the commands print passes through here."""
+"""The terminal: everything that the commands print passes through here."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from stockpot.printing import SPELT, escape_controls
 if TYPE_CHECKING:
     from rich.console import Console
 
-WIDTH = 110  # of tables, where the output is not a terminal
+_WIDTH = 110  # columns of a table where the output is not a terminal
 
 
 def fail(message: str) -> None:
     """One line on stderr, in red where the terminal has colours."""
     text = escape_controls(" ".join(message.split()), lines=False)
-    with contextlib.suppress(OSError, ValueError):  # nobody can be told
+    with contextlib.suppress(OSError, ValueError):  # there is nowhere left to report it
         red, plain = ("\033[31m", "\033[0m") if sys.stderr.isatty() else ("", "")
         sys.stderr.write(f"{red}Error:{plain} {text}\n")
         sys.stderr.flush()
@@ -34,19 +34,19 @@ def say(message: str = "") -> None:
 
 
 def note(message: str) -> None:
-    """One line on stderr, for logs."""
+    """One line on stderr, for progress and logs."""
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.write(f"{escape_controls(message, lines=False)}\n")
 
 
 def show(table: Any) -> None:
-    """A rich table on stdout; its texts are not read as markup."""
+    """A rich table on stdout; square brackets in its texts are not markup."""
     with writing():
-        console(markup=False, width=None if sys.stdout.isatty() else WIDTH).print(table)
+        console(markup=False, width=None if sys.stdout.isatty() else _WIDTH).print(table)
 
 
 def console(markup: bool = True, width: int | None = None) -> Console:
-    """A rich console on stdout, through which no text of others can steer the terminal."""
+    """A rich console on stdout, which escapes control characters in text that comes from files of others."""
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
 
@@ -60,7 +60,7 @@ def console(markup: bool = True, width: int | None = None) -> Console:
 
 @contextlib.contextmanager
 def writing() -> Iterator[None]:
-    """Turns an output that cannot be written into one clear line; a reader that went away is nobody's mistake."""
+    """Turns an output that cannot be written into a StockpotError; a reader that went away is not a mistake."""
     try:
         yield
     except BrokenPipeError:
@@ -74,7 +74,7 @@ def writing() -> Iterator[None]:
 
 
 def give_up_output() -> None:
-    """What is still to be written to stdout goes nowhere, so that leaving does not fail as well."""
+    """Sends what is still to be written to stdout nowhere, so that exiting does not fail as well."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
@@ -82,11 +82,12 @@ def give_up_output() -> None:
 
 
 def prepare_streams() -> bool:
-    """Lets stdout and stderr spell what their encoding lacks; whether there is a stdout.
+    """Lets stdout and stderr spell characters that their encoding lacks; returns whether there is a stdout.
 
-    A stream that was closed is opened on nothing: the next file would get its number, and what is printed.
+    A stream that was closed is opened on /dev/null: otherwise the next file that is opened would get its number, and
+    with it what is printed.
     """
-    whole = sys.stdout is not None
+    has_stdout = sys.stdout is not None
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         stream = getattr(sys, name)
         if stream is None:
@@ -97,4 +98,4 @@ def prepare_streams() -> bool:
             setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8"))
         elif number and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors=SPELT)
-    return whole
+    return has_stdout

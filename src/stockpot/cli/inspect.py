@@ -39,7 +39,7 @@ def inspect_command(
     if output is not None and len(paths) != 2:
         raise StockpotError(f"-o draws how two checkpoints differ: name two paths, not {len(paths)}.")
     pictures = [] if output is None else _pictures(output)
-    from stockpot.inspect.facts import facts_of, open_checkpoint
+    from stockpot.inspect.facts import facts_of, open_tensors
     from stockpot.inspect.tables import comparison_report, facts_report, totals_report
     from stockpot.inspect.tied_tensors import find_tied_tensors
     from stockpot.merging.read.inputs import located
@@ -49,7 +49,7 @@ def inspect_command(
         sources, facts = [], []
         for path in paths:
             place = located(path)
-            sources.append(stack.enter_context(contextlib.closing(open_checkpoint(place, path, allow_bin))))
+            sources.append(stack.enter_context(contextlib.closing(open_tensors(place, path, allow_bin))))
             facts.append(facts_of(place, sources[-1]))
         comparisons = _compare(sources, threads) if len(sources) > 1 else []
         if ties:

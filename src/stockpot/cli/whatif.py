@@ -25,7 +25,7 @@ _FILES_OF_OTHERS = ("journal.jsonl", "comparison.json")
 def whatif_command(
     folder: RunArgument,
     methods: Annotated[
-        str | None, typer.Option("--methods", metavar="A,B", help="default: wise_ft,task_arithmetic,ties,soup,magmax")
+        str | None, typer.Option("--methods", metavar="A,B", help="default: every method that merges after training")
     ] = None,
     points: Annotated[
         int, typer.Option("--points", min=2, max=1001, help="number of values of each method's strength")
@@ -53,7 +53,7 @@ def whatif_command(
     if threads is not None:
         torch.set_num_threads(threads)
     with reading(folder, allow_code=allow_code) as session, explaining_disk_errors(target):
-        make_folder(target)  # now: that it cannot be written should not come out after the work
+        make_folder(target)  # fails before the work, not after it
         whatif = _sweep(session, names, points)
     with explaining_disk_errors(target):
         write_json(target / FILE, whatif.model_dump(mode="json"))

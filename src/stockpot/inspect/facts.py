@@ -36,7 +36,7 @@ class CheckpointFacts:
     tensors: dict[str, dict[str, Any]]  # name → dtype, shape, bytes
 
 
-def open_checkpoint(place: Path, label: str, allow_bin: bool = False) -> TensorSource:
+def open_tensors(place: Path, label: str, allow_bin: bool = False) -> TensorSource:
     """A checkpoint's tensors; for the folder of an adapter, the adapter's own."""
     return open_model(place, label, allow_bin, "adapter_model" if is_adapter(place) else "model")
 
