@@ -206,14 +206,18 @@ def _start(request: dict[str, Any]) -> int:
     if pid:
         return pid
     code = 1
-    with contextlib.suppress(BaseException):
+    try:
         for number, name in ((0, "/dev/null"), (1, request["output"] + ".out"), (2, request["output"] + ".err")):
             handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
             os.dup2(handle, number)
         code = _act(request)
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(BaseException):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
 
 
 def _wait(pid: int) -> int | None:
@@ -231,6 +235,7 @@ def _warm_up() -> None:
     import sklearn.model_selection
     from transformers import LlamaForCausalLM, ViTConfig, ViTForImageClassification  # noqa: F401
 
+    from stockpot.methods import registry
     from stockpot.models.names import saved_names
     from stockpot.recipe.train import check_train
 
@@ -239,6 +244,7 @@ def _warm_up() -> None:
     with contextlib.suppress(ImportError):  # not in transformers 4
         import transformers.models.vit.image_processing_pil_vit  # noqa: F401
     sklearn.datasets.load_digits()
+    registry()
     check_train({}, "")
     tiny = {"image_size": 8, "patch_size": 4, "hidden_size": 8, "intermediate_size": 8}
     saved_names(ViTForImageClassification(ViTConfig(**tiny, num_hidden_layers=1, num_attention_heads=1)))
