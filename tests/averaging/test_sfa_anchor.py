@@ -75,8 +75,8 @@ def test_a_file_kept_in_memory_is_read_once(keep: str, tmp_path: Path) -> None:
 def test_a_temporary_anchor_goes_with_the_object_and_a_named_folder_stays(tmp_path: Path) -> None:
     model = network()
     sfa = SFA(model, beta=0.25, every=1, keep="disk")
-    assert sfa._anchor.path is not None
-    scratch = sfa._anchor.path.parent
+    assert sfa._anchored.anchor.path is not None
+    scratch = sfa._anchored.anchor.path.parent
     assert scratch.is_dir()
     del sfa
     gc.collect()

@@ -123,7 +123,7 @@ def test_the_block_in_the_file_is_the_callback_with_these_arguments(plugin: Any,
 def test_every_argument_of_the_callback_can_be_written(plugin: Any) -> None:
     import inspect
 
-    settings = sys.modules["stockpot.averaging.axolotl"].SFASettings
+    settings = sys.modules["stockpot.averaging.axolotl"].SFABlock
     arguments = inspect.signature(SFACallback).parameters
     assert list(settings.model_fields) == list(arguments)
     for name, field in settings.model_fields.items():

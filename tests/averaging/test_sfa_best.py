@@ -132,7 +132,7 @@ def test_an_evaluation_that_nobody_foresaw_cannot_make_a_best_of_plain_fine_tuni
                 control.should_evaluate = control.should_save = True
 
     settings = stopping(load_best_model_at_end=True)
-    with pytest.raises(StockpotError, match="checkpoint-3 is the best so far, and lies between two averages"):
+    with pytest.raises(StockpotError, match="best checkpoint so far is that of step 3, which lies between"):
         run(tmp_path, SFACallback(beta=0.25, every=2), [1.0, 0.5], AtStep3(), **settings)
 
 

@@ -161,5 +161,5 @@ def test_deepspeed_is_refused(tmp_path: Path) -> None:
     one = trainer(tmp_path, SFACallback(beta=0.25, p=1))
     callback = SFACallback(beta=0.25, p=1)
     arguments = type("Arguments", (), {"deepspeed": "zero2.json"})()
-    with pytest.raises(StockpotError, match="train without deepspeed"):
+    with pytest.raises(StockpotError, match="train without DeepSpeed"):
         callback.on_train_begin(arguments, one.state, one.control, model=one.model)

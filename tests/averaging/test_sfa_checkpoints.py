@@ -189,16 +189,16 @@ def test_an_anchor_that_is_gone_or_another_is_named(stopped: Path, tmp_path: Pat
     file, beside = anchor_in(stopped), anchor_in(stopped.parent)
     moved = file.rename(tmp_path / "moved.safetensors")
     beside.unlink()
-    assert f"{file} is missing: pass it from where it is now, anchor=PATH" in refusal(stopped, tmp_path / "run")
+    assert f"{file} is missing: pass where it is now, anchor=PATH" in refusal(stopped, tmp_path / "run")
     assert torch.equal(resumed(stopped, tmp_path / "a", SFACallback(**SETTINGS, anchor=moved)), unbroken)
     metadata = open_checkpoint(moved).metadata
     other = {name: tensor + 1 for name, tensor in Regression().state_dict().items()}
     save_checkpoint(other, file, {"anchor_id": "another"})
     assert "is the anchor of another training" in refusal(stopped, tmp_path / "run")
     save_checkpoint(other, file, {"anchor_id": metadata["anchor_id"]})
-    assert "is not, for what is trained here, the anchor that the training began" in refusal(stopped, tmp_path / "run")
+    assert "differs, in what is trained here, from the anchor of the start" in refusal(stopped, tmp_path / "run")
     given = {**SETTINGS, "anchor": file}
-    assert "is not, for what is trained here, the anchor" in refusal(stopped, tmp_path / "run", given)
+    assert "differs, in what is trained here, from the anchor" in refusal(stopped, tmp_path / "run", given)
 
 
 def test_of_an_anchor_by_path_the_content_is_checked(tmp_path: Path, unbroken: Tensor) -> None:
@@ -212,7 +212,7 @@ def test_of_an_anchor_by_path_the_content_is_checked(tmp_path: Path, unbroken: T
     assert torch.equal(resumed(checkpoint, tmp_path / "new", SFACallback(**there)), unbroken)
     assert "does not exist" in refusal(checkpoint, tmp_path / "new", settings)
     save_checkpoint({name: tensor + 1 for name, tensor in Regression().state_dict().items()}, old)
-    assert "old.safetensors is not, for what is trained here, the anchor" in refusal(
+    assert "old.safetensors differs, in what is trained here, from the anchor" in refusal(
         checkpoint, tmp_path / "new", settings
     )
 

@@ -241,7 +241,7 @@ def test_lora_factors_are_scaled_and_resumed_without_an_anchor(tmp_path: Path) -
 
 def test_mid_task_weights_never_become_the_anchor(stopped: Callable[..., Path], tmp_path: Path) -> None:
     plain = stopped(5)
-    with pytest.raises(StockpotError, match=r"begins at step 5 without a state .* pass it, anchor=PATH"):
+    with pytest.raises(StockpotError, match=r"starts at step 5 without a state .* pass it, anchor=PATH"):
         fit(tmp_path, SFALightning(beta=0.25, p=0.25), resume=plain)
     save_checkpoint(Regression().state_dict(), tmp_path / "anchor.safetensors")
     callback = SFALightning(beta=0.25, p=0.25, anchor=tmp_path / "anchor.safetensors")
@@ -269,7 +269,7 @@ def test_a_training_that_stops_early_is_averaged_at_its_end(tmp_path: Path, capl
     assert (callback.sfa.averages, callback.sfa.steps) == (1, 5)
     expected = 0.75 * spy.seen[-1][1] + 0.25 * weights(Regression())
     torch.testing.assert_close(result, expected, rtol=1e-14, atol=1e-14)
-    assert "stopped at step 5" in caplog.text
+    assert "stopped early, at step 5" in caplog.text
 
 
 class Validated(Regression):
@@ -345,7 +345,7 @@ def test_of_an_anchor_by_path_the_content_is_checked(stopped: Callable[..., Path
     there = file.rename(tmp_path / "there.safetensors")
     assert torch.equal(fit(tmp_path, SFALightning(**settings, anchor=there), resume=checkpoint), expected)
     save_checkpoint({name: tensor + 1 for name, tensor in Regression().state_dict().items()}, there)
-    with pytest.raises(StockpotError, match=r"there.safetensors is not, for what is trained here, that of the saved"):
+    with pytest.raises(StockpotError, match=r"there.safetensors differs, in what is trained here, from the anchor"):
         fit(tmp_path, SFALightning(**settings, anchor=there), resume=checkpoint)
 
 
@@ -445,7 +445,7 @@ def test_an_average_that_the_next_step_undoes_is_noticed_here_too(tmp_path: Path
 
     module = Masters()
     anchor = {name: torch.zeros_like(tensor) for name, tensor in module.state_dict().items()}
-    with pytest.raises(StockpotError, match="put back the weights from before it"):
+    with pytest.raises(StockpotError, match="restored the weights from before it"):
         fit(tmp_path, SFALightning(beta=0.25, every=2, anchor=anchor), module=module)
 
     class Elsewhere(Regression):

@@ -90,7 +90,7 @@ def test_a_skipped_step_is_not_the_one_to_judge_by() -> None:
     assert sfa.reach(2)
     assert not sfa.reach(3, skipped=True)  # the weights are still where the average left them
     optimizer.step()
-    with pytest.raises(StockpotError, match="put back the weights"):
+    with pytest.raises(StockpotError, match="restored the weights"):
         sfa.reach(4)
 
 
@@ -104,7 +104,7 @@ def test_masters_outside_of_a_torch_optimizer_are_noticed_too() -> None:
     with torch.no_grad():
         for tensor, master in zip(model.parameters(), masters, strict=True):
             tensor.copy_(master)
-    with pytest.raises(StockpotError, match="put back the weights"):
+    with pytest.raises(StockpotError, match="restored the weights"):
         sfa.step()
 
 
@@ -115,7 +115,7 @@ def test_a_learning_rate_that_only_later_uncovers_them_is_no_excuse() -> None:
     train(model, optimizer, sfa, 3)  # so small a pull tells nothing beside steps of that length
     assert sfa.averages == 1
     optimizer.param_groups[0]["lr"] = 0.0
-    with pytest.raises(StockpotError, match="put back the weights"):
+    with pytest.raises(StockpotError, match="restored the weights"):
         train(model, optimizer, sfa, 4)
 
 
@@ -225,7 +225,7 @@ def through_the_trainer(folder: Path, model: nn.Module, optimizer: Any) -> None:
 
 def test_the_callback_notices_masters_and_an_optimizer_of_other_tensors(tmp_path: Path) -> None:
     model = Regression()
-    with pytest.raises(StockpotError, match="put back the weights"):
+    with pytest.raises(StockpotError, match="restored the weights"):
         through_the_trainer(tmp_path, model, Masters(model.parameters(), lr=0.0))
     with pytest.raises(StockpotError, match="optimizer: SGD holds none of the model's own tensors"):
         through_the_trainer(tmp_path, model, torch.optim.SGD(Regression().parameters(), lr=0.1))

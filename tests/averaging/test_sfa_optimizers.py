@@ -284,7 +284,7 @@ def test_masters_on_the_host_are_averaged_where_they_are_known_and_noticed_where
     steps(model, optimizer, sfa, 3)
     torch.testing.assert_close(model[0].weight.detach(), start / 8)
     unknown = SFA(model, beta=0.5, every=1, anchor=anchor)
-    with pytest.raises(StockpotError, match="put back the weights from before it, from copies kept elsewhere"):
+    with pytest.raises(StockpotError, match="restored the weights from before it, from copies kept elsewhere"):
         steps(model, optimizer, unknown, 2)
 
 

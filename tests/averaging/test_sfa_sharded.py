@@ -135,5 +135,5 @@ def test_fsdp1_is_refused_wherever_a_model_comes_in(original: bool, tmp_path: Pa
 
 
 def test_an_anchor_of_flat_pieces_is_refused() -> None:
-    with pytest.raises(StockpotError, match=r"'_flat_param' is FSDP1's own piece: take a full state dict"):
+    with pytest.raises(StockpotError, match=r"'_flat_param' is a flat piece of FSDP1: pass a full state dict"):
         SFA(network(), beta=0.25, every=1, anchor={"_flat_param": torch.zeros(7)})

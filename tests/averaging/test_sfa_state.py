@@ -154,10 +154,10 @@ def test_of_an_anchor_in_a_file_the_content_is_checked(tmp_path: Path) -> None:
     for keep in ("disk", "cpu"):  # the same anchor, wherever it lies and is held
         SFA(network(), anchor=second, keep=keep, **settings).load_state_dict(state)
     save_checkpoint(network(6).state_dict(), second)
-    with pytest.raises(StockpotError, match=r"b.safetensors is not, for what is trained here, that of the saved"):
+    with pytest.raises(StockpotError, match=r"b.safetensors differs, in what is trained here, from the anchor"):
         SFA(network(), anchor=second, **settings).load_state_dict(state)
     save_checkpoint(network(6).state_dict(), first)
-    with pytest.raises(StockpotError, match=r"a.safetensors is not, for what is trained here, that of the saved"):
+    with pytest.raises(StockpotError, match=r"a.safetensors differs, in what is trained here, from the anchor"):
         SFA(network(), **settings).load_state_dict(state)
 
 

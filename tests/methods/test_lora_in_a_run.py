@@ -94,9 +94,9 @@ def test_a_stream_of_adapters_is_averaged_with_the_model_before_each_task(
     average = SFA.average
 
     def watched(sfa: SFA) -> None:
-        before = effective(sfa._model)
+        before = effective(sfa._anchored.model)
         average(sfa)
-        averages.append((before, effective(sfa._model)))
+        averages.append((before, effective(sfa._anchored.model)))
         assert (sfa.anchor_bytes, dict(sfa.anchor)) == (0, {})
         for file in run.rglob("*.safetensors"):
             if file.parent.name != "model":

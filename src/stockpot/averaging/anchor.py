@@ -1,4 +1,4 @@
-"""θ_o: where the anchor comes from, and where it lives while the model trains."""
+"""θ_o: where the anchor comes from, and where it is stored while the model trains."""
 
 from __future__ import annotations
 
@@ -8,26 +8,23 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from stockpot.averaging.match import TensorPair
 from stockpot.averaging.model_tensors import ModelTensor, storages
+from stockpot.averaging.settings import AnchorSource, Keep
 from stockpot.errors import StockpotError
 from stockpot.models.names import under_own_names
 from stockpot.weights.checkpoint import open_checkpoint, save_checkpoint
 from stockpot.weights.tensor_memory import is_sharded, local_shard, storage_address
 from stockpot.weights.tensor_names import clean_name
 
-Keep = Literal["device", "cpu", "disk"]
-AnchorSource = str | os.PathLike[str] | Mapping[str, Tensor]
-
 
 @dataclass(frozen=True)
 class Anchor:
-    """The tensors of θ_o by clean name; `path` where they are a file, `label` what messages call them."""
+    """The tensors of θ_o by clean name; `path` if they are a file, `label` is what messages call them."""
 
     tensors: dict[str, Tensor]
     label: str
@@ -41,12 +38,12 @@ class Anchor:
 
 
 def find_anchor(source: AnchorSource, live: list[ModelTensor], model: nn.Module) -> Anchor:
-    """The anchor that `source` names, nothing copied yet.
+    """The anchor that `source` names; nothing is copied yet.
 
     Raises StockpotError for a path that cannot be opened, and for names that collide once prefixes are removed.
     """
     if isinstance(source, str) and source == "start":
-        return Anchor({one.name: one.tensor.detach() for one in live}, "the anchor (the model at its start)")
+        return Anchor({each.name: each.tensor.detach() for each in live}, "the anchor (the model at its start)")
     if isinstance(source, str | os.PathLike):
         checkpoint = open_checkpoint(source)
         tensors, mapped = under_own_names(checkpoint, model)
@@ -58,10 +55,10 @@ def find_anchor(source: AnchorSource, live: list[ModelTensor], model: nn.Module)
 
 
 def hold_anchor(anchor: Anchor, pairs: list[TensorPair], model: nn.Module, keep: Keep, folder: Path | None) -> Anchor:
-    """The anchor where `keep` says, with the tensors of `pairs` only, sharing no memory with the model.
+    """The anchor stored where `keep` says, with the tensors of `pairs` only, sharing no memory with the model.
 
-    On "disk", a file is opened where it is; tensors are written to a new file of `folder`, or of a temporary folder
-    that goes when the anchor does.
+    On "disk", a file is opened where it is; tensors are written to a new file in `folder`, or in a temporary folder
+    that is deleted with the anchor.
     """
     if keep == "disk" and pairs:
         return anchor if anchor.path else _written(anchor, pairs, folder)
@@ -69,7 +66,7 @@ def hold_anchor(anchor: Anchor, pairs: list[TensorPair], model: nn.Module, keep:
     tensors = {}
     for pair in pairs:
         device = pair.tensor.device if keep == "device" else torch.device("cpu")
-        # The type that an average works in, once and not at each average; half weights keep what is most exact.
+        # Converted once, not at every average. Half-precision weights keep the anchor's dtype, which may be more exact.
         dtype = pair.tensor.dtype if pair.tensor.dtype.itemsize > 2 else pair.anchor.dtype
         moved = pair.anchor.detach().to(device, dtype)
         place = storage_address(moved)
@@ -79,11 +76,11 @@ def hold_anchor(anchor: Anchor, pairs: list[TensorPair], model: nn.Module, keep:
 
 
 def move_anchor(anchor: Anchor, live: list[ModelTensor]) -> None:
-    """Moves each tensor of the anchor to where the model's tensor has gone."""
-    for one in live:
-        for name in one.names:
+    """Moves each tensor of the anchor to the device that the model's tensor is on now."""
+    for each in live:
+        for name in each.names:
             if name in anchor.tensors:
-                anchor.tensors[name] = anchor.tensors[name].to(one.tensor.device)
+                anchor.tensors[name] = anchor.tensors[name].to(each.tensor.device)
 
 
 def _written(anchor: Anchor, pairs: list[TensorPair], folder: Path | None) -> Anchor:
@@ -91,7 +88,7 @@ def _written(anchor: Anchor, pairs: list[TensorPair], folder: Path | None) -> An
         if is_sharded(pair.anchor):
             raise StockpotError(f"'{pair.name}' is sharded over processes: keep='disk' cannot hold it; use 'device'.")
     scratch = None if folder else tempfile.TemporaryDirectory(prefix="stockpot-")
-    # A new name each time: a resumed run that builds its SFA anew must not overwrite the anchor it will go on with.
+    # A new name each time: a resumed run that makes a new SFA must not overwrite the anchor that it will load.
     file = (folder or Path(scratch.name if scratch else "")) / f"anchor-{uuid.uuid4().hex[:12]}.safetensors"
     save_checkpoint({pair.name: pair.anchor for pair in pairs}, file)
     return Anchor(dict(open_checkpoint(file)), anchor.label, file.absolute(), scratch)
@@ -104,7 +101,7 @@ def _by_clean_name(tensors: Mapping[str, object]) -> dict[str, Tensor]:
             continue  # a module's `_extra_state` can be anything
         name = clean_name(raw)
         if type(tensor).__name__ == "ShardedTensor" or name.split(".")[-1] == "_flat_param":
-            raise StockpotError(f"the anchor's '{raw}' is FSDP1's own piece: take a full state dict, or use FSDP2.")
+            raise StockpotError(f"the anchor's '{raw}' is a flat piece of FSDP1: pass a full state dict, or use FSDP2.")
         if name in named:
             raise StockpotError(f"the anchor holds '{name}' twice, once with a wrapper's prefix ('{raw}').")
         named[name] = tensor

@@ -11,7 +11,7 @@ from stockpot.averaging.match import TensorPair
 from stockpot.averaging.noise import Noise
 
 _PIECE = 1 << 22  # elements: temporaries of the slow path stay within 16 MiB of fp32
-_NOISY_PIECE = 1 << 18  # noise is made of 64-bit numbers, and faster where they fit into the processor's cache
+_NOISY_PIECE = 1 << 18  # noise is made of 64-bit numbers, which is faster when they fit into the cache
 
 
 @torch.no_grad()
@@ -67,7 +67,7 @@ def round_stochastically(values: Tensor, noise: Tensor) -> Tensor:
 
 
 def working_type(dtype: torch.dtype) -> torch.dtype:
-    """What an average of such weights is computed in."""
+    """The dtype that an average of such weights is computed in."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -78,7 +78,7 @@ def _mean(tensor: Tensor, anchor: Tensor, beta: float) -> Tensor:
 
 
 def pieces(tensor: Tensor, anchor: Tensor, size: int = _PIECE) -> Iterator[tuple[Tensor, Tensor]]:
-    """The same numbers in pieces, in the order of the elements, so that a converted copy of one costs little."""
+    """Both tensors in pieces, in the order of their elements, so that a converted copy of a piece is small."""
     if tensor.is_contiguous():
         tensor, anchor = tensor.view(-1), anchor.reshape(-1)
     rows = max(1, size * len(tensor) // max(1, tensor.numel()))

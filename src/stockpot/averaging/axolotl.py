@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import MISSING, fields
+from typing import TYPE_CHECKING, Any, Self, get_type_hints
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, create_model, model_validator
 
-from stockpot.averaging.anchor import Keep
-from stockpot.averaging.sfa import Buffers, Rounding
+from stockpot.averaging.settings import SFASettings
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.strict import StrictModel
 
@@ -21,22 +21,7 @@ except ImportError as error:
     raise StockpotError("SFAPlugin is for Axolotl, which is not installed: pip install axolotl.") from error
 
 
-class SFASettings(StrictModel):
-    """The block `sfa:` of an Axolotl file: the arguments of `SFACallback`."""
-
-    beta: float | dict[str, float] = Field(description="Weight of the anchor, in [0, 1]; or name pattern → weight.")
-    p: float | None = Field(None, description="Average after every p·T optimizer steps and after the last, in (0, 1].")
-    every: int | None = Field(None, description="Instead of p: average after so many optimizer steps.")
-    anchor: str = Field("start", description="'start' (the model as training begins) or a path of safetensors.")
-    keep: Keep | None = Field(None, description="Where the anchor lives: device, cpu or disk.")
-    new: list[str] = Field(
-        [], description="Name patterns of tensors that the anchor may lack, or hold with fewer rows."
-    )
-    rounding: Rounding | None = Field(None, description="How averages of bf16 weights are rounded; none refuses them.")
-    buffers: Buffers = Field("average", description="Whether floating buffers are averaged or kept.")
-    reset_optimizer: bool = Field(False, description="Forget the optimizer's state of what was averaged.")
-    seed: int = Field(0, description="Of the noise of rounding: stochastic.")
-
+class _SFABlock(StrictModel):
     @model_validator(mode="before")
     @classmethod
     def _known(cls, values: Any) -> Any:
@@ -47,20 +32,36 @@ class SFASettings(StrictModel):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        self.callback()
+        SFASettings(**dict(self))
         return self
 
     def callback(self) -> SFACallback:
-        """The callback of these settings. Raises StockpotError where it does."""
+        """The callback with these settings. Raises StockpotError as it does."""
         from stockpot.averaging.callback import SFACallback
 
         return SFACallback(**dict(self))
 
 
+def _yaml_fields() -> dict[str, Any]:
+    """The fields of `SFASettings` as pydantic has them, with the types that a YAML file can hold."""
+    types = get_type_hints(SFASettings) | {"beta": float | dict[str, float], "anchor": str, "new": list[str]}
+    described = get_type_hints(SFASettings, include_extras=True)
+    result = {}
+    for each in fields(SFASettings):
+        default: Any = ... if each.default is MISSING else [] if each.name == "new" else each.default
+        result[each.name] = types[each.name], Field(default, description=described[each.name].__metadata__[0])
+    return result
+
+
+SFABlock = create_model(
+    "SFABlock", __base__=_SFABlock, __doc__="The block `sfa:` of an Axolotl file.", **_yaml_fields()
+)
+
+
 class SFAArgs(BaseModel):
     """What the plugin adds to Axolotl's configuration. Its own `model_config` would change all of Axolotl's."""
 
-    sfa: SFASettings = Field(description="Sequential fine-tuning with averaging.")
+    sfa: SFABlock = Field(description="Sequential fine-tuning with averaging.")
 
 
 class SFAPlugin(BasePlugin):
@@ -71,8 +72,11 @@ class SFAPlugin(BasePlugin):
     sfa: {beta: 0.25, p: 0.1}
     ```
 
-    Axolotl loads bf16 weights under `bf16: true`: say `rounding: stochastic` then. Raises StockpotError as SFACallback
-    does, and with ReLoRA, which moves the base that SFA counts on.
+    The keys of `sfa` are the arguments of `SFACallback`. Axolotl loads bf16 weights under `bf16: true`: say
+    `rounding: stochastic` then.
+
+    Raises:
+        StockpotError: as SFACallback does, and with ReLoRA, which moves the base that SFA relies on.
     """
 
     def get_input_args(self) -> str:
@@ -82,7 +86,7 @@ class SFAPlugin(BasePlugin):
     def add_callbacks_post_trainer(self, cfg: Any, trainer: Any) -> list[Any]:
         """The callback, for the trainer that Axolotl has built."""
         if cfg.get("relora"):
-            raise StockpotError("SFA and relora cannot go together: relora folds adapters while a task still trains.")
+            raise StockpotError("SFA and relora cannot be combined: relora folds adapters while a task still trains.")
         if not cfg.get("sfa"):
             raise StockpotError("SFAPlugin needs its settings in the file, such as  sfa: {beta: 0.25, p: 0.1}")
-        return [SFASettings.model_validate(dict(cfg["sfa"])).callback()]
+        return [SFABlock.model_validate(dict(cfg["sfa"])).callback()]

@@ -1,28 +1,28 @@
-"""SFA in the Trainer of Transformers, and so in TRL's trainers."""
+"""SFA in the Trainer of Transformers, and so in those of TRL."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from stockpot.averaging import saved_anchor
-from stockpot.averaging.anchor import AnchorSource, Keep
-from stockpot.averaging.best import BETWEEN, chooses_best, refuse_best_between, saves
+from stockpot.averaging.best_checkpoint import chooses_best, refuse_best_between, saves
 from stockpot.averaging.lora import BESIDE
+from stockpot.averaging.notes import note_stopped_early
 from stockpot.averaging.optimizer_steps import was_skipped
-from stockpot.averaging.resumed import remember_folders, resumed_folder
-from stockpot.averaging.schedule import Schedule
-from stockpot.averaging.settings import check_beta
-from stockpot.averaging.sfa import SFA, Buffers, Rounding
+from stockpot.averaging.refusals import between_averages, deepspeed, setting_differs
+from stockpot.averaging.resumed_folder import remember_folders, resumed_folder
+from stockpot.averaging.settings import SFAOptions, SFASettings, lists_settings
+from stockpot.averaging.sfa import SFA
 from stockpot.errors import StockpotError
 from stockpot.files import write_json
 from stockpot.weights.tensor_memory import is_sharded
@@ -38,57 +38,38 @@ class SFACallback(TrainerCallback):
     Trainer(..., callbacks=[SFACallback(beta=0.25, p=0.1)])
     ```
 
-    The arguments are those of `SFA`; T is the Trainer's `max_steps`, and each `train()` is a task of its own, whose
-    anchor by default is the model as that task starts. The average comes right after the optimizer's update and
-    before anything is logged, evaluated or saved; whether it is due depends on `global_step` alone, as the Trainer
-    counts: micro-batches do not count, an fp16 update that was skipped does, but weights that have not moved since the
-    last average are not averaged again.
+    T is the Trainer's `max_steps`, and each `train()` is a task of its own, whose anchor by default is the model as the
+    task starts. The average comes right after the optimizer's update and before anything is logged, evaluated or
+    saved. Whether it is due depends on `global_step` alone, as the Trainer counts: micro-batches do not count, an fp16
+    update that was skipped does, but weights that have not moved since the last average are not averaged again.
 
-    Resuming takes one folder, `checkpoint-N`, wherever it lies now: it holds the settings and the anchor. The anchor is
-    written once, to `sfa-anchor/` beside the checkpoints, and each of them has it as a hard link (of an anchor that is
+    Resuming needs one folder, `checkpoint-N`, wherever it is now: it holds the settings and the anchor. The anchor is
+    written once, to `sfa-anchor/` beside the checkpoints, and each of them has a hard link to it (for an anchor that is
     a path: its SHA-256). A resumed run never takes mid-task weights for the anchor; with LoRA alone there is none to
-    save. With `every`, `max_steps` may change; with `p` it cannot, since p·T is when to average.
+    save. With `every`, `max_steps` may change; with `p` it cannot, since p·T says when to average.
 
     A checkpoint is where an unbroken training would be at that step. A training that stops early is averaged once more
-    in memory, after the last checkpoint, which is logged: save the model. `load_best_model_at_end` (and
-    `save_strategy="best"`) chooses among checkpoints, so an average has to be due at every evaluation, which
-    `every=eval_steps` does; what lies between two averages would be plain fine-tuning.
+    in memory, after the last checkpoint, which is logged: save the model. `load_best_model_at_end` and
+    `save_strategy="best"` choose among checkpoints, so an average has to be due at every evaluation, as with
+    `every=eval_steps`; between two averages the weights are plain fine-tuning.
 
-    Raises StockpotError as `SFA` does, with DeepSpeed, where the best of weights between two averages would be chosen,
-    and on resume when settings or the anchor differ, or the anchor is gone.
-    `sfa` is the running SFA, with its counts and seconds.
+    Args:
+        beta, p, every, anchor, keep, new, rounding, buffers, reset_optimizer, seed: as in `SFA`, keyword only.
+
+    Attributes:
+        sfa: the running `SFA`, with its counts and seconds; set when training starts.
+
+    Raises:
+        StockpotError: as `SFA` does; with DeepSpeed; if the best checkpoint could lie between two averages; on resume
+            if settings or the anchor differ, or the anchor is missing.
     """
 
     sfa: SFA
 
-    def __init__(
-        self,
-        *,
-        beta: float | Mapping[str, float],
-        p: float | None = None,
-        every: int | None = None,
-        anchor: AnchorSource = "start",
-        keep: Keep | None = None,
-        new: Sequence[str] = (),
-        rounding: Rounding | None = None,
-        buffers: Buffers = "average",
-        reset_optimizer: bool = False,
-        seed: int = 0,
-    ) -> None:
-        Schedule(p=p, every=every, total_steps=1)  # a mistake is told here; T is known when training begins
+    @lists_settings
+    def __init__(self, **settings: Unpack[SFAOptions]) -> None:
+        self._settings = SFASettings(**settings)
         remember_folders()
-        self._anchor = anchor
-        self._keep = keep
-        self._settings: dict[str, Any] = {
-            "beta": check_beta(beta),
-            "p": p,
-            "every": every,
-            "new": [new] if isinstance(new, str) else list(new),
-            "rounding": rounding,
-            "buffers": buffers,
-            "reset_optimizer": reset_optimizer,
-        }
-        self._seed = seed
         self._file: Path | None = None
         self._anchor_id: str | None = None
         self._sha256: str | None = None
@@ -104,24 +85,21 @@ class SFACallback(TrainerCallback):
     ) -> None:
         """Takes the anchor at a fresh start, and finds the saved one on resume."""
         if getattr(args, "deepspeed", None) or type(optimizer).__module__ == "accelerate.utils.deepspeed":
-            raise StockpotError("DeepSpeed keeps fp32 copies that would overwrite an average; train without deepspeed.")
+            raise deepspeed()
         assert model is not None
         self._file = self._anchor_id = self._sha256 = None
         saved = self._saved(args, state) if state.global_step else {}
-        anchor, keep = self._anchor, self._keep
+        settings = replace(self._settings, seed=saved.get("seed", self._settings.seed))
         needs_none = "anchor" in saved and saved["anchor"] is None
-        if state.global_step and not self._is_path() and not needs_none:
-            anchor, keep = self._saved_anchor(args, state, saved), self._keep or "device"
-            self._file, self._anchor_id = anchor, saved["anchor_id"]
-        self.sfa = SFA(
-            model, anchor=anchor, keep=keep, total_steps=state.max_steps, optimizer=optimizer,
-            seed=saved.get("seed", self._seed), **self._settings,
-        )  # fmt: skip
+        if state.global_step and not settings.anchor_is_path and not needs_none:
+            self._file, self._anchor_id = self._saved_anchor(args, state, saved), saved["anchor_id"]
+            settings = replace(settings, anchor=self._file, keep=settings.keep or "device")
+        self.sfa = SFA(model, total_steps=state.max_steps, optimizer=optimizer, **settings.options())
         if needs_none and self.sfa.anchor:
             name = next(iter(self.sfa.anchor))
-            raise StockpotError(f"'{name}' is trained here and was not when the run began: resume with what it began.")
+            raise StockpotError(f"'{name}' is trained here and was not when the training started: freeze it to resume.")
         if saved.get("anchor_sha256") not in (None, self.sfa.anchor_sha256()):
-            raise StockpotError(f"{anchor} is not, for what is trained here, the anchor that the training began with.")
+            raise StockpotError(f"{settings.anchor} differs, in what is trained here, from the anchor of the start.")
         if state.global_step:
             self.sfa.doubt = None  # ΔW is what the run has learnt so far
         self.sfa.check_start()
@@ -154,11 +132,12 @@ class SFACallback(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Completes the checkpoint: the settings and the anchor."""
-        seen = self._written(args, state)
+        checkpoint = self._written(args, state)
         self._begin_saving(args, state, now=True)
-        self._complete(args, state, seen or _folder(args) / f"checkpoint-{state.global_step}")
+        self._complete(args, state, checkpoint or _folder(args) / f"checkpoint-{state.global_step}")
         if chooses_best(args) and state.best_global_step == state.global_step > self.sfa.last_average:
-            raise StockpotError(f"checkpoint-{state.global_step} is the best so far, and {BETWEEN}.")
+            remedy = "average at every evaluation."
+            raise between_averages("the best checkpoint so far is that of", state.global_step, remedy)
 
     def on_push_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -176,20 +155,16 @@ class SFACallback(TrainerCallback):
         if loaded and self.sfa.schedule.due(state.best_global_step or 0):
             return
         if self.sfa.finish():
-            _logger.warning(
-                "training stopped early, at step %d: averaged a last time; the last checkpoint on disk holds the "
-                "weights before it, so save the model again.",
-                state.global_step,
-            )
+            note_stopped_early(state.global_step)
 
     def _begin_saving(self, args: TrainingArguments, state: TrainerState, now: bool = False) -> None:
-        """Writes the anchor beside the checkpoints to come, once; `now` where there is a checkpoint already."""
+        """Writes the anchor beside the checkpoints to come, once; `now` if there is a checkpoint already."""
         if self._sha256 is not None or not (now or saves(args)):
             return
-        if not self._is_path() and any(map(is_sharded, self.sfa.anchor.values())):
+        if not self._settings.anchor_is_path and any(map(is_sharded, self.sfa.anchor.values())):
             raise StockpotError("a sharded anchor cannot be saved with checkpoints yet; train with save_strategy='no'.")
         self._sha256 = self.sfa.anchor_sha256()
-        if state.is_world_process_zero and self.sfa.anchor and not self._is_path():
+        if state.is_world_process_zero and self.sfa.anchor and not self._settings.anchor_is_path:
             if self._file is not None:
                 saved_anchor.take_over(self._file, _folder(args))
             else:
@@ -200,11 +175,11 @@ class SFACallback(TrainerCallback):
 
     def _note(self, state: TrainerState, step: int) -> None:
         """Writes what a resumed run checks into the Trainer's state, which goes into every checkpoint."""
-        own = bool(self.sfa.anchor) and not self._is_path()
+        path = self._settings.anchor_is_path
         state.stateful_callbacks[_NAME] = {
-            **self._settings,
+            **self._compared(),
             "total_steps": state.max_steps,
-            "anchor": str(self._anchor) if self._is_path() else saved_anchor.FOLDER if own else None,
+            "anchor": str(self._settings.anchor) if path else saved_anchor.FOLDER if self.sfa.anchor else None,
             "anchor_id": self._anchor_id,
             "anchor_sha256": self._sha256,
             "steps": step,
@@ -214,13 +189,13 @@ class SFACallback(TrainerCallback):
         }
 
     def _complete_unseen(self, args: TrainingArguments, state: TrainerState) -> None:
-        """Completes a checkpoint of which no `on_save` told, if this training, not an earlier one, has written it."""
+        """Completes a checkpoint that no `on_save` announced, if this training, not an earlier one, wrote it."""
         checkpoint = self._written(args, state)
         if checkpoint is not None:
             self._complete(args, state, checkpoint)
 
     def _written(self, args: TrainingArguments, state: TrainerState) -> Path | None:
-        """The checkpoint of this step that says what this training says; a search has a folder for each trial."""
+        """The checkpoint of this step that this training wrote; a hyperparameter search has a folder for each trial."""
         name, facts = f"checkpoint-{state.global_step}", state.stateful_callbacks.get(_NAME)
         for folder in (_folder(args) / name, *sorted(_folder(args).glob(f"*/{name}"))):
             file = folder / "trainer_state.json"
@@ -236,35 +211,35 @@ class SFACallback(TrainerCallback):
                 saved_anchor.link(saved_anchor.file_in(_folder(args)), checkpoint)
             write_json(checkpoint / saved_anchor.STATE, facts)
 
-    def _is_path(self) -> bool:
-        return isinstance(self._anchor, str | os.PathLike) and self._anchor != "start"
+    def _compared(self) -> dict[str, Any]:
+        """The settings that a resumed training must share."""
+        settings = self._settings
+        return {"beta": settings.beta, "p": settings.p, "every": settings.every, **settings.recorded()}
 
     def _saved(self, args: TrainingArguments, state: TrainerState) -> dict[str, Any]:
-        """What the checkpoint that training resumes from says of its settings, checked against this callback."""
+        """What the checkpoint that training resumes from records, checked against this callback."""
         folder = resumed_folder(args, state)
         file, saved = folder / saved_anchor.STATE, state.stateful_callbacks.get(_NAME)
         if not isinstance(saved, dict) or saved.get("steps") != state.global_step:  # of an older Stockpot
             saved = _read(file)
         if saved is None:
-            if self._is_path():
-                _logger.warning("%s is missing: whether the run was begun with these settings is not known.", file)
+            if self._settings.anchor_is_path:
+                _logger.warning("%s is missing: whether the training started with these settings is unknown.", file)
                 return {}
             raise StockpotError(f"resuming needs {file}, which is missing: pass the anchor of the run, anchor=PATH.")
-        for name, value in self._settings.items():
+        for name, value in self._compared().items():
             if json.dumps(saved.get(name)) != json.dumps(value):
-                raise StockpotError(
-                    f"{name} is {value!r} here and {saved.get(name)!r} in {folder}: resume with what it began with."
-                )
-        if self._settings["p"] is not None and saved.get("total_steps") != state.max_steps:
+                raise setting_differs(name, value, saved.get(name), folder)
+        if self._settings.p is not None and saved.get("total_steps") != state.max_steps:
             raise StockpotError(
                 f"T, the steps of the training, is {state.max_steps} here and {saved.get('total_steps')} in {folder}: "
-                "p·T is when to average, so resume with the same; with every= it could change."
+                "p·T says when to average, so resume with the same T; with every= it could change."
             )
         return dict(saved)
 
     def _saved_anchor(self, args: TrainingArguments, state: TrainerState, saved: Mapping[str, Any]) -> Path:
         if saved.get("anchor_id") is None:
-            raise StockpotError(f"this run was begun with anchor='{saved.get('anchor')}': pass it again to resume.")
+            raise StockpotError(f"this training started with anchor='{saved.get('anchor')}': pass it again to resume.")
         checkpoint = resumed_folder(args, state)
         return saved_anchor.find((checkpoint, checkpoint.parent, _folder(args)), saved["anchor_id"])
 

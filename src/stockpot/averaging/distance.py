@@ -1,4 +1,4 @@
-"""How far the weights have gone from the anchor: the whole distance, however they are spread over processes."""
+"""How far the weights are from the anchor: the whole distance, even if they are sharded over processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stockpot.weights.tensor_memory import is_sharded
 def distance(pairs: Sequence[TensorPair]) -> float:
     """‖θ − θ_o‖₂ over the parameters of the pairs, in the unit of the weights; ‖ΔW‖ for factors of LoRA.
 
-    Where weights are sharded every process calls it and gets the same: one all-reduce for each way of sharding.
+    If weights are sharded, every process has to call it and gets the same: one all-reduce per way of sharding.
     """
     whole = list(squared_norms(pair.factor for pair in pairs if pair.factor is not None))
     shards: dict[tuple[Any, tuple[int, ...]], list[float]] = {}
@@ -43,7 +43,9 @@ def _sharding(tensor: Tensor) -> tuple[Any, tuple[int, ...]] | None:
     if not is_sharded(tensor):
         return None
     placed: Any = tensor
-    return placed.device_mesh, tuple(dim for dim, one in enumerate(placed.placements) if not one.is_replicate())
+    return placed.device_mesh, tuple(
+        dim for dim, placement in enumerate(placed.placements) if not placement.is_replicate()
+    )
 
 
 def _over_processes(square: float, mesh: Any, dims: tuple[int, ...]) -> float:

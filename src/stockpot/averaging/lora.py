@@ -1,4 +1,4 @@
-"""LoRA: where ΔW = s·B·A starts at zero, the base is the anchor, and an average is B ← (1−β)·B."""
+"""LoRA: if ΔW = s·B·A starts at zero, the base is the anchor, and an average is B ← (1−β)·B."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stockpot.weights.checkpoint import open_checkpoint
 from stockpot.weights.tensor_memory import is_sharded, local_shard
 from stockpot.weights.tensor_names import clean_name
 
-BESIDE = {"beside": "lora"}  # metadata of an anchor file that holds what is trained beside LoRA factors
+BESIDE = {"beside": "lora"}  # metadata of an anchor file that holds only what is trained beside LoRA factors
 
 _ZERO_STARTS = (True, "gaussian", "eva")
 # PEFT's methods whose parameters enter the weights (or the input) one by one, so that their mean is a mean of weights.
@@ -49,14 +49,14 @@ class Factor:
     @property
     def change(self) -> Tensor:
         """ΔW in the shape of the layer's weight, with a graph back to A and B."""
-        found: Tensor = self.layer.get_delta_weight(self.adapter)
-        return found
+        change: Tensor = self.layer.get_delta_weight(self.adapter)
+        return change
 
 
 def lora_factors(model: nn.Module) -> dict[int, Factor | None]:
-    """Each trainable LoRA factor of PEFT by its `id`: what an average scales, and None for the one it leaves alone.
+    """Each trainable LoRA factor of PEFT by `id`: the Factor if an average scales it, None if it leaves it alone.
 
-    Scaled is the factor that starts at zero (B; of embeddings A) unless it is frozen. Raises StockpotError, naming the
+    The factor that starts at zero (B; of embeddings A) is scaled, unless it is frozen. Raises StockpotError, naming the
     tensor, for DoRA and other variants of LoRA, and for methods of PEFT whose parameters are multiplied with each
     other (AdaLoRA, VeRA, LoHa, …).
     """
@@ -72,8 +72,8 @@ def lora_factors(model: nn.Module) -> dict[int, Factor | None]:
         if method not in _LINEAR:
             label = "AdaLoRA" if method == "adalora" else f"PEFT's {method}"
             raise StockpotError(
-                f"'{name}' belongs to {label}, whose weights are no sum of its parameters, so that their mean is not a "
-                "mean of weights: train plain LoRA, rsLoRA or IA3."
+                f"'{name}' belongs to {label}, whose weights are not a sum of its parameters, so their mean is not "
+                "a mean of weights: train plain LoRA, rsLoRA or IA3."
             )
         if method == "lora":
             factors |= _of_layer(module, name)
@@ -83,7 +83,7 @@ def lora_factors(model: nn.Module) -> dict[int, Factor | None]:
 def doubt(model: nn.Module, factors: Mapping[str, Factor]) -> str | None:
     """Why averages of these factors, given by name, would not be averages with the base: ΔW is not zero.
 
-    Raises StockpotError where the adapter's initialisation is known to make it so.
+    Raises StockpotError if the adapter's initialisation is known to be the reason.
     """
     for name, factor in factors.items():
         if all(bool(local_shard(tensor.detach()).any()) for tensor in factor.tensors):
@@ -95,17 +95,17 @@ def doubt(model: nn.Module, factors: Mapping[str, Factor]) -> str | None:
                 )
             return (
                 f"'{name}' has ΔW = s·B·A ≠ 0, so the base is not where the task starts: fold what was learnt into the "
-                "base and begin a new adapter; a run that goes on calls load_state_dict with the state of its SFA."
+                "base and start a new adapter; a resumed run calls load_state_dict with the state of its SFA."
             )
     return None
 
 
 def check_anchor(source: object, name: str) -> None:
     """Raises StockpotError unless `source` is "start", or a file of what the callback trained beside such factors."""
-    given = isinstance(source, Mapping)
+    holds_base = isinstance(source, Mapping)
     if isinstance(source, str | os.PathLike) and source != "start":
-        given = open_checkpoint(source).metadata.items() & BESIDE.items() == set()
-    if given:
+        holds_base = not BESIDE.items() <= open_checkpoint(source).metadata.items()
+    if holds_base:
         raise StockpotError(
             f"'{name}' is a LoRA factor, whose anchor can only be the base that the adapter sits on: say "
             "anchor='start', and load the weights you want as the anchor into the base."
@@ -129,14 +129,14 @@ def squared_norms(factors: Iterable[Factor]) -> Iterator[float]:
         layer = same[0].layer
         pairs = [factor.tensors for factor in same]
         if any(is_sharded(tensor) for pair in pairs for tensor in pair):
-            raise StockpotError("distance() of LoRA factors that are sharded over processes is not known; gather them.")
+            raise StockpotError("distance() does not work with LoRA factors sharded over processes; gather them.")
         if all(a.dim() == b.dim() == 2 for a, b in pairs) and not hasattr(layer, "num_experts"):
-            a = torch.cat([one.detach().cpu().double() for one, _ in pairs])
-            scaled = zip(same, pairs, strict=True)
-            b = torch.cat([two.detach().cpu().double() * layer.scaling[one.adapter] for one, (_, two) in scaled], dim=1)
+            a = torch.cat([tensors[0].detach().cpu().double() for tensors in pairs])
+            scales = [layer.scaling[factor.adapter] for factor in same]
+            b = torch.cat([b.detach().cpu().double() * s for (_, b), s in zip(pairs, scales, strict=True)], dim=1)
             yield max(0.0, float(((b.T @ b) * (a @ a.T)).sum()))
         else:
-            delta = sum(layer.get_delta_weight(one.adapter).cpu().double() for one in same)
+            delta = sum(layer.get_delta_weight(factor.adapter).cpu().double() for factor in same)
             yield float(torch.as_tensor(delta).square().sum())
 
 
@@ -150,7 +150,7 @@ def _of_layer(layer: Any, name: str) -> dict[int, Factor | None]:
         if adapter in layer.lora_variant or adapter in layer.lora_magnitude_vector:
             dora = adapter in layer.lora_magnitude_vector
             variant = "DoRA" if dora else type(layer.lora_variant[adapter]).__name__
-            why = "its magnitude makes ΔW non-linear in B" if dora else "its ΔW is not known to be B·A"
+            why = "its magnitude makes ΔW non-linear in B" if dora else "its ΔW may not be B·A"
             raise StockpotError(f"'{name}' belongs to {variant}: {why}; train plain LoRA or rsLoRA.")
         zero, other = (a, b) if factor.embedding else (b, a)
         scaled = zero if zero.requires_grad else other

@@ -1,4 +1,4 @@
-"""Each tensor of the model with its anchor and its β; whatever does not fit is an error that names it."""
+"""Pairs each tensor of the model with its anchor and its β; whatever does not fit is an error that names it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from stockpot.weights.tensor_names import match_any, suggest_pattern
 
 @dataclass(frozen=True)
 class TensorPair:
-    """One tensor θ of the model, its anchor θ_o and the weight β of the anchor; `rows` of a grown tensor only.
+    """One tensor θ of the model, its anchor θ_o and the weight β of the anchor.
 
-    The anchor of a `factor` of LoRA is zero, and takes no memory.
+    `rows` is how many rows the anchor has, if the model's tensor has grown. The anchor of a LoRA `factor` is zero, and
+    takes no memory.
     """
 
     name: str
@@ -53,40 +54,40 @@ def match(
     """Pairs the model's tensors with the anchor's, by name.
 
     A tensor that a pattern of `new` matches may be missing from the anchor (it is left alone) or may have more rows
-    than there (its first rows are averaged). A factor of LoRA is paired with zero. Raises StockpotError for any other
-    tensor that is missing or differs in shape, for tied weights that the anchor holds with different values, for a
-    tensor without a β, and when nothing is left to average. `label` is what the messages call the anchor.
+    than the anchor (its first rows are averaged). A factor of LoRA is paired with zero. `label` is what the messages
+    call the anchor. Raises StockpotError for any other tensor that is missing or differs in shape, for tied weights
+    that the anchor holds with different values, for a tensor without a β, and if nothing is left to average.
     """
     pairs = []
-    for one in live:
-        weight = _beta_of(one, beta)
-        held = [name for name in one.names if name in anchor]
-        is_new = any(match_any(one.names, pattern) for pattern in new)
-        if one.factor is not None:
-            piece = local_shard(one.tensor.detach())
+    for item in live:
+        weight = _beta_of(item, beta)
+        names = [name for name in item.names if name in anchor]
+        is_new = any(match_any(item.names, pattern) for pattern in new)
+        if item.factor is not None:
+            piece = local_shard(item.tensor.detach())
             zero = piece.new_zeros(()).expand_as(piece)
-            pairs.append(TensorPair(one.name, one.tensor, zero, weight, None, one.is_buffer, one.factor))
-        elif held:
-            origin = _same_in_all(held, anchor, label)
-            rows = _common_rows(one, origin, is_new, label)
-            pairs.append(TensorPair(one.name, one.tensor, origin, weight, rows, one.is_buffer))
+            pairs.append(TensorPair(item.name, item.tensor, zero, weight, None, item.is_buffer, item.factor))
+        elif names:
+            origin = _same_in_all(names, anchor, label)
+            rows = _common_rows(item, origin, is_new, label)
+            pairs.append(TensorPair(item.name, item.tensor, origin, weight, rows, item.is_buffer))
         elif not is_new:
             raise StockpotError(
-                f"{label} has no tensor '{one.name}' {tuple(one.tensor.shape)}."
-                f"{did_you_mean(one.name, sorted(anchor))} If this task brought it, say new=['{one.name}']."
+                f"{label} has no tensor '{item.name}' {tuple(item.tensor.shape)}."
+                f"{did_you_mean(item.name, sorted(anchor))} If this task added it, say new=['{item.name}']."
             )
     if all(pair.is_buffer for pair in pairs):
         raise StockpotError(f"nothing to average: no trainable parameter of the model has an anchor in {label}.")
     return pairs
 
 
-def _beta_of(one: ModelTensor, beta: Beta) -> float:
+def _beta_of(tensor: ModelTensor, beta: Beta) -> float:
     if isinstance(beta, float):
         return beta
     for pattern, value in beta.items():
-        if match_any(one.names, pattern):
+        if match_any(tensor.names, pattern):
             return value
-    raise StockpotError(f"beta: no pattern matches '{one.name}'; add a last pattern '*' for all the others.")
+    raise StockpotError(f"beta: no pattern matches '{tensor.name}'; add a last pattern '*' for all the others.")
 
 
 def _same_in_all(names: list[str], anchor: Mapping[str, Tensor], label: str) -> Tensor:
@@ -101,29 +102,29 @@ def _same_in_all(names: list[str], anchor: Mapping[str, Tensor], label: str) -> 
     return first
 
 
-def _common_rows(one: ModelTensor, origin: Tensor, is_new: bool, label: str) -> int | None:
-    """None when the shapes agree, else the rows that both have. (Never broadcast: `_foreach_lerp_` would.)"""
-    here, there = tuple(one.tensor.shape), tuple(origin.shape)
-    if is_sharded(one.tensor) != is_sharded(origin):
+def _common_rows(item: ModelTensor, origin: Tensor, is_new: bool, label: str) -> int | None:
+    """None if the shapes agree, else the rows that both have. Never broadcast, as `_foreach_lerp_` would."""
+    here, there = tuple(item.tensor.shape), tuple(origin.shape)
+    if is_sharded(item.tensor) != is_sharded(origin):
         raise StockpotError(
-            f"'{one.name}' is sharded over processes and {label} is not (or the reverse); "
+            f"'{item.name}' is sharded over processes and {label} is not (or the reverse); "
             "use anchor='start', or a state dict of tensors sharded in the same way."
         )
-    if is_sharded(one.tensor) and getattr(one.tensor, "placements", None) != getattr(origin, "placements", None):
-        raise StockpotError(f"'{one.name}' is sharded in another way than in {label}; shard both alike.")
+    if is_sharded(item.tensor) and getattr(item.tensor, "placements", None) != getattr(origin, "placements", None):
+        raise StockpotError(f"'{item.name}' is sharded in another way than in {label}; shard both alike.")
     if not origin.is_floating_point():
-        raise StockpotError(f"'{one.name}' is {origin.dtype} in {label}; the anchor must hold floating weights.")
+        raise StockpotError(f"'{item.name}' is {origin.dtype} in {label}; the anchor must hold floating weights.")
     if hasattr(origin, "__tensor_flatten__") and not is_sharded(origin):
         kind = type(origin.data).__name__
-        raise StockpotError(f"'{one.name}' is quantised ({kind}) in {label}; the anchor must hold floating weights.")
+        raise StockpotError(f"'{item.name}' is quantised ({kind}) in {label}; the anchor must hold floating weights.")
     if local_shard(origin).numel() and storage_address(origin) is None:
-        raise StockpotError(f"'{one.name}' has no data of its own in {label} (a meta, sparse or wrapped tensor).")
+        raise StockpotError(f"'{item.name}' has no data of its own in {label} (a meta, sparse or wrapped tensor).")
     if here == there:
         return None
     if is_new and here and there and here[1:] == there[1:] and there[0] < here[0] and not is_sharded(origin):
         return there[0]
     grown = len(here) == len(there) > 0 and here[1:] == there[1:] and here[0] > there[0]
-    remedy = f"if it grew by rows, say new=['{one.name}']" if grown else "this is the anchor of another model"
+    remedy = f"if it grew by rows, say new=['{item.name}']" if grown else "this is the anchor of another model"
     if is_new:
         remedy = "new= allows more rows than the anchor has, nothing else"
-    raise StockpotError(f"'{one.name}' has shape {here} in the model and {there} in {label}; {remedy}.")
+    raise StockpotError(f"'{item.name}' has shape {here} in the model and {there} in {label}; {remedy}.")

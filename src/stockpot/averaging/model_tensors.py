@@ -1,4 +1,4 @@
-"""What SFA averages in a model, and what it refuses to touch because it could not do it rightly."""
+"""The tensors of a model that SFA averages, and those that it refuses because it could not average them correctly."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stockpot.averaging.lora import Factor
+from stockpot.averaging.refusals import deepspeed
 from stockpot.errors import StockpotError
 from stockpot.models.wrappers import refuse_fsdp1
 from stockpot.weights.tensor_memory import (
@@ -27,7 +28,7 @@ _LORA = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magni
 
 @dataclass(frozen=True)
 class ModelTensor:
-    """One tensor of the model with every name it goes by (tied weights have several); the first is its own.
+    """One tensor of the model with all of its names (tied weights have several); the first is its own.
 
     `factor` is set for a factor of LoRA, whose anchor is zero.
     """
@@ -47,13 +48,13 @@ def model_tensors(
 ) -> list[ModelTensor]:
     """Trainable floating parameters, tied ones once, and with `buffers` the persistent floating buffers.
 
-    Of the LoRA factors in `lora` (see `lora_factors`) only those that an average scales; others are refused.
+    Of the LoRA factors in `lora` (see `lora_factors`) only those that an average scales; other factors are refused.
 
     Quantised buffers are left alone, as integers are. Raises StockpotError, naming the tensor, for tensors without
     data, FSDP1's, DeepSpeed's and quantised parameters, LoRA factors, complex parameters, and bf16 or fp16 parameters
     unless `halves` allows them.
     """
-    refuse_fsdp1(model)  # here too: it may have been wrapped since SFA was made
+    refuse_fsdp1(model)  # again: it may have been wrapped since SFA was made
     factors = lora or {}
     named: list[tuple[str, Tensor]] = []
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -99,9 +100,7 @@ def signature(model: nn.Module) -> list[object]:
 
 def _refuse(name: str, parameter: nn.Parameter, halves: bool, known_factor: bool) -> None:
     if hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping"):
-        raise StockpotError(
-            f"'{name}' belongs to DeepSpeed ZeRO, whose next step would overwrite an average; train without DeepSpeed."
-        )
+        raise deepspeed(f"'{name}' belongs to DeepSpeed ZeRO, which")
     if nn.parameter.is_lazy(parameter):
         raise StockpotError(f"'{name}' has no shape yet; run one batch through the model before SFA(model, …).")
     if is_plain_float(parameter):
@@ -113,7 +112,7 @@ def _refuse(name: str, parameter: nn.Parameter, halves: bool, known_factor: bool
         )
     if not is_plain_float(parameter):
         kind = str(parameter.dtype) if type(parameter.data) is Tensor else type(parameter.data).__name__
-        raise StockpotError(f"'{name}' is a trainable {kind}, quantised or not real: SFA averages fp16 to fp64 only.")
+        raise StockpotError(f"'{name}' is a trainable {kind}, quantised or not real: SFA averages only fp16 to fp64.")
     if not halves and parameter.dtype.itemsize == 2:
         raise StockpotError(
             f"'{name}' is {str(parameter.dtype).removeprefix('torch.')}, where a small pull rounds away: load the "
@@ -139,15 +138,15 @@ def _refuse_equal_names(tensors: list[ModelTensor]) -> None:
 def is_deepspeed(model: nn.Module) -> bool:
     """Whether the model is a DeepSpeed engine, or the module of one that trains in half precision.
 
-    In fp32 an engine of stage 0 keeps no copies; the parameters of ZeRO are told by their own marks.
+    In fp32 an engine of stage 0 keeps no copies; parameters of ZeRO carry attributes of their own (see `_refuse`).
     """
     hooks = (*model._forward_pre_hooks.values(), *model._forward_hooks.values())
     halves = any(parameter.dtype.itemsize == 2 for parameter in model.parameters())
     return _of_deepspeed(type(model)) or (halves and any(map(_of_deepspeed, hooks)))
 
 
-def _of_deepspeed(thing: object) -> bool:
-    return str(getattr(thing, "__module__", "")).split(".")[0] == "deepspeed"
+def _of_deepspeed(value: object) -> bool:
+    return str(getattr(value, "__module__", "")).split(".")[0] == "deepspeed"
 
 
 def model_names(model: nn.Module) -> frozenset[str]:
@@ -158,5 +157,5 @@ def model_names(model: nn.Module) -> frozenset[str]:
 
 
 def storages(model: nn.Module) -> frozenset[int]:
-    """Addresses of the memory that the model lives in, as far as its tensors have any."""
+    """Addresses of the memory that holds the model's tensors, as far as they have any."""
     return frozenset(filter(None, map(storage_address, (*model.parameters(), *model.buffers()))))

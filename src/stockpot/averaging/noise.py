@@ -1,4 +1,4 @@
-"""Noise for stochastic rounding on which all processes agree: a function of seed, step, tensor and element alone."""
+"""Noise for stochastic rounding that is equal in all processes: it depends on seed, step, tensor and element alone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Noise:
     averages: int
 
     def of(self, name: str, tensor: Tensor) -> TensorNoise:
-        """The noise of one tensor; of a shard, that of its elements in the whole tensor."""
+        """The noise of one tensor; for a shard, that of its elements in the whole tensor."""
         text = f"{self.seed}/{self.step}/{self.averages}/{name}"
         key = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little", signed=True)
         piece, offsets = tuple(local_shard(tensor).shape), shard_offsets(tensor)
@@ -60,7 +60,7 @@ class TensorNoise:
 
     @property
     def _first(self) -> int | None:
-        """Where the piece starts in the whole tensor, if its elements follow each other there."""
+        """Where the piece starts in the whole tensor, if its elements are contiguous there."""
         cut = [dim for dim, size in enumerate(self.piece) if size != self.whole[dim]]
         if cut and math.prod(self.piece[: cut[-1]]) != 1:
             return None
@@ -76,7 +76,7 @@ class TensorNoise:
 
 
 def drawn_seed(generator: torch.Generator) -> int:
-    """A seed that the generator draws, which moves it on by one number."""
+    """A seed drawn from the generator, which advances it by one number."""
     return int(torch.randint(1 << 62, (), generator=generator, device=generator.device))
 
 
@@ -93,7 +93,7 @@ def splitmix64(key: int, positions: Tensor) -> Tensor:
 
 
 def shard_offsets(tensor: Tensor) -> tuple[int, ...]:
-    """Where this process's shard begins in each dimension; zeros for a tensor that is whole."""
+    """Where this process's shard starts in each dimension; zeros for a tensor that is not sharded."""
     if not is_sharded(tensor):
         return (0,) * tensor.dim()
     from torch.distributed.tensor import DTensor

@@ -1,4 +1,4 @@
-"""What a person should be told about an average before it happens; said once."""
+"""What users should know about an average, logged once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _log_once = cache(logging.getLogger("stockpot").warning)
 
 
 def notes_on(model: nn.Module, anchor: Anchor, buffers: str) -> list[str]:
-    """What happens to BatchNorm's statistics, and which tensors of the anchor are of no use. Each is logged once."""
+    """What happens to BatchNorm's statistics, and which tensors of the anchor are unused. Each is logged once."""
     notes = []
     layers = sum(name.endswith("running_mean") for name, _ in persistent_buffers(model))
     if layers:
@@ -32,8 +32,17 @@ def notes_on(model: nn.Module, anchor: Anchor, buffers: str) -> list[str]:
     return notes
 
 
+def note_stopped_early(step: int) -> None:
+    """Logs that a training which stopped early was averaged in memory, after its last checkpoint."""
+    logging.getLogger("stockpot").warning(
+        "training stopped early, at step %d: averaged once more; checkpoints saved before hold the weights from before "
+        "that average, so save the model again.",
+        step,
+    )
+
+
 def note_not_counted(total_steps: int | None, batches: int | None) -> None:
-    """Logs once, after a call that was not counted, where `total_steps` may be meant in `batches` of an epoch."""
+    """Logs once, after a call that was not counted, that `total_steps` may have been given in `batches` of an epoch."""
     if total_steps is not None and not (batches and total_steps % batches):
         _log_once(
             f"SFA.step() does not count batches that only accumulate gradients: total_steps, {total_steps}, must be "

@@ -1,4 +1,4 @@
-"""Which calls of `SFA.step()` follow an optimizer step, and which only a batch that accumulated gradients."""
+"""Whether a call of `SFA.step()` follows an optimizer step, or only a batch that accumulated gradients."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from stockpot.averaging.lost import LostAverage
+from stockpot.averaging.lost_average import LostAverage
 
 _logger = logging.getLogger("stockpot")
-_PATIENCE = 64  # calls in a row that followed no step, of a gradient scaler that looks for its scale for instance
+_PATIENCE = 64  # uncounted calls in a row, for example while a gradient scaler searches for its scale
 
 
 class OptimizerSteps:
-    """Notices each step that a torch optimizer makes on tensors of `model`, through torch's hook for all optimizers."""
+    """Sees each step that a torch optimizer makes on tensors of `model`, through torch's hook for all optimizers."""
 
     def __init__(self, model: nn.Module, guard: LostAverage) -> None:
         self._model = model
@@ -38,7 +38,7 @@ class OptimizerSteps:
 
     @property
     def seen(self) -> list[Optimizer]:
-        """The optimizers that have made a step on the model's tensors and are still there."""
+        """The optimizers that have made a step on the model's tensors and still exist."""
         return list(self._seen)
 
     def follows_step(self, optimizer: object) -> bool:
@@ -51,14 +51,14 @@ class OptimizerSteps:
         if self._not_counted == max(_PATIENCE, 2 * _accumulating()):
             _logger.warning(
                 "%d calls of SFA.step() in a row were not counted: no optimizer step came before them. In a CUDA "
-                "graph steps cannot be seen: leave optimizer= out. In a loop without Accelerate after one with it that "
-                "broke off, call GradientState()._set_sync_gradients(True) first.",
+                "graph steps cannot be seen: leave optimizer= out. After a loop with Accelerate that was interrupted, "
+                "call GradientState()._set_sync_gradients(True) before a loop without it.",
                 self._not_counted,
             )
         return False
 
     def _is_sure_of(self, optimizer: object) -> bool:
-        """Whether no step of the optimizer goes unnoticed: torch's hook is there, and no CUDA graph replays it."""
+        """Whether every step of the optimizer is seen: torch's hook is in place, and no CUDA graph replays it."""
         innermost = [None, *wrapped(optimizer)][-1]
         return (
             isinstance(innermost, Optimizer)
@@ -77,16 +77,16 @@ class OptimizerSteps:
 
 
 def was_skipped(optimizer: object) -> bool:
-    """Whether Accelerate's optimizer says that its gradient scaler skipped the last step."""
+    """Whether Accelerate's optimizer reports that its gradient scaler skipped the last step."""
     return bool(getattr(optimizer, "step_was_skipped", False))
 
 
 def wrapped(optimizer: object) -> Iterator[Any]:
-    """The optimizer, the one that it wraps, and so on inwards."""
+    """The optimizer, then the one that it wraps, and so on inwards."""
     while optimizer is not None:
         yield optimizer
         inner = (getattr(optimizer, name, None) for name in ("optimizer", "base", "base_optimizer", "_base_optimizer"))
-        optimizer = next((one for one in inner if hasattr(one, "param_groups")), None)
+        optimizer = next((each for each in inner if hasattr(each, "param_groups")), None)
 
 
 def holds_any(optimizer: Any, model: nn.Module) -> bool:
@@ -96,7 +96,7 @@ def holds_any(optimizer: Any, model: nn.Module) -> bool:
 
 
 def batches_of_epoch() -> int | None:
-    """How many batches the loader has that is read under Accelerate; None where there is none, or it does not know."""
+    """How many batches Accelerate's active data loader has; None if there is none, or its length is unknown."""
     state = _accelerate()
     try:
         return len(state.active_dataloader) if state is not None and state.in_dataloader else None
@@ -105,12 +105,12 @@ def batches_of_epoch() -> int | None:
 
 
 def _accumulating() -> int:
-    """Over how many batches Accelerate accumulates, while its state says that this one makes no step; else 0."""
+    """The batches that Accelerate accumulates over, if its state says that this one makes no step; else 0."""
     state = _accelerate()
     return 0 if state is None or state.sync_gradients else max(1, int(state.num_steps))
 
 
 def _accelerate() -> Any:
-    """Accelerate's state of the gradients where it is in use already."""
+    """Accelerate's gradient state, if it is in use already."""
     kind = getattr(sys.modules.get("accelerate.state"), "GradientState", None)
-    return kind() if kind is not None and kind._shared_state else None  # else kind() would begin to use it
+    return kind() if kind is not None and kind._shared_state else None  # else kind() would create it

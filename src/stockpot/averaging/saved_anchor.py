@@ -32,25 +32,25 @@ def digest(pairs: Iterable[TensorPair]) -> str:
 
 
 def file_in(folder: Path) -> Path:
-    """Where the anchor lies in a folder of checkpoints, and in a checkpoint."""
+    """The anchor's file in a folder of checkpoints, or in a checkpoint."""
     return folder / FOLDER / _FILE
 
 
 def write(tensors: Mapping[str, Tensor], folder: Path, metadata: Mapping[str, str]) -> None:
-    """Writes the anchor of a training that begins, beside the checkpoints that will be in `folder`."""
+    """Writes the anchor of a training that starts, beside the checkpoints that will be in `folder`."""
     _leave_to_checkpoints(folder)
     save_checkpoint(tensors, file_in(folder), metadata)
 
 
 def take_over(file: Path, folder: Path) -> None:
-    """Makes an anchor that was found elsewhere the one beside the checkpoints in `folder`."""
+    """Makes an anchor from elsewhere the one beside the checkpoints in `folder`."""
     if not _same(file, file_in(folder)):
         _leave_to_checkpoints(folder)
         link(file, folder)
 
 
 def link(file: Path, folder: Path) -> None:
-    """Puts the anchor into a folder: as a hard link, or a copy where the file system has none; whole or not at all."""
+    """Puts the anchor into a folder, as a hard link or, if the file system has none, a copy; whole or not at all."""
     target = file_in(folder)
     if _same(file, target):
         return
@@ -70,15 +70,15 @@ def link(file: Path, folder: Path) -> None:
 
 
 def find(folders: Iterable[Path], anchor_id: object) -> Path:
-    """The file with the anchor of this id, in the first of the folders that has it. Raises StockpotError."""
-    places = list(dict.fromkeys(map(file_in, folders)))
-    there = [file for file in places if file.is_file()]
-    for file in there:
+    """The file with the anchor of this id, from the first of the folders that has it. Raises StockpotError."""
+    candidates = list(dict.fromkeys(map(file_in, folders)))
+    existing = [file for file in candidates if file.is_file()]
+    for file in existing:
         if open_checkpoint(file).metadata.get("anchor_id") == anchor_id:
             return file
-    if there:
-        raise StockpotError(f"{there[0]} is the anchor of another training: pass the right one, anchor=PATH.")
-    raise StockpotError(f"the training's anchor {places[0]} is missing: pass it from where it is now, anchor=PATH.")
+    if existing:
+        raise StockpotError(f"{existing[0]} is the anchor of another training: pass the right one, anchor=PATH.")
+    raise StockpotError(f"the training's anchor {candidates[0]} is missing: pass where it is now, anchor=PATH.")
 
 
 def _leave_to_checkpoints(folder: Path) -> None:
@@ -90,5 +90,5 @@ def _leave_to_checkpoints(folder: Path) -> None:
                 link(file, checkpoint)
 
 
-def _same(one: Path, other: Path) -> bool:
-    return other.exists() and one.samefile(other)
+def _same(file: Path, other: Path) -> bool:
+    return other.exists() and file.samefile(other)

@@ -14,9 +14,18 @@ from stockpot.errors import StockpotError
 def average_steps(total_steps: int, p: float) -> list[int]:
     """The optimizer steps after which SFA averages: every p·T steps, and the last one.
 
-    `sorted({max(1, ⌊j·p·T + ½⌋) ≤ T : j = 1, 2, …} ∪ {T})`, T = `total_steps`, steps counted from 1. p is read as
-    the fraction that was meant (0.1 is 1/10), so the steps do not drift. p = 1 averages only at the end. The time
-    taken is proportional to the number of averages. Raises StockpotError unless 0 < p ≤ 1 and T ≥ 1.
+    `sorted({max(1, ⌊j·p·T + ½⌋) ≤ T : j = 1, 2, …} ∪ {T})`, T = `total_steps`. p is read as the fraction that was
+    meant (0.1 is 1/10), so the steps do not drift. The time taken is proportional to the number of averages.
+
+    Args:
+        total_steps: T, the optimizer steps of the task, at least 1.
+        p: the fraction of T between two averages, in (0, 1]; p = 1 averages only at the end.
+
+    Returns:
+        The steps, counted from 1, in ascending order.
+
+    Raises:
+        StockpotError: unless 0 < p ≤ 1 and T ≥ 1.
     """
     if not is_number(p) or not 0 < p <= 1:
         raise StockpotError(f"p must lie in (0, 1], the fraction of the steps between two averages, not {p!r}.")
@@ -42,14 +51,14 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if (self.p is None) == (self.every is None):
-            raise StockpotError("give either p (with total_steps) or every, one of the two: they say when to average.")
+            raise StockpotError("give either p (with total_steps) or every: they say when to average.")
         if self.every is not None:
             _positive("every", self.every)
         if self.total_steps is not None:
             _positive("total_steps", self.total_steps)
         elif self.p is not None:
-            raise StockpotError("p needs total_steps, the optimizer steps of the task; if unknown, give every=… steps.")
-        _ = self._steps  # a wrong p is told now, not at the first step
+            raise StockpotError("p needs total_steps, the optimizer steps of the task; if unknown, give every=….")
+        _ = self._steps  # refuses a wrong p now, not at the first step
 
     @cached_property
     def _steps(self) -> frozenset[int]:

@@ -1,16 +1,101 @@
-"""The settings of SFA, whoever trains the model: one declaration for SFA, the Trainer, Lightning and Axolotl."""
+"""The settings of SFA, declared once for `SFA`, the Trainer callback, the Lightning callback and the Axolotl plugin."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal, Required, TypedDict, TypeVar, cast, get_args
 
-from stockpot.averaging.schedule import is_number
+from torch import Tensor
+
+from stockpot.averaging.schedule import Schedule, is_number
 from stockpot.errors import StockpotError
 
-Beta = float | dict[str, float]
+AnchorSource = str | os.PathLike[str] | Mapping[str, Tensor]
+Beta = float | Mapping[str, float]
+Keep = Literal["device", "cpu", "disk"]
+Rounding = Literal["nearest", "stochastic"]
+Buffers = Literal["average", "keep"]
+_Init = TypeVar("_Init", bound=Callable[..., None])
 
 
-def check_beta(beta: float | Mapping[str, float]) -> Beta:
+class SFAOptions(TypedDict, total=False):
+    """The fields of `SFASettings` as keyword arguments, for type checkers and editors."""
+
+    beta: Required[Beta]
+    p: float | None
+    every: int | None
+    anchor: AnchorSource
+    keep: Keep | None
+    new: Sequence[str]
+    rounding: Rounding | None
+    buffers: Buffers
+    reset_optimizer: bool
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFASettings:
+    """What `SFA` averages, with what, when and how. `SFA` explains each field.
+
+    Raises:
+        StockpotError: for a value that no training could use. Whether it fits the model, `SFA` checks.
+    """
+
+    beta: Annotated[Beta, "Weight of the anchor, in [0, 1]; or name pattern → weight."]
+    p: Annotated[float | None, "Average after every p·T optimizer steps and after the last, in (0, 1]."] = None
+    every: Annotated[int | None, "Instead of p: average after every so many optimizer steps."] = None
+    anchor: Annotated[AnchorSource, "'start' (the model as training starts) or a path to safetensors."] = "start"
+    keep: Annotated[Keep | None, "Where the anchor is stored: device, cpu or disk."] = None
+    new: Annotated[Sequence[str], "Patterns of names that the anchor may lack, or hold with fewer rows."] = ()
+    rounding: Annotated[Rounding | None, "How averages of bf16 weights are rounded; none refuses them."] = None
+    buffers: Annotated[Buffers, "Whether floating-point buffers are averaged or kept."] = "average"
+    reset_optimizer: Annotated[bool, "Discard the optimizer's state of what was averaged."] = False
+    seed: Annotated[int, "Seed of the noise of rounding: stochastic."] = 0
+
+    def __post_init__(self) -> None:
+        _one_of("keep", self.keep, (None, *get_args(Keep)))
+        _one_of("rounding", self.rounding, (None, *get_args(Rounding)))
+        _one_of("buffers", self.buffers, get_args(Buffers))
+        self.schedule(total_steps=1)  # refuses a wrong p or every at once; T is known when training starts
+        object.__setattr__(self, "beta", check_beta(self.beta))
+        object.__setattr__(self, "new", (self.new,) if isinstance(self.new, str) else tuple(self.new))
+
+    def schedule(self, total_steps: int | None) -> Schedule:
+        """When to average in a task of `total_steps` optimizer steps."""
+        return Schedule(self.p, total_steps, self.every)
+
+    @property
+    def anchor_is_path(self) -> bool:
+        """Whether the anchor is a file or a folder, and so need not be saved again."""
+        return isinstance(self.anchor, str | os.PathLike) and self.anchor != "start"
+
+    def options(self) -> SFAOptions:
+        """The settings as keyword arguments of `SFA`."""
+        return cast(SFAOptions, {each.name: getattr(self, each.name) for each in fields(self)})
+
+    def recorded(self) -> dict[str, Any]:
+        """What a checkpoint records, beside β and the schedule, and a resumed training must share; JSON values."""
+        return {
+            "new": list(self.new),
+            "rounding": self.rounding,
+            "buffers": self.buffers,
+            "reset_optimizer": self.reset_optimizer,
+        }
+
+
+def lists_settings(init: _Init) -> _Init:
+    """Makes `help()` and `inspect.signature` list the settings in place of `**settings`."""
+    parameters = inspect.signature(init).parameters.values()
+    own = [parameter for parameter in parameters if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
+    settings = inspect.signature(SFASettings).parameters.values()
+    vars(init)["__signature__"] = inspect.Signature([*own, *settings])
+    return init
+
+
+def check_beta(beta: Beta) -> float | dict[str, float]:
     """β as a number, or as name pattern → number in the order written.
 
     Raises:
@@ -23,3 +108,9 @@ def check_beta(beta: float | Mapping[str, float]) -> Beta:
             where = "beta" if pattern is None else f"beta of '{pattern}'"
             raise StockpotError(f"{where} must lie in [0, 1], the weight of the anchor, not {value!r}.")
     return {str(name): float(value) for name, value in beta.items()} if isinstance(beta, Mapping) else float(beta)
+
+
+def _one_of(name: str, value: object, allowed: Sequence[object]) -> None:
+    if value not in allowed:
+        options = ", ".join(map(repr, allowed))
+        raise StockpotError(f"{name} must be one of {options}, not {value!r}.")

@@ -10,9 +10,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stockpot.averaging.anchor import Keep
 from stockpot.averaging.model_tensors import model_names
 from stockpot.averaging.optimizer_steps import was_skipped
+from stockpot.averaging.settings import Keep
 from stockpot.averaging.sfa import SFA
 from stockpot.batches.examples import Examples
 from stockpot.files import folder_bytes

@@ -1,4 +1,4 @@
-"""An average that the next optimizer step undoes, since the optimizer keeps the weights elsewhere too, is noticed."""
+"""Detects an average that the next optimizer step undoes, because the optimizer also keeps the weights elsewhere."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _TENSORS, _ELEMENTS = 16, 16  # sampled
 class LostAverage:
     """Samples a few weights around the first average that pulls them further than a step moves them.
 
-    Judged are the samples that it pulled at least four times as far as the step before had moved them. They were lost
-    when at the next step at least nine tenths of eight or more have come back to within a tenth of that pull, or when
-    nothing else moves at all (a learning rate of 0). What torch's own optimizers write to the tensors that they were
-    given is no loss, wherever it leads.
+    It judges the samples that the average pulled at least four times as far as the step before had moved them. The
+    average was lost if there are at least eight and the next step returns nine tenths of them to within a tenth of that
+    pull, or if nothing else moves at all (a learning rate of 0). What torch's own optimizers write to the tensors that
+    they were given is never a loss, wherever it leads.
     """
 
     def __init__(self) -> None:
@@ -33,20 +33,20 @@ class LostAverage:
         self._settled = False
 
     def choose(self, pairs: Sequence[TensorPair]) -> None:
-        """Chooses what to sample, anew for weights that were replaced or loaded."""
+        """Chooses what to sample; called again for weights that were replaced or loaded."""
         weights = [pair for pair in pairs if not pair.is_buffer and pair.beta > 0 and pair.views[0].numel()]
         chosen = weights[:: -(-len(weights) // _TENSORS) or 1]
         self._samples = [(pair.name, pair.tensor, _spread(pair.views[0].numel(), pair.tensor)) for pair in chosen]
         self._last, self._earlier, self._before, self._after = [], [], [], []
 
     def look(self) -> None:
-        """Called a step before an average is due, when all is done: remembers where the weights are."""
+        """Called at the end of the step before an average is due: remembers the weights."""
         if not self._settled:
             self._last = self._values()
 
     def begin(self, pairs: Sequence[TensorPair]) -> None:
         """Called right before an average."""
-        if not (self._settled or self._after):  # an average that is still to be judged is the one that counts
+        if not (self._settled or self._after):  # an average that was not judged yet comes first
             here = {id(pair.tensor) for pair in pairs}
             if not all(id(weight) in here for _, weight, _ in self._samples):
                 self.choose(pairs)
@@ -66,12 +66,12 @@ class LostAverage:
                     self._after[index] = _values_of(weight, positions)
 
     def check(self) -> None:
-        """Called when a step was made and nothing has been averaged since. Raises StockpotError for a lost average."""
-        taken = self._earlier, self._before, self._after
+        """Called after a step, before anything is averaged again. Raises StockpotError for a lost average."""
+        looks = self._earlier, self._before, self._after
         self._before, self._after = [], []
-        if not all(taken):
+        if not all(looks):
             return
-        earlier, before, after, now = map(_joined, (*taken, self._values()))
+        earlier, before, after, now = map(_joined, (*looks, self._values()))
         pull = before - after
         judged = (pull != 0) & (pull.abs() >= 4 * (before - earlier).abs())
         back = judged & ((now - before).abs() <= 0.1 * pull.abs())
@@ -79,7 +79,7 @@ class LostAverage:
         still = bool(judged.any()) and torch.equal(now, before) and torch.equal(earlier, before)
         if still or (self._settled and int(back.sum()) >= 0.9 * int(judged.sum())):
             raise StockpotError(
-                f"'{self._name_at(int(back.int().argmax()))}': the optimizer step after an average put back the "
+                f"'{self._name_at(int(back.int().argmax()))}': the optimizer step after an average restored the "
                 "weights from before it, from copies kept elsewhere (fp32 masters of DeepSpeed or apex, for example): "
                 "train fp32 weights with a plain optimizer, under bf16 autocast."
             )
@@ -96,7 +96,7 @@ class LostAverage:
 
 
 def _spread(count: int, weight: Tensor) -> Tensor:
-    """Positions all over the first `count` elements."""
+    """Positions spread evenly over the first `count` elements."""
     many = min(count, _ELEMENTS)
     return torch.arange(many, device=weight.device) * count // max(1, many)
 

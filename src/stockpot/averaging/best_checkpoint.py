@@ -6,10 +6,8 @@ from typing import Any
 
 from transformers import TrainerState, TrainingArguments
 
+from stockpot.averaging.refusals import between_averages
 from stockpot.averaging.schedule import Schedule
-from stockpot.errors import StockpotError
-
-BETWEEN = "lies between two averages, where weights are plain fine-tuning"
 
 
 def chooses_best(args: TrainingArguments) -> bool:
@@ -18,12 +16,12 @@ def chooses_best(args: TrainingArguments) -> bool:
 
 
 def saves(args: TrainingArguments) -> bool:
-    """Whether the Trainer is going to write checkpoints."""
+    """Whether the Trainer will write checkpoints."""
     return bool(args.save_strategy != "no" or getattr(args, "enable_jit_checkpoint", False))
 
 
 def refuse_best_between(args: TrainingArguments, state: TrainerState, schedule: Schedule, batches: Any) -> None:
-    """Raises StockpotError, naming the step and the remedy, unless an average is due at every evaluation compared.
+    """Raises StockpotError unless an average is due at every evaluation that is compared.
 
     `batches` is the Trainer's loader, whose length says when an epoch ends.
     """
@@ -35,11 +33,9 @@ def refuse_best_between(args: TrainingArguments, state: TrainerState, schedule: 
     elif hasattr(batches, "__len__"):
         interval = max(1, -(-len(batches) // args.gradient_accumulation_steps))
     else:
-        return  # an epoch of unknown length: what was evaluated is looked at when it is saved
+        return  # an epoch of unknown length: `on_save` checks what was evaluated
     for step in range(interval, state.max_steps + 1, interval):
         if step >= first and not schedule.due(step):
             key = "load_best_model_at_end" if args.load_best_model_at_end else "save_strategy='best'"
-            raise StockpotError(
-                f"{key} would compare the evaluation at step {step}, which {BETWEEN}: "
-                f"average at every evaluation, every={interval}, or do without {key}."
-            )
+            remedy = f"average at every evaluation, every={interval}, or drop {key}."
+            raise between_averages(f"{key} would compare the evaluation at", step, remedy)

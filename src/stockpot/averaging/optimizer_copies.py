@@ -1,4 +1,4 @@
-"""Optimizers that keep a second copy of the weights: it is averaged with them, or the optimizer is refused."""
+"""Optimizers that keep a second copy of the weights: the copy is averaged too, or the optimizer is refused."""
 
 from __future__ import annotations
 
@@ -10,31 +10,30 @@ from torch import nn
 
 from stockpot.averaging.match import TensorPair
 from stockpot.averaging.optimizer_steps import holds_any, wrapped
+from stockpot.averaging.refusals import deepspeed
 from stockpot.errors import StockpotError
 
-# Names, in the state of a parameter, of tensors that are weights: Lookahead's slow ones (timm, pytorch_optimizer), fp32
-# masters (apex, Transformer Engine), the shadow of EmoNavi and its kin, what torch's ASGD makes of the weights.
+# Keys of a parameter's state that hold weights: Lookahead's slow ones (timm, pytorch_optimizer), fp32 masters (apex,
+# Transformer Engine), the shadow of EmoNavi and its relatives, the running mean of torch's ASGD (ax).
 _WEIGHTS = ("lookahead_slow_buff", "slow_buffer", "slow_params", "lookahead_params", "master_param", "shadow", "ax")
-# Schedule-free keeps z, its reference versions x and y too, and MirrorMADGRAD z; FTRL's z are not weights.
+# Schedule-free keeps z, and in its reference versions x and y; MirrorMADGRAD keeps z. FTRL's z are not weights.
 _SEQUENCES = ("z", "x", "y")
-# They compute the weights from sums or means of their own; so does dual averaging, which is told by its state, x0.
+# These recompute the weights from sums or means of their own; so does dual averaging, recognised by x0 in its state.
 _ANEW = frozenset({"FTRL", "TRAC", "SPlus", "SRMM", "AccSGD"})
 
 
 def check_optimizer(optimizer: Any, model: nn.Module) -> None:
-    """Raises StockpotError for an optimizer that steps on other tensors than the model's, of DeepSpeed for example."""
-    one = optimizer
-    for one in wrapped(optimizer):
-        _refuse_anew(one)
-        if type(one).__module__.split(".")[0] == "deepspeed":
-            raise StockpotError(
-                f"DeepSpeed's {type(one).__name__} keeps fp32 copies that would overwrite an average; train without it."
-            )
+    """Raises StockpotError for an optimizer that steps on other tensors than the model's, such as DeepSpeed's."""
+    innermost = optimizer
+    for innermost in wrapped(optimizer):
+        _refuse_recomputing(innermost)
+        if type(innermost).__module__.split(".")[0] == "deepspeed":
+            raise deepspeed(f"DeepSpeed's {type(innermost).__name__}")
     known = getattr(optimizer, "param_d2h_map", {})  # torchao's CPUOffloadOptimizer
     if not (holds_any(optimizer, model) or any(tensor in known for tensor in model.parameters())):
         raise StockpotError(
-            f"optimizer: {type(one).__name__} holds none of the model's own tensors, so its next step would "
-            "overwrite an average with the copies that it does hold: make it of model.parameters(), after the model "
+            f"optimizer: {type(innermost).__name__} holds none of the model's own tensors, so its next step would "
+            "overwrite an average with the copies that it does hold: build it from model.parameters(), after the model "
             "was wrapped or moved."
         )
 
@@ -42,42 +41,42 @@ def check_optimizer(optimizer: Any, model: nn.Module) -> None:
 def with_copies(pairs: Iterable[TensorPair], optimizers: Iterable[Any]) -> list[TensorPair]:
     """The pairs, and with the same anchor and β each copy that the optimizers keep of a pair's tensor.
 
-    Any rule of an optimizer that is linear in its copies (schedule-free's y = (1−β₁)z + β₁x, Lookahead's slow and fast
-    weights) gives the same result whether the average acts on all of them or on what the rule makes of them. Raises
-    StockpotError for dual averaging (MADGRAD, D-Adaptation), which computes the weights anew from where it began.
+    An optimizer's rule that is linear in its copies (schedule-free's y = (1−β₁)z + β₁x, Lookahead's slow and fast
+    weights) gives the same weights whether all copies are averaged, or what the rule makes of them. Raises
+    StockpotError for dual averaging (MADGRAD, D-Adaptation), which recomputes the weights from where it started.
     """
     layers = [layer for optimizer in optimizers for layer in wrapped(optimizer)]
     for layer in layers:
-        _refuse_anew(layer)
+        _refuse_recomputing(layer)
     result: list[TensorPair] = []
     for pair in pairs:
         result.append(pair)
         if not pair.is_buffer:
-            known = {id(pair.tensor)}
+            added = {id(pair.tensor)}
             for key, copy in _copies(pair, layers):
-                if id(copy) not in known:
-                    known.add(id(copy))
+                if id(copy) not in added:
+                    added.add(id(copy))
                     result.append(replace(pair, name=f"{pair.name} ({key})", tensor=copy))
     return result
 
 
 def forget(optimizer: Any, pairs: Iterable[TensorPair]) -> None:
-    """Removes what the optimizer keeps of the tensors that an average changed: moments, and copies of the weights."""
+    """Removes the optimizer's state of the tensors that an average changed: moments, and copies of the weights."""
     for layer in wrapped(optimizer):
         for pair in pairs:
             if pair.beta > 0:
                 layer.state.pop(pair.tensor, None)
 
 
-def _refuse_anew(optimizer: Any) -> None:
+def _refuse_recomputing(optimizer: Any) -> None:
     if any(kind.__name__ in _ANEW for kind in type(optimizer).__mro__):
         raise _undoes(optimizer)
 
 
 def _undoes(optimizer: Any) -> StockpotError:
     return StockpotError(
-        f"{type(optimizer).__name__} computes the weights anew from sums or means of its own, which would undo an "
-        "average; choose an optimizer that steps from where the weights are."
+        f"{type(optimizer).__name__} recomputes the weights from sums or means of its own, which would undo an "
+        "average; choose an optimizer that steps from the current weights."
     )
 
 

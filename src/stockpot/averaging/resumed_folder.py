@@ -1,4 +1,4 @@
-"""Which folder a Trainer resumes from. It tells no callback, so the state that it reads there is made to remember."""
+"""Which folder a Trainer resumes from. It does not tell callbacks, so the state that it reads there remembers it."""
 
 from __future__ import annotations
 
@@ -28,6 +28,6 @@ def remember_folders() -> None:
 
 
 def resumed_folder(args: TrainingArguments, state: TrainerState) -> Path:
-    """The checkpoint that training goes on from; where that is not known, the one of this step in `output_dir`."""
+    """The checkpoint that training resumes from; if that is unknown, the one of this step in `output_dir`."""
     usual = Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
     return Path(getattr(state, _FOLDER, usual))

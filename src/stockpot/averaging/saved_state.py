@@ -1,4 +1,4 @@
-"""A saved state of SFA against the SFA that goes on with it."""
+"""Checks a saved state of SFA against the SFA that resumes from it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from stockpot.averaging.refusals import setting_differs
 from stockpot.errors import StockpotError, did_you_mean
 
 
 def check_state(state: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """Raises StockpotError for a name that `state` lacks, and for a setting that differs from the saved one.
 
-    T may differ with `every`, where it only says which step is the last.
+    T may differ with `every`: there it only says which step is the last.
     """
     for name in ("steps", "averages", "last_average", "anchor", *settings):
         if name not in state:
@@ -21,8 +22,8 @@ def check_state(state: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
         if name == "total_steps" and settings["every"] is not None and settings["every"] == state["every"]:
             continue
         if _ordered(value) != _ordered(state[name]):
-            why = "p·total_steps is when to average; " if name == "total_steps" else ""
-            raise StockpotError(f"{name} is {value!r} here and {state[name]!r} in the saved state; {why}make them one.")
+            why = "p·total_steps says when to average; " if name == "total_steps" else ""
+            raise setting_differs(name, value, state[name], "the saved state", why)
 
 
 def saved_source(state: Mapping[str, Any], folder: Path | None) -> Any:
@@ -32,9 +33,9 @@ def saved_source(state: Mapping[str, Any], folder: Path | None) -> Any:
         return source
     if folder is not None and (folder / Path(source).name).is_file():
         return folder / Path(source).name
-    raise StockpotError(f"the anchor {source} does not exist any more: pass it from where it is now, anchor=PATH.")
+    raise StockpotError(f"the anchor {source} no longer exists: pass where it is now, anchor=PATH.")
 
 
 def _ordered(value: object) -> object:
-    """The order of patterns counts: the first match wins."""
+    """A value to compare, in which the order of patterns counts: the first match wins."""
     return list(value.items()) if isinstance(value, Mapping) else value
