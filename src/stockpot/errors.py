@@ -1,4 +1,4 @@
-"""The one error that a user's mistake raises, and "did you mean"."""
+"""The one error that users' mistakes raise, and "did you mean"."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class StockpotError(ValueError):
-    """A mistake that the user can mend: what was wrong, where, and what to do, in one line.
+    """A mistake that the user can fix: what was wrong, where, and what to do, in one line.
 
     The command line prints it without a traceback and exits with code 2.
     """

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written under a temporary name, synced, renamed."""
+"""Files that are complete or absent: written under a temporary name, synced, renamed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TEMPORARY = ".tmp-"
 
 
 def sync(path: Path) -> None:
-    """Waits until a file's content, or a folder's entries, are on the disk."""
+    """Waits until a file's content, or a folder's entries, are on disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -49,16 +49,16 @@ class DiskFullError(StockpotError):
 
 
 _ADVICE = (
-    "what was finished before is safe. Free some space and go on: a run with `stockpot resume`, anything else with "
-    "the same command."
+    "what was finished before is safe. Free some space and continue: a run with `stockpot resume`, anything else "
+    "with the same command."
 )
 
 
 @contextlib.contextmanager
 def explaining_disk_errors(path: Path, advice: Callable[[], str] | None = None) -> Iterator[None]:
-    """Turns a full disk, or a folder that may not be written, into one clear line.
+    """Turns a full disk, or a folder without write permission, into one clear line.
 
-    `advice`, asked for when a disk is full, says what to do; it counts for all that is written in the block.
+    `advice`, called when a disk is full, says what to do; it applies to everything that the block writes.
     """
     try:
         yield
@@ -80,12 +80,12 @@ def explaining_disk_errors(path: Path, advice: Callable[[], str] | None = None) 
 def _errno(error: Exception) -> int | None:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
-    said = re.search(r"(?:os error |\[Errno )(\d+)", str(error))  # the words of safetensors, and of shutil
-    return int(said[1]) if said else None
+    number = re.search(r"(?:os error |\[Errno )(\d+)", str(error))  # as safetensors and shutil word it
+    return int(number[1]) if number else None
 
 
 def make_folder(path: Path) -> None:
-    """Creates a folder and those above it, and syncs every folder that got an entry."""
+    """Creates a folder and its parents, and syncs every folder that got a new entry."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
@@ -93,7 +93,7 @@ def make_folder(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces `path` by `text` in one step: a reader sees the old file or the new one."""
+    """Replaces the content of `path` in one step: a reader sees the old file or the new one."""
     temporary = path.with_name(f"{TEMPORARY}{path.name}")
     with explaining_disk_errors(path):
         try:
@@ -115,10 +115,10 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextlib.contextmanager
 def publishing(target: Path, replace: bool = True) -> Iterator[Path]:
-    """A temporary folder beside `target` that becomes `target` when the block ends well, and vanishes otherwise.
+    """A temporary folder beside `target` that becomes `target` if the block succeeds, and is deleted otherwise.
 
-    A folder that stands at `target` already is replaced, where callers know that nothing refers to it yet; without
-    `replace` it is left alone, and a StockpotError is raised.
+    An existing `target` is replaced, which is for callers that know that nothing refers to it yet; without `replace` it
+    is left alone, and a StockpotError is raised.
     """
     temporary = target.with_name(f"{TEMPORARY}{target.name}")
     with explaining_disk_errors(target):
@@ -140,7 +140,7 @@ def publishing(target: Path, replace: bool = True) -> Iterator[Path]:
 
 
 def remove_folder(folder: Path) -> None:
-    """Deletes a folder that may be missing: whole, or not at all where a reader looks while that is interrupted."""
+    """Deletes a folder that may be missing. A reader sees all of it or none, even if the deletion is interrupted."""
     if folder.is_dir():
         doomed = folder.with_name(f"{TEMPORARY}old-{folder.name}")
         shutil.rmtree(doomed, ignore_errors=True)
@@ -149,7 +149,7 @@ def remove_folder(folder: Path) -> None:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Deletes what an interrupted write left under `folder`: only names that this module makes."""
+    """Deletes what interrupted writes left under `folder`: only names that this module gives."""
     for path in list(folder.rglob(f"{TEMPORARY}*")):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -158,11 +158,11 @@ def remove_temporaries(folder: Path) -> None:
 
 
 def refuse_links(folder: Path) -> None:
-    """Raises StockpotError where something under `folder` is a link: it could lead writes and deletions elsewhere."""
+    """Raises StockpotError if anything under `folder` is a link: it could redirect writes and deletions."""
     for place, folders, names in os.walk(folder):
         for name in (*folders, *names):
             if (path := Path(place) / name).is_symlink():
-                raise StockpotError(f"{path} is a link; a run folder holds none: put there what it points to.")
+                raise StockpotError(f"{path} is a link: a run folder holds none; put there what it points to.")
 
 
 def sha256(path: Path) -> str:
@@ -180,15 +180,15 @@ def fingerprint(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def verify_fingerprint(folder: Path, expected: dict[str, dict[str, Any]]) -> None:
-    """Raises StockpotError, naming the file, where `folder` is not what `fingerprint` saw.
+    """Raises StockpotError, naming the file, if `folder` differs from its `fingerprint`.
 
-    Hidden files, which file managers leave, do not count. Only what lies in `folder` is opened, whatever is expected.
+    Hidden files, which file managers leave, do not count. Only files in `folder` are opened, whatever is expected.
     """
-    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     for name in expected:
-        if name not in found:
+        if name not in files:
             raise StockpotError(f"{folder / name} is missing, although the journal records it; restore it from a copy.")
-    for name, path in found.items():
+    for name, path in files.items():
         if name not in expected and path.name.startswith("."):
             continue
         if name not in expected:

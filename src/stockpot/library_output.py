@@ -1,4 +1,4 @@
-"""The libraries' own bars and advice, which would drown ours; what they still say cannot steer the terminal."""
+"""Turns off the libraries' progress bars and advice, which would bury ours, and escapes what they still print."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import warnings
 
 from stockpot.printing import escape_controls
 
-_written = warnings.formatwarning
+_format = warnings.formatwarning
 
 
 class _Record(logging.LogRecord):
-    """A message of a library's, in which names from files of others may stand."""
+    """A library's message, which may contain names from untrusted files."""
 
     def getMessage(self) -> str:  # noqa: N802 - as logging has it
         return escape_controls(super().getMessage())
@@ -22,19 +22,19 @@ class _Record(logging.LogRecord):
 def _format_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    return escape_controls(_written(message, category, filename, lineno, line))
+    return escape_controls(_format(message, category, filename, lineno, line))
 
 
 def silence_libraries() -> None:
-    """Turns them off."""
+    """Turns off progress bars, advice and needless warnings of Transformers, datasets and PEFT."""
     logging.setLogRecordFactory(_Record)
     warnings.formatwarning = _format_warning
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import datasets
-    from transformers.utils import logging as theirs
+    from transformers.utils import logging as transformers_logging
 
-    theirs.set_verbosity_error()
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")  # PEFT asks by the older name
-    theirs.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")  # PEFT reads the older name
+    transformers_logging.disable_progress_bar()
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()

@@ -1,24 +1,24 @@
-"""Text for people: counts and sizes; and for terminals, which no text of others may steer."""
+"""Text for people (counts and sizes) and for terminals, which untrusted text must not control."""
 
 from __future__ import annotations
 
 import codecs
 import unicodedata
 
-SPELT = "stockpot.spelt"  # as `errors` of a stream: "β ≥ 0 — ±1" is written "beta >= 0 - +/-1"
+SPELT = "stockpot.spelt"  # an error handler for streams: "β ≥ 0 — ±1" is written "beta >= 0 - +/-1"
 _SYMBOLS = {
     "×": "x", "·": "*", "±": "+/-", "−": "-", "–": "-", "—": "-", "…": "...", "←": "<-", "→": "->", "≤": "<=",
     "≥": ">=", "≠": "!=", "≈": "~", "∞": "inf", "√": "sqrt", "‖": "||", "²": "^2", "½": "1/2", "“": '"', "”": '"',
     "‘": "'", "’": "'", "\u00a0": " ",
 }  # fmt: skip
-_STEERING = ("Cc", "Cs", "Zl", "Zp")  # controls, halves of a letter, ends of lines
+_STEERING = ("Cc", "Cs", "Zl", "Zp")  # control characters, surrogates, line separators
 _DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff"
 
 
 def escape_controls(text: str, lines: bool = True) -> str:
-    """The text with what would steer a terminal as `\\x1b` and its like; with `lines` ends of lines and tabs stay.
+    """The text with control characters shown as `\\x1b` and the like; with `lines`, newlines and tabs stay.
 
-    Escape sequences come from files of others: configurations, tensors' names, class names, rows of data.
+    Escape sequences can come from any file: configurations, names of tensors and classes, rows of data.
     """
     if text.isascii() and text.isprintable():
         return text

@@ -1,4 +1,4 @@
-"""One seed for each purpose, all derived from the run's: nothing depends on what was drawn before."""
+"""One seed per purpose, all derived from the run's seed, so that nothing depends on what was drawn before."""
 
 from __future__ import annotations
 

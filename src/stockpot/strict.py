@@ -1,4 +1,4 @@
-"""The base of everything that a user writes in a recipe."""
+"""The base class of everything that users write in a recipe."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
 from stockpot.switches import read_switches
 
-FreeBlock = Annotated[dict[str, Any], BeforeValidator(read_switches)]  # a block whose keys somebody else knows
+FreeBlock = Annotated[dict[str, Any], BeforeValidator(read_switches)]  # a block whose keys another library defines
 
 
 class StrictModel(BaseModel):
-    """A block of the recipe: frozen, closed to keys that it does not know, and strict: `yes` is not the number 1."""
+    """A block of a recipe: frozen, without unknown keys, and strict: `yes` is not the number 1."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     @model_validator(mode="before")
     @classmethod
     def _switches(cls, values: Any) -> Any:
-        """`yes` and its like where true or false is wanted."""
+        """Reads `yes` and the like as true or false where a field is a bool."""
         if not isinstance(values, dict):
             return values
         wanted = {key for key, field in cls.model_fields.items() if field.annotation in (bool, bool | None)}

@@ -1,4 +1,4 @@
-"""`on`, `off`, `yes` and `no`, which YAML 1.1 reads as true and false: words, until it is known what they stand for."""
+"""`on`, `off`, `yes` and `no`, which YAML 1.1 reads as true and false: kept as words until a field wants a bool."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ SWITCHES = {"yes": True, "no": False, "on": True, "off": False}
 
 
 class Switch(str):
-    """One of SWITCHES that stood in YAML without quotes: text where text is wanted, else true or false."""
+    """One of SWITCHES, written in YAML without quotes: text where text is wanted, otherwise true or false."""
 
     __slots__ = ()
 
 
 def read_switches(value: Any) -> Any:
-    """The value with every Switch in it read as true or false, as YAML 1.1 does: for blocks that nothing describes."""
+    """The value with every Switch in it read as true or false, as YAML 1.1 does: for blocks without a schema."""
     if isinstance(value, Switch):
         return SWITCHES[value.lower()]
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""YAML as users write it: 1e-4 is a number and `on` a word, no key twice, every mistake in one line with its place."""
+"""YAML as users write it: 1e-4 is a number, `on` a word, no key appears twice, and mistakes name their line."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.switches import SWITCHES, Switch
 
-MAX_DEPTH = 50  # blocks within blocks
-MAX_VALUES = 100_000  # values, with those that aliases repeat
-MAX_NUMBER = 2**64  # whole numbers from here on fit no seed, size or count
+MAX_DEPTH = 50  # levels of nesting
+MAX_VALUES = 100_000  # values, counting those that aliases repeat
+MAX_NUMBER = 2**64  # from here on, an integer cannot be a seed, a size or a count
 _TAG = "tag:yaml.org,2002:"
 _MERGE = f"{_TAG}merge"
 _WORD = "!word"
 _OCTAL = "!octal"
 _TOO_DEEP = f"nested more than {MAX_DEPTH} deep"
-# What a scalar without quotes means, by its first letter. YAML 1.1 reads dates, 1:30 (in sixties), `on` and `no` too.
+# The meaning of an unquoted scalar, with its possible first letters. YAML 1.1 also reads dates, 1:30 (base 60), `on`.
 _READ_AS = (
     (f"{_TAG}bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     (_WORD, "|".join(f"{word}|{word.title()}|{word.upper()}" for word in SWITCHES), "yYnNoO"),
@@ -47,7 +47,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         if getattr(event, "tag", None) not in (None, "!", f"{_TAG}str"):
-            raise _wrong(f"the tag {event.tag} is not read here; leave it out", event)
+            raise _wrong(f"the tag {event.tag} is not supported; leave it out", event)
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise _wrong(_TOO_DEEP, event)
@@ -63,7 +63,7 @@ class _Loader(yaml.SafeLoader):
                 continue
             mark = (key.tag, key.value if key.tag == _MERGE else self.construct_object(key))
             if mark in seen:
-                raise _wrong(f"the key {key.value!r} stands twice", key)
+                raise _wrong(f"the key {key.value!r} appears twice", key)
             seen.add(mark)
         return node
 
@@ -85,19 +85,19 @@ def _wrong(problem: str, at: Any) -> yaml.MarkedYAMLError:
 def _whole(loader: _Loader, node: ScalarNode) -> int:
     digits = node.value.replace("_", "")
     if len(digits) > 70 or abs(number := int(loader.construct_yaml_int(node))) >= MAX_NUMBER:
-        raise _wrong("a whole number of more than 64 bits", node)
+        raise _wrong("an integer of more than 64 bits", node)
     return number
 
 
 def _fraction(loader: _Loader, node: ScalarNode) -> float:
     number = float(loader.construct_yaml_float(node))
     if math.isinf(number) and "inf" not in node.value.lower():
-        raise _wrong(f"{node.value} is too large a number", node)
+        raise _wrong(f"the number {node.value} is too large", node)
     return number
 
 
 def _octal(loader: _Loader, node: ScalarNode) -> int:
-    raise _wrong(f"a number does not begin with 0: write {node.value.lstrip('0_') or 0}, or '{node.value}'", node)
+    raise _wrong(f"a number cannot start with 0: write {node.value.lstrip('0_') or 0}, or '{node.value}'", node)
 
 
 _Loader.add_constructor(f"{_TAG}int", _whole)
@@ -107,21 +107,21 @@ _Loader.add_constructor(_WORD, lambda loader, node: Switch(node.value))
 
 
 def _measure(node: Node, known: dict[Node, tuple[int, int]]) -> tuple[int, int]:
-    """(values, depth) of a node, what is behind an alias counted as often as it stands there; `known` are measured."""
+    """(values, depth) of a node, counting an alias as often as it is used; `known` holds nodes already measured."""
     if node not in known:
-        known[node] = MAX_VALUES + 1, 0  # until it is measured: a node inside itself has no end
+        known[node] = MAX_VALUES + 1, 0  # for now: a node inside itself is endless
         below = [part for pair in node.value for part in pair] if isinstance(node, MappingNode) else node.value
         parts = [_measure(part, known) for part in below] if isinstance(node, CollectionNode) else []
         known[node] = 1 + sum(count for count, _ in parts), 1 + max((depth for _, depth in parts), default=0)
         if known[node][0] > MAX_VALUES:
-            raise _wrong(f"its aliases stand for more than {MAX_VALUES:,} values".replace(",", " "), node)
+            raise _wrong(f"its aliases expand to more than {MAX_VALUES:,} values".replace(",", " "), node)
         if known[node][1] > MAX_DEPTH:
             raise _wrong(_TOO_DEEP, node)
     return known[node]
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """YAML → Python values, `on` and the like as `Switch`; raises StockpotError with `source`, line and column."""
+    """YAML → Python values, `on` and the like as `Switch`. Raises StockpotError with `source`, line and column."""
     try:
         loader = _Loader(text)
         try:

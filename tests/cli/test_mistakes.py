@@ -95,7 +95,7 @@ def test_a_folder_with_pickles_is_refused(finished: Path, stockpot: Callable[...
     ("name", "content", "message"),
     [
         ("recipe.yaml", "a: [1\nb: 2", r"recipe\.yaml: line 2, column 2: expected ',' or ']'"),
-        ("recipe.yaml", "seeds: [0]\nseeds: [1]\n", r"line 2, column 1: the key 'seeds' stands twice"),
+        ("recipe.yaml", "seeds: [0]\nseeds: [1]\n", r"line 2, column 1: the key 'seeds' appears twice"),
         ("recipe.yaml", "- 1\n", r"expected `key: value` lines at the top"),
         ("recipe.yaml", "data: {}\n", r"recipe\.yaml: model: this key is required|tasks: this key is required"),
         ("other.yaml", "", r"recipe\.yaml: there is no such file"),

@@ -589,7 +589,7 @@ def test_a_disk_that_fills_up_between_shards_leaves_no_model(
             merge("linear", three[:2], output=tmp_path / "out", options=small)
     assert not (tmp_path / "out").exists()
     left = next(tmp_path.glob(".tmp-*"))
-    with pytest.raises(StockpotError, match="holds no model"):
+    with pytest.raises(StockpotError, match="holds neither model"):
         merge("linear", [left])
     out = merge("linear", three[:2], output=tmp_path / "out", options=Options("60B", threads=1, resume=True))
     assert isinstance(out, Path)

@@ -465,7 +465,7 @@ def test_whatever_stands_in_a_configuration_is_a_spec_or_one_line(
 def test_a_file_s_mistakes_carry_its_name(tmp_path: Path) -> None:
     file = tmp_path / "merge.yaml"
     file.write_text("merge_method: linear\nmodels: [a]\nmodels: [b]\n")
-    with pytest.raises(StockpotError, match=r"merge\.yaml: line 3, column 1: the key 'models' stands twice"):
+    with pytest.raises(StockpotError, match=r"merge\.yaml: line 3, column 1: the key 'models' appears twice"):
         read_merge_config(file)
     file.write_text("merge_method: linear\nmodels: [{model: a, weight: 1}]\n")
     with pytest.raises(StockpotError, match=r"merge\.yaml: models\.0\.weight: unknown key"):

@@ -178,7 +178,7 @@ def test_yaml_scalars_are_what_they_look_like(text: str, value: Any) -> None:
 
 def test_a_key_that_stands_twice_is_an_error_with_its_place(write_yaml: Write) -> None:
     path = write_yaml("model: {build: 'a:b'}\ndata:\n  path: digits\n  path: other\n")
-    assert mistake(path) == "line 4, column 3: the key 'path' stands twice."
+    assert mistake(path) == "line 4, column 3: the key 'path' appears twice."
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_a_key_that_stands_twice_is_an_error_with_its_place(write_yaml: Write) -
         ("- a\n", "expected `key: value` lines at the top."),
         ("", "expected `key: value` lines at the top."),
         ("a: !!python/object:os.system {}",
-         "line 1, column 4: the tag tag:yaml.org,2002:python/object:os.system is not read here; leave it out."),
+         "line 1, column 4: the tag tag:yaml.org,2002:python/object:os.system is not supported; leave it out."),
     ],
 )  # fmt: skip
 def test_a_file_that_is_no_recipe_is_an_error(text: str, message: str, write_yaml: Write) -> None:

@@ -132,7 +132,7 @@ def test_pickles_are_never_loaded(tmp_path: Path) -> None:
 
 
 def test_folders_with_nothing_to_open(tmp_path: Path) -> None:
-    assert "holds no model.safetensors" in refusal(tmp_path)
+    assert "holds neither model.safetensors" in refusal(tmp_path)
     assert "does not exist" in refusal(tmp_path / "none")
     save_checkpoint({"a": torch.ones(1)}, tmp_path / "other.safetensors")
     assert "name the file itself, for example" in refusal(tmp_path)

@@ -109,7 +109,7 @@ class SFALightning(Callback):
         return {**self.sfa.state_dict(), "settings": self._settings.recorded()} if hasattr(self, "sfa") else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keeps the state until training begins, when the module and its device are known."""
+        """Keeps the state until training starts, when the module and its device are known."""
         self._resumed = state_dict
 
     def _catch_up(self, trainer: Trainer) -> None:

@@ -6,7 +6,7 @@ import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal, Required, TypedDict, TypeVar, cast, get_args
+from typing import Annotated, Any, Literal, Required, TypedDict, TypeVar, cast, get_args, get_type_hints
 
 from torch import Tensor
 
@@ -90,7 +90,11 @@ def lists_settings(init: _Init) -> _Init:
     """Makes `help()` and `inspect.signature` list the settings in place of `**settings`."""
     parameters = inspect.signature(init).parameters.values()
     own = [parameter for parameter in parameters if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
-    settings = inspect.signature(SFASettings).parameters.values()
+    types = get_type_hints(SFASettings)
+    settings = [
+        parameter.replace(annotation=types[name])
+        for name, parameter in inspect.signature(SFASettings).parameters.items()
+    ]
     vars(init)["__signature__"] = inspect.Signature([*own, *settings])
     return init
 

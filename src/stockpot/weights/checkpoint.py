@@ -19,8 +19,8 @@ from stockpot.weights.layout import files_of, read_header
 class Checkpoint(Mapping[str, Tensor]):
     """Name → CPU tensor over one or more safetensors files, kept open and memory-mapped.
 
-    Tensors are views of the files: reading one costs page cache, no anonymous memory; writing to one never reaches
-    the file. `path` is what was opened, `metadata` the text metadata of the files' headers.
+    Tensors are views of the files: reading one takes page cache, no anonymous memory; writes to one never reach the
+    file. `path` is what was opened, `metadata` the text metadata of the files' headers.
     """
 
     def __init__(self, path: Path, handles: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
@@ -32,7 +32,7 @@ class Checkpoint(Mapping[str, Tensor]):
         handle = self._handles[name]
         try:
             tensor: Tensor = handle.get_tensor(name)
-        except Exception as error:  # safetensors raises whatever torch does for a dtype that torch lacks
+        except Exception as error:  # safetensors passes on what torch raises for a dtype that torch lacks
             raise StockpotError(f"{self.path}: tensor '{name}' cannot be read: {error}") from error
         return tensor
 
@@ -46,8 +46,8 @@ class Checkpoint(Mapping[str, Tensor]):
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Opens a `.safetensors` file, or a folder with `model.safetensors` or `model.safetensors.index.json`.
 
-    Raises StockpotError where there is nothing to open, where there are only pickles, where a file is damaged, and
-    where an index names a file outside its own folder.
+    Raises StockpotError if there is nothing to open, or only pickles; for a damaged file, and for an index that names a
+    file outside its own folder.
     """
     path = Path(path)
     files = files_of(path)
@@ -55,9 +55,9 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         handle = _open_file(files)
         return Checkpoint(path, dict.fromkeys(handle.keys(), handle), handle.metadata() or {})
     handles = {file: _open_file(file) for file in dict.fromkeys(files.values())}
-    held = {file: frozenset(handle.keys()) for file, handle in handles.items()}
+    stored = {file: frozenset(handle.keys()) for file, handle in handles.items()}
     for name, file in files.items():
-        if name not in held[file]:
+        if name not in stored[file]:
             raise StockpotError(f"the index of {path} says that {file.name} holds tensor '{name}', which it does not.")
     return Checkpoint(path, {name: handles[file] for name, file in files.items()}, {})
 
@@ -67,8 +67,8 @@ def save_checkpoint(
 ) -> None:
     """Writes one safetensors file under a temporary name, syncs it, renames it: a reader sees all of it or nothing.
 
-    Tensors are written contiguous, in the type they have; none may share memory. Raises StockpotError when the disk
-    is full or the folder cannot be written.
+    Tensors are written contiguous, in their own dtype; none may share memory. Raises StockpotError if the disk is full
+    or the folder cannot be written.
     """
     file = Path(file)
     temporary = file.with_name(f"{TEMPORARY}{os.getpid()}-{file.name}")
@@ -90,5 +90,5 @@ def _open_file(file: Path) -> Any:
     try:
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError) as error:
-        read_header(file)  # says it more exactly: a type that is not supported is not damage
+        read_header(file)  # has a more exact message: an unsupported type is not damage
         raise StockpotError(f"{file} is not a whole safetensors file (truncated or damaged): {error}") from error

@@ -1,17 +1,20 @@
-"""Where every tensor of a checkpoint lies: headers and indexes, read without torch and trusted for nothing.
+"""Where every tensor of a checkpoint is stored: headers and indexes, read without torch and never trusted.
 
 A safetensors file is an 8-byte length, a JSON header of that length, and the tensors' bytes one after the other.
+
+Why not `safetensors.safe_open`? It does not say at which byte a tensor starts, which merging needs to read and write
+files in pieces; it silently keeps one of two equal keys, and readers differ in which; and it needs torch or NumPy,
+which a command that only looks at a header should not wait for. Headers are checked against the file's size, so that
+every later reader finds the same tensor under the same name.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import math
 import operator
 import os
-import re
 import struct
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from stockpot.errors import StockpotError
+from stockpot.weights.bounded_json import members, parse_value, string_members
 
 # Bytes of one element.
 ITEM_SIZE: Mapping[str, int] = {
@@ -34,22 +38,14 @@ CONVERT = (
     "load it once with the library that wrote it and save it with "
     "`save_pretrained(folder)` or `safetensors.torch.save_file`"
 )
-# Of a header or an index: room for 150,000 tensors.
-_LONGEST = 16 << 20
-# Of a JSON value, no text, that is read at once.
-_LONGEST_VALUE = 1 << 20
-_LONGEST_NAME = 1000
-_LONGEST_FILE_NAME = 255
-# The members of a JSON object: a text, and a text, a word or an object without objects in it.
-_SPACE, _TEXT = r"[ \t\r\n]*+", r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-_OBJECT = rf'\{{[^{{}}"]*+(?:{_TEXT}[^{{}}"]*+)*+\}}'
-_START = re.compile(rf"\{{{_SPACE}(\}}?)")
-_MEMBER = re.compile(rf"{_SPACE}({_TEXT}){_SPACE}:{_SPACE}({_TEXT}|[\w.+-]++|{_OBJECT}){_SPACE}([,}}])")
+_MAX_BYTES = 16 << 20  # of a header or an index: room for 150,000 tensors
+_MAX_NAME = 1000  # characters of a tensor's name
+_MAX_FILE_NAME = 255  # bytes
 
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """One tensor: its type, its shape, and the bytes [offset, offset + nbytes) of its file."""
+    """One tensor: its dtype, its shape, and the bytes [offset, offset + nbytes) of its file."""
 
     name: str
     dtype: str
@@ -95,20 +91,21 @@ class Layout:
 def read_layout(path: str | os.PathLike[str], stem: str = "model") -> Layout:
     """The layout of a `.safetensors` file, or of a folder with `STEM.safetensors` or `STEM.safetensors.index.json`.
 
-    Raises StockpotError where there is nothing to read, only pickles, a damaged file, or an index that names a file
-    outside its own folder.
+    Raises:
+        StockpotError: if there is nothing to read, or only pickles; for a damaged file, and for an index that names a
+            file outside its own folder.
     """
     path = Path(path)
     shards = files_of(path, stem)
-    heads: list[TensorEntry] = []
-    facts = []
+    entries: list[TensorEntry] = []
+    files = []
     for file in dict.fromkeys(shards.values()) if isinstance(shards, dict) else [shards]:
-        entries, found = read_header(file)
-        heads += entries
-        facts.append(found)
+        file_entries, facts = read_header(file)
+        entries += file_entries
+        files.append(facts)
     if isinstance(shards, dict):
-        _same_tensors(path / f"{stem}.safetensors.index.json", shards, heads)
-    return Layout(path, {entry.name: entry for entry in heads}, tuple(facts))
+        _same_tensors(path / f"{stem}.safetensors.index.json", shards, entries)
+    return Layout(path, {entry.name: entry for entry in entries}, tuple(files))
 
 
 def files_of(path: Path, stem: str = "model") -> Path | dict[str, Path]:
@@ -120,7 +117,7 @@ def files_of(path: Path, stem: str = "model") -> Path | dict[str, Path]:
                 return require_inside(path, single)
             if os.path.lexists(index):
                 return _sharded(path, index)
-            raise StockpotError(f"{path} holds no {single.name} and no {index.name}{_instead(path)}")
+            raise StockpotError(f"{path} holds neither {single.name} nor {index.name}{_instead(path)}")
         if not path.is_file():
             why = "is not a file" if path.exists() else "does not exist"
             raise StockpotError(f"{path} {why}; give a .safetensors file, or a folder with {single.name}.")
@@ -130,11 +127,12 @@ def files_of(path: Path, stem: str = "model") -> Path | dict[str, Path]:
 
 
 def read_header(file: Path) -> tuple[list[TensorEntry], FileFacts]:
-    """The tensors of one safetensors file in the order of their bytes; raises StockpotError where it is not whole.
+    """The tensors of one safetensors file in the order of their bytes, and what else its header says.
 
-    Refused: a header longer than 16 MiB or than the file, a key that stands twice, a type that is not supported,
-    offsets that overlap, leave a gap, leave the file, or do not fit type and shape, a name that cannot be printed in
-    one line.
+    Raises:
+        StockpotError: for a header longer than 16 MiB or than the file, a key that appears twice, an unsupported dtype,
+            offsets that overlap, leave gaps, exceed the file or contradict dtype and shape, and a name that cannot be
+            printed in one line.
     """
     with _readable(file), file.open("rb") as handle:
         size = os.fstat(handle.fileno()).st_size
@@ -142,18 +140,18 @@ def read_header(file: Path) -> tuple[list[TensorEntry], FileFacts]:
         length = struct.unpack("<Q", raw)[0] if len(raw) == 8 else -1
         if not 2 <= length <= size - 8:
             raise _damaged(file, f"its header should be {length:,} bytes long" if length >= 0 else "it has no header")
-        if length > _LONGEST:
-            raise _damaged(file, f"its header of {length:,} bytes is longer than {_LONGEST:,}")
+        if length > _MAX_BYTES:
+            raise _damaged(file, f"its header of {length:,} bytes is longer than {_MAX_BYTES:,}")
         text = handle.read(length)
     metadata: dict[str, str] = {}
     entries = []
     try:
-        for name, value in _members(text.decode("utf-8")):
+        for name, value in members(text.decode("utf-8")):
             if name == "__metadata__":
-                metadata = _texts(value)
+                metadata = string_members(value)
             else:
-                entries.append(_entry(file, name, _decoded(value), 8 + length))
-    except StockpotError:  # a type that is not supported is not damage
+                entries.append(_entry(file, name, parse_value(value), 8 + length))
+    except StockpotError:  # an unsupported dtype is not damage
         raise
     except (ValueError, RecursionError) as error:
         raise _damaged(file, str(error)) from error
@@ -161,7 +159,7 @@ def read_header(file: Path) -> tuple[list[TensorEntry], FileFacts]:
     end = 8 + length
     for entry in entries:
         if entry.offset != end:
-            raise _damaged(file, f"tensor '{entry.name}' begins at byte {entry.offset:,}, and should at {end:,}")
+            raise _damaged(file, f"tensor '{entry.name}' starts at byte {entry.offset:,} instead of {end:,}")
         end += entry.nbytes
     if end != size:
         raise _damaged(file, f"it has {size:,} bytes, its header describes {end:,}")
@@ -184,64 +182,9 @@ def _readable(path: Path) -> Iterator[None]:
         raise StockpotError(f"{error.filename or path} cannot be read: {error.strerror}.") from error
 
 
-def _members(text: str) -> Iterator[tuple[str, str]]:
-    """Name and JSON of every member of a JSON object, in order; raises ValueError, also for a name that stands twice.
-
-    Python's parser takes thirty times the size of `{"a":[[],[],…` in memory before a type can be checked: so it is
-    given one member at a time.
-    """
-    names: set[str] = set()
-    start = _START.match(text)
-    place, ended = (start.end(), bool(start[1])) if start else (0, False)
-    while not ended:
-        found = _MEMBER.match(text, place) if place else None
-        if found is None:
-            raise ValueError(f"no JSON object of texts, numbers and flat objects: {text[place : place + 40]!r}")
-        name = _decoded(found[1])
-        if name in names:
-            raise ValueError(f"the key {name!r} stands twice")
-        names.add(name)
-        yield name, found[2]
-        place, ended = found.end(), found[3] == "}"
-    if text[place:].strip(" \t\r\n"):
-        raise ValueError(f"after its end stands {text[place : place + 40]!r}")
-
-
-def _decoded(text: str) -> Any:
-    if len(text) > _LONGEST_VALUE and text[0] != '"':
-        raise ValueError(f"{text[:40]!r}… is longer than {_LONGEST_VALUE:,} characters")
-    return _DECODER.decode(text)
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"the key {name!r} stands twice")
-        found[name] = value
-    return found
-
-
-def _whole(digits: str) -> int | float:
-    """A number as sizes and places may have it; all others become floats, which they may not be."""
-    return int(digits) if digits.isdigit() and len(digits) < 19 else float(digits)
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_int=_whole)
-
-
-def _texts(text: str) -> dict[str, str]:
-    found = {name: _decoded(value) for name, value in _members(text)}
-    for name, value in found.items():
-        if not isinstance(value, str):
-            raise ValueError(f"{name!r} should be a text, not {value!r}")
-        f"{name}{value}".encode()  # refuses halves of surrogate pairs
-    return found
-
-
 def _entry(file: Path, name: str, facts: Any, start: int) -> TensorEntry:
-    if not name.isprintable() or len(name) > _LONGEST_NAME:
-        raise ValueError(f"the tensor name {name[:40]!r} is not a line of at most {_LONGEST_NAME:,} characters")
+    if not name.isprintable() or len(name) > _MAX_NAME:
+        raise ValueError(f"the tensor name {name[:40]!r} is not a line of at most {_MAX_NAME:,} characters")
     if not isinstance(facts, dict) or facts.keys() != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"tensor '{name}' should have the keys dtype, shape and data_offsets, and has {facts!r}")
     dtype, shape, offsets = facts["dtype"], facts["shape"], facts["data_offsets"]
@@ -252,24 +195,29 @@ def _entry(file: Path, name: str, facts: Any, start: int) -> TensorEntry:
             f"{file}: tensor '{name}' has the type {_short(repr(dtype))}, which is not supported here; "
             f"supported are {', '.join(ITEM_SIZE)}. Save it in one of these first."
         )
-    if not _wholes(shape) or any(count >= 1 << 63 for count in accumulate((max(1, n) for n in shape), operator.mul)):
+    if not _are_integers(shape) or _overflows(shape):
         raise ValueError(f"tensor '{name}' has the shape {shape!r}")
-    if not _wholes(offsets) or len(offsets) != 2:
+    if not _are_integers(offsets) or len(offsets) != 2:
         raise ValueError(f"tensor '{name}' has the data_offsets {offsets!r}")
-    nbytes, held = math.prod(shape) * ITEM_SIZE[dtype], offsets[1] - offsets[0]
-    if held != nbytes:
-        raise ValueError(f"tensor '{name}' of {dtype} {shape} has {held:,} bytes, not {nbytes:,}")
-    # Models that are merged have the same names, and tensors the same shapes: kept once.
-    return TensorEntry(sys.intern(name), sys.intern(dtype), _kept_once(tuple(shape)), file, start + offsets[0])
+    nbytes, stored = math.prod(shape) * ITEM_SIZE[dtype], offsets[1] - offsets[0]
+    if stored != nbytes:
+        raise ValueError(f"tensor '{name}' of {dtype} {shape} has {stored:,} bytes, not {nbytes:,}")
+    # Interned: models that are merged share their names, and many tensors their shapes.
+    return TensorEntry(sys.intern(name), sys.intern(dtype), _interned(tuple(shape)), file, start + offsets[0])
 
 
 @lru_cache(maxsize=1024)
-def _kept_once(shape: tuple[int, ...]) -> tuple[int, ...]:
+def _interned(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
-def _wholes(numbers: Any) -> bool:
-    return isinstance(numbers, list) and all(type(number) is int for number in numbers)
+def _are_integers(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is int for value in values)
+
+
+def _overflows(shape: list[int]) -> bool:
+    """Whether any product of leading sizes leaves 63 bits, as in readers that multiply in C; 0 counts as 1."""
+    return any(count >= 1 << 63 for count in accumulate((max(1, size) for size in shape), operator.mul))
 
 
 def _instead(folder: Path) -> str:
@@ -283,16 +231,16 @@ def _instead(folder: Path) -> str:
 
 
 def read_index(index: Path) -> dict[str, str]:
-    """An index's map from tensor names to file names, as it stands there: neither is trusted yet."""
+    """An index's map from tensor names to file names, as written: neither is trusted yet."""
     with _readable(index), require_inside(index.parent, index).open("rb") as handle:
-        text = handle.read(_LONGEST + 1)
+        text = handle.read(_MAX_BYTES + 1)
     try:
-        if len(text) > _LONGEST:
-            raise ValueError(f"it is longer than {_LONGEST:,} bytes")
-        found = dict(_members(text.decode("utf-8")))
-        if "weight_map" not in found:
+        if len(text) > _MAX_BYTES:
+            raise ValueError(f"it is longer than {_MAX_BYTES:,} bytes")
+        index_members = dict(members(text.decode("utf-8")))
+        if "weight_map" not in index_members:
             raise ValueError("it has no weight_map")
-        return _texts(found["weight_map"])
+        return string_members(index_members["weight_map"])
     except (ValueError, RecursionError) as error:
         raise StockpotError(f"{index} is not an index of model files: {_short(str(error))}.") from error
 
@@ -307,19 +255,19 @@ def _sharded(folder: Path, index: Path) -> dict[str, Path]:
 
 
 def _same_tensors(index: Path, shards: Mapping[str, Path], entries: Sequence[TensorEntry]) -> None:
-    held = {(entry.name, entry.file) for entry in entries}
+    stored = {(entry.name, entry.file) for entry in entries}
     for name, file in shards.items():
-        if (name, file) not in held:
+        if (name, file) not in stored:
             raise StockpotError(f"{index} says that {file.name} holds tensor {_short(repr(name))}, which it does not.")
-    # Dropping it would lose a weight in silence: some readers follow the index, others load all that a file holds.
-    for name, file in sorted(held - shards.items()):
-        raise StockpotError(f"{file} holds tensor {name!r}, which {index.name} does not place there; mend the index.")
+    # Dropping it would silently lose a weight: some readers follow the index, others load all that a file holds.
+    for name, file in sorted(stored - shards.items()):
+        raise StockpotError(f"{file} holds tensor {name!r}, which {index.name} does not place there; fix the index.")
 
 
 def indexed_file(folder: Path, index: Path, name: str) -> Path:
-    """The file that an index names; an index comes from elsewhere, so plain files of its own folder only."""
+    """The file that an index names: only a plain file in the index's own folder, since an index is not trusted."""
     plain = name.isprintable() and not {"/", "\\"} & {*name} and name not in {"", ".", ".."}
-    if not plain or len(name.encode()) > _LONGEST_FILE_NAME:
+    if not plain or len(name.encode()) > _MAX_FILE_NAME:
         raise StockpotError(
             f"{index} names the file {_short(repr(name))}: only plain file names are read, nothing outside."
         )
@@ -329,13 +277,13 @@ def indexed_file(folder: Path, index: Path, name: str) -> Path:
 
 
 def require_inside(folder: Path, file: Path) -> Path:
-    """The file, which lies in `folder` or below; raises StockpotError where a link leads elsewhere, or to no file."""
+    """The file, which is in `folder` or below; raises StockpotError for a link that leads elsewhere, or to no file."""
     home, target = (Path(os.path.realpath(path)) for path in (folder, file))
     place = home / file.relative_to(folder).parent
     # The hub's cache links snapshots/REVISION/file to blobs/HASH of the same repository.
     blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else place
     if target.parent not in (place, blobs):
-        raise StockpotError(f"{file} is a link out of its folder, to {str(target)!r}: not read.")
+        raise StockpotError(f"{file} is a link out of its folder, to {str(target)!r}; it is not read.")
     if not target.is_file():
         raise StockpotError(f"{file} is not a file.")
     return file
