@@ -174,9 +174,13 @@ def test_a_file_that_is_no_fisher_of_the_model_is_refused_in_one_line(tmp_path: 
 
     assert "another model" in refusal({**found, "head.bias": torch.zeros(9)})
     assert "'head.bias' is missing" in refusal({key: value for key, value in found.items() if key != "head.bias"})
-    assert "'head.bias' is not of finite numbers" in refusal({**found, "head.bias": torch.full((4,), -1.0)})
-    assert "'head.bias' is not of finite numbers" in refusal({**found, "head.bias": torch.full((4,), math.nan)})
-    assert "no JSON object" in refusal(found, "[]")
+    assert "'head.bias' holds values that are not finite numbers" in refusal(
+        {**found, "head.bias": torch.full((4,), -1.0)}
+    )
+    assert "'head.bias' holds values that are not finite numbers" in refusal(
+        {**found, "head.bias": torch.full((4,), math.nan)}
+    )
+    assert "not a JSON object" in refusal(found, "[]")
     assert "does not say how" in refusal(found, "{")
     with pytest.raises(StockpotError, match=r"nowhere"):
         load_fisher(tmp_path / "nowhere")

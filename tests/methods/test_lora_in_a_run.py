@@ -155,8 +155,8 @@ def test_a_quantised_model_is_refused_by_name(tmp_path: Path) -> None:
         ({"target_modules": ["q_proj", "k_prj"]}, {}, "target_modules: the model has no module 'k_prj'. Did you mean"),
         ({"modules_to_save": ["lm_hed"]}, {}, "modules_to_save: the model has no module 'lm_hed'. Did you mean"),
         ({"modules_to_save": ["lm_head"]}, {}, "'lm_head' shares its weight with another layer"),
-        ({}, {"method": {"name": "si"}}, "method 'si': it sums up the gradients of the weights"),
-        (None, {"dtype": "bfloat16"}, "method 'sfa': small pulls round away in bfloat16 weights"),
+        ({}, {"method": {"name": "si"}}, "method 'si': it needs gradients of whole weights"),
+        (None, {"dtype": "bfloat16"}, "method 'sfa': bfloat16 weights lose small pulls to rounding"),
     ],
 )
 def test_what_a_run_could_not_do_is_told_before_there_is_a_folder(

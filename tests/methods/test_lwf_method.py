@@ -65,7 +65,7 @@ def test_old_heads_are_distilled_each_by_itself(tmp_path: Path) -> None:
 def test_tasks_without_a_common_class_are_told_of(tmp_path: Path) -> None:
     learnt = learn(config("lwf"), "plain", tmp_path, tasks=[examples(0), examples(1), examples(0)])
     assert learnt.methods[0].notes == [
-        "task 'task0' is the first and was not distilled: the start model has no output row of an old task"
+        "task 'task0' is the first and was not distilled: the start model has no rows of earlier tasks"
     ]
     assert "shares no class" in learnt.methods[1].notes[0]
     assert learnt.methods[2].notes == []

@@ -271,7 +271,7 @@ def test_the_notes_say_what_was_merged(tmp_path: Path) -> None:
     [
         ("ties", {"continue_from": "raw"}, "continue_from is for mode: chain"),
         ("ties", {"vectors": "consecutive"}, "consecutive is for mode: chain"),
-        ("soup", {"mode": "chain", "vectors": "consecutive"}, "consecutive makes no models"),
+        ("soup", {"mode": "chain", "vectors": "consecutive"}, "consecutive does not make models"),
         ("magmax", {"mode": "parallel", "continue_from": "raw"}, "continue_from is for mode: chain"),
         ("task_arithmetic", {"scale": -0.1}, "greater than or equal to 0"),
         ("dare", {"density": 0.0}, "greater than 0"),
@@ -296,7 +296,7 @@ def test_a_start_of_another_shape_is_named(tmp_path: Path) -> None:
         model.body = nn.Linear(4, 2).double()
         return model
 
-    with pytest.raises(StockpotError, match=r"'body.weight' has the shape \(2, 4\) and in the start weights \(2, 3\)"):
+    with pytest.raises(StockpotError, match=r"'body.weight' has the shape \(2, 4\), and \(2, 3\) in the start weights"):
         steps(config("soup"), tmp_path, Grown(), [shifted(0)], wider)
 
 

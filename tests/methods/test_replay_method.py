@@ -341,7 +341,7 @@ def test_what_dark_experience_replay_keeps_is_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"loss": "der++", "mix": "batch"}, "leave mix: batch out"),
+        ({"loss": "der++", "mix": "batch"}, "drop mix: batch"),
         ({"logits_weight": 0.5}, "belong to loss: der"),
         ({"labels_weight": 0.5}, "belong to loss: der"),
         ({"loss": "der++", "labels_weight": -0.5}, "greater than or equal to 0"),

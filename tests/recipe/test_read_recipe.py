@@ -74,7 +74,7 @@ def test_an_unknown_key_is_an_error_at_every_level(override: str, message: str, 
          "method: give p (a fraction of the steps) or every (a number of steps), not both."),
         ("method={name: wise_ft, alpha: 2}", "method.alpha: should be less than or equal to 1, not 2."),
         ("method={name: replay, fraction: .5, count: 3}", "method: give fraction or count, not both."),
-        ("method={name: replay, budget: reservoir}", "method: a reservoir has one capacity: give count."),
+        ("method={name: replay, budget: reservoir}", "method: a reservoir has a fixed capacity: give count."),
         ("method.name=qqq", f"method.name: unknown method 'qqq'. {KNOWN}"),
         ("method.name=replya", f"method.name: unknown method 'replya'. Did you mean 'replay'? {KNOWN}"),
         ("compare=[{beta: 1}]", f"compare.0.name: a method needs its `name`. {KNOWN}"),
@@ -149,7 +149,7 @@ def test_every_reserved_name_of_train_has_a_reason(recipe: Path) -> None:
 
 
 def test_the_plain_loop_refuses_what_it_would_ignore(recipe: Path) -> None:
-    message = "train.bf16: the plain loop does not know it. Use loop: trainer."
+    message = "train.bf16: the plain loop does not support it. Use loop: trainer."
     assert mistake(recipe, "loop=plain", "train.bf16=true") == message
     assert read_recipe(recipe, ["train.bf16=true"]).train["bf16"] is True
 

@@ -247,7 +247,7 @@ def test_a_training_that_stops_of_itself_is_no_finished_task(tmp_path: Path, mon
         control.should_training_stop = state.global_step == 2
 
     monkeypatch.setattr("stockpot.training.trainer._Hooks.on_step_end", stops)
-    with pytest.raises(StockpotError, match="training stopped at step 2 of 6, and nobody asked it to"):
+    with pytest.raises(StockpotError, match="training stopped at step 2 of 6, although nothing stopped it"):
         learn(config("sfa"), "trainer", tmp_path)
 
 
@@ -269,9 +269,9 @@ def test_batches_that_are_all_dropped_are_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"lr_scheduler_type": "constnt"}, r"train\.lr_scheduler_type: 'constnt' is none of its values\. "
+        ({"lr_scheduler_type": "constnt"}, r"train\.lr_scheduler_type: 'constnt' is not one of its values\. "
          r"Did you mean 'constant'\?"),
-        ({"optim": "zzzz"}, r"train\.optim: 'zzzz' is none of its values\. Known: adamw"),
+        ({"optim": "zzzz"}, r"train\.optim: 'zzzz' is not one of its values\. Known: adamw"),
         ({"no_such_name": 1}, r"train: .*no_such_name"),
     ],
 )  # fmt: skip
@@ -284,7 +284,7 @@ def test_a_value_that_training_arguments_refuse_is_one_line(
 
 
 def test_the_plain_loop_refuses_what_it_does_not_know(tmp_path: Path) -> None:
-    with pytest.raises(StockpotError, match=r"train\.neftune_noise_alpha: the plain loop does not know it"):
+    with pytest.raises(StockpotError, match=r"train\.neftune_noise_alpha: the plain loop does not support it"):
         learn(config("sequential"), "plain", tmp_path, neftune_noise_alpha=5)
 
 

@@ -52,19 +52,18 @@ def fisher(
     `empirical`: the same with the true y: not the Fisher, and 0 where the fit is perfect.
     `predicted`: the same with the label that the model gives, `argmax p_b`: not the Fisher either; it needs no labels,
     and is what Hsu et al. (arXiv 1810.12488) weigh EWC by.
-    `batched`: `Σ_B |B|/N · (mean_{b∈B} ∂ log p_by / ∂θ)²` with the true y: the wrong object, which shrinks towards
-    1/|B| of `empirical` and is kept to reproduce others. A smaller last batch counts by its size, so that |B|=1 is
-    `empirical`.
+    `batched`: `Σ_B |B|/N · (mean_{b∈B} ∂ log p_by / ∂θ)²` with the true y: not a Fisher: it shrinks towards
+    1/|B| of `empirical`, and is there to reproduce published results. A smaller last batch counts by its size, so
+    |B| = 1 is `empirical`.
     Of a causal language model an example is a sequence, and log p_y the sum over its positions that are to be learnt,
     given the true tokens before each; `sample` draws all of them, independently: unbiased, too.
     With `samples`, that many examples, chosen by `draws` without replacement; all where there are no more.
-    Raises StockpotError for an unknown kind, no examples, where `draws` is missing, for `exact` of sequences and FSDP1.
+    Raises StockpotError for an unknown kind, no examples, missing `draws`, `exact` of sequences, and FSDP1.
     Paper: Kirkpatrick et al. (arXiv 1612.00796), section 2; Kunstner et al. (arXiv 1905.12558) on the empirical one.
     """
     if kind not in get_args(FisherKind):
-        raise StockpotError(
-            f"fisher: {kind!r} is none of {', '.join(get_args(FisherKind))}.{did_you_mean(kind, get_args(FisherKind))}"
-        )
+        kinds = get_args(FisherKind)
+        raise StockpotError(f"fisher: {kind!r} is not one of {', '.join(kinds)}.{did_you_mean(kind, kinds)}")
     refuse_fsdp1(model)
     indices = chosen(len(examples), samples, draws, batch_size)
     if kind == "batched":
@@ -76,20 +75,20 @@ def fisher(
 
 
 def chosen(many: int, samples: int | None, draws: torch.Generator | None, batch_size: int) -> Sequence[int]:
-    """Indices of `samples` of so many examples, without replacement and in order; all of them without `samples`."""
+    """Indices of `samples` out of `many` examples, without replacement and in order; of all without `samples`."""
     for key, value in (("examples", many), ("samples", samples), ("batch_size", batch_size)):
         if value is not None and value < 1:
-            raise StockpotError(f"{key}: {value} is too few to say what matters; at least 1 is needed.")
+            raise StockpotError(f"{key}: {value} is too few; at least 1 is needed.")
     if samples is None or samples >= many:
         return range(many)
     if draws is None:
-        raise StockpotError("samples: choosing examples takes `draws`, a torch.Generator.")
+        raise StockpotError("samples: choosing examples needs `draws`, a torch.Generator.")
     picked: list[int] = torch.randperm(many, generator=draws)[:samples].sort().values.tolist()
     return picked
 
 
 def averaged(total: ParameterSums, model: nn.Module, many: int) -> ParameterSums:
-    """ParameterSums over so many examples → means, in the parameters' types."""
+    """Turns sums over `many` examples into means, in the parameters' types."""
     parameters = dict(model.named_parameters())
     return {name: (tensor / many).to(parameters[name].dtype) for name, tensor in total.items()}
 
@@ -97,7 +96,7 @@ def averaged(total: ParameterSums, model: nn.Module, many: int) -> ParameterSums
 def _directions(kind: FisherKind, draws: torch.Generator | None) -> Directions:
     """∂ log p_y / ∂ logits = e_y − p; for `exact` √p_c (e_c − p) for each class c, so that squares weigh p_c."""
     if kind == "sample" and draws is None:
-        raise StockpotError("fisher: 'sample' draws labels and takes `draws`, a torch.Generator.")
+        raise StockpotError("fisher: 'sample' draws labels and needs `draws`, a torch.Generator.")
 
     def directions(logits: Tensor, batch: Batch) -> Tensor:
         wide = torch.promote_types(logits.dtype, torch.float32)
@@ -105,7 +104,7 @@ def _directions(kind: FisherKind, draws: torch.Generator | None) -> Directions:
             if batch["labels"].dim() == 2:
                 raise StockpotError(NOT_EXACT)
             p = logits.to(wide).softmax(1)
-            open_rows = p.any(0).nonzero().flatten()  # a class that competes for no example takes no backward pass
+            open_rows = p.any(0).nonzero().flatten()  # no backward pass for a class that competes for no example
             one_hot = functional.one_hot(open_rows, p.shape[1]).to(p)
             found = p[:, open_rows].sqrt()[..., None] * (one_hot - p[:, None])  # (B, classes, rows)
             return found.transpose(0, 1).to(logits.dtype)
@@ -147,13 +146,13 @@ def _batched(
 
 
 def convention(kind: FisherKind, examples: int, batch_size: int, language: bool = False) -> dict[str, Any]:
-    """How a Fisher was estimated: without all of this, a strength means nothing."""
-    one = "sequence" if language else "example"
+    """How a Fisher was estimated: a strength has no meaning without it."""
+    unit = "sequence" if language else "example"
     return {
         "variant": kind,
         "examples": examples,
         "reduction": "mean",
-        "squares": "per batch" if kind == "batched" else f"per {one}",
+        "squares": "per batch" if kind == "batched" else f"per {unit}",
         "batch_size": batch_size if kind == "batched" else None,
         "mode": "eval",
     }
@@ -173,20 +172,20 @@ def load_fisher(path: Path, model: nn.Module | None = None) -> tuple[ParameterSu
     """
     file = path / "fisher.safetensors" if path.is_dir() else path
     tensors = dict(open_checkpoint(file))
-    said = file.with_suffix(".json")
+    record = file.with_suffix(".json")
     try:
-        values = json.loads(said.read_text(encoding="utf-8"))
+        values = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise StockpotError(f"{said} does not say how {file.name} was estimated: {error}.") from error
+        raise StockpotError(f"{record} does not say how {file.name} was estimated: {error}.") from error
     if not isinstance(values, dict):
-        raise StockpotError(f"{said} does not say how {file.name} was estimated: it is no JSON object.")
+        raise StockpotError(f"{record} does not say how {file.name} was estimated: it is not a JSON object.")
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() or not bool((tensor.isfinite() & (tensor >= 0)).all()):
-            raise StockpotError(f"{file}: '{name}' is not of finite numbers ≥ 0: it is no Fisher.")
+            raise StockpotError(f"{file}: '{name}' holds values that are not finite numbers ≥ 0: it is not a Fisher.")
     for name, parameter in model.named_parameters() if model is not None else ():
         if parameter.requires_grad and (name not in tensors or tensors[name].shape != parameter.shape):
-            held = f"is {list(tensors[name].shape)}" if name in tensors else "is missing"
+            stored = f"is {list(tensors[name].shape)}" if name in tensors else "is missing"
             raise StockpotError(
-                f"{file}: '{name}' {held}, and {list(parameter.shape)} in the model: it is the Fisher of another model."
+                f"{file}: '{name}' {stored}, and {list(parameter.shape)} in the model: the Fisher is another model's."
             )
     return tensors, values

@@ -96,16 +96,16 @@ def _layer_norm(module: nn.LayerNorm, x: Tensor, g: Tensor, examples: int) -> di
 
 
 def _scale(module: nn.Module, x: Tensor, g: Tensor, examples: int) -> dict[str, Use]:
-    """A layer that does no more with its one weight than scale: `f(x) = w∘x̂ + c`, so that `x̂ = f(x; 1) − f(x; 0)`.
+    """A layer whose one weight only scales: `f(x) = w∘x̂ + c`, so `x̂ = f(x; 1) − f(x; 0)`.
 
-    So are the RMSNorms of language models, each with a class of its own; Gemma's scales by 1 + w.
+    The RMSNorms of language models are such layers, each with a class of its own; Gemma's scales by 1 + w.
     """
     weight = module._parameters.get("weight")
     if weight is None or len(list(module.parameters())) > 1 or x.shape != g.shape:
         return {}
     if weight.shape != g.shape[g.ndim - weight.ndim :]:
         return {}
-    with contextlib.suppress(Exception), torch.no_grad():  # it wants more than its first input
+    with contextlib.suppress(Exception), torch.no_grad():  # it needs more than its first input
         one, zero = (
             torch.func.functional_call(module, {"weight": torch.full_like(weight, value, dtype=x.dtype)}, (x,))
             for value in (1.0, 0.0)

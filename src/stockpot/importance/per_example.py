@@ -36,7 +36,7 @@ def per_example_sums(
     batch_size: int,
     seen: Callable[[int], None] | None,
 ) -> ParameterSums:
-    """Σ_b Σ_k |J_bᵀ v_bk|^power by parameter name, in at least fp32; eval mode, and nothing of the model changes.
+    """Σ_b Σ_k |J_bᵀ v_bk|^power by parameter name, in at least fp32; eval mode, and the model is not changed.
 
     J_b is the Jacobian of example b's logits, v_bk the given directions: the gradient of a loss of the logits, say.
     To a causal language model an example is a sequence, and its logits are those of all its positions.
@@ -58,7 +58,7 @@ def per_example_sums(
 def batches(
     examples: Examples, indices: Sequence[int], batch_size: int, seen: Callable[[int], None] | None
 ) -> Iterator[Batch]:
-    """The chosen examples in batches; `seen` is told how many were done when the next is asked for."""
+    """The chosen examples in batches; `seen` is called with the number done when the next batch is requested."""
     for start in range(0, len(indices), batch_size):
         batch = examples.__getitems__(indices[start : start + batch_size])
         yield batch
@@ -67,7 +67,7 @@ def batches(
 
 
 def zeros(parameters: Mapping[str, Tensor]) -> ParameterSums:
-    """Where to sum up, in at least fp32."""
+    """Zeros to sum into, in at least fp32."""
     return {
         name: torch.zeros_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32), requires_grad=False)
         for name, tensor in parameters.items()
@@ -97,11 +97,11 @@ class _Walk:
         self.size = z.numel() // len(batch["labels"])
         draws = torch.Generator().manual_seed(0)
         v = torch.randn(1, *z.shape, generator=draws).to(z)
-        v = v * (targets_of(batch) != IGNORED).to(v)[:, None]  # what padding says may hang on its neighbours
+        v = v * (targets_of(batch) != IGNORED).to(v)[:, None]  # logits at padding may depend on the other examples
         counts = self._counts(z)
         truth = self._singly(batch, v, set(counts))
         self.layered = self._agreeing(self._from_layers(z, calls, counts, v, set(counts), len(batch["labels"])), truth)
-        with contextlib.suppress(Exception):  # whatever vmap, or the model inside of it, says: there is another way
+        with contextlib.suppress(Exception):  # vmap or the model may raise anything; the last way always works
             self.mapped = self._agreeing(self._by_vmap(batch, v, set(counts) - self.layered), truth)
 
     def add(self, batch: Batch, directions: Directions) -> None:
@@ -128,14 +128,14 @@ class _Walk:
                 if self.repeat and isinstance(module, nn.Embedding) and x.ndim == 2 and len(x) == 1 < many:
                     # Positions, looked up once for all examples: once for each, their gradients stay apart.
                     x, output = x.expand(many, -1), output.repeat(many, 1, 1)
-                # The edge stays right where the output is changed in place later, as by ReLU(inplace=True).
+                # A graph edge stays valid if the output is changed in place later, as by ReLU(inplace=True).
                 calls.append((module, x.detach(), get_gradient_edge(output)))
             return output
 
         with contextlib.ExitStack() as stack:
             for module in self.model.modules():
                 if any(id(tensor) in self.names for tensor in module.parameters(recurse=False)):
-                    # First of its hooks: the others may replace the output.
+                    # Before the module's other hooks, which may replace the output.
                     handle = module.register_forward_hook(keep, prepend=True, with_kwargs=True)
                     stack.callback(handle.remove)
             z = self.logits(self.model, batch)
@@ -145,7 +145,7 @@ class _Walk:
         return z, calls
 
     def _counts(self, z: Tensor) -> Counter[str]:
-        """How often the autograd graph of the logits uses each parameter; those that it does not use are left out."""
+        """How often the autograd graph of the logits uses each parameter it uses at all."""
         counts: Counter[str] = Counter()
         waiting: list[Any] = [z.grad_fn]
         visited = set(waiting)  # keeps the nodes' Python objects, and so their identity, alive
@@ -211,7 +211,7 @@ class _Walk:
         for examples in torch.arange(many).split(max(1, room // max(1, at_once))):
             part = {key: value[examples] for key, value in batch.items()}
             for rows in v[:, examples].split(max(1, at_once)):
-                # Of the kernels of attention, the one that vmap knows; no graph of the parameters that are not given.
+                # MATH is the only attention kernel that vmap supports; no_grad builds no graph of the other weights.
                 with sdpa_kernel(SDPBackend.MATH), torch.no_grad():
                     every = torch.func.vmap(gradients, in_dims=(0, 1))(part, rows)
                 for name, found in every.items():
@@ -233,7 +233,7 @@ class _Walk:
         return total
 
     def _agreeing(self, found: ParameterSums, truth: ParameterSums) -> set[str]:
-        """Names whose sums are the true ones but for rounding, which is seen against the largest gradient of all."""
+        """Names whose sums are right up to rounding, relative to the largest gradient of all."""
         roots = {name: tensor.pow(1 / self.power) for name, tensor in truth.items()}
         largest = max((float(tensor.max()) for tensor in roots.values() if tensor.numel()), default=0.0)
         names = set()

@@ -28,7 +28,7 @@ def sensitivity(
 
     Of a causal language model an example is a sequence, and ‖f‖² the sum over the positions that are to be learnt.
     In eval mode and in the parameters' types. With `samples`, that many examples, chosen by `draws`.
-    Raises StockpotError where there are no examples, where `draws` is missing, and for FSDP1.
+    Raises StockpotError for no examples, missing `draws`, and FSDP1.
     Paper: Aljundi et al. (arXiv 1711.09601), section 4.1, equations 2 and 3 with the squared norm.
     """
     refuse_fsdp1(model)

@@ -19,7 +19,7 @@ from stockpot.seeds import derive, generator
 
 
 class AGEMConfig(BufferConfig):
-    """How much of the past is kept, which examples, and how many judge a step."""
+    """How much of the past is kept, which examples, and how many judge each step."""
 
     name: Literal["agem"]
     per_step: int = Field(64, ge=1, description="examples from the buffer in the reference gradient of a step")
@@ -33,7 +33,7 @@ class AveragedGradientEpisodicMemory(Method[AGEMConfig]):
     Cost: a forward and backward pass of the draw, and two inner products of the gradients: two steps and more
     Kept: the buffer, which is past data
     Use: when past data may be kept but not trained on; rehearsal with the same buffer kept more on Split MNIST
-    Reading: the optimizer may be any, the projection acts on its gradients, once a step and before clipping; past
+    Reading: any optimizer will do: the projection acts on its gradients, once a step and before clipping; past
     examples are never trained on; the reference pass is in training mode, with dropout's masks drawn for the step, and
     leaves BatchNorm's statistics and the global generators as they were; under LoRA the parameters are A and B
     """
@@ -55,11 +55,11 @@ class AveragedGradientEpisodicMemory(Method[AGEMConfig]):
         return TrainingData.of(examples)
 
     def task_start(self, task: Task) -> None:
-        """Notes the task."""
+        """Remembers the task, whose seed the draws come from."""
         self._task = task
 
     def gradients(self, model: nn.Module, step: int) -> None:
-        """Projects."""
+        """Projects the gradient where it would raise the loss on a draw from the buffer."""
         if not len(self._buffer):
             return
         batch = moved_to(model, self._buffer.draw(self.config.per_step, generator(self._task.seed, "agem", step)))
@@ -79,17 +79,17 @@ class AveragedGradientEpisodicMemory(Method[AGEMConfig]):
         return self._buffer.state()
 
     def load_state(self, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:
-        """Takes up a buffer. Raises StockpotError where it is damaged."""
+        """Restores the buffer. Raises StockpotError where it is damaged."""
         self._buffer.load_state(tensors, values)
 
 
 @torch.no_grad()
 def project(parameters: list[nn.Parameter], reference: tuple[Tensor | None, ...]) -> None:
-    """Takes the part along `reference` out of the gradients where it points the other way; None means zero."""
+    """Removes the component along `reference` from the gradients if it points the other way; None means zero."""
     pairs = list(zip(parameters, reference, strict=True))
     along = _inner([(parameter.grad, other) for parameter, other in pairs])
     square = _inner([(other, other) for other in reference]) if along < 0 else 0.0
-    if not square:  # nothing to take out; or a reference so small that its square is none
+    if not square:  # nothing to remove, or a reference whose square underflows
         return
     share = along / square
     for parameter, other in pairs:
@@ -98,12 +98,12 @@ def project(parameters: list[nn.Parameter], reference: tuple[Tensor | None, ...]
 
 
 def _inner(pairs: list[tuple[Tensor | None, Tensor | None]]) -> float:
-    """⟨a, b⟩ over all tensors, in float64; in float32 on Apple's GPUs, which have no more."""
+    """⟨a, b⟩ over all tensors, in float64; in float32 on Apple's GPUs, which lack float64."""
     terms = []
-    for one, other in pairs:
-        if one is not None and other is not None:
-            wide = torch.float32 if one.device.type == "mps" else torch.float64
-            terms.append((one.to(wide) * other.to(wide)).sum())
+    for left, right in pairs:
+        if left is not None and right is not None:
+            wide = torch.float32 if left.device.type == "mps" else torch.float64
+            terms.append((left.to(wide) * right.to(wide)).sum())
     return float(torch.stack(terms).sum()) if terms else 0.0
 
 

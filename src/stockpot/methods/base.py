@@ -27,12 +27,12 @@ Settings = Mapping[str, Any]  # of a config, without its name
 
 
 class TaskFacts(NamedTuple):
-    """What is known of a task before a stream begins."""
+    """What is known about a task before the stream starts."""
 
     name: str
     classes: int
     examples: int  # to train on
-    language: bool = False  # text to be continued, by a causal language model: one class
+    language: bool = False  # text to be continued by a causal language model: one class
 
 
 class BaseConfig(StrictModel):
@@ -63,22 +63,22 @@ class BaseConfig(StrictModel):
         return "previous"
 
     def searched(self, *without: str) -> Space:
-        """What a search may choose: the space, save keys that the user has set, and those that mean nothing here."""
-        return {key: one for key, one in self.space.items() if key not in {*self.model_fields_set, *without}}
+        """What a search may choose: the space, without keys that the user has set or that have no effect here."""
+        return {key: values for key, values in self.space.items() if key not in {*self.model_fields_set, *without}}
 
     def settled(self, origin: Origin) -> Self:
-        """The configuration with what hangs on where the start model comes from decided."""
+        """The config with everything decided that depends on where the start model comes from."""
         return self
 
     def decided(self, rows: int, language: bool) -> Self:
-        """The configuration with what hangs on the whole stream's head decided, once for a run.
+        """The config with everything decided that depends on the whole stream's head, once for a run.
 
-        `rows` are the outputs that all tasks have together, those that are added later left out.
+        `rows` is the number of outputs of all tasks together, without tasks that are added later.
         """
         return self
 
     def problem_with(self, tasks: int) -> str | None:
-        """Why the method would do nothing, or cannot work, in a stream of so many tasks."""
+        """Why the method would do nothing, or cannot work, in a stream of this many tasks."""
         return None
 
     def problem_with_model(self, spec: ModelSpec) -> str | None:
@@ -92,11 +92,11 @@ class BaseConfig(StrictModel):
 
 @dataclass
 class Task:
-    """What a method is told when a task begins: the model stands where the task starts."""
+    """What a method knows when a task starts: the model has the weights that the task starts from."""
 
     index: int  # from 0
     name: str
-    seed: int  # of this task; derive purposes from it
+    seed: int  # of this task; derive a seed for each purpose from it
     model: nn.Module
     past: Sequence[Callable[[], Examples]] = ()  # the training examples of each earlier task
     total_steps: int = 0  # T, optimizer steps; known from `task_start` on
@@ -106,12 +106,12 @@ class Task:
     owners: Tensor | None = None  # see scenario.Rows.owners
     language: bool = False  # a causal language model: its rows are the tokens, and all tasks share them
     origin: Origin = "random"  # of the stream's start model
-    drawn: Sequence[str] = ()  # in the first task, tensors that this checkpoint lacks, an output layer: drawn anew
+    drawn: Sequence[str] = ()  # in the first task, tensors that the checkpoint lacks (an output layer), drawn at random
     adapted: bool = False  # a fresh LoRA adapter is trained; at the task's end it is folded into the weights
 
     @property
     def row_count(self) -> int:
-        """Output rows that the tasks up to this one need."""
+        """How many output rows the tasks up to this one need."""
         return 1 + max((row for rows in self.rows for row in rows), default=-1)
 
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -143,8 +143,8 @@ ConfigT = TypeVar("ConfigT", bound=BaseConfig)
 class Method(Generic[ConfigT]):
     """Base of all methods: plain fine-tuning.
 
-    A method is a subclass with its config, `class Shrink(Method[ShrinkConfig])`, alone in a module of this folder that
-    is called like its name in recipes. What it declares is checked when the class is defined, which raises TypeError.
+    A method is a subclass with its config, `class Damp(Method[DampConfig])`, alone in a module of this folder that
+    has its name in recipes. What it declares is checked when the class is defined, which raises TypeError.
     In a task the hooks are called in their order here, from `training_data` to `task_end`.
     """
 
@@ -192,7 +192,7 @@ class Method(Generic[ConfigT]):
         """Finishes the task: `examples` are the task's own; what is in the model now is evaluated and saved."""
 
     def post_hoc(self, task: Task) -> None:
-        """Acts on a model that was trained without the method: `task.model` has the weights that the task left.
+        """Acts on a model that was trained without the method: `task.model` holds the weights that the task left.
 
         What `task_end` does for methods that only merge: between it and `task_start` no step was taken, and there are
         no examples. Methods with a `sweep` implement it.
@@ -201,12 +201,12 @@ class Method(Generic[ConfigT]):
 
     @contextlib.contextmanager
     def evaluating(self, model: nn.Module) -> Iterator[None]:
-        """Surrounds evaluation; restores whatever it changes."""
+        """Wraps evaluation; restores whatever it changes."""
         yield
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
-        """What must survive, within a task and between tasks: tensors, and JSON values."""
+        """What must survive a restart, within a task and between tasks: tensors, and JSON values."""
         return {}, {}
 
     def load_state(self, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:
-        """Takes up what `state` gave."""
+        """Restores what `state` returned."""

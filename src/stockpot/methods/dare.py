@@ -1,4 +1,4 @@
-"""DARE: of each task vector elements are dropped at random, and the rest is scaled up."""
+"""DARE: elements of each task vector are dropped at random, and the rest is scaled up."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from stockpot.seeds import derive
 
 
 class DareConfig(MergedConfig):
-    """`density` is the chance of an element to be KEPT, 1 − p of the paper; `scale` is λ."""
+    """`density` is the probability that an element is KEPT, 1 − p in the paper; `scale` is λ."""
 
     space: ClassVar[Space] = {"scale": Range(0.02, 2.0, log=True), "density": Range(0.05, 0.9, log=True, limits=(0, 1))}
     strength_key: ClassVar[str | None] = "scale"
 
     name: Literal["dare"]
-    density: float = Field(0.5, gt=0, le=1, description="chance of an element to be kept")
-    elect: bool = Field(False, description="elect a sign and average what has it, as TIES does, instead of the sum")
+    density: float = Field(0.5, gt=0, le=1, description="probability that an element is kept")
+    elect: bool = Field(
+        False, description="elect a sign and average the elements that have it, as TIES does, instead of summing"
+    )
     scale: float | None = Field(
-        None, ge=0, allow_inf_nan=False, description="λ; default 0.4 of a sum, and with elect 1, of an average"
+        None, ge=0, allow_inf_nan=False, description="λ; default 0.4, and 1 with elect, which averages"
     )
 
 
@@ -34,8 +36,8 @@ class Dare(Merged[DareConfig]):
     Cost: nothing; a merge after the task
     Kept: the start model, and a model for each task
     Use: like task_arithmetic, for task vectors that are small and redundant, as those of large models are
-    Reading: parallel as in the paper. The masks are drawn anew at each merge, those of older tasks, too, from the seed
-    of the task. Rows of the output layer that a task never trained are merged like all others
+    Reading: parallel as in the paper. All masks, also those of older tasks, are drawn again at each merge, from
+    the seed of the task. Rows of the output layer that a task never trained are merged like all others
     """
 
     title = "DARE"

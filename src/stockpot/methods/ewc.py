@@ -33,9 +33,9 @@ class EWCConfig(ImportanceConfig):
     strength: float = Field(100.0, ge=0, description="λ: weight of the penalty, which has the ½ of the paper")
     mode: Literal["separate", "online", "summed"] = Field(
         "separate",
-        description="one Fisher and anchor a task; or all Fishers at the newest anchor, faded by gamma or not",
+        description="one Fisher and anchor a task; or all Fishers at the newest anchor, with or without decay by gamma",
     )
-    gamma: float = Field(0.9, ge=0, le=1, description="γ, with mode: online: what is left of the older Fishers")
+    gamma: float = Field(0.9, ge=0, le=1, description="γ, with mode: online: what remains of the older Fishers")
     fisher: FisherKind | None = Field(
         None,
         description="exact | sample | empirical | predicted | batched; default exact where the whole stream has up to "
@@ -44,15 +44,15 @@ class EWCConfig(ImportanceConfig):
     samples: int | None = Field(None, ge=1, description="examples that the Fisher is the mean over; default all")
     batch_size: int = Field(64, ge=1, description="examples at a time; changes the values of `batched` alone")
     start_fisher: str | None = Field(
-        None, description="folder with the Fisher of the start model, which is then protected, too"
+        None, description="folder with the Fisher of the start model, which is then protected as well"
     )
 
     def searched(self, *without: str) -> Space:
-        """γ only with mode: online."""
+        """Without γ unless mode is online."""
         return super().searched(*without, *(["gamma"] if self.mode != "online" else []))
 
     def decided(self, rows: int, language: bool) -> Self:
-        """One variant of the Fisher for all tasks: sums of several mean nothing."""
+        """Fixes one variant of the Fisher for all tasks: a sum over variants has no meaning."""
         return self.model_copy(update={"fisher": self.fisher or default_kind(rows, language)})
 
     def problem_in(self, model: nn.Module, tasks: Sequence[TaskFacts]) -> str | None:
@@ -73,7 +73,7 @@ class ElasticWeightConsolidation(ImportanceMethod[EWCConfig]):
     Cost: one pass over weights, anchor and F, two with separate anchors; after a task a pass over its examples, for the
     exact Fisher with one backward a class
     Kept: F, and with separate anchors G: one or two tensors of the model's size
-    Use: when some weights matter more than others, and the tasks are few; expect to search λ over decades
+    Use: when some weights matter more than others, and the tasks are few; expect to search λ over several decades
     Reading: F is the mean over examples at θ*, in eval mode. Separate anchors need no copies: the sum of their pulls is
     `S(θ−θ*_k) + G` with `S = Σ F_t` and `G = Σ F_t (θ*_k−θ*_t)`, two tensors a weight for any number of tasks; of a
     causal language model an example is a sequence, its log-likelihood the sum over the positions that are learnt; under
@@ -99,17 +99,17 @@ class ElasticWeightConsolidation(ImportanceMethod[EWCConfig]):
 
     def _open_start(self, task: Task, path: str) -> None:
         importance, how = load_fisher(Path(path), None if task.adapted else task.model)
-        kind, theirs = self._kind(task), how.get("variant")
-        if theirs != kind or how.get("reduction") != "mean":
+        kind, variant = self._kind(task), how.get("variant")
+        if variant != kind or how.get("reduction") != "mean":
             raise StockpotError(
-                f"ewc: {path} holds a Fisher that is {theirs}, {how.get('reduction')} over examples; this run's are "
-                f"{kind}, mean, and one λ weighs both: set fisher to the same, or estimate it again."
+                f"ewc: {path} holds a Fisher that is {variant}, {how.get('reduction')} over examples; this run's are "
+                f"{kind}, mean, and one λ weighs both: set fisher to the same variant, or estimate it again."
             )
-        held = {one.name for one in trainable(task.model)} if task.adapted else set(importance)
-        self.importance = {name: tensor for name, tensor in importance.items() if name in held}
+        names = {weight.name for weight in trainable(task.model)} if task.adapted else set(importance)
+        self.importance = {name: tensor for name, tensor in importance.items() if name in names}
 
     def _kind(self, task: Task) -> FisherKind:
-        return self.config.fisher or default_kind(0, task.language)  # a run has decided it: `EWCConfig.decided`
+        return self.config.fisher or default_kind(0, task.language)  # a run has it from `EWCConfig.decided`
 
     @torch.no_grad()
     def gradients(self, model: nn.Module, step: int) -> None:
@@ -124,7 +124,7 @@ class ElasticWeightConsolidation(ImportanceMethod[EWCConfig]):
         config, kind = self.config, self._kind(task)
         if config.mode == "separate":
             self._slope = self._moved_slope()
-        found = fisher(
+        information = fisher(
             task.model,
             examples,
             kind,
@@ -133,20 +133,21 @@ class ElasticWeightConsolidation(ImportanceMethod[EWCConfig]):
             samples=config.samples,
             draws=generator(task.seed, "fisher"),
         )
-        self.add(found, config.gamma if config.mode == "online" else 1.0)
+        self.add(information, config.gamma if config.mode == "online" else 1.0)
         self.costs.stored_statistics_bytes += sum(tensor.nbytes for tensor in self._slope.values())
         self.costs.stored_bytes = self.costs.stored_statistics_bytes
         many = min(config.samples or len(examples), len(examples))
         how = convention(kind, many, config.batch_size, task.language)
-        told = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in how.items() if value is not None)
+        description = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in how.items() if value is not None)
         self.notes.append(
-            f"ewc: penalty (λ/2)·ΣF(θ−θ*)², λ = {config.strength:g}, {config.mode}; F of task {task.name!r}: {told}; "
-            f"where there is no ½, λ is {config.strength / 2:g}, with sums over the examples {config.strength / many:g}"
+            f"ewc: penalty (λ/2)·ΣF(θ−θ*)², λ = {config.strength:g}, {config.mode}; F of task {task.name!r}: "
+            f"{description}; where there is no ½, λ is {config.strength / 2:g}, "
+            f"with sums over the examples {config.strength / many:g}"
         )
 
     @torch.no_grad()
     def _moved_slope(self) -> Tensors:
-        """G ← G + S·(θ*_new − θ*_old): the older anchors stay where they were when the newest moves."""
+        """G ← G + S·(θ*_new − θ*_old): moving the newest anchor leaves the older ones in place."""
         moved = dict(self._fitted_slope)
         for pair in self._pairs:
             if (importance := self._fitted.get(pair.name)) is None:
@@ -163,6 +164,6 @@ class ElasticWeightConsolidation(ImportanceMethod[EWCConfig]):
         return {**tensors, **{_SLOPE + name: tensor for name, tensor in self._slope.items()}}, values
 
     def load_state(self, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:
-        """Takes up Fishers and pulls."""
+        """Restores Fishers and pulls."""
         super().load_state(tensors, values)
         self._slope = {name.removeprefix(_SLOPE): tensor for name, tensor in tensors.items() if name.startswith(_SLOPE)}

@@ -1,4 +1,4 @@
-"""Fisher averaging: the mean of the models of all tasks, weighted by how sure each is of a weight."""
+"""Fisher averaging: the mean of the models of all tasks, weighted by how much each weight matters to each."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class FisherAverageConfig(MergedConfig):
     samples: int | None = Field(500, ge=1, description="examples that it is estimated from; null: all")
 
     def decided(self, rows: int, language: bool) -> Self:
-        """One variant of the Fisher for all tasks: sums of several mean nothing."""
+        """Fixes one variant of the Fisher for all tasks: a sum over variants has no meaning."""
         return self.model_copy(update={"fisher": self.fisher or default_kind(rows, language)})
 
     def problem_in(self, model: nn.Module, tasks: Sequence[TaskFacts]) -> str | None:
-        """The exact Fisher of text takes one backward pass a token of the vocabulary."""
+        """The exact Fisher of text takes a backward pass for each token of the vocabulary."""
         exact = self.fisher == "exact" and any(task.language for task in tasks)
         return NOT_EXACT if exact else super().problem_in(model, tasks)
 
@@ -47,9 +47,9 @@ class FisherAverage(Merged[FisherAverageConfig]):
     Cost: nothing; after the task a pass over some of its examples, and a merge
     Kept: the start model, and for each task a model and a Fisher
     Use: like soup, where each task needs other weights
-    Reading: parallel as in the paper. 1e-12 is added to every F, which makes it the plain mean where no task has any:
-    of weights that nothing hangs on. Rows that a model lacked when it was trained have F = 0 for it; rows of the output
-    layer that a task never trained are merged like all others
+    Reading: parallel as in the paper. 1e-12 is added to every F, which makes it the plain mean where every F is 0,
+    for weights that do not matter to any task. Rows that a model lacked when it was trained have F = 0 for it; rows of
+    the output layer that a task never trained are merged like all others
     """
 
     title = "Fisher averaging"
@@ -62,12 +62,12 @@ class FisherAverage(Merged[FisherAverageConfig]):
         information = fisher(
             task.model,
             examples,
-            config.fisher or default_kind(0, task.language),  # a run has decided it: `FisherAverageConfig.decided`
+            config.fisher or default_kind(0, task.language),  # a run has it from `FisherAverageConfig.decided`
             logits=task.logits,
             samples=config.samples,
             draws=generator(task.seed, "fisher"),
         )
-        self.kept.setdefault("fishers", []).append({name: one.cpu() for name, one in information.items()})
+        self.kept.setdefault("fishers", []).append({name: tensor.cpu() for name, tensor in information.items()})
         super().task_end(task, examples)
 
     def rule(self, task: Task) -> tuple[str, dict[str, Any]]:
@@ -75,4 +75,4 @@ class FisherAverage(Merged[FisherAverageConfig]):
         if len(self.kept["fishers"]) == 1:
             return "linear", {}
         unknown = {name: torch.zeros(tensor.shape) for name, tensor in floating(task.model).items()}
-        return "fisher", {"fisher": [filled(one, unknown) for one in self.kept["fishers"]]}
+        return "fisher", {"fisher": [filled(tensors, unknown) for tensors in self.kept["fishers"]]}

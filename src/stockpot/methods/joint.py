@@ -21,12 +21,12 @@ class JointConfig(BaseConfig):
 
 
 class Joint(Method[JointConfig]):
-    """Training on all tasks so far at once, from the start model: keeps all past data, forgets nothing by design.
+    """Training on all tasks so far at once, from the start model: keeps all past data, and forgets nothing by design.
 
     Equation: `θ_k = train(θ_start, tasks 1 … k)`, as many epochs as a task has
     Cost: a task has more steps, one for each batch of all data so far
     Kept: all examples of all tasks, and the start model
-    Use: to see what a model could keep at best; it is no continual learning
+    Use: to see what a model could keep at best; it is not continual learning
     """
 
     title = "joint training"
@@ -34,7 +34,7 @@ class Joint(Method[JointConfig]):
     forgets = False
 
     def training_data(self, task: Task, examples: Examples) -> TrainingData:
-        """The union of all tasks' examples so far."""
+        """The union of the examples of all tasks so far."""
         past = [read() for read in task.past]
         self.costs.stored_data_bytes = sum(part.nbytes for part in past) + examples.nbytes
         self.costs.extra_memory_bytes = sum(part.nbytes for part in past)

@@ -35,9 +35,9 @@ class L2Config(AnchorConfig):
     )
 
     def problem_with_model(self, spec: ModelSpec) -> str | None:
-        """Another anchor under LoRA; a step of its own in bf16."""
+        """Refuses another anchor under LoRA, and form: decoupled in bf16."""
         if spec.dtype == "bfloat16" and spec.lora is None and self.form == "decoupled":
-            return "form: decoupled: small steps round away in bf16 weights; drop model.dtype, or say form: gradient."
+            return "form: decoupled: bf16 weights lose small steps by rounding; drop model.dtype, or use gradient."
         return super().problem_with_model(spec)
 
 
@@ -48,8 +48,8 @@ class L2(Method[L2Config]):
     Paper: "Explicit inductive bias for transfer learning" (L2-SP, arXiv 1802.01483)
     Cost: one pass over the weights; a copy of the anchor in memory
     Kept: nothing: the anchor is the previous model
-    Use: the simplest penalty, where all weights are thought to matter alike
-    Reading: with Adam the explicit penalty is divided by √v like every gradient, so the same a pulls weights unequally;
+    Use: the simplest penalty, when all weights are assumed to matter equally
+    Reading: with Adam the explicit penalty is divided by √v like every gradient, so the same a pulls unequally;
     `decoupled` does not, as AdamW's weight decay does not, and is one SFA average with β = ηa/(1+ηa) after each step;
     under LoRA θ−θ_o is ΔW, no anchor is held, and A and B get the penalty's gradient by the chain rule
     """
@@ -70,19 +70,19 @@ class L2(Method[L2Config]):
             return
         anchor = task.checkpoint(self.config.anchor)
         self._pairs = [pair for pair in anchored(task.model, anchor, task.new) if pair.name not in task.drawn]
-        held = {pair.name: pair.rows for pair in self._pairs}
-        for one in trainable(task.model):
-            if one.name not in held:
-                self._new.append((one.tensor, 0))
-            elif (rows := held[one.name]) is not None:
-                self._new.append((one.tensor, rows))
+        rows_of = {pair.name: pair.rows for pair in self._pairs}
+        for weight in trainable(task.model):
+            if weight.name not in rows_of:
+                self._new.append((weight.tensor, 0))
+            elif (rows := rows_of[weight.name]) is not None:
+                self._new.append((weight.tensor, rows))
         self.costs.extra_memory_bytes = anchor_bytes(self._pairs)
         if self.config.anchor != "previous":  # the previous model is there anyway
             size = folder_bytes(anchor) if anchor.is_dir() else anchor.stat().st_size
             self.costs.stored_bytes = self.costs.stored_model_bytes = size
 
     def loss(self, loss: Tensor, logits: Tensor, batch: Batch, model: nn.Module) -> Tensor:
-        """Adds the penalty to the loss, in that form; micro-batches share a step's out as they share its loss."""
+        """Adds the penalty to the loss, with form: loss. Micro-batches share out the penalty as they do the loss."""
         if self.config.form != "loss":
             return loss
         a, b = self.config.strength, self.config.new_strength
@@ -100,7 +100,7 @@ class L2(Method[L2Config]):
 
     @torch.no_grad()
     def gradients(self, model: nn.Module, step: int) -> None:
-        """Adds the penalty's gradient, in that form."""
+        """Adds the penalty's gradient, with form: gradient."""
         if self.config.form != "gradient":
             return
         if self.config.strength:
@@ -112,7 +112,7 @@ class L2(Method[L2Config]):
 
     @torch.no_grad()
     def after_step(self, model: nn.Module, optimizer: Optimizer, step: int) -> None:
-        """Takes the proximal step, in that form, at the step's own learning rate."""
+        """Takes the proximal step at the step's own learning rate, with form: decoupled."""
         if self.config.form != "decoupled":
             return
         rates = {id(tensor): group["lr"] for group in optimizer.param_groups for tensor in group["params"]}

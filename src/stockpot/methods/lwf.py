@@ -1,4 +1,4 @@
-"""LwF: the model before the task teaches the model in it."""
+"""LwF: the model from before the task teaches the model that learns it."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class LwFConfig(FirstTaskConfig):
 class LearningWithoutForgetting(Method[LwFConfig]):
     """The model that the task started from answers the task's own examples, and its answers in the old rows are kept.
 
-    Equation: `loss + λ·T²·KL(softmax(z_old/T) ‖ softmax(z/T))`, over the output rows of the tasks before
+    Equation: `loss + λ·T²·KL(softmax(z_old/T) ‖ softmax(z/T))`, over the output rows of earlier tasks
     Paper: "Learning without forgetting" (arXiv 1606.09282)
     Cost: a forward pass of the old model, held in memory
     Kept: nothing: the teacher is the previous model
     Use: when no data may be kept and the new task's inputs look like the old ones'
-    Reading: T² keeps the size of the gradients whatever T is (Hinton, arXiv 1503.02531, §2); with a head for each task
+    Reading: T² keeps the gradients at one scale for every T (Hinton, arXiv 1503.02531, §2); with a head for each task
     every old head is distilled by itself; the teacher answers in eval mode, the same inputs as the student's; of a
     causal language model the whole vocabulary, the mean over the positions where something is to be learnt, in the
     first task too where the start model comes from a checkpoint; a classifier's start model has no old rows to answer
@@ -55,7 +55,7 @@ class LearningWithoutForgetting(Method[LwFConfig]):
     _groups: list[Any]  # of columns
 
     def task_start(self, task: Task) -> None:
-        """Keeps a frozen copy of the model as the task finds it."""
+        """Keeps a frozen copy of the model from before the task."""
         self._teacher, self._groups = None, []
         if task.index == 0:
             self.notes.append(self._first(task))
@@ -68,8 +68,8 @@ class LearningWithoutForgetting(Method[LwFConfig]):
             self._groups = _competing({row for rows in past for row in rows}, task.owners)
         if not task.language and not any(set(rows) & set(task.rows[-1]) for rows in past):
             self.notes.append(
-                f"task {task.name!r} shares no class with earlier tasks: for their rows there are only the old model's "
-                "answers, no example"
+                f"task {task.name!r} shares no class with earlier tasks: their rows are learnt from the old model's "
+                "answers alone, without examples"
             )
         teacher = copy.deepcopy(task.model).requires_grad_(False)
         teacher.zero_grad(set_to_none=True)
@@ -83,9 +83,7 @@ class LearningWithoutForgetting(Method[LwFConfig]):
     def _first(self, task: Task) -> str:
         if task.language:
             return self.config.first_task_note(task)
-        return (
-            f"task {task.name!r} is the first and was not distilled: the start model has no output row of an old task"
-        )
+        return f"task {task.name!r} is the first and was not distilled: the start model has no rows of earlier tasks"
 
     def loss(self, loss: Tensor, logits: Tensor, batch: Batch, model: nn.Module) -> Tensor:
         """Adds the distillation."""
@@ -103,10 +101,10 @@ def _competing(rows: set[int], owners: Tensor | None) -> list[list[int]]:
     """The rows in groups of one owner, each in order: rows that do not compete are distilled apart."""
     if owners is None:
         return [sorted(rows)]
-    found: dict[int, list[int]] = {}
+    groups: dict[int, list[int]] = {}
     for row in sorted(rows):
-        found.setdefault(int(owners[row]), []).append(row)
-    return list(found.values())
+        groups.setdefault(int(owners[row]), []).append(row)
+    return list(groups.values())
 
 
 def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -27,15 +27,15 @@ class MagMaxConfig(MergedConfig):
 
 
 class MagMax(Merged[MagMaxConfig]):
-    """Tasks are trained one after the other; after each, every weight takes the largest change that any left it with.
+    """Tasks are trained one after the other; after each, every weight takes the largest of its changes.
 
     Equation: `θ = θ_0 + λ τ_k`, `k = argmax_t |τ_t|` element by element, `τ_t = θ_t − θ_0`
     Paper: "MagMax" (arXiv 2407.06322): training goes on from the raw model, and vectors are counted from the start
     Cost: nothing; a merge after the task
     Kept: the start model, and a model for each task
     Use: for long streams of one kind, trained one after the other
-    Reading: λ = 1 unless it is set. Equal and opposite changes: the positive one. Rows of the output layer that a task
-    never trained are merged like all others
+    Reading: λ = 1 unless it is set. Of equal and opposite changes the positive one is taken. Rows of the output layer
+    that a task never trained are merged like all others
     """
 
     title = "MagMax"

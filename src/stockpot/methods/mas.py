@@ -27,13 +27,13 @@ class MASConfig(ImportanceConfig):
 
 
 class MemoryAwareSynapses(ImportanceMethod[MASConfig]):
-    """Each weight is held where the last task left it, as strongly as the model's answers hang on it. Needs no labels.
+    """Each weight is held where the last task left it, as strongly as the outputs depend on it. Needs no labels.
 
     Equation: `loss + λ·Σ Ω (θ−θ*)²`, `Ω ← Ω + mean_x |∂‖f(x)‖²/∂θ|`
     Paper: "Memory aware synapses" (arXiv 1711.09601)
     Cost: one pass over weights, anchor and Ω; after a task a pass over its examples
     Kept: Ω, a tensor of the model's size
-    Use: like EWC, where there are no labels to take a Fisher with
+    Use: like EWC, when there are no labels to estimate a Fisher with
     Reading: f are the logits of the rows that compete; importances of the tasks are added up, and held at the newest
     θ*; of a causal language model x is a sequence, f(x) the logits of all positions where something is to be learnt;
     under LoRA Ω and θ are those of the folded weights, and A and B get the penalty's gradient by the chain rule

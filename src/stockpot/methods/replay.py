@@ -29,7 +29,7 @@ class ReplayConfig(BufferConfig):
     }
 
     name: Literal["replay"]
-    mix: Literal["union", "batch"] = Field("union", description="one shuffled data set, or so many of every batch")
+    mix: Literal["union", "batch"] = Field("union", description="one shuffled data set, or a share of every batch")
     per_batch: int = Field(
         32, ge=1, description="examples from the buffer in every batch, with mix: batch, or in each draw of der++"
     )
@@ -42,19 +42,19 @@ class ReplayConfig(BufferConfig):
     @model_validator(mode="after")
     def _one_way(self) -> ReplayConfig:
         if self.loss == "der++" and self.mix == "batch":
-            raise ValueError("loss: der++ draws from the buffer itself: leave mix: batch out")
+            raise ValueError("loss: der++ draws from the buffer itself: drop mix: batch")
         if self.loss == "er" and (self.logits_weight is not None or self.labels_weight is not None):
             raise ValueError("logits_weight and labels_weight belong to loss: der++")
         return self
 
     def searched(self, *without: str) -> Space:
-        """The weights only with loss: der++, per_batch only where the buffer is drawn from."""
+        """Without the weights unless loss is der++, and without per_batch unless batches are drawn from the buffer."""
         if self.loss == "er":
             without += ("logits_weight", "labels_weight", *(["per_batch"] if self.mix == "union" else []))
         return super().searched(*without)
 
     def unfit(self, task: TaskFacts, before: int) -> str | None:
-        """Also: the logits of der++ where there are those of every token."""
+        """Also refuses der++ for language, which would store the logits of every token."""
         if task.language and self.loss == "der++":
             return (
                 f"task {task.name!r} is text to be continued: loss: der++ would store the logits of every token of the "
@@ -64,7 +64,7 @@ class ReplayConfig(BufferConfig):
 
     @property
     def weights(self) -> tuple[float, float]:
-        """Of the logits and of the labels."""
+        """The weights of the logits' and the labels' terms."""
         return (
             0.2 if self.logits_weight is None else self.logits_weight,
             0.5 if self.labels_weight is None else self.labels_weight,
@@ -112,7 +112,7 @@ class Replay(Method[ReplayConfig]):
         return TrainingData(both, new=len(examples), rehearsed_per_batch=self.config.per_batch)
 
     def task_start(self, task: Task) -> None:
-        """Counts the draws of this task from 0."""
+        """Starts to count the draws of this task."""
         self._task, self._drawn = task, 0
 
     def loss(self, loss: Tensor, logits: Tensor, batch: Batch, model: nn.Module) -> Tensor:
@@ -121,12 +121,12 @@ class Replay(Method[ReplayConfig]):
             return loss
         draws = generator(self._task.seed, "der", self._drawn)
         self._drawn += 1
-        one, two = (moved_to(model, self._buffer.draw(self.config.per_batch, draws)) for _ in range(2))
+        first, second = (moved_to(model, self._buffer.draw(self.config.per_batch, draws)) for _ in range(2))
         logits_weight, labels_weight = self.config.weights
         if logits_weight:
-            loss = loss + logits_weight * logit_distance(logits_of(model, one), one["logits"], one["known"])
+            loss = loss + logits_weight * logit_distance(logits_of(model, first), first["logits"], first["known"])
         if labels_weight:
-            loss = loss + labels_weight * functional.cross_entropy(self._task.logits(model, two), targets_of(two))
+            loss = loss + labels_weight * functional.cross_entropy(self._task.logits(model, second), targets_of(second))
         return loss
 
     def task_end(self, task: Task, examples: Examples) -> None:
@@ -142,7 +142,7 @@ class Replay(Method[ReplayConfig]):
         return tensors, {**values, "drawn": self._drawn}
 
     def load_state(self, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:
-        """Takes up a buffer. Raises StockpotError where it is damaged."""
+        """Restores the buffer. Raises StockpotError where it is damaged."""
         self._buffer.load_state(tensors, values)
         self._drawn = int(values.get("drawn", 0))
 

@@ -44,7 +44,7 @@ class SFAConfig(AnchoredConfig):
         return self
 
     def searched(self, *without: str) -> Space:
-        """p only where `every` does not say when to average."""
+        """Without p where `every` says when to average."""
         return super().searched(*without, *(["p"] if self.every is not None else []))
 
 

@@ -30,14 +30,14 @@ class SIConfig(ImportanceConfig):
     damping: float = Field(0.1, gt=0, description="ξ: keeps weights that hardly moved from seeming important")
 
     def problem_with_model(self, spec: ModelSpec) -> str | None:
-        """ω needs the gradient of every weight at every step."""
+        """Refuses LoRA: ω needs the gradient of every weight at every step."""
         if spec.lora is None:
             return None
-        return "it sums up the gradients of the weights, which LoRA does not take: use ewc or mas, or drop model.lora."
+        return "it needs gradients of whole weights, which LoRA does not compute: use ewc or mas, or drop model.lora."
 
 
 class SynapticIntelligence(ImportanceMethod[SIConfig]):
-    """While a task is learnt, each weight's share in the fall of the loss is summed up; later it is held accordingly.
+    """While a task is learnt, each weight's share of the fall in loss is summed up; later it is held accordingly.
 
     Equation: `loss + c·Σ Ω (θ−θ*)²`, `Ω ← Ω + max(0, ω)/((θ_end−θ_start)² + ξ)`, `ω = −Σ_steps g·Δθ`
     Paper: "Continual learning through synaptic intelligence" (arXiv 1703.04200)
@@ -46,7 +46,7 @@ class SynapticIntelligence(ImportanceMethod[SIConfig]):
     Use: like EWC, without a pass over the data at the end of a task
     Reading: g is the gradient of the task's own loss, before the penalty and before clipping; Δθ is the step that the
     optimizer took; a weight whose ω is negative counts as unimportant, since a penalty must not push;
-    not with LoRA, which takes no gradients of whole weights
+    not with LoRA, which computes no gradients of whole weights
     """
 
     title = "SI"
@@ -66,7 +66,7 @@ class SynapticIntelligence(ImportanceMethod[SIConfig]):
         return 2 * self.config.strength
 
     def task_start(self, task: Task) -> None:
-        """Notes where the weights start."""
+        """Copies the weights as the task starts."""
         super().task_start(task)
         self._live = trainable(task.model)
         self._start = {one.name: local_shard(one.tensor.detach()).clone() for one in self._live}
@@ -76,7 +76,7 @@ class SynapticIntelligence(ImportanceMethod[SIConfig]):
 
     @torch.no_grad()
     def gradients(self, model: nn.Module, step: int) -> None:
-        """Notes gradients and weights before the step; then adds the penalty's gradient."""
+        """Copies gradients and weights before the step, then adds the penalty's gradient."""
         self._step = {
             one.name: (local_shard(one.tensor.detach()).clone(), gradient(one.tensor).clone())
             for one in self._live
@@ -95,7 +95,7 @@ class SynapticIntelligence(ImportanceMethod[SIConfig]):
 
     @torch.no_grad()
     def task_end(self, task: Task, examples: Examples) -> None:
-        """Turns the task's path into importances."""
+        """Turns ω into importances."""
         end = {one.name: local_shard(one.tensor.detach()) for one in self._live}
         self.add(
             {
@@ -111,7 +111,7 @@ class SynapticIntelligence(ImportanceMethod[SIConfig]):
         return {**tensors, **{f"path/{name}": tensor for name, tensor in self._path.items()}}, values
 
     def load_state(self, tensors: Any, values: dict[str, Any]) -> None:
-        """Takes up importances and ω."""
+        """Restores importances and ω."""
         super().load_state(tensors, values)
         for name in self._path:
             if (saved := tensors.get(f"path/{name}")) is not None:

@@ -33,5 +33,5 @@ class UniformSoup(Merged[SoupConfig]):
     sweep = Sweep(settings=CHAIN_OF_RAW_MODELS)
 
     def rule(self, task: Task) -> tuple[str, dict[str, Any]]:
-        """`linear`, all weights being one."""
+        """`linear`, with equal weights."""
         return "linear", {}

@@ -1,4 +1,4 @@
-"""TIES: task vectors are trimmed, a sign is elected, and what has it is averaged."""
+"""TIES: task vectors are trimmed, a sign is elected for each element, and the values of that sign are averaged."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TiesMerging(Merged[TiesConfig]):
     Cost: nothing; a merge after the task
     Kept: the start model, and a model for each task
     Use: like task_arithmetic, where the tasks pull the same weights in different directions
-    Reading: parallel as in the paper. Where the vote is a draw nothing is merged. Rows of the output layer that a task
+    Reading: parallel as in the paper. Where the vote is a tie, nothing is merged. Rows of the output layer that a task
     never trained are merged like all others; where they did not move they have no vote, but count among the elements
     of which a share is kept
     """

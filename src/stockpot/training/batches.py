@@ -1,4 +1,4 @@
-"""The order of the batches: a pure function of (seed, epoch), so that a resumed run sees what the unbroken one saw."""
+"""The order of the batches: a pure function of (seed, epoch), so a resumed run sees the same batches."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _leave_stopping_to_the_parent(worker: int) -> None:
-    # SIGTERM and Ctrl-C often go to the whole process group: a worker that died of one would fail the step that the
-    # parent wants to finish.
+    # SIGTERM and Ctrl-C often go to the whole process group. A worker that died of one would fail the step that the
+    # parent still wants to finish.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
@@ -58,7 +58,7 @@ def _leave_stopping_to_the_parent(worker: int) -> None:
 def loader(batches: EpochBatches, **options: Any) -> DataLoader[Batch]:
     """A DataLoader that fetches whole batches: `Examples.__getitems__` is called once for each.
 
-    It draws its workers' seeds from a generator of its own, so that those of dropout stay as they would be without it.
+    It draws its workers' seeds from a generator of its own, so dropout draws the same numbers as without workers.
     """
     draws = generator(batches.seed, "loader")
     examples: Any = batches.data.examples

@@ -1,4 +1,4 @@
-"""A checkpoint's weights inside a task: all of them, or, where most are frozen, what training changes."""
+"""The weights of a checkpoint inside a task: all of them, or only what training changes where some are frozen."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stockpot.errors import StockpotError
 
 
 def save_weights(model: nn.Module, file: Path) -> None:
-    """Writes safetensors under the model's own names; frozen parameters are those of the task's start, and left out."""
+    """Writes safetensors under the model's own names; without frozen parameters, which training leaves alone."""
     if all(parameter.requires_grad for parameter in model.parameters()):
         save_model(model, str(file))
     else:
@@ -20,15 +20,15 @@ def save_weights(model: nn.Module, file: Path) -> None:
 
 
 def load_weights(model: nn.Module, file: Path) -> None:
-    """Puts back what `save_weights` wrote. Raises StockpotError where it is of another model."""
+    """Loads what `save_weights` wrote. Raises StockpotError where it belongs to another model."""
     if all(parameter.requires_grad for parameter in model.parameters()):
         load_model(model, str(file))
         return
-    held, wanted = load_file(str(file)), _changing(model)
-    if different := sorted(held.keys() ^ wanted.keys()):
-        raise StockpotError(f"{file}: '{different[0]}' is in the checkpoint or in the model, not in both.")
+    saved, wanted = load_file(str(file)), _changing(model)
+    if different := sorted(saved.keys() ^ wanted.keys()):
+        raise StockpotError(f"{file}: '{different[0]}' is only in the checkpoint or only in the model.")
     for name, tensor in wanted.items():
-        tensor.data.copy_(held[name])
+        tensor.data.copy_(saved[name])
 
 
 def _changing(model: nn.Module) -> dict[str, Tensor]:

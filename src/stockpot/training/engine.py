@@ -8,7 +8,7 @@ from stockpot.training.job import Job
 
 
 def train(job: Job, loop: str) -> dict[str, Tensor]:
-    """Trains one task; returns the optimizer's state. Raises Interrupted after a checkpoint that was asked for."""
+    """Trains one task; returns the optimizer's state. Raises Interrupted after a requested checkpoint."""
     if loop == "plain":
         from stockpot.training import plain
 

@@ -1,4 +1,4 @@
-"""What the loop of one task is given, and the pieces that both loops share."""
+"""The input of the loop of one task, and the pieces that both loops share."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Job:
     stop: Stop = field(default_factory=Stop)
     on_begin: Callable[[], None] = lambda: None  # set-up is over, the first step comes next
     on_step: Callable[[int, int], None] = lambda step, total: None
-    before_checkpoint: Callable[[], None] = lambda: None  # raises where there is no place for one
+    before_checkpoint: Callable[[], None] = lambda: None  # raises where a checkpoint would not fit
     on_checkpoint: Callable[[int, Path], None] = lambda step, folder: None
 
 
@@ -117,7 +117,7 @@ def _check_trackers(names: Sequence[str]) -> None:
     from transformers.integrations import integration_utils
 
     known = integration_utils.INTEGRATION_TO_CALLBACK
-    # Of these it does not say whether they are installed, or not in every case.
+    # For these it does not report reliably whether they are installed.
     usable = {*integration_utils.get_available_reporting_integrations(), "azure_ml", "flyte"}
     for name in names:
         if name not in known:
@@ -128,14 +128,14 @@ def _check_trackers(names: Sequence[str]) -> None:
 
 
 def _refusal(settings: dict[str, Any], message: str) -> str:
-    """What TrainingArguments said, with the key where that can be told; its long lists of values become a hint."""
-    said = re.match(r"(\S+) is not a valid \w+, please select one of \[(.*)\]", message, re.DOTALL)
-    if said is None:
+    """The message of TrainingArguments, with the key where it can be found; its long lists of values become a hint."""
+    match = re.match(r"(\S+) is not a valid \w+, please select one of \[(.*)\]", message, re.DOTALL)
+    if match is None:
         return f"train: {message.splitlines()[0]}"
-    keys = [key for key, value in settings.items() if str(value) == said[1]]
-    known = re.findall(r"'([^']+)'", said[2])
-    hint = did_you_mean(said[1], known) or f" Known: {', '.join(known)}."
-    return f"train{''.join(f'.{key}' for key in keys[:1])}: {said[1]!r} is none of its values.{hint}"
+    keys = [key for key, value in settings.items() if str(value) == match[1]]
+    known = re.findall(r"'([^']+)'", match[2])
+    hint = did_you_mean(match[1], known) or f" Known: {', '.join(known)}."
+    return f"train{''.join(f'.{key}' for key in keys[:1])}: {match[1]!r} is not one of its values.{hint}"
 
 
 def check_finite(model: nn.Module, task: str) -> None:

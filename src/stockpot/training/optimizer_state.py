@@ -1,4 +1,4 @@
-"""An optimizer's state by parameter name, so that it outlives the optimizer, and a head that grows."""
+"""An optimizer's state by parameter name, so it can be carried to a new optimizer and a grown head."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def export_state(optimizer: Any, model: nn.Module) -> dict[str, Tensor]:
 
 
 def import_state(optimizer: Any, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Puts exported state back; rows that a parameter gained since start from zero, as all state does."""
+    """Loads exported state; rows that a parameter gained since start from zero, as all state does."""
     inner = getattr(optimizer, "optimizer", optimizer)
     parameters = dict(model.named_parameters())
     for key, value in tensors.items():

@@ -1,4 +1,4 @@
-"""The loop of one task in plain torch: the same batches, the same hooks in the same places, none of the Trainer."""
+"""The loop of one task in plain torch: the same batches, the same hooks in the same places, without the Trainer."""
 
 from __future__ import annotations
 
@@ -82,11 +82,11 @@ def check_settings(settings: dict[str, Any], source: str = "train") -> None:
     for key in settings:
         if key not in KNOWN:
             hint = did_you_mean(key, KNOWN) or " Use loop: trainer."
-            raise StockpotError(f"{source}.{key}: the plain loop does not know it.{hint}")
+            raise StockpotError(f"{source}.{key}: the plain loop does not support it.{hint}")
 
 
 def _optimizer(job: Job, args: Any, total: int) -> tuple[torch.optim.Optimizer, Any]:
-    """The optimizer and schedule that the Trainer would make of the same arguments."""
+    """The optimizer and schedule that the Trainer would build from the same arguments."""
     from transformers import Trainer, get_scheduler
 
     chosen, options = Trainer.get_optimizer_cls_and_kwargs(args, job.model)
@@ -145,7 +145,7 @@ def _generators() -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _restore_generators(tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
     torch.set_rng_state(tensors["generators/0"])
     for device in range(torch.cuda.device_count()):
-        if (state := tensors.get(f"generators/{device + 1}")) is not None:  # of a machine with as many of them
+        if (state := tensors.get(f"generators/{device + 1}")) is not None:  # saved on a machine with this many GPUs
             torch.cuda.set_rng_state(state, device)
     version, internal, gauss = values["python"]
     random.setstate((version, tuple(internal), gauss))

@@ -44,7 +44,9 @@ class _Hooks(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.job.on_step(state.global_step, state.max_steps)
         if state.global_step >= state.max_steps:
-            control.should_save = False  # the task's model is published next; the Trainer would overrun from here
+            control.should_save = (
+                False  # the task's model is published next, and the Trainer cannot resume from its last step
+            )
         elif self.job.stop.requested:
             control.should_save = True
             control.should_training_stop = True
@@ -55,19 +57,19 @@ class TaskTrainer(Trainer):
 
     def __init__(self, job: Job, args: TrainingArguments) -> None:
         self.job = job
-        # compute_loss smooths the labels itself; the Trainer would look for a configuration, which not every model has.
+        # compute_loss smooths the labels itself; the Trainer needs a model with a `config` for it.
         self._smoothing = args.label_smoothing_factor
         args.label_smoothing_factor = 0.0
         super().__init__(model=job.model, args=args, compute_loss_func=self._scaled, callbacks=[_Hooks(job)])
         for callback in list(self.callback_handler.callbacks):
-            if getattr(callback, "logging_dir", "") is None:  # TensorBoard's, unless TENSORBOARD_LOGGING_DIR says where
+            if getattr(callback, "logging_dir", "") is None:  # TensorBoard's, unless TENSORBOARD_LOGGING_DIR is set
                 callback.logging_dir = None if job.logs is None else str(job.logs)
             if type(callback).__name__ in ("PrinterCallback", "ProgressCallback"):
                 self.remove_callback(callback)
 
     @staticmethod
     def _scaled(*_: Any, **__: Any) -> Tensor:
-        # Its presence tells the Trainer that compute_loss already shares a step's loss out among its micro-batches.
+        # Its presence tells the Trainer that compute_loss already divides a step's loss among its micro-batches.
         raise AssertionError("compute_loss never calls this")
 
     def get_train_dataloader(self) -> DataLoader[Batch]:
@@ -164,9 +166,9 @@ def train_with_trainer(job: Job) -> dict[str, Tensor]:
     """Trains one task to its end; returns the optimizer's state. Raises Interrupted after a requested checkpoint."""
     args = training_arguments(job.settings, job.folder, job.seed)
     job.before_checkpoint()
-    make_folder(job.folder)  # the Trainer would, without a sync
+    make_folder(job.folder)  # the Trainer would make it without a sync
     settings: Any = getattr(job.model, "config", None)
-    caches = getattr(settings, "use_cache", None)  # the Trainer writes its own over it
+    caches = getattr(settings, "use_cache", None)  # the Trainer overwrites it
     try:
         trainer = TaskTrainer(job, args)
     except (ImportError, RuntimeError, ValueError) as error:  # an integration that is not installed, and the like
@@ -176,8 +178,10 @@ def train_with_trainer(job: Job) -> dict[str, Tensor]:
     try:
         trainer.train(resume_from_checkpoint=str(job.resume_from) if job.resume_from else None)
     except UnpicklingError as error:
-        raise StockpotError(f"{job.resume_from}: it holds a pickle of more than tensors: not loaded.") from error
-    except ImportError as error:  # what some settings need is looked for here
+        raise StockpotError(
+            f"{job.resume_from}: it holds a pickle of more than tensors, which is not loaded."
+        ) from error
+    except ImportError as error:  # some settings import what they need only here
         raise StockpotError(f"train: {str(error).splitlines()[0]}") from error
     finally:
         if caches is not None:
@@ -186,5 +190,5 @@ def train_with_trainer(job: Job) -> dict[str, Tensor]:
         if job.stop.requested:
             raise Interrupted
         done = f"step {trainer.state.global_step} of {trainer.state.max_steps}"
-        raise StockpotError(f"training stopped at {done}, and nobody asked it to: the task is not done.")
+        raise StockpotError(f"training stopped at {done}, although nothing stopped it: the task is not done.")
     return export_state(trainer.optimizer, job.model)

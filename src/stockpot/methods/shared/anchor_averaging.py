@@ -24,20 +24,20 @@ from stockpot.seeds import derive
 
 
 class AnchoredConfig(AnchorConfig):
-    """What every method that averages with an anchor lets one choose."""
+    """What can be chosen for every method that averages with an anchor."""
 
     anchor_on: Literal["disk", "cpu", "device"] = Field("disk", description="where the anchor is held while training")
     buffers: Literal["average", "keep"] = Field("average", description="BatchNorm's running statistics")
     rounding: Literal["nearest", "stochastic"] | None = Field(
-        None, description="how bf16 weights are rounded after an average; without it they are refused"
+        None, description="how bf16 weights are rounded after an average; default: they are refused"
     )
 
     def problem_with_model(self, spec: ModelSpec) -> str | None:
-        """Another anchor under LoRA; weights in bf16, where nobody said how averages are rounded."""
+        """Refuses another anchor under LoRA, and bf16 weights without a rule for rounding."""
         if spec.dtype == "bfloat16" and spec.lora is None and self.rounding is None:
             return (
-                "small pulls round away in bfloat16 weights: drop model.dtype and say train.bf16: true (fp32 weights, "
-                "bf16 arithmetic), or choose the method's rounding: stochastic (unbiased) or nearest."
+                "bfloat16 weights lose small pulls to rounding: drop model.dtype and set train.bf16: true (fp32 "
+                "weights, bf16 arithmetic), or choose the method's rounding: stochastic (unbiased) or nearest."
             )
         return super().problem_with_model(spec)
 
@@ -64,13 +64,13 @@ class AnchorAveraging(Method[AnchoredT]):
         if task.index == 0:
             self.notes.append(config.first_task_note(task, task.drawn))
         if not config.protects(task):
-            self._open(task, self._anchor(task, "previous"), "disk")  # what it refuses is told now, not a task later
+            self._open(task, self._anchor(task, "previous"), "disk")  # refuses now what it would a task later
             return
         anchor = self._anchor(task, config.anchor)
         self._sfa = self._open(task, anchor, config.anchor_on)
         self.notes += self._sfa.notes
         self.costs.extra_memory_bytes = self._sfa.anchor_bytes
-        if isinstance(anchor, Path) and config.anchor != "previous":  # the previous model is there anyway
+        if isinstance(anchor, Path) and config.anchor != "previous":  # the previous model is kept anyway
             size = folder_bytes(anchor) if anchor.is_dir() else anchor.stat().st_size
             self.costs.stored_bytes = self.costs.stored_model_bytes = size
 
@@ -82,7 +82,7 @@ class AnchorAveraging(Method[AnchoredT]):
         cadence = self.cadence()
         if drawn := [name for name in model_names(task.model) if plain_name(name) in task.drawn]:
             others = cadence["beta"] if isinstance(cadence["beta"], dict) else {"*": cadence["beta"]}
-            cadence["beta"] = dict.fromkeys(sorted(drawn), 0.0) | others  # no pull towards what this task began with
+            cadence["beta"] = dict.fromkeys(sorted(drawn), 0.0) | others  # no pull towards weights drawn at random
         return SFA(
             task.model,
             **cadence,
@@ -96,7 +96,7 @@ class AnchorAveraging(Method[AnchoredT]):
         )
 
     def after_step(self, model: nn.Module, optimizer: Optimizer, step: int) -> None:
-        """Averages when the schedule says so."""
+        """Averages if the schedule says so."""
         if self._sfa is not None and self._sfa.reach(step, skipped=was_skipped(optimizer)):
             self.averaged(optimizer)
             self._count()
@@ -118,14 +118,14 @@ class AnchorAveraging(Method[AnchoredT]):
         self.costs.averaging_cpu_seconds = self._sfa.cpu_seconds
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
-        """Where in the schedule the task stands; the anchor is a model of the run, and not repeated here."""
+        """The position in the schedule; the anchor is a model of the run, and not repeated here."""
         if self._sfa is None:
             return {}, {}
         seconds = {"seconds": self._sfa.seconds, "cpu_seconds": self._sfa.cpu_seconds}
         return {}, {"sfa": {**self._sfa.progress(), "anchor": None, **seconds}}
 
     def load_state(self, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:
-        """Goes on inside a task; between tasks there is nothing to take up."""
+        """Resumes inside a task; between tasks there is nothing to restore."""
         if self._sfa is not None and "sfa" in values:
             self._sfa.load_state_dict({**values["sfa"], "anchor": self._sfa.anchor})  # the task's start, opened above
             self._sfa.seconds, self._sfa.cpu_seconds = values["sfa"]["seconds"], values["sfa"]["cpu_seconds"]

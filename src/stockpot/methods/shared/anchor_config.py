@@ -1,4 +1,4 @@
-"""What methods with an anchor θ_o let one choose."""
+"""What can be chosen for methods with an anchor θ_o."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class AnchorConfig(FirstTaskConfig):
     anchor: str = Field("previous", description="θ_o: previous | pretrained | a path to a checkpoint")
 
     def problem_with_model(self, spec: ModelSpec) -> str | None:
-        """Another anchor than the previous model, under LoRA."""
+        """Refuses another anchor than the previous model under LoRA."""
         if spec.lora is None or self.anchor == "previous":
             return None
         return (

@@ -36,7 +36,7 @@ class BufferConfig(BaseConfig):
         "per_task", description="a share of each task, one reservoir, or one memory that all classes share equally"
     )
     select: Literal["random", "balanced", "herding"] = Field(
-        "random", description="any examples; as many of every class; or those of every class nearest to its mean"
+        "random", description="any examples; equally many of every class; or those nearest to the mean of their class"
     )
 
     @model_validator(mode="after")
@@ -44,11 +44,11 @@ class BufferConfig(BaseConfig):
         if self.fraction is not None and self.count is not None:
             raise ValueError("give fraction or count, not both")
         if self.budget == "reservoir" and self.count is None:
-            raise ValueError("a reservoir has one capacity: give count")
+            raise ValueError("a reservoir has a fixed capacity: give count")
         if self.budget == "reservoir" and self.select != "random":
             raise ValueError(f"a reservoir keeps a random sample: for select: {self.select} set budget: total")
         if self.budget == "total" and self.count is None:
-            raise ValueError("budget: total is one memory of so many examples: give count")
+            raise ValueError("budget: total is one memory of a fixed size: give count")
         if self.budget == "total" and self.select == "random":
             raise ValueError(
                 "budget: total is shared by the classes: set select: balanced or herding, "
@@ -57,7 +57,7 @@ class BufferConfig(BaseConfig):
         return self
 
     def searched(self, *without: str) -> Space:
-        """No fraction: past data is a price, which the user sets; of two buffers a search would take the larger."""
+        """Without the fraction: how much past data to keep is the user's choice; a search would take all it can get."""
         return super().searched(*without, "fraction")
 
     def size(self, available: int) -> int:
@@ -68,7 +68,7 @@ class BufferConfig(BaseConfig):
         return int(fraction * available + 0.5)
 
     def problem_in(self, model: nn.Module, tasks: Sequence[TaskFacts]) -> str | None:
-        """A memory in which the classes do not all have a place; herding of text that has no classes."""
+        """Refuses a memory with fewer places than classes, and herding of text, which has no classes."""
         before = 0
         for task in tasks:
             if problem := self.unfit(task, before):
@@ -77,7 +77,7 @@ class BufferConfig(BaseConfig):
         return None
 
     def unfit(self, task: TaskFacts, before: int) -> str | None:
-        """Why no examples of a task can be kept, or why its classes, with so many before, do not all have a place."""
+        """Why no examples of a task can be kept, or why its classes and the `before` earlier ones do not fit."""
         if task.language and self.select == "herding":
             return (
                 f"task {task.name!r} is text to be continued, which has no classes: select: herding keeps the examples "
@@ -118,9 +118,9 @@ class Reservoir:
 
 
 def equal_shares(available: Sequence[int], total: int) -> list[int]:
-    """Shares out `total` examples among classes that have so many: what one lacks, and the rest, go to the others.
+    """Shares out `total` examples among classes with `available` examples each: what a class lacks goes to the others.
 
-    Shares of classes that have enough differ by at most one; the first in order get the larger ones.
+    Shares of classes that have enough differ by at most one; the first classes get the larger ones.
     """
     shares, left = [0] * len(available), total
     while wanting := [number for number, share in enumerate(shares) if share < available[number]]:
@@ -135,7 +135,7 @@ def equal_shares(available: Sequence[int], total: int) -> list[int]:
 
 
 def herding(features: Tensor, many: int) -> list[int]:
-    """The first `many` examples in the order in which their mean stays nearest to the mean of all: features (N, D).
+    """Indices of `many` examples, in an order that keeps their mean nearest to the mean of all; features are (N, D).
 
     Equation: `p_k = argmin_x ‖μ − (φ(x) + Σ_{j<k} φ(p_j)) / k‖`, φ of length 1, each example at most once
     Paper: iCaRL (arXiv 1611.07725), algorithm 4
@@ -144,7 +144,7 @@ def herding(features: Tensor, many: int) -> list[int]:
     squares, mean, picked_sum = features.square().sum(1), features.mean(0), torch.zeros_like(features[0])
     picked: list[int] = []
     for k in range(1, min(many, len(features)) + 1):
-        distances = squares - 2 * features @ (k * mean - picked_sum)  # k²‖…‖², less what is the same for every x
+        distances = squares - 2 * features @ (k * mean - picked_sum)  # k²‖…‖² without what is the same for all x
         distances[picked] = torch.inf
         picked.append(int(distances.argmin()))
         picked_sum = picked_sum + features[picked[-1]]
@@ -180,19 +180,19 @@ def features_over(model: nn.Module, examples: Examples, picked: Tensor) -> Tenso
 
 
 def _at(features: Tensor, places: Tensor) -> Tensor:
-    """Of (B, L, D), of which a classifier takes the last place of each sequence, that; all others as they are."""
+    """The features at the last position of each sequence where they are (B, L, D), else as they are."""
     if features.ndim == 3 and features.shape[1] == 1 + int(places.max()):
         return features[torch.arange(len(features)), places]
     return features
 
 
 def _known_rows(task: Task, rows: int) -> int:
-    """How many of the rows, the first ones, mean something after the task: no class to come that the loss left out."""
+    """How many of the rows, from the first, were trained by this task or before: not those of classes to come."""
     return rows if task.owners is None else int((task.owners[:rows] >= 0).sum())
 
 
 class Buffer:
-    """Examples of past tasks, chosen as a configuration says; on request with the logits that they had then."""
+    """Examples of past tasks, chosen as the config says; with `keep_logits`, also the logits that they had then."""
 
     def __init__(self, config: BufferConfig, keep_logits: bool = False) -> None:
         self.config = config
@@ -234,7 +234,7 @@ class Buffer:
             raise StockpotError(f"{name}: {problem}")
 
     def draw(self, many: int, draws: torch.Generator) -> Batch:
-        """A batch of so many, or of all where fewer are held, without repeats."""
+        """A batch of `many` different examples, or of all where fewer are held."""
         picked = torch.randperm(len(self), generator=draws)[:many]
         return {**self.examples.__getitems__(picked.tolist()), **self._beside_of(picked)}
 
@@ -242,11 +242,11 @@ class Buffer:
         return {key: tensor[picked] for key, tensor in self._beside.items()}
 
     def _keep(self, picked: Tensor) -> None:
-        """Keeps these alone, in their order."""
+        """Keeps only these, in their order."""
         self._held, self._beside = self.examples.picked(picked), self._beside_of(picked)
 
     def fill(self, task: Task, examples: Examples) -> None:
-        """Takes in examples of a finished task; the same ones in every method that rehearses."""
+        """Adds examples of a finished task; every method that rehearses adds the same ones."""
         draws = generator(task.seed, "replay")
         if self.config.budget == "reservoir":
             self._fill_reservoir(task, examples, draws)
@@ -276,7 +276,7 @@ class Buffer:
         self.shares = shares
 
     def _shrink(self, shares: list[int]) -> None:
-        """Keeps the first of every class, as many as `shares` says."""
+        """Keeps the first `shares` examples of every class."""
         places = torch.arange(len(self)).split(self.shares)
         kept = [place[:share] for place, share in zip(places, shares, strict=True)]
         if kept:
@@ -310,12 +310,12 @@ class Buffer:
             self._beside = {"logits": logits, "known": known}
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
-        """What is held, and how it came to be."""
+        """What is held, and how it was chosen."""
         what = {} if self._held is None else self._held.to_tensors()[1]
         return self.tensors, {"seen": self.seen, "shares": self.shares, "held": len(self), **what}
 
     def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Takes up what `state` gave. Raises StockpotError where the tensors are empty, missing or do not agree."""
+        """Restores what `state` returned. Raises StockpotError where the tensors are empty, missing or do not agree."""
         held = int(values.get("held", len(tensors.get("labels", ()))))
         beside = ["logits", "known"] if self.keep_logits else []
         wanted = stored_type(values).expected_lengths(tensors, values, held) | dict.fromkeys(beside, held)
@@ -327,7 +327,7 @@ class Buffer:
             if wrong or (shares and sum(shares) != held):
                 raise StockpotError(
                     f"{self.config.name}: the saved buffer is damaged: {held} examples were kept, it holds {found}; "
-                    "use an undamaged copy of the run, or begin it again."
+                    "use an undamaged copy of the run, or start it again."
                 )
             self._held = stored_type(values).from_tensors(tensors, values)
             self._beside = {key: tensors[key] for key in beside}

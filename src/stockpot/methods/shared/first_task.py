@@ -1,4 +1,4 @@
-"""What methods that protect earlier weights do in a stream's first task, whose earlier weights are the start model."""
+"""The first task of methods that protect earlier weights, which there are those of the start model."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ class FirstTaskConfig(BaseConfig):
     )
 
     def settled(self, origin: Origin) -> Self:
-        """The configuration with `first_task: auto` decided by where the start model comes from."""
+        """The config with `first_task: auto` decided by where the start model comes from."""
         if self.first_task != "auto":
             return self
         return self.model_copy(update={"first_task": "average" if origin == "checkpoint" else "skip"})
 
     def problem_with(self, tasks: int) -> str | None:
-        """A stream of one task, which is skipped, would never be touched by the method."""
+        """Refuses a stream whose only task would be skipped."""
         if tasks == 1 and self.first_task != "average":
             return (
-                f"nothing would ever be {self.acts}: the stream has one task, and first_task is skip, as auto is where "
-                "the start model comes from no checkpoint. Set first_task: average to protect the start model, or name "
-                "more tasks."
+                f"nothing would ever be {self.acts}: the stream has one task, and first_task is skip, which auto means "
+                "when the start model does not come from a checkpoint. Set first_task: average to protect the start "
+                "model, or name more tasks."
             )
         return None
 
     def protects(self, task: Task) -> bool:
-        """Whether the method acts in this task: in any but the first, and there where first_task is average."""
+        """Whether the method acts in this task: in every task but the first, and in that if first_task is average."""
         return task.index > 0 or self.first_task == "average"
 
     def first_task_note(self, task: Task, spared: Iterable[str] = ()) -> str:

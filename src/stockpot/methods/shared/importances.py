@@ -23,8 +23,10 @@ class ImportanceConfig(BaseConfig):
     strength: float
 
     def problem_with_model(self, spec: ModelSpec) -> str | None:
-        """The importances are those of whole weights."""
-        return "it needs the weights that a task leaves; with model.lora say output: merged." if spec.adapts else None
+        """Refuses stacked adapters: importances belong to whole weights."""
+        return (
+            "it needs the merged weights after each task; with model.lora set output: merged." if spec.adapts else None
+        )
 
 
 ImportanceT = TypeVar("ImportanceT", bound=ImportanceConfig)
@@ -53,16 +55,16 @@ class ImportanceMethod(Method[ImportanceT]):
         self._pairs, self._fitted = [], {}
         if task.index == 0 and task.origin == "checkpoint" and not self.importance:
             self.notes.append(self._unprotected(task))
-        self._changing = {one.name for one in trainable(task.model)} if task.adapted else None
+        self._changing = {weight.name for weight in trainable(task.model)} if task.adapted else None
         if self.importance and self.factor:
             self._pairs = anchored(task.model, task.checkpoint("previous"), task.new)
             self._fitted = self.fit(self.importance, trainable(task.model), "the importances")
             pulled = [pair for pair in self._pairs if pair.name in self._fitted]
-            held = sum(self._fitted[pair.name].nbytes for pair in pulled)
-            self.costs.extra_memory_bytes = anchor_bytes(pulled) + held
+            importances = sum(self._fitted[pair.name].nbytes for pair in pulled)
+            self.costs.extra_memory_bytes = anchor_bytes(pulled) + importances
 
     def _unprotected(self, task: Task) -> str:
-        """Importances come from a task's examples, and the stream has none of what a start model learnt from."""
+        """Importances come from examples, and the stream has none of the data that the start model was trained on."""
         remedy = "; start_fisher would give them" if "start_fisher" in type(self.config).model_fields else ""
         return (
             f"task {task.name!r} is the first and was learnt as by plain fine-tuning: {self.config.name} knows no "
@@ -87,15 +89,15 @@ class ImportanceMethod(Method[ImportanceT]):
                 continue
             old = self.importance.get(name)
             self.importance[name] = fresh if old is None else fresh + decay * grown(old.to(fresh), fresh.shape)
-        held = sum(tensor.nbytes for tensor in self.importance.values())
-        self.costs.stored_bytes = self.costs.stored_statistics_bytes = held
+        stored = sum(tensor.nbytes for tensor in self.importance.values())
+        self.costs.stored_bytes = self.costs.stored_statistics_bytes = stored
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
         """The importances; their anchor is a model of the run, and not repeated here."""
         return {_PREFIX + name: tensor for name, tensor in self.importance.items()}, {}
 
     def load_state(self, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:
-        """Takes up the importances of the task before; inside a task they are what they were at its start."""
+        """Restores the importances of the task before; they do not change inside a task."""
         self.importance = {
             name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(_PREFIX)
         }

@@ -1,4 +1,4 @@
-"""What methods share that merge: after each task the model becomes a merge of all that was learnt so far."""
+"""What methods that merge share: after each task the model becomes a merge of all that was learnt so far."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from stockpot.models.spec import ModelSpec
 from stockpot.weights.checkpoint import open_checkpoint
 from stockpot.weights.tensor_memory import group_tied
 
-# What `stockpot whatif` can tell of exactly: each task went on from what training left of the one before.
+# What the checkpoints of a plain run tell exactly: each task started from what training left of the one before.
 CHAIN_OF_RAW_MODELS: Settings = {"mode": "chain", "continue_from": "raw"}
 
 
 class MergedConfig(FirstTaskConfig):
-    """Where each task starts from, and from where its task vector is taken."""
+    """Where each task starts, and what its task vector is measured from."""
 
     acts: ClassVar[str] = "merged"
     default_vectors: ClassVar[str] = "consecutive"  # of a chain
-    of_models: ClassVar[bool] = False  # whether whole models are averaged, which consecutive vectors do not make
+    of_models: ClassVar[bool] = False  # whether whole models are averaged: consecutive vectors do not add up to models
 
     mode: Literal["parallel", "chain"] = Field(
         "parallel", description="each task is trained from the start weights, or one after the other"
@@ -49,7 +49,7 @@ class MergedConfig(FirstTaskConfig):
         if self.mode == "parallel" and self.vectors == "consecutive":
             raise ValueError("vectors: consecutive is for mode: chain; in parallel all tasks have the same start")
         if self.of_models and self.vectors == "consecutive":
-            raise ValueError("vectors: consecutive makes no models, and it is models that this method averages")
+            raise ValueError("this method averages models, and vectors: consecutive does not make models")
         return self
 
     @property
@@ -59,7 +59,7 @@ class MergedConfig(FirstTaskConfig):
 
     @property
     def raw(self) -> bool:
-        """Whether a task goes on from what training left, not from the merge."""
+        """Whether a task starts from what training left, and not from the merge."""
         return self.mode == "chain" and self.continue_from != "merged"
 
     @property
@@ -69,8 +69,8 @@ class MergedConfig(FirstTaskConfig):
         return self.mode == "chain" and (self.vectors or default) == "consecutive"
 
     def problem_with_model(self, spec: ModelSpec) -> str | None:
-        """Stacked adapters are no weights to merge."""
-        return "it merges the weights that a task leaves; with model.lora say output: merged." if spec.adapts else None
+        """Refuses stacked adapters, which are not weights to merge."""
+        return "it merges whole weights after each task; with model.lora set output: merged." if spec.adapts else None
 
 
 MergedT = TypeVar("MergedT", bound=MergedConfig)
@@ -94,7 +94,7 @@ class Merged(Method[MergedT]):
         self._training = False
 
     def rule(self, task: Task) -> tuple[str, dict[str, Any]]:
-        """The merge rule, and what `stockpot.merge` is given with it."""
+        """The name of the merge rule, and its parameters in `stockpot.merge`."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -156,25 +156,25 @@ class Merged(Method[MergedT]):
     def _merge(self, task: Task, base: Tensors) -> None:
         rule, parameters = self.rule(task)
         points = [filled(point, base) for point in self.kept["points"]]
-        # What is not finite is told after the task, with what to do about it.
+        # A merge that is not finite is reported after the task, with what to do about it.
         options = Options(allow_nonfinite=True)
         statistics = set(dict(task.model.named_buffers())) & set(base)
         weights = [_without(statistics, point) for point in points]
         merged = merge(rule, weights, _without(statistics, base), options=options, **parameters)
-        if statistics:  # sums of their changes are no statistics of anything: a variance can even fall below zero
+        if statistics:  # a sum of their changes is not a statistic: a variance could fall below zero
             merged |= merge("linear", [{name: point[name] for name in statistics} for point in points], options=options)
         for name, tensor in floating(task.model).items():
             tensor.copy_(merged[name])
-        self.notes.append(self._told(rule, parameters, len(points)))
+        self.notes.append(self._note(rule, parameters, len(points)))
 
-    def _told(self, rule: str, parameters: Mapping[str, Any], tasks: int) -> str:
+    def _note(self, rule: str, parameters: Mapping[str, Any], tasks: int) -> str:
         config = self.config
-        given = {"λ" if key == "lambda_" else key: value for key, value in parameters.items() if key != "seed"}
-        told = [f"{key}={value}" for key, value in given.items() if isinstance(value, float | str)]
+        shown = {"λ" if key == "lambda_" else key: value for key, value in parameters.items() if key != "seed"}
+        settings = [f"{key}={value}" for key, value in shown.items() if isinstance(value, float | str)]
         how = "parallel" if config.mode == "parallel" else f"chain of {'raw' if config.raw else 'merged'} models"
         since = "consecutive" if config.consecutive else "from the start"
         many = f"{tasks} task{'s' * (tasks > 1)}"
-        return f"merged {many} by {' '.join([rule, *told])} (mode: {how}, vectors: {since})"
+        return f"merged {many} by {' '.join([rule, *settings])} (mode: {how}, vectors: {since})"
 
     def _raw(self) -> Tensors:
         return (self.kept.get("raw") or self.kept["points"])[-1]
@@ -190,17 +190,17 @@ class Merged(Method[MergedT]):
     def _saved(task: Task, which: str) -> Tensors:
         """A saved model's floating tensors by the first of the model's own names for each."""
         checkpoint = open_checkpoint(task.checkpoint(which))
-        held, _ = under_own_names(checkpoint, task.model)
-        found = {}
+        saved, _ = under_own_names(checkpoint, task.model)
+        tensors = {}
         for names, _ in _tied(task.model):
-            name = next((name for name in names if name in held), None)
+            name = next((name for name in names if name in saved), None)
             if name is None:
-                raise StockpotError(f"{checkpoint.path} has no tensor {names[0]!r}: it is another model's.")
-            found[names[0]] = held[name]
-        return found
+                raise StockpotError(f"{checkpoint.path} has no tensor {names[0]!r}: it belongs to another model.")
+            tensors[names[0]] = saved[name]
+        return tensors
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
-        """What is merged next time. It does not change within a task, and is not repeated in a task's checkpoints."""
+        """What is merged next time; empty within a task, where it does not change."""
         if self._training:
             return {}, {}
         return {
@@ -211,7 +211,7 @@ class Merged(Method[MergedT]):
         }, {}
 
     def load_state(self, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:
-        """Takes up what was kept between tasks."""
+        """Restores what was kept between tasks."""
         found: dict[str, dict[int, Tensors]] = {}
         for key, tensor in tensors.items():
             kind, number, name = key.split("/", 2)
@@ -221,9 +221,9 @@ class Merged(Method[MergedT]):
 
 
 def floating(model: nn.Module) -> Tensors:
-    """The floating tensors of a model's state dict, not copied; tied ones once, by the first of their names.
+    """The floating tensors of a model's state dict, not copied; tied ones once, under the first of their names.
 
-    Of a model that carries a LoRA adapter those of the plain model.
+    With a LoRA adapter, those of the plain model.
     """
     return {names[0]: tensor for names, tensor in _tied(model)}
 
@@ -242,14 +242,14 @@ def _more_rows(name: str, tensor: Tensor, origin: Tensor) -> Tensor:
         return tensor.new_empty(0)
     if tensor.dim() == 0 or tensor.shape[1:] != origin.shape[1:] or len(tensor) < len(origin):
         raise StockpotError(
-            f"'{name}' has the shape {tuple(tensor.shape)} and in the start weights {tuple(origin.shape)}: "
-            "only models of one shape, but for rows that are added, can be merged."
+            f"'{name}' has the shape {tuple(tensor.shape)}, and {tuple(origin.shape)} in the start weights: "
+            "only models of the same shape can be merged, except for added rows."
         )
     return tensor[len(origin) :].cpu().clone()
 
 
 def filled(tensors: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> Tensors:
-    """The tensors with the base's rows where they have fewer."""
+    """The tensors, with the base's rows added where they have fewer."""
     return {
         name: tensor if tensor.shape == base[name].shape else torch.cat([tensor, base[name][len(tensor) :].to(tensor)])
         for name, tensor in tensors.items()

@@ -53,7 +53,7 @@ def anchor_bytes(pairs: Sequence[TensorPair]) -> int:
 
 
 def gradient(tensor: Tensor) -> Tensor:
-    """The tensor's gradient, to be added to; none means zero."""
+    """The tensor's gradient, to add to; created as zeros where there is none."""
     if tensor.grad is None:
         tensor.grad = torch.zeros_like(tensor)
     return local_shard(tensor.grad)
@@ -94,7 +94,7 @@ def gap(pair: TensorPair) -> Tensor:
 
 
 def _through(factor: Factor, slope: Callable[[Tensor], Tensor]) -> None:
-    """Adds to the gradients of A and B what comes from a gradient of ΔW, which `slope` makes of ΔW."""
+    """Adds to the gradients of A and B those that follow from a gradient of ΔW, `slope(ΔW)`."""
     with torch.enable_grad():
         change = factor.change
     tensors = [tensor for tensor in factor.tensors if tensor.requires_grad]
@@ -103,9 +103,9 @@ def _through(factor: Factor, slope: Callable[[Tensor], Tensor]) -> None:
 
 
 def fitted(importances: Mapping[str, Tensor], live: Sequence[ModelTensor], label: str) -> Tensors:
-    """Importances for every trainable tensor that has one, in its shape, type and place: zero for rows that grew since.
+    """Importances by trainable tensor, in its shape and type and on its device; zero for rows that were added since.
 
-    Raises StockpotError where they are those of another model: a name that the model lacks, or another shape.
+    Raises StockpotError where they belong to another model: a name that the model lacks, or another shape.
     """
     by_name = {name: one for one in live for name in one.names}
     found: Tensors = {}
@@ -113,16 +113,18 @@ def fitted(importances: Mapping[str, Tensor], live: Sequence[ModelTensor], label
         one = by_name.get(name)
         if one is None:
             hint = did_you_mean(name, by_name)
-            raise StockpotError(f"{label} fit another model, or a frozen part: no weight is called '{name}'.{hint}")
+            raise StockpotError(
+                f"{label} belong to another model, or to a frozen part: no weight is called '{name}'.{hint}"
+            )
         whole = one.tensor if one.factor is None else one.factor.layer.get_base_layer().weight
         shape, wanted = tuple(importance.shape), tuple(whole.shape)
         if shape[1:] != wanted[1:] or len(shape) != len(wanted) or (shape and shape[0] > wanted[0]):
-            raise StockpotError(f"{label} fit another model: '{name}' has shape {shape} there, {wanted} here.")
+            raise StockpotError(f"{label} belong to another model: '{name}' has shape {shape} there, {wanted} here.")
         found[one.name] = grown(importance.to(one.tensor), wanted)
     return found
 
 
 def grown(values: Tensor, shape: Sequence[int]) -> Tensor:
-    """The values with rows of zeros added, where the shape has more of them."""
+    """The values, with rows of zeros added where the shape has more rows."""
     missing = shape[0] - values.shape[0] if shape else 0
     return functional.pad(values, (0, 0) * (values.dim() - 1) + (0, missing)) if missing else values

@@ -12,10 +12,10 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers from `low` to `high`, even in themselves or, with `log`, in their logarithms.
+    """The numbers from `low` to `high`, on a linear scale or, with `log`, a logarithmic one.
 
-    `limits` are the mathematical ends, beyond which the parameter means nothing: a search may leave the range, but not
-    them. Raises ValueError where the range is empty, infinite or beyond its limits, or with `log` not positive.
+    `limits` bound what the parameter can mean: a search may leave the range, but not the limits. Raises ValueError
+    where the range is empty, infinite or beyond its limits, or with `log` not positive.
     """
 
     low: float
@@ -25,12 +25,12 @@ class Range:
 
     def __post_init__(self) -> None:
         if not (self.low < self.high and math.isfinite(self.high - self.low)) or (self.log and self.low <= 0):
-            raise ValueError(f"{self}: low should lie below high, both finite, and above 0 with log")
+            raise ValueError(f"{self}: low should be less than high, both finite, and above 0 with log")
         if not self.limits[0] <= self.low < self.high <= self.limits[1]:
             raise ValueError(f"{self}: it goes beyond its limits")
 
     def at(self, u: float) -> float:
-        """The value so far into the range, u in [0, 1).
+        """The value at the fraction u in [0, 1) of the range.
 
         Equation: `low + u·(high − low)`, with log `low·(high/low)^u`
         """
@@ -63,36 +63,36 @@ class Range:
             further = value + (self.high - self.low) / 4 * (1 if upwards else -1)
         return min(further, limit) if upwards else max(further, limit)
 
-    def between(self, one: float, other: float) -> float:
+    def between(self, left: float, right: float) -> float:
         """The middle of two values in the range's scale: the geometric mean with `log`."""
-        return math.sqrt(one) * math.sqrt(other) if self.log else (one + other) / 2
+        return math.sqrt(left) * math.sqrt(right) if self.log else (left + right) / 2
 
-    def gap(self, one: float, other: float) -> float:
+    def gap(self, left: float, right: float) -> float:
         """How far apart two values are, in widths of the range."""
         if self.log:
-            return abs(math.log(other / one)) / math.log(self.high / self.low)
-        return abs(other - one) / (self.high - self.low)
+            return abs(math.log(right / left)) / math.log(self.high / self.low)
+        return abs(right - left) / (self.high - self.low)
 
 
 @dataclass(frozen=True)
 class Choices:
-    """These values and no others, in an order that means something if they have one.
+    """These values only, in their natural order if they have one.
 
-    Raises ValueError where there are none, or one of them twice.
+    Raises ValueError where there are none, or a value appears twice.
     """
 
     values: tuple[bool | int | float | str, ...]
 
     def __post_init__(self) -> None:
         if not self.values or len(set(self.values)) < len(self.values):
-            raise ValueError(f"{self}: there should be values, each of them once")
+            raise ValueError(f"{self}: there should be at least one value, each only once")
 
     def at(self, u: float) -> bool | int | float | str:
-        """The value so far down the list, u in [0, 1): every one for an equal part of it."""
+        """The value at the fraction u in [0, 1) of the list: every value has an equal share."""
         return self.values[min(int(u * len(self.values)), len(self.values) - 1)]
 
     def grid(self, n: int) -> list[bool | int | float | str]:
-        """n of the values, evenly apart; all where there are no more."""
+        """n of the values, evenly spaced; all where there are fewer."""
         return evenly(self.values, n)
 
 
@@ -100,7 +100,7 @@ Space = Mapping[str, Range | Choices]
 
 
 def evenly(items: Sequence[_T], n: int) -> list[_T]:
-    """n of the items, evenly apart from the first to the last; a single one is the middle; all where there are fewer.
+    """n of the items, evenly spaced from the first to the last; for n = 1 the middle one; all where there are fewer.
 
     Equation: item number `⌊i·(N−1)/(n−1)⌋` for i = 0 … n−1
     """
