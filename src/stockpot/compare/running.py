@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
 from stockpot import files
 from stockpot.compare.cells import CellPlan, check_cells, is_finished, is_started, recipe_of
+from stockpot.compare.divergence import DIVERGED, note_divergence
 from stockpot.compare.engines import CellEngine
 from stockpot.errors import StockpotError
 from stockpot.recipe.resolve import resolve
@@ -122,12 +122,3 @@ class Running:
             with files.explaining_disk_errors(folder):
                 raise StockpotError(f"{folder}: {(folder / DIVERGED).read_text(encoding='utf-8')}")
         return None
-
-
-DIVERGED = "diverged.txt"
-
-
-def note_divergence(folder: Path, error: Diverged) -> None:
-    """Leaves word beside a run that training diverged: it would again."""
-    with suppress(OSError):
-        files.write_text(folder / DIVERGED, str(error))

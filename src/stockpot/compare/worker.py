@@ -15,7 +15,7 @@ from stockpot.training.job import Interrupted, Stop
 
 def run_cell(folder: str, stop: Stop | None = None) -> dict[str, Any]:
     """Goes on with a run to its end: `{}`, or what kept it from that: `error`, or `stopped`."""
-    from stockpot.compare.running import note_divergence
+    from stockpot.compare.divergence import note_divergence
     from stockpot.runs.actions import continue_run
     from stockpot.training.job import Diverged
 
