@@ -112,7 +112,14 @@ def test_samples_are_chosen_without_replacement_by_the_generator() -> None:
     some = TensorExamples(examples.pixel_values[picked], examples.labels[picked])
     told: list[int] = []
     found = fisher(
-        model, examples, "exact", logits=logits_of, samples=9, draws=generator(0, "x"), batch_size=4, seen=told.append
+        model,
+        examples,
+        "exact",
+        logits=logits_of,
+        samples=9,
+        draws=generator(0, "x"),
+        batch_size=4,
+        on_progress=told.append,
     )
     assert_close(found, by_loop(model, some, "exact"))
     assert told == [4, 8, 9]

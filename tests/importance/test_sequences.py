@@ -184,7 +184,7 @@ def test_logits_that_would_fill_the_memory_come_in_smaller_batches(monkeypatch: 
     model, examples, told = gpt2(), sequences(), list[int]()
     whole = fisher(model, examples, "empirical", logits=logits_of)
     monkeypatch.setattr(per_example, "_LOGITS", 2 * 8 * WORDS)  # of two sequences
-    assert_close(fisher(model, examples, "empirical", logits=logits_of, seen=told.append), whole, 1e-12)
+    assert_close(fisher(model, examples, "empirical", logits=logits_of, on_progress=told.append), whole, 1e-12)
     assert told[0] in (2, 3)
     assert told[-1] == 7
 

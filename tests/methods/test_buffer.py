@@ -207,7 +207,7 @@ def test_the_reservoir_of_a_buffer_is_algorithm_r_item_by_item() -> None:
         reservoir = Reservoir(5, seen)
         for slot, item in reservoir.offer(many, draws).items():
             held[slot : slot + 1] = [float(own.pixel_values[order[item], 0, 0, 0])]
-        seen = reservoir.seen
+        seen = reservoir.offered
         assert buffer.examples.pixel_values[:, 0, 0, 0].tolist() == held
 
 
@@ -319,7 +319,7 @@ def test_shares_that_do_not_add_up_are_damage_and_an_older_state_is_not() -> Non
         Buffer(buffer.config).load_state(tensors, {**values, "shares": [3, 2]})
     older = Buffer(config(budget="reservoir", count=6))
     older.load_state(tensors, {"seen": 18})  # as replay wrote it before it had other budgets
-    assert (len(older), older.seen) == (6, 18)
+    assert (len(older), older.offered) == (6, 18)
     with pytest.raises(StockpotError, match="damaged"):
         older.load_state({"pixel_values": torch.zeros(0, 1), "labels": torch.zeros(0)}, {"seen": 0})
 

@@ -43,7 +43,7 @@ def fisher(
     batch_size: int = 64,
     samples: int | None = None,
     draws: torch.Generator | None = None,
-    seen: Callable[[int], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> ParameterSums:
     """F by parameter name, the mean over examples, in eval mode and in the parameters' types; p = softmax(logits).
 
@@ -67,10 +67,10 @@ def fisher(
     refuse_fsdp1(model)
     indices = chosen(len(examples), samples, draws, batch_size)
     if kind == "batched":
-        total = _batched(model, examples, logits, indices, batch_size, seen)
+        total = _batched(model, examples, logits, indices, batch_size, on_progress)
     else:
         rule = _directions(kind, draws)
-        total = per_example_sums(model, examples, logits, rule, 2, indices, batch_size, seen)
+        total = per_example_sums(model, examples, logits, rule, 2, indices, batch_size, on_progress)
     return averaged(total, model, len(indices))
 
 
@@ -106,8 +106,8 @@ def _directions(kind: FisherKind, draws: torch.Generator | None) -> Directions:
             p = logits.to(wide).softmax(1)
             open_rows = p.any(0).nonzero().flatten()  # no backward pass for a class that competes for no example
             one_hot = functional.one_hot(open_rows, p.shape[1]).to(p)
-            found = p[:, open_rows].sqrt()[..., None] * (one_hot - p[:, None])  # (B, classes, rows)
-            return found.transpose(0, 1).to(logits.dtype)
+            scaled = p[:, open_rows].sqrt()[..., None] * (one_hot - p[:, None])  # (B, classes, rows)
+            return scaled.transpose(0, 1).to(logits.dtype)
         labels = targets_of(batch)
         learnt = labels != IGNORED
         p = logits[learnt].to(wide).softmax(1)
@@ -115,9 +115,9 @@ def _directions(kind: FisherKind, draws: torch.Generator | None) -> Directions:
             y = torch.multinomial(p.cpu(), 1, generator=draws)
         else:
             y = p.argmax(1, keepdim=True) if kind == "predicted" else labels[learnt][:, None]
-        found = torch.zeros_like(logits)
-        found[learnt] = p.neg_().scatter_add_(1, y.to(p.device), p.new_ones(len(p), 1)).to(logits.dtype)
-        return found[None]
+        slopes = torch.zeros_like(logits)
+        slopes[learnt] = p.neg_().scatter_add_(1, y.to(p.device), p.new_ones(len(p), 1)).to(logits.dtype)
+        return slopes[None]
 
     return directions
 
@@ -128,13 +128,13 @@ def _batched(
     logits: Logits,
     indices: Sequence[int],
     batch_size: int,
-    seen: Callable[[int], None] | None,
+    on_progress: Callable[[int], None] | None,
 ) -> ParameterSums:
     """Σ_B |B| (mean gradient)²: each batch is taken for one example."""
     parameters = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
     total, rule = zeros(parameters), _directions("empirical", None)
     with evaluation_mode(model), torch.enable_grad():
-        for batch in batches(examples, indices, batch_size, seen):
+        for batch in batches(examples, indices, batch_size, on_progress):
             z = logits(model, batch)
             many = len(batch["labels"])
             v = rule(z.detach(), batch)[0] / many

@@ -106,11 +106,11 @@ def _scale(module: nn.Module, x: Tensor, g: Tensor, examples: int) -> dict[str, 
     if weight.shape != g.shape[g.ndim - weight.ndim :]:
         return {}
     with contextlib.suppress(Exception), torch.no_grad():  # it needs more than its first input
-        one, zero = (
+        ones, zeros = (
             torch.func.functional_call(module, {"weight": torch.full_like(weight, value, dtype=x.dtype)}, (x,))
             for value in (1.0, 0.0)
         )
-        return {"weight": _last(g, one - zero, tuple(weight.shape), examples)["weight"]}
+        return {"weight": _last(g, ones - zeros, tuple(weight.shape), examples)["weight"]}
     return {}
 
 

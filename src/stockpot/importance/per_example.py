@@ -34,7 +34,7 @@ def per_example_sums(
     power: int,
     indices: Sequence[int],
     batch_size: int,
-    seen: Callable[[int], None] | None,
+    on_progress: Callable[[int], None] | None,
 ) -> ParameterSums:
     """Σ_b Σ_k |J_bᵀ v_bk|^power by parameter name, in at least fp32; eval mode, and the model is not changed.
 
@@ -50,20 +50,20 @@ def per_example_sums(
         walk = _Walk(model, logits, power)
         walk.choose(examples.__getitems__(sorted({indices[0], indices[len(indices) // 2], indices[-1]})))
         at_once = min(batch_size, max(1, _LOGITS // max(1, walk.size)))
-        for batch in batches(examples, indices, at_once, seen):
+        for batch in batches(examples, indices, at_once, on_progress):
             walk.add(batch, directions)
     return walk.total
 
 
 def batches(
-    examples: Examples, indices: Sequence[int], batch_size: int, seen: Callable[[int], None] | None
+    examples: Examples, indices: Sequence[int], batch_size: int, on_progress: Callable[[int], None] | None
 ) -> Iterator[Batch]:
-    """The chosen examples in batches; `seen` is called with the number done when the next batch is requested."""
+    """The chosen examples in batches; `on_progress` is called with the number done when the next batch is requested."""
     for start in range(0, len(indices), batch_size):
         batch = examples.__getitems__(indices[start : start + batch_size])
         yield batch
-        if seen is not None:
-            seen(start + len(batch["labels"]))
+        if on_progress is not None:
+            on_progress(start + len(batch["labels"]))
 
 
 def zeros(parameters: Mapping[str, Tensor]) -> ParameterSums:
@@ -110,12 +110,12 @@ class _Walk:
         v = directions(z.detach(), batch)
         v = v[v.flatten(1).any(1)]
         counts = self._counts(z)
-        found = self._from_layers(z, calls, counts, v, self.layered, len(batch["labels"]))
+        sums_of = self._from_layers(z, calls, counts, v, self.layered, len(batch["labels"]))
         del z, calls
         with contextlib.suppress(Exception):  # as above
-            found |= self._by_vmap(batch, v, counts.keys() & self.mapped)
-        found |= self._singly(batch, v, counts.keys() - found.keys())
-        for name, sums in found.items():
+            sums_of |= self._by_vmap(batch, v, counts.keys() & self.mapped)
+        sums_of |= self._singly(batch, v, counts.keys() - sums_of.keys())
+        for name, sums in sums_of.items():
             self.total[name] += sums
 
     def _forward(self, batch: Batch) -> tuple[Tensor, list[Call]]:
@@ -168,13 +168,13 @@ class _Walk:
         for k in range(len(v) if total and calls else 0):
             edges = [edge for _, _, edge in calls]
             grads = torch.autograd.grad(z, edges, v[k], retain_graph=k + 1 < len(v), allow_unused=True)
-            found: dict[str, list[Use]] = {name: [] for name in total}
+            uses_of: dict[str, list[Use]] = {name: [] for name in total}
             for (module, x, _), g in zip(calls, grads, strict=True):
                 for key, use in uses(module, x, g, many).items() if g is not None else ():
                     name = self.names.get(id(module._parameters.get(key)), "")
-                    if name in found:
-                        found[name].append(use)
-            for name, every in found.items():
+                    if name in uses_of:
+                        uses_of[name].append(use)
+            for name, every in uses_of.items():
                 if len(every) == counts[name]:
                     total[name] += self._summed(every, many).view_as(total[name])
                 else:
@@ -199,8 +199,10 @@ class _Walk:
         weights = {f"model.{name}": self.parameters[name].detach() for name in names}
 
         def gradients(example: Batch, rows: Tensor) -> ParameterSums:
-            one = {key: value[None] for key, value in example.items()}
-            with_pull: Any = torch.func.vjp(lambda given: torch.func.functional_call(whole, given, (one,)), weights)
+            batch_of_one = {key: value[None] for key, value in example.items()}
+            with_pull: Any = torch.func.vjp(
+                lambda values: torch.func.functional_call(whole, values, (batch_of_one,)), weights
+            )
             pulled: ParameterSums = torch.func.vmap(lambda row: with_pull[1](row)[0])(rows)
             return pulled
 
@@ -214,9 +216,9 @@ class _Walk:
                 # MATH is the only attention kernel that vmap supports; no_grad builds no graph of the other weights.
                 with sdpa_kernel(SDPBackend.MATH), torch.no_grad():
                     every = torch.func.vmap(gradients, in_dims=(0, 1))(part, rows)
-                for name, found in every.items():
+                for name, slopes in every.items():
                     into = total[name.removeprefix("model.")]
-                    into += powered(found.to(into.dtype), self.power).sum((0, 1))
+                    into += powered(slopes.to(into.dtype), self.power).sum((0, 1))
         return total
 
     def _singly(self, batch: Batch, v: Tensor, names: set[str]) -> ParameterSums:
@@ -226,18 +228,18 @@ class _Walk:
         for example in range(len(batch["labels"]) if weights else 0):
             z = self.logits(self.model, {key: value[example : example + 1] for key, value in batch.items()})
             for row in v[:, example * each : (example + 1) * each]:
-                found = torch.autograd.grad(z, weights, row, retain_graph=True, allow_unused=True)
-                for into, gradient in zip(total.values(), found, strict=True):
+                slopes = torch.autograd.grad(z, weights, row, retain_graph=True, allow_unused=True)
+                for into, gradient in zip(total.values(), slopes, strict=True):
                     if gradient is not None:
                         into.add_(powered(gradient.to_dense().to(into.dtype), self.power))
         return total
 
-    def _agreeing(self, found: ParameterSums, truth: ParameterSums) -> set[str]:
+    def _agreeing(self, candidate: ParameterSums, truth: ParameterSums) -> set[str]:
         """Names whose sums are right up to rounding, relative to the largest gradient of all."""
         roots = {name: tensor.pow(1 / self.power) for name, tensor in truth.items()}
         largest = max((float(tensor.max()) for tensor in roots.values() if tensor.numel()), default=0.0)
         names = set()
-        for name, tensor in found.items():
+        for name, tensor in candidate.items():
             step = torch.finfo(self.parameters[name].dtype).eps
             floor = 100 * step * largest * tensor.numel() ** 0.5
             if (tensor.pow(1 / self.power) - roots[name]).norm() <= step**0.4 * roots[name].norm() + floor:

@@ -22,7 +22,7 @@ def sensitivity(
     batch_size: int = 64,
     samples: int | None = None,
     draws: torch.Generator | None = None,
-    seen: Callable[[int], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> ParameterSums:
     """`Ω = mean_b |∂‖f(x_b)‖² / ∂θ|` by parameter name, f the logits that compete; no label is used.
 
@@ -33,7 +33,7 @@ def sensitivity(
     """
     refuse_fsdp1(model)
     indices = chosen(len(examples), samples, draws, batch_size)
-    total = per_example_sums(model, examples, logits, _outward, 1, indices, batch_size, seen)
+    total = per_example_sums(model, examples, logits, _outward, 1, indices, batch_size, on_progress)
     return averaged(total, model, len(indices))
 
 

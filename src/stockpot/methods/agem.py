@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from stockpot.batches.examples import Examples, TrainingData
 from stockpot.batches.outputs import moved_to, targets_of
-from stockpot.methods.base import Method, Settings, Task, Tensors
+from stockpot.methods.base import ConfigValues, Method, Task, Tensors
 from stockpot.methods.shared.buffer import Buffer, BufferConfig
 from stockpot.seeds import derive, generator
 
@@ -39,8 +39,8 @@ class AveragedGradientEpisodicMemory(Method[AGEMConfig]):
     """
 
     title = "A-GEM"
-    neutral: ClassVar[Settings] = {"count": 0}
-    typical: ClassVar[Settings] = {"count": 10, "per_step": 6}
+    neutral: ClassVar[ConfigValues] = {"count": 0}
+    typical: ClassVar[ConfigValues] = {"count": 10, "per_step": 6}
 
     _task: Task
 

@@ -23,7 +23,7 @@ from stockpot.strict import StrictModel
 
 Tensors = dict[str, Tensor]
 StartsFrom = Literal["previous", "pretrained"]
-Settings = Mapping[str, Any]  # of a config, without its name
+ConfigValues = Mapping[str, Any]  # of a config, without its name
 
 
 class TaskFacts(NamedTuple):
@@ -151,8 +151,8 @@ class Method(Generic[ConfigT]):
     title: ClassVar[str]  # in prose: "Task Arithmetic"
     role: ClassVar[Role] = "rival"  # in comparisons; every comparison has the floor and the ceiling
     forgets: ClassVar[bool] = True  # False: each task is learnt anew, and nothing is carried over to be forgotten
-    neutral: ClassVar[Settings | None] = None  # settings under which it is plain fine-tuning, bit for bit
-    typical: ClassVar[Settings] = {}  # settings under which the suites see it act on toy tasks
+    neutral: ClassVar[ConfigValues | None] = None  # settings under which it is plain fine-tuning, bit for bit
+    typical: ClassVar[ConfigValues] = {}  # settings under which the suites see it act on toy tasks
     sweep: ClassVar[Sweep | None] = None  # what `stockpot whatif` tries; with it comes `post_hoc`
 
     config_type: ClassVar[type[BaseConfig]]  # the argument of `Method[…]`

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from stockpot.methods.base import Settings, Task
+from stockpot.methods.base import ConfigValues, Task
 from stockpot.methods.shared.merged import Merged, MergedConfig
 from stockpot.methods.shared.space import Range, Space
 from stockpot.seeds import derive
@@ -41,7 +41,7 @@ class Dare(Merged[DareConfig]):
     """
 
     title = "DARE"
-    typical: ClassVar[Settings] = {"density": 0.7}
+    typical: ClassVar[ConfigValues] = {"density": 0.7}
 
     def rule(self, task: Task) -> tuple[str, dict[str, Any]]:
         """`dare_linear` or `dare_ties`."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from stockpot.batches.examples import Examples
 from stockpot.errors import StockpotError
 from stockpot.importance.fisher import NOT_EXACT, FisherKind, convention, default_kind, fisher, load_fisher
-from stockpot.methods.base import Settings, Task, TaskFacts, Tensors
+from stockpot.methods.base import ConfigValues, Task, TaskFacts, Tensors
 from stockpot.methods.shared.importances import ImportanceConfig, ImportanceMethod
 from stockpot.methods.shared.penalty import gap, push, trainable
 from stockpot.methods.shared.space import Range, Space
@@ -81,8 +81,8 @@ class ElasticWeightConsolidation(ImportanceMethod[EWCConfig]):
     """
 
     title = "EWC"
-    neutral: ClassVar[Settings] = {"strength": 0.0}
-    typical: ClassVar[Settings] = {"strength": 20.0}
+    neutral: ClassVar[ConfigValues] = {"strength": 0.0}
+    typical: ClassVar[ConfigValues] = {"strength": 20.0}
 
     def __init__(self, config: EWCConfig) -> None:
         super().__init__(config)

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from stockpot.averaging.match import TensorPair
 from stockpot.batches.examples import Batch
 from stockpot.files import folder_bytes
-from stockpot.methods.base import Method, Settings, Task
+from stockpot.methods.base import ConfigValues, Method, Task
 from stockpot.methods.shared.anchor_config import AnchorConfig
 from stockpot.methods.shared.penalty import anchor_bytes, anchored, gradient, pull, trainable
 from stockpot.methods.shared.space import Range, Space
@@ -55,8 +55,8 @@ class L2(Method[L2Config]):
     """
 
     title = "L2"
-    neutral: ClassVar[Settings] = {"strength": 0.0}
-    typical: ClassVar[Settings] = {"strength": 0.5}
+    neutral: ClassVar[ConfigValues] = {"strength": 0.0}
+    typical: ClassVar[ConfigValues] = {"strength": 0.5}
 
     _pairs: list[TensorPair]
     _new: list[tuple[Tensor, int]]  # tensors with the number of rows that the anchor has

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from stockpot.batches.examples import Batch
 from stockpot.batches.outputs import evaluation_mode, learnt_logits, logits_of
-from stockpot.methods.base import Method, Settings, Task
+from stockpot.methods.base import ConfigValues, Method, Task
 from stockpot.methods.shared.first_task import FirstTaskConfig
 from stockpot.methods.shared.space import Choices, Range, Space
 
@@ -48,8 +48,8 @@ class LearningWithoutForgetting(Method[LwFConfig]):
     """
 
     title = "LwF"
-    neutral: ClassVar[Settings] = {"strength": 0.0}
-    typical: ClassVar[Settings] = {"strength": 2.0}
+    neutral: ClassVar[ConfigValues] = {"strength": 0.0}
+    typical: ClassVar[ConfigValues] = {"strength": 2.0}
 
     _teacher: nn.Module | None = None
     _groups: list[Any]  # of columns

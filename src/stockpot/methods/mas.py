@@ -8,7 +8,7 @@ from pydantic import Field
 
 from stockpot.batches.examples import Examples
 from stockpot.importance.sensitivity import sensitivity
-from stockpot.methods.base import Settings, Task
+from stockpot.methods.base import ConfigValues, Task
 from stockpot.methods.shared.importances import ImportanceConfig, ImportanceMethod
 from stockpot.methods.shared.space import Range, Space
 from stockpot.seeds import generator
@@ -40,8 +40,8 @@ class MemoryAwareSynapses(ImportanceMethod[MASConfig]):
     """
 
     title = "MAS"
-    neutral: ClassVar[Settings] = {"strength": 0.0}
-    typical: ClassVar[Settings] = {"strength": 2.0}
+    neutral: ClassVar[ConfigValues] = {"strength": 0.0}
+    typical: ClassVar[ConfigValues] = {"strength": 2.0}
 
     @property
     def factor(self) -> float:

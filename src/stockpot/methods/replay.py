@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from stockpot.batches.examples import Batch, Examples, TrainingData, concat
 from stockpot.batches.outputs import logits_of, moved_to, targets_of
-from stockpot.methods.base import Method, Settings, Task, TaskFacts, Tensors
+from stockpot.methods.base import ConfigValues, Method, Task, TaskFacts, Tensors
 from stockpot.methods.shared.buffer import Buffer, BufferConfig
 from stockpot.methods.shared.space import Choices, Range, Space
 from stockpot.seeds import generator
@@ -90,8 +90,8 @@ class Replay(Method[ReplayConfig]):
     """
 
     title = "rehearsal"
-    neutral: ClassVar[Settings] = {"fraction": 0.0}
-    typical: ClassVar[Settings] = {"fraction": 0.25}
+    neutral: ClassVar[ConfigValues] = {"fraction": 0.0}
+    typical: ClassVar[ConfigValues] = {"fraction": 0.25}
 
     _task: Task
 

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from torch.optim import Optimizer
 
 from stockpot.averaging.settings import check_beta
-from stockpot.methods.base import Settings
+from stockpot.methods.base import ConfigValues
 from stockpot.methods.shared.anchor_averaging import AnchorAveraging, AnchoredConfig
 from stockpot.methods.shared.space import Range, Space
 
@@ -62,8 +62,8 @@ class SequentialFineTuningWithAveraging(AnchorAveraging[SFAConfig]):
     """
 
     title = "SFA"
-    neutral: ClassVar[Settings] = {"beta": 0.0}
-    typical: ClassVar[Settings] = {"beta": 0.3, "p": 0.4}
+    neutral: ClassVar[ConfigValues] = {"beta": 0.0}
+    typical: ClassVar[ConfigValues] = {"beta": 0.3, "p": 0.4}
 
     def cadence(self) -> dict[str, Any]:
         """β and when to average, as SFA takes them."""

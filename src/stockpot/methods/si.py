@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from stockpot.averaging.model_tensors import ModelTensor
 from stockpot.batches.examples import Examples
-from stockpot.methods.base import Settings, Task, Tensors
+from stockpot.methods.base import ConfigValues, Task, Tensors
 from stockpot.methods.shared.importances import ImportanceConfig, ImportanceMethod
 from stockpot.methods.shared.penalty import gradient, trainable
 from stockpot.methods.shared.space import Range, Space
@@ -50,8 +50,8 @@ class SynapticIntelligence(ImportanceMethod[SIConfig]):
     """
 
     title = "SI"
-    neutral: ClassVar[Settings] = {"strength": 0.0}
-    typical: ClassVar[Settings] = {"strength": 5.0}
+    neutral: ClassVar[ConfigValues] = {"strength": 0.0}
+    typical: ClassVar[ConfigValues] = {"strength": 5.0}
 
     def __init__(self, config: SIConfig) -> None:
         super().__init__(config)
@@ -69,34 +69,34 @@ class SynapticIntelligence(ImportanceMethod[SIConfig]):
         """Copies the weights as the task starts."""
         super().task_start(task)
         self._live = trainable(task.model)
-        self._start = {one.name: local_shard(one.tensor.detach()).clone() for one in self._live}
+        self._start = {weight.name: local_shard(weight.tensor.detach()).clone() for weight in self._live}
         self._path = {name: torch.zeros_like(tensor) for name, tensor in self._start.items()}
-        held = sum(tensor.nbytes for tensor in self._start.values())
-        self.costs.extra_memory_bytes += 4 * held  # the start, ω, and in a step the weights and gradients before it
+        size = sum(tensor.nbytes for tensor in self._start.values())
+        self.costs.extra_memory_bytes += 4 * size  # the start, ω, and in a step the weights and gradients before it
 
     @torch.no_grad()
     def gradients(self, model: nn.Module, step: int) -> None:
         """Copies gradients and weights before the step, then adds the penalty's gradient."""
         self._step = {
-            one.name: (local_shard(one.tensor.detach()).clone(), gradient(one.tensor).clone())
-            for one in self._live
-            if one.tensor.grad is not None
+            weight.name: (local_shard(weight.tensor.detach()).clone(), gradient(weight.tensor).clone())
+            for weight in self._live
+            if weight.tensor.grad is not None
         }
         super().gradients(model, step)
 
     @torch.no_grad()
     def after_step(self, model: nn.Module, optimizer: Optimizer, step: int) -> None:
         """ω ← ω − g·Δθ."""
-        for one in self._live:
-            if one.name in self._step:
-                before, slope = self._step[one.name]
-                self._path[one.name].addcmul_(slope, before.sub_(local_shard(one.tensor)))
+        for weight in self._live:
+            if weight.name in self._step:
+                before, slope = self._step[weight.name]
+                self._path[weight.name].addcmul_(slope, before.sub_(local_shard(weight.tensor)))
         self._step = {}
 
     @torch.no_grad()
     def task_end(self, task: Task, examples: Examples) -> None:
         """Turns ω into importances."""
-        end = {one.name: local_shard(one.tensor.detach()) for one in self._live}
+        end = {weight.name: local_shard(weight.tensor.detach()) for weight in self._live}
         self.add(
             {
                 name: path.clamp(min=0) / ((end[name] - self._start[name]).square() + self.config.damping)

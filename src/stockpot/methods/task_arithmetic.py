@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from stockpot.methods.base import Settings, Task
+from stockpot.methods.base import ConfigValues, Task
 from stockpot.methods.shared.declarations import Sweep
 from stockpot.methods.shared.merged import CHAIN_OF_RAW_MODELS, Merged, MergedConfig
 from stockpot.methods.shared.space import Range, Space
@@ -36,7 +36,7 @@ class TaskArithmetic(Merged[TaskArithmeticConfig]):
     """
 
     title = "Task Arithmetic"
-    typical: ClassVar[Settings] = {"scale": 0.3}
+    typical: ClassVar[ConfigValues] = {"scale": 0.3}
     sweep = Sweep(settings=CHAIN_OF_RAW_MODELS)
 
     def rule(self, task: Task) -> tuple[str, dict[str, Any]]:

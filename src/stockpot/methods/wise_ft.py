@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from stockpot.methods.base import Settings
+from stockpot.methods.base import ConfigValues
 from stockpot.methods.shared.anchor_averaging import AnchorAveraging, AnchoredConfig
 from stockpot.methods.shared.declarations import Sweep
 from stockpot.methods.shared.space import Range, Space
@@ -34,8 +34,8 @@ class WiseFT(AnchorAveraging[WiseFTConfig]):
     """
 
     title = "WiSE-FT"
-    neutral: ClassVar[Settings] = {"alpha": 1.0}
-    typical: ClassVar[Settings] = {"alpha": 0.6}
+    neutral: ClassVar[ConfigValues] = {"alpha": 1.0}
+    typical: ClassVar[ConfigValues] = {"alpha": 0.6}
     sweep = Sweep(continues=True)
 
     def cadence(self) -> dict[str, Any]:

@@ -99,21 +99,21 @@ class Reservoir:
     Item n (from 0) goes to slot n if n < M, else to j ~ U{0…n} if j < M.
     """
 
-    def __init__(self, capacity: int, seen: int = 0) -> None:
+    def __init__(self, capacity: int, offered: int = 0) -> None:
         self.capacity = capacity
-        self.seen = seen
+        self.offered = offered
 
     def offer(self, many: int, draws: torch.Generator) -> dict[int, int]:
         """Slot → number of the new item that ends up there, for the next `many` items."""
         slots: dict[int, int] = {}
         for item in range(many):
-            if self.seen < self.capacity:
-                slots[self.seen] = item
+            if self.offered < self.capacity:
+                slots[self.offered] = item
             elif self.capacity:
-                slot = int(torch.randint(self.seen + 1, (), generator=draws))
+                slot = int(torch.randint(self.offered + 1, (), generator=draws))
                 if slot < self.capacity:
                     slots[slot] = item
-            self.seen += 1
+            self.offered += 1
         return slots
 
 
@@ -126,9 +126,9 @@ def equal_shares(available: Sequence[int], total: int) -> list[int]:
     while wanting := [number for number, share in enumerate(shares) if share < available[number]]:
         each = max(1, left // len(wanting))
         for number in wanting:
-            given = min(each, left, available[number] - shares[number])
-            shares[number] += given
-            left -= given
+            added = min(each, left, available[number] - shares[number])
+            shares[number] += added
+            left -= added
         if not left:
             break
     return shares
@@ -199,7 +199,7 @@ class Buffer:
         self.keep_logits = keep_logits
         self._held: StoredExamples | None = None
         self._beside: Tensors = {}  # logits, and `known`: how many rows they had
-        self.seen = 0  # by the reservoir
+        self.offered = 0  # by the reservoir
         self.shares: list[int] = []  # balanced and herding: held of each task's each class, in the order they lie in
 
     def __len__(self) -> int:
@@ -226,8 +226,8 @@ class Buffer:
         to be continued where its classes, or its logits, would be needed.
         """
         name, config = self.config.name, self.config
-        if len(self) and (held := self.examples.kind) != (own := examples.kind):
-            raise StockpotError(f"{name}: the buffer holds {held}, task {task.name!r} has {own.split('shape ')[-1]}.")
+        if len(self) and (kept := self.examples.kind) != (new := examples.kind):
+            raise StockpotError(f"{name}: the buffer holds {kept}, task {task.name!r} has {new.split('shape ')[-1]}.")
         classes = len(examples.labels.unique())
         facts = TaskFacts(task.name, classes, len(examples), not examples.has_classes)
         if problem := config.unfit(facts, len(self.shares)):
@@ -258,12 +258,12 @@ class Buffer:
 
     def _fill_by_class(self, task: Task, examples: Examples, draws: torch.Generator) -> None:
         classes = [(examples.labels == row).nonzero().flatten() for row in examples.labels.unique()]
-        own, size = [len(members) for members in classes], self.config.size(len(examples))
+        sizes, size = [len(members) for members in classes], self.config.size(len(examples))
         if self.config.budget == "total":
-            shares = equal_shares(self.shares + own, size)
+            shares = equal_shares(self.shares + sizes, size)
             self._shrink(shares[: len(self.shares)])
         else:
-            shares = self.shares + equal_shares(own, size)
+            shares = self.shares + equal_shares(sizes, size)
         fresh = shares[len(self.shares) :]
         for members, share in zip(classes, fresh, strict=True):
             if not share:
@@ -284,10 +284,10 @@ class Buffer:
         self.shares = shares
 
     def _fill_reservoir(self, task: Task, examples: Examples, draws: torch.Generator) -> None:
-        reservoir = Reservoir(self.config.count or 0, self.seen)
+        reservoir = Reservoir(self.config.count or 0, self.offered)
         order = torch.randperm(len(examples), generator=draws)
         slots = reservoir.offer(len(examples), draws)
-        self.seen, before = reservoir.seen, len(self)
+        self.offered, before = reservoir.offered, len(self)
         if slots:
             self._append(task, examples, order[torch.tensor(list(slots.values()))])
             # New items lie behind the old ones: item `before + i` of what was appended moves to its slot.
@@ -312,23 +312,23 @@ class Buffer:
     def state(self) -> tuple[Tensors, dict[str, Any]]:
         """What is held, and how it was chosen."""
         what = {} if self._held is None else self._held.to_tensors()[1]
-        return self.tensors, {"seen": self.seen, "shares": self.shares, "held": len(self), **what}
+        return self.tensors, {"seen": self.offered, "shares": self.shares, "held": len(self), **what}
 
     def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """Restores what `state` returned. Raises StockpotError where the tensors are empty, missing or do not agree."""
-        held = int(values.get("held", len(tensors.get("labels", ()))))
+        count = int(values.get("held", len(tensors.get("labels", ()))))
         beside = ["logits", "known"] if self.keep_logits else []
-        wanted = stored_type(values).expected_lengths(tensors, values, held) | dict.fromkeys(beside, held)
+        wanted = stored_type(values).expected_lengths(tensors, values, count) | dict.fromkeys(beside, count)
         shares = [int(share) for share in values.get("shares", [])]
         self._held, self._beside = None, {}
-        if held or any(key in tensors for key in wanted):
-            found = ", ".join(f"{key}: {len(tensors[key]) if key in tensors else 'missing'}" for key in wanted)
+        if count or any(key in tensors for key in wanted):
+            lengths = ", ".join(f"{key}: {len(tensors[key]) if key in tensors else 'missing'}" for key in wanted)
             wrong = [key for key, size in wanted.items() if not size or len(tensors.get(key, ())) != size]
-            if wrong or (shares and sum(shares) != held):
+            if wrong or (shares and sum(shares) != count):
                 raise StockpotError(
-                    f"{self.config.name}: the saved buffer is damaged: {held} examples were kept, it holds {found}; "
+                    f"{self.config.name}: the saved buffer is damaged: {count} examples were kept, it holds {lengths}; "
                     "use an undamaged copy of the run, or start it again."
                 )
             self._held = stored_type(values).from_tensors(tensors, values)
             self._beside = {key: tensors[key] for key in beside}
-        self.seen, self.shares = int(values.get("seen", 0)), shares
+        self.offered, self.shares = int(values.get("seen", 0)), shares

@@ -14,7 +14,7 @@ from stockpot.batches.examples import Examples
 from stockpot.errors import StockpotError
 from stockpot.files import folder_bytes
 from stockpot.merging.api import Options, merge
-from stockpot.methods.base import Method, Settings, StartsFrom, Task, Tensors
+from stockpot.methods.base import ConfigValues, Method, StartsFrom, Task, Tensors
 from stockpot.methods.shared.first_task import FirstTaskConfig
 from stockpot.models.names import plain_tensors, under_own_names
 from stockpot.models.spec import ModelSpec
@@ -22,7 +22,7 @@ from stockpot.weights.checkpoint import open_checkpoint
 from stockpot.weights.tensor_memory import group_tied
 
 # What the checkpoints of a plain run tell exactly: each task started from what training left of the one before.
-CHAIN_OF_RAW_MODELS: Settings = {"mode": "chain", "continue_from": "raw"}
+CHAIN_OF_RAW_MODELS: ConfigValues = {"mode": "chain", "continue_from": "raw"}
 
 
 class MergedConfig(FirstTaskConfig):
@@ -212,12 +212,12 @@ class Merged(Method[MergedT]):
 
     def load_state(self, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:
         """Restores what was kept between tasks."""
-        found: dict[str, dict[int, Tensors]] = {}
+        groups: dict[str, dict[int, Tensors]] = {}
         for key, tensor in tensors.items():
             kind, number, name = key.split("/", 2)
-            found.setdefault(kind, {}).setdefault(int(number), {})[name] = tensor
-        if found:
-            self.kept = {kind: [many[number] for number in sorted(many)] for kind, many in found.items()}
+            groups.setdefault(kind, {}).setdefault(int(number), {})[name] = tensor
+        if groups:
+            self.kept = {kind: [many[number] for number in sorted(many)] for kind, many in groups.items()}
 
 
 def floating(model: nn.Module) -> Tensors:

@@ -15,10 +15,9 @@ from stockpot.averaging.lora import Factor, lora_factors
 from stockpot.averaging.match import TensorPair, match
 from stockpot.averaging.model_tensors import ModelTensor, model_tensors
 from stockpot.errors import StockpotError, did_you_mean
+from stockpot.methods.base import Tensors
 from stockpot.models.names import plain_name
 from stockpot.weights.tensor_memory import local_shard
-
-Tensors = dict[str, Tensor]
 
 
 def trainable(model: nn.Module) -> list[ModelTensor]:
@@ -29,7 +28,7 @@ def trainable(model: nn.Module) -> list[ModelTensor]:
     live = model_tensors(model, buffers=False, halves=True, lora=lora_factors(model))
     if not hasattr(model, "peft_config"):
         return live
-    return [replace(one, names=tuple(map(plain_name, one.names))) for one in live]
+    return [replace(weight, names=tuple(map(plain_name, weight.names))) for weight in live]
 
 
 def anchored(model: nn.Module, anchor: Path, new: Sequence[str]) -> list[TensorPair]:
@@ -39,12 +38,12 @@ def anchored(model: nn.Module, anchor: Path, new: Sequence[str]) -> list[TensorP
     Raises StockpotError where the anchor does not fit the model; a tensor that it lacks must match a pattern of `new`.
     """
     live = trainable(model)
-    if all(one.factor is not None for one in live):
+    if all(weight.factor is not None for weight in live):
         return match(live, {}, "", 1.0, new)
     opened = find_anchor(anchor, live, model)
     pairs = match(live, opened.tensors, opened.label, 1.0, new)
-    held = hold_anchor(opened, [pair for pair in pairs if pair.factor is None], model, "device", None)
-    return [pair if pair.factor is not None else replace(pair, anchor=held.tensors[pair.name]) for pair in pairs]
+    anchors = hold_anchor(opened, [pair for pair in pairs if pair.factor is None], model, "device", None)
+    return [pair if pair.factor is not None else replace(pair, anchor=anchors.tensors[pair.name]) for pair in pairs]
 
 
 def anchor_bytes(pairs: Sequence[TensorPair]) -> int:
@@ -69,12 +68,12 @@ def pull(pair: TensorPair, strength: float, importance: Tensor | None = None) ->
         _through(pair.factor, lambda change: strength * (change if importance is None else importance * change))
         return
     theta, anchor = pair.views
-    own = gradient(pair.tensor)
-    own = own if pair.rows is None else own.narrow(0, 0, pair.rows)
+    slope = gradient(pair.tensor)
+    slope = slope if pair.rows is None else slope.narrow(0, 0, pair.rows)
     if importance is None:
-        own.add_(theta - anchor, alpha=strength)
+        slope.add_(theta - anchor, alpha=strength)
     else:
-        own.addcmul_(importance, theta - anchor, value=strength)
+        slope.addcmul_(importance, theta - anchor, value=strength)
 
 
 def push(pair: TensorPair, slope: Tensor, strength: float) -> None:
@@ -98,8 +97,8 @@ def _through(factor: Factor, slope: Callable[[Tensor], Tensor]) -> None:
     with torch.enable_grad():
         change = factor.change
     tensors = [tensor for tensor in factor.tensors if tensor.requires_grad]
-    for tensor, found in zip(tensors, torch.autograd.grad(change, tensors, slope(change.detach())), strict=True):
-        gradient(tensor).add_(found)
+    for tensor, addend in zip(tensors, torch.autograd.grad(change, tensors, slope(change.detach())), strict=True):
+        gradient(tensor).add_(addend)
 
 
 def fitted(importances: Mapping[str, Tensor], live: Sequence[ModelTensor], label: str) -> Tensors:
@@ -107,21 +106,21 @@ def fitted(importances: Mapping[str, Tensor], live: Sequence[ModelTensor], label
 
     Raises StockpotError where they belong to another model: a name that the model lacks, or another shape.
     """
-    by_name = {name: one for one in live for name in one.names}
-    found: Tensors = {}
+    by_name = {name: weight for weight in live for name in weight.names}
+    shaped: Tensors = {}
     for name, importance in importances.items():
-        one = by_name.get(name)
-        if one is None:
+        weight = by_name.get(name)
+        if weight is None:
             hint = did_you_mean(name, by_name)
             raise StockpotError(
                 f"{label} belong to another model, or to a frozen part: no weight is called '{name}'.{hint}"
             )
-        whole = one.tensor if one.factor is None else one.factor.layer.get_base_layer().weight
+        whole = weight.tensor if weight.factor is None else weight.factor.layer.get_base_layer().weight
         shape, wanted = tuple(importance.shape), tuple(whole.shape)
         if shape[1:] != wanted[1:] or len(shape) != len(wanted) or (shape and shape[0] > wanted[0]):
             raise StockpotError(f"{label} belong to another model: '{name}' has shape {shape} there, {wanted} here.")
-        found[one.name] = grown(importance.to(one.tensor), wanted)
-    return found
+        shaped[weight.name] = grown(importance.to(weight.tensor), wanted)
+    return shaped
 
 
 def grown(values: Tensor, shape: Sequence[int]) -> Tensor:
