@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from stockpot.methods import registry
-from stockpot.methods.shared.docstring import sections
+from stockpot.methods.declare.docstring import sections
 from stockpot.recipe.read import read_recipe
 
 COMMANDS = ["run", "add", "resume", "compare", "report", "methods", "init", "schema", "whatif"]

@@ -16,7 +16,7 @@ from stockpot.compare.extension import best_keys, further_points, keys_at_ends, 
 from stockpot.compare.running import Running, ShareDone
 from stockpot.compare.tuning import tune
 from stockpot.methods import registry
-from stockpot.methods.shared.space import Choices, Range
+from stockpot.methods.declare.space import Choices, Range
 from stockpot.recipe.read import validate
 from stockpot.recipe.schema import Recipe
 from stockpot.results import Trial, Tuning

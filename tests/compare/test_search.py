@@ -19,7 +19,7 @@ from stockpot.compare.search import Search, SearchKind, grid_points, open_search
 from stockpot.errors import StockpotError
 from stockpot.methods import registry
 from stockpot.methods.base import BaseConfig
-from stockpot.methods.shared.space import Choices, Range, Space
+from stockpot.methods.declare.space import Choices, Range, Space
 
 KINDS: list[SearchKind] = ["grid", "random", "optuna"]
 DARK = {"loss": "der++"}

@@ -10,8 +10,8 @@ import pytest
 import stockpot.methods
 from stockpot.methods import registry
 from stockpot.methods.base import BaseConfig, Method
-from stockpot.methods.shared.declarations import Sweep
-from stockpot.methods.shared.space import Choices, Range
+from stockpot.methods.declare.declarations import Sweep
+from stockpot.methods.declare.space import Choices, Range
 
 DOCUMENTED = "It does this.\n\nEquation: `θ`\nCost: nothing\nKept: nothing\nUse: never"
 

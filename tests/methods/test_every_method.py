@@ -13,7 +13,7 @@ from toy import LOOPS, STEPS, Learnt, Train, Weights, assert_same, differ
 
 from stockpot.averaging.schedule import average_steps
 from stockpot.methods import registry
-from stockpot.methods.shared.docstring import sections
+from stockpot.methods.declare.docstring import sections
 
 METHODS = list(registry())
 TYPICAL: dict[str, dict[str, Any]] = {name: dict(method.typical) for name, method in registry().items()}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from toy import config
 
 from stockpot.methods import registry
-from stockpot.methods.shared.space import Choices, Range, evenly
+from stockpot.methods.declare.space import Choices, Range, evenly
 
 POSITIVE = st.floats(1e-6, 1e6)
 UNIT = st.floats(0, 1, exclude_max=True)

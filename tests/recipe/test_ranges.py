@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stockpot.errors import StockpotError
-from stockpot.methods.shared.space import Range
+from stockpot.methods.declare.space import Range
 from stockpot.recipe.ranges import with_ranges
 from stockpot.recipe.read import validate
 from stockpot.recipe.schema import Recipe

@@ -7,7 +7,7 @@ from typing import Any
 from stockpot.markdown import code_span, escape_markdown
 from stockpot.methods import registry
 from stockpot.methods.base import Method
-from stockpot.methods.shared.docstring import SECTIONS, sections
+from stockpot.methods.declare.docstring import SECTIONS, sections
 
 INTRODUCTION = """\
 # Methods

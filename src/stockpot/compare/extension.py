@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stockpot.methods.shared.space import Range, Space
+from stockpot.methods.declare.space import Range, Space
 from stockpot.results import Trial
 
 Keys = Mapping[str, Any]

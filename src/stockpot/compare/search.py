@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
 
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.methods.base import BaseConfig
-from stockpot.methods.shared.space import Choices, Space, evenly
+from stockpot.methods.declare.space import Choices, Space, evenly
 from stockpot.recipe.read import validate
 from stockpot.seeds import derive
 

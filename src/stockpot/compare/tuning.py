@@ -16,7 +16,7 @@ from stockpot.compare.running import Running
 from stockpot.compare.search import Search, open_search, with_keys
 from stockpot.errors import StockpotError
 from stockpot.methods.base import BaseConfig
-from stockpot.methods.shared.space import Range, Space
+from stockpot.methods.declare.space import Range, Space
 from stockpot.recipe.ranges import with_ranges
 from stockpot.recipe.schema import Tune
 from stockpot.results import Trial, Tuning

@@ -20,7 +20,7 @@ from stockpot.evaluation.metrics import stream_metrics
 from stockpot.evaluation.pareto import best_index, knee
 from stockpot.methods import build, in_role, registry
 from stockpot.methods.base import BaseConfig, Method, Task
-from stockpot.methods.shared.declarations import Sweep
+from stockpot.methods.declare.declarations import Sweep
 from stockpot.results import Costs, Results, Scores, WhatIf, WhatIfMethod, WhatIfPoint
 from stockpot.runs.evaluating import evaluate_model
 from stockpot.runs.folder import RunFolder

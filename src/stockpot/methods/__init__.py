@@ -1,6 +1,6 @@
 """One file a method: adding one touches that file and its test.
 
-`registry()` lists the modules of this folder when it is first asked, and imports them; `base` and the folder `shared`
+`registry()` lists the modules of this folder when it is first called, and imports them; `base`, `declare` and `shared`
 hold what methods are made of. Importing `stockpot.methods` alone imports no method, nor torch: a command that needs
 none, such as `stockpot --help`, starts at once.
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 if TYPE_CHECKING:
     from stockpot.methods.base import BaseConfig, Method
-    from stockpot.methods.shared.declarations import Role
+    from stockpot.methods.declare.declarations import Role
 
 DEFAULT = "sfa"  # where a recipe names no method
 
@@ -34,7 +34,7 @@ def registry() -> Mapping[str, type[Method[Any]]]:
 
 def _method_in(name: str) -> type[Method[Any]]:
     from stockpot.methods.base import Method
-    from stockpot.methods.shared.declarations import name_of
+    from stockpot.methods.declare.declarations import name_of
 
     module = importlib.import_module(f"{__name__}.{name}")
     classes = [thing for thing in vars(module).values() if isinstance(thing, type) and issubclass(thing, Method)]

@@ -14,8 +14,8 @@ from torch.optim import Optimizer
 
 from stockpot.batches.examples import Batch, Examples, TrainingData
 from stockpot.batches.outputs import logits_of, moved_to, targets_of
-from stockpot.methods.shared.declarations import Role, Sweep, check_declarations
-from stockpot.methods.shared.space import Space
+from stockpot.methods.declare.declarations import Role, Sweep, check_declarations
+from stockpot.methods.declare.space import Space
 from stockpot.models.spec import ModelSpec, Origin
 from stockpot.streams.scenario import mask_rivals
 from stockpot.streams.spec import TrainSettings
@@ -164,7 +164,7 @@ class Method(Generic[ConfigT]):
         configs = [each for each in arguments if isinstance(each, type) and issubclass(each, BaseConfig)]
         if configs:  # else it is a base of several methods, whose argument is a TypeVar, or it inherits a config
             cls.config_type = configs[0]
-            check_declarations(cls)
+            check_declarations(cls, cls.post_hoc is not Method.post_hoc)
 
     def __init__(self, config: ConfigT) -> None:
         self.config = config

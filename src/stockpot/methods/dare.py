@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from stockpot.methods.base import ConfigValues, Task
+from stockpot.methods.declare.space import Range, Space
 from stockpot.methods.shared.merged import Merged, MergedConfig
-from stockpot.methods.shared.space import Range, Space
 from stockpot.seeds import derive
 
 

@@ -14,9 +14,9 @@ from stockpot.batches.examples import Examples
 from stockpot.errors import StockpotError
 from stockpot.importance.fisher import NOT_EXACT, FisherKind, convention, default_kind, fisher, load_fisher
 from stockpot.methods.base import ConfigValues, Task, TaskFacts, Tensors
+from stockpot.methods.declare.space import Range, Space
 from stockpot.methods.shared.importances import ImportanceConfig, ImportanceMethod
 from stockpot.methods.shared.penalty import gap, push, trainable
-from stockpot.methods.shared.space import Range, Space
 from stockpot.seeds import generator
 
 _SLOPE = "slope/"

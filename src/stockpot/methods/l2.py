@@ -13,9 +13,9 @@ from stockpot.averaging.match import TensorPair
 from stockpot.batches.examples import Batch
 from stockpot.files import folder_bytes
 from stockpot.methods.base import ConfigValues, Method, Task
+from stockpot.methods.declare.space import Range, Space
 from stockpot.methods.shared.anchor_config import AnchorConfig
 from stockpot.methods.shared.penalty import anchor_bytes, anchored, gradient, pull, trainable
-from stockpot.methods.shared.space import Range, Space
 from stockpot.models.spec import ModelSpec
 from stockpot.weights.tensor_memory import local_shard
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from stockpot.batches.examples import Batch
 from stockpot.batches.outputs import evaluation_mode, learnt_logits, logits_of
 from stockpot.methods.base import ConfigValues, Method, Task
+from stockpot.methods.declare.space import Choices, Range, Space
 from stockpot.methods.shared.first_task import FirstTaskConfig
-from stockpot.methods.shared.space import Choices, Range, Space
 
 
 class LwFConfig(FirstTaskConfig):

@@ -9,8 +9,8 @@ from pydantic import Field
 from stockpot.batches.examples import Examples
 from stockpot.importance.sensitivity import sensitivity
 from stockpot.methods.base import ConfigValues, Task
+from stockpot.methods.declare.space import Range, Space
 from stockpot.methods.shared.importances import ImportanceConfig, ImportanceMethod
-from stockpot.methods.shared.space import Range, Space
 from stockpot.seeds import generator
 
 

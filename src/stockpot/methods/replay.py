@@ -13,8 +13,8 @@ from torch.nn import functional
 from stockpot.batches.examples import Batch, Examples, TrainingData, concat
 from stockpot.batches.outputs import logits_of, moved_to, targets_of
 from stockpot.methods.base import ConfigValues, Method, Task, TaskFacts, Tensors
+from stockpot.methods.declare.space import Choices, Range, Space
 from stockpot.methods.shared.buffer import Buffer, BufferConfig
-from stockpot.methods.shared.space import Choices, Range, Space
 from stockpot.seeds import generator
 
 

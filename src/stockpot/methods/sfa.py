@@ -9,8 +9,8 @@ from torch.optim import Optimizer
 
 from stockpot.averaging.settings import check_beta
 from stockpot.methods.base import ConfigValues
+from stockpot.methods.declare.space import Range, Space
 from stockpot.methods.shared.anchor_averaging import AnchorAveraging, AnchoredConfig
-from stockpot.methods.shared.space import Range, Space
 
 
 class SFAConfig(AnchoredConfig):

@@ -12,9 +12,9 @@ from torch.optim import Optimizer
 from stockpot.averaging.model_tensors import ModelTensor
 from stockpot.batches.examples import Examples
 from stockpot.methods.base import ConfigValues, Task, Tensors
+from stockpot.methods.declare.space import Range, Space
 from stockpot.methods.shared.importances import ImportanceConfig, ImportanceMethod
 from stockpot.methods.shared.penalty import gradient, trainable
-from stockpot.methods.shared.space import Range, Space
 from stockpot.models.spec import ModelSpec
 from stockpot.weights.tensor_memory import local_shard
 

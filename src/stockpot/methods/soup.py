@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 from stockpot.methods.base import Task
-from stockpot.methods.shared.declarations import Sweep
+from stockpot.methods.declare.declarations import Sweep
 from stockpot.methods.shared.merged import CHAIN_OF_RAW_MODELS, Merged, MergedConfig
 
 

@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from stockpot.methods.base import ConfigValues, Task
-from stockpot.methods.shared.declarations import Sweep
+from stockpot.methods.declare.declarations import Sweep
+from stockpot.methods.declare.space import Range, Space
 from stockpot.methods.shared.merged import CHAIN_OF_RAW_MODELS, Merged, MergedConfig
-from stockpot.methods.shared.space import Range, Space
 
 
 class TaskArithmeticConfig(MergedConfig):

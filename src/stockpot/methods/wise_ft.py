@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from stockpot.methods.base import ConfigValues
+from stockpot.methods.declare.declarations import Sweep
+from stockpot.methods.declare.space import Range, Space
 from stockpot.methods.shared.anchor_averaging import AnchorAveraging, AnchoredConfig
-from stockpot.methods.shared.declarations import Sweep
-from stockpot.methods.shared.space import Range, Space
 
 
 class WiseFTConfig(AnchoredConfig):

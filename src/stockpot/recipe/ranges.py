@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from stockpot.errors import did_you_mean
 from stockpot.methods.base import BaseConfig
-from stockpot.methods.shared.space import Choices, Range, Space
+from stockpot.methods.declare.space import Choices, Range, Space
 
 Ranges = Mapping[str, Mapping[str, Sequence[float]]]  # label or name → parameter → low and high
 

@@ -15,7 +15,7 @@ from stockpot.batches.outputs import evaluation_mode, logits_of, moved_to
 from stockpot.batches.token_examples import stored_type
 from stockpot.errors import StockpotError
 from stockpot.methods.base import BaseConfig, Task, TaskFacts, Tensors
-from stockpot.methods.shared.space import Range, Space
+from stockpot.methods.declare.space import Range, Space
 from stockpot.models.head import find_head
 from stockpot.seeds import generator
 

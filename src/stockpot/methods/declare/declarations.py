@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from stockpot.methods.shared.docstring import REQUIRED, sections
-from stockpot.methods.shared.space import Range
-
-if TYPE_CHECKING:
-    from stockpot.methods.base import BaseConfig, Method
+from stockpot.methods.declare.docstring import REQUIRED, sections
+from stockpot.methods.declare.space import Range
 
 Role = Literal["floor", "ceiling", "rival"]
 
@@ -33,7 +30,7 @@ class Sweep:
     continues: bool = False
 
 
-def name_of(config: type[BaseConfig]) -> str:
+def name_of(config: type[BaseModel]) -> str:
     """The name in recipes, from `name: Literal["…"]`. Raises TypeError where the config does not declare one."""
     annotation = config.model_fields["name"].annotation
     if get_origin(annotation) is not Literal or len(get_args(annotation)) != 1:
@@ -41,15 +38,16 @@ def name_of(config: type[BaseConfig]) -> str:
     return str(get_args(annotation)[0])
 
 
-def check_declarations(method: type[Method[Any]]) -> None:
-    """Raises TypeError, saying what to add, where a method's declarations are missing or contradict each other."""
-    if problems := list(_problems(method)):
+def check_declarations(method: Any, post_hoc: bool) -> None:
+    """Raises TypeError, saying what to add, where a method's declarations are missing or contradict each other.
+
+    `post_hoc`: whether the method has a hook of this name.
+    """
+    if problems := list(_problems(method, post_hoc)):
         raise TypeError(f"{method.__module__}.{method.__name__}: {'; '.join(problems)}")
 
 
-def _problems(method: type[Method[Any]]) -> Iterator[str]:
-    from stockpot.methods.base import Method as Base
-
+def _problems(method: Any, post_hoc: bool) -> Iterator[str]:
     config, name = method.config_type, name_of(method.config_type)
     if not getattr(method, "title", ""):
         yield 'declare the name in prose, `title = "…"`'
@@ -73,5 +71,5 @@ def _problems(method: type[Method[Any]]) -> Iterator[str]:
                 config.model_validate({"name": name, **values})
         except ValidationError as error:
             yield f"{declared}: {error.errors()[0]['msg']}"
-    if method.sweep is not None and method.post_hoc is Base.post_hoc:
+    if method.sweep is not None and not post_hoc:
         yield "a method with a sweep needs `post_hoc`"
