@@ -62,6 +62,8 @@ def _linear(module: Any, x: Tensor, g: Tensor, examples: int, transposed: bool =
     def gradients(first: int, last: int) -> Tensor:
         return left[first:last].mT @ right[first:last]
 
+    # With one position per example g_b = l_b r_bᵀ is of rank 1, and |l_i r_j|^p = |l_i|^p |r_j|^p: the sum over the
+    # examples is one product of matrices, and no g_b is ever formed.
     def sums(power: int) -> Tensor:
         return powered(left[:, 0], power).T @ powered(right[:, 0], power)
 
@@ -72,6 +74,7 @@ def _linear(module: Any, x: Tensor, g: Tensor, examples: int, transposed: bool =
 def _conv2d(module: Any, x: Tensor, g: Tensor, examples: int) -> dict[str, Use]:
     if len(x) != examples or x.ndim != 4 or module.padding_mode != "zeros" or isinstance(module.padding, str):
         return {}
+    # A convolution is a linear layer on patches: `unfold` makes a column of each, so g_b = G_b · columns_bᵀ per group.
     size: Any = module.kernel_size
     columns_each = x.shape[1] * math.prod(size) * math.prod(g.shape[2:])
 
@@ -138,6 +141,7 @@ def _embedding(module: nn.Embedding, x: Tensor, g: Tensor, examples: int) -> dic
     if module.padding_idx is not None:
         g = g.masked_fill((ids == module.padding_idx)[..., None], 0.0)
     count, width = module.weight.shape
+    # Row `id` of example b is numbered b·count + id: a token that an example has twice is summed before the power.
     places = ids + count * torch.arange(examples, device=ids.device)[:, None]
 
     def gradients(first: int, last: int) -> Tensor:
