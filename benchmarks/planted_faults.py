@@ -122,7 +122,7 @@ FAULTS = {
         "A of LoRA is averaged as well as B, each alone",
         (
             (
-                "averaging/lora.py",
+                "averaging/lora_factors.py",
                 "{id(a): None, id(b): None, id(scaled): factor}",
                 "{id(a): factor, id(b): factor}",
             ),

@@ -16,7 +16,7 @@ from stockpot import methods
 from stockpot.batches.examples import Batch, TensorExamples, TrainingData
 from stockpot.methods.base import Method, Task
 from stockpot.seeds import derive, seed_everything
-from stockpot.training import engine
+from stockpot.training import dispatch
 from stockpot.training.batches import EpochBatches
 from stockpot.training.job import Job, planned_steps
 from stockpot.training.method_state import read_state, write_state
@@ -132,7 +132,7 @@ def learn(
         job.optimizer_state = learnt.optimizer[-1] if carry and index else None
         task.total_steps = planned_steps(job)
         active.task_start(task)
-        learnt.optimizer.append(engine.train(job, loop))
+        learnt.optimizer.append(dispatch.train(job, loop))
         active.task_end(task, own)
         (folder / f"state-{index}").mkdir(exist_ok=True)
         write_state(active, folder / f"state-{index}")

@@ -14,7 +14,7 @@ from toy import SETTINGS, Weights, copied, examples, learn, network
 from stockpot import methods
 from stockpot.methods.base import Method, Task
 from stockpot.seeds import derive, seed_everything
-from stockpot.training import engine
+from stockpot.training import dispatch
 from stockpot.training.job import Interrupted, Job, planned_steps
 from stockpot.training.method_state import read_state
 
@@ -59,9 +59,9 @@ def second_task(
 
         job.on_step = look
         with pytest.raises(Interrupted):
-            engine.train(job, loop)
+            dispatch.train(job, loop)
         seed_everything(99)
         job, task = begin(saved[0])
-    engine.train(job, loop)
+    dispatch.train(job, loop)
     job.method.task_end(task, examples(1))
     return copied(job.model), job.method.state()

@@ -23,7 +23,7 @@ from stockpot.methods.shared.merged import Merged
 from stockpot.models.spec import ModelSpec
 from stockpot.models.start import start_model
 from stockpot.models.store import save_model as save_pretrained
-from stockpot.training import engine
+from stockpot.training import dispatch
 from stockpot.training.job import Interrupted, Job, planned_steps
 from stockpot.training.method_state import read_state
 
@@ -113,7 +113,7 @@ def test_a_task_that_is_stopped_and_resumed_ends_bitwise_alike(
         task.total_steps = planned_steps(job)
         method.task_start(task)
         try:
-            engine.train(job, loop)
+            dispatch.train(job, loop)
         except Interrupted:
             return copied(model), method, saved[-1]
         method.task_end(task, TASKS[2])

@@ -16,7 +16,7 @@ from toy import LOOPS, config, copied, examples, network
 
 from stockpot import methods
 from stockpot.batches.examples import TensorExamples, TrainingData
-from stockpot.training import engine
+from stockpot.training import dispatch
 from stockpot.training.batches import EpochBatches, loader
 from stockpot.training.job import Job, planned_steps, total_steps
 
@@ -80,7 +80,7 @@ def test_a_loop_trains_on_a_new_order_each_epoch(loop: str, tmp_path: Path) -> N
     own, method = examples(0, many=20), Seen()
     training = TrainingData.of(own)
     settings = {"num_train_epochs": 3, "per_device_train_batch_size": 8, "use_cpu": True}
-    engine.train(Job(network(), method, training, settings, 7, tmp_path), loop)
+    dispatch.train(Job(network(), method, training, settings, 7, tmp_path), loop)
     batches, expected = EpochBatches(training, 8, 7), []
     for epoch in range(3):
         batches.set_epoch(epoch)
@@ -115,7 +115,7 @@ def test_a_loop_takes_as_many_steps_as_were_planned(
     job.on_step = lambda step, total: taken.append((step, total))
     before = copied(job.model)
     assert planned_steps(job) == steps
-    engine.train(job, loop)
+    dispatch.train(job, loop)
     assert taken == [(step, steps) for step in range(1, steps + 1)]
     assert any(not torch.equal(tensor, before[name]) for name, tensor in job.model.state_dict().items())
 

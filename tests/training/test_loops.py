@@ -18,7 +18,7 @@ from stockpot.errors import StockpotError
 from stockpot.methods import registry
 from stockpot.models.head import grow_head
 from stockpot.streams.scenario import mask_rivals
-from stockpot.training import engine
+from stockpot.training import dispatch
 from stockpot.training.batches import EpochBatches
 from stockpot.training.job import Interrupted, Job, check_finite, cross_entropy, training_arguments
 from stockpot.training.optimizer_state import export_state, import_state
@@ -62,7 +62,7 @@ def gradients_of(model: nn.Module) -> Weights:
 
 def train(loop: str, folder: Path, method: Any, own: TensorExamples | None = None, **settings: Any) -> nn.Module:
     job = Job(network(), method, TrainingData.of(own or examples(0)), {**SETTINGS, **settings}, 3, folder)
-    engine.train(job, loop)
+    dispatch.train(job, loop)
     return job.model
 
 
@@ -223,7 +223,7 @@ def test_an_interrupted_task_goes_on_to_the_same_bits(loop: str, tmp_path: Path)
 
     whole = job("whole")
     torch.manual_seed(9)
-    engine.train(whole, loop)
+    dispatch.train(whole, loop)
     for stop_at in (1, 3, 5):
         broken, saved = job(f"broken-{stop_at}"), []
         broken.on_checkpoint = lambda step, folder, saved=saved: saved.append((step, folder))
@@ -234,11 +234,11 @@ def test_an_interrupted_task_goes_on_to_the_same_bits(loop: str, tmp_path: Path)
         broken.on_step = look
         torch.manual_seed(9)
         with pytest.raises(Interrupted):
-            engine.train(broken, loop)
+            dispatch.train(broken, loop)
         ((step, folder),) = saved
         assert step == stop_at
         again = job("again", resume_from=folder)
-        engine.train(again, loop)
+        dispatch.train(again, loop)
         assert not differ(copied(again.model), copied(whole.model))
 
 

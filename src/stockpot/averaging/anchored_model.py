@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from stockpot.averaging.anchor import Anchor, find_anchor, hold_anchor, move_anchor
-from stockpot.averaging.lora import Factor, lora_factors
+from stockpot.averaging.lora_factors import Factor, lora_factors
 from stockpot.averaging.match import TensorPair, check_patterns, match
 from stockpot.averaging.model_tensors import ModelTensor, model_names, model_tensors, signature
 from stockpot.averaging.notes import notes_on

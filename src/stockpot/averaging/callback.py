@@ -16,7 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from stockpot.averaging import saved_anchor
 from stockpot.averaging.best_checkpoint import chooses_best, refuse_best_between, saves
-from stockpot.averaging.lora import BESIDE
+from stockpot.averaging.lora_factors import BESIDE
 from stockpot.averaging.notes import note_stopped_early
 from stockpot.averaging.optimizer_steps import was_skipped
 from stockpot.averaging.refusals import between_averages, deepspeed, setting_differs

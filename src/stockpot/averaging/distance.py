@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stockpot.averaging.average import pieces, working_type
-from stockpot.averaging.lora import squared_norms
+from stockpot.averaging.lora_factors import squared_norms
 from stockpot.averaging.match import TensorPair
 from stockpot.weights.tensor_memory import is_sharded
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stockpot.averaging.lora import Factor
+from stockpot.averaging.lora_factors import Factor
 from stockpot.averaging.model_tensors import ModelTensor
 from stockpot.averaging.settings import Beta
 from stockpot.errors import StockpotError, did_you_mean

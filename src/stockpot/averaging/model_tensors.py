@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from stockpot.averaging.lora import Factor
+from stockpot.averaging.lora_factors import Factor
 from stockpot.averaging.refusals import deepspeed
 from stockpot.errors import StockpotError
 from stockpot.models.wrappers import refuse_fsdp1

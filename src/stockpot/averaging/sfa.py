@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from stockpot.averaging.anchored_model import AnchoredModel, factors_of
 from stockpot.averaging.average import average
 from stockpot.averaging.distance import distance
-from stockpot.averaging.lora import check_anchor, doubt, refuse_merged
+from stockpot.averaging.lora_factors import check_anchor, doubt, refuse_merged
 from stockpot.averaging.lost_average import LostAverage
 from stockpot.averaging.match import TensorPair
 from stockpot.averaging.model_tensors import is_deepspeed

@@ -40,7 +40,7 @@ def inspect_command(
         raise StockpotError(f"-o draws how two checkpoints differ: name two paths, not {len(paths)}.")
     pictures = [] if output is None else _pictures(output)
     from stockpot.inspect.facts import facts_of, open_tensors
-    from stockpot.inspect.tables import comparison_report, facts_report, totals_report
+    from stockpot.inspect.listing import comparison_report, facts_report, totals_report
     from stockpot.inspect.tied_tensors import find_tied_tensors
     from stockpot.merging.read.inputs import located
 

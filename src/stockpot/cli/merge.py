@@ -49,7 +49,7 @@ def merge_command(
     """Merge checkpoints on disk: averages, task arithmetic, TIES, DARE, SLERP and more."""
     from stockpot.cli.merging import merge_checkpoints
     from stockpot.merging.options import Options
-    from stockpot.merging.spec.arguments import one_of
+    from stockpot.merging.spec.spec_values import one_of
 
     changes = {
         "dtype": dtype,

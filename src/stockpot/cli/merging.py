@@ -21,8 +21,8 @@ from stockpot.merging.options import Options
 from stockpot.merging.plan.costs import MergeEstimate, estimate_costs
 from stockpot.merging.plan.merge_plan import check_rule
 from stockpot.merging.plan.planned_merge import PlannedMerge, planned_merge
-from stockpot.merging.spec.arguments import divide_parameters, dtype_name
 from stockpot.merging.spec.merge_spec import MergeModel, MergeSpec
+from stockpot.merging.spec.spec_values import divide_parameters, dtype_name
 from stockpot.merging.write.donor import choose_sidecars
 from stockpot.merging.write.model_folder import refuse_output, resume_hint
 from stockpot.printing import counted, human_bytes

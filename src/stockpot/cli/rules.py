@@ -18,7 +18,7 @@ def rules_command(
 
     from stockpot.merging.greedy_soup import greedy_soup
     from stockpot.merging.rules import RULES
-    from stockpot.merging.spec.arguments import one_of
+    from stockpot.merging.spec.spec_values import one_of
 
     known = [*RULES, "greedy_soup"]
     one_of("a rule", name or "linear", known)

@@ -12,8 +12,8 @@ from stockpot.merging.execute import merge_into, merge_state
 from stockpot.merging.options import Options
 from stockpot.merging.read.sources import StateDict
 from stockpot.merging.soup_candidates import soup_into, soup_state
-from stockpot.merging.spec.arguments import divide_parameters, dtype_name, one_of
 from stockpot.merging.spec.merge_spec import MergeModel, MergeSpec
+from stockpot.merging.spec.spec_values import divide_parameters, dtype_name, one_of
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,7 +16,7 @@ from stockpot.runs.meter import Clock, peak_memory, reset_peak_memory
 from stockpot.runs.recording import publish_model, record_task
 from stockpot.runs.session import Session
 from stockpot.seeds import derive, seed_everything
-from stockpot.training import engine
+from stockpot.training import dispatch
 from stockpot.training.job import Interrupted, Job, check_finite, planned_steps
 
 
@@ -88,7 +88,7 @@ def learn(session: Session, index: int) -> None:
 
     session.progress.task(index + 1, len(stream.tasks), task.name)
     clock = _resume(session, job, index)
-    optimizer_state = engine.train(job, recipe.loop)
+    optimizer_state = dispatch.train(job, recipe.loop)
     if task.adapted:
         task.model = model = lora.stack(model) if recipe.model.adapts else lora.fold_adapter(model)
     method.task_end(task, examples)

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.merging.rule import Parameter, Rule, Value
 from stockpot.merging.rules import RULES
-from stockpot.merging.spec.arguments import dtype_name
 from stockpot.merging.spec.merge_spec import Filtered, MergeModel, MergeSpec, Parameters, Setting, Slice, SliceSource
+from stockpot.merging.spec.spec_values import dtype_name
 from stockpot.switches import read_switches
 from stockpot.yaml_text import read_yaml
 

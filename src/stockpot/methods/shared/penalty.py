@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stockpot.averaging.anchor import find_anchor, hold_anchor
-from stockpot.averaging.lora import Factor, lora_factors
+from stockpot.averaging.lora_factors import Factor, lora_factors
 from stockpot.averaging.match import TensorPair, match
 from stockpot.averaging.model_tensors import ModelTensor, model_tensors
 from stockpot.errors import StockpotError, did_you_mean
