@@ -18,7 +18,9 @@ from stockpot.methods import registry
 from stockpot.methods.declare.docstring import sections
 from stockpot.recipe.read import read_recipe
 
-COMMANDS = ["run", "add", "resume", "compare", "report", "methods", "init", "schema", "whatif"]
+COMMANDS = [
+    "run", "add", "resume", "compare", "report", "whatif", "merge", "rules", "methods", "init", "schema", "inspect",
+]  # fmt: skip
 HEAVY = ("torch", "transformers", "matplotlib", "datasets", "numpy")
 Command = Callable[..., Any]
 
@@ -54,8 +56,8 @@ def test_the_version_is_that_of_the_package(stockpot: Command) -> None:
     ],
 )
 def test_nothing_heavy_is_imported_before_it_is_needed(code: str) -> None:
-    found = f"print('heavy:', [module for module in {HEAVY} if module in sys.modules])"
-    look = f"import sys\ntry:\n  {code}\nexcept SystemExit: pass\n{found}"
+    report = f"print('heavy:', [module for module in {HEAVY} if module in sys.modules])"
+    look = f"import sys\ntry:\n  {code}\nexcept SystemExit: pass\n{report}"
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.splitlines()[-1] == "heavy: []"
 
@@ -72,17 +74,17 @@ def test_the_module_and_the_script_are_the_same_command() -> None:
 def test_methods_says_every_equation_and_every_parameter(stockpot: Command) -> None:
     out = " ".join(stockpot("methods").out.split())
     for name, method in registry().items():
-        own = " ".join(stockpot("methods", name).out.split())
-        assert own in out
-        assert own.startswith(name)
+        text = " ".join(stockpot("methods", name).out.split())
+        assert text in out
+        assert text.startswith(name)
         equation = re.search(r"Equation: `([^`]+)`", method.__doc__ or "")
-        assert equation is not None or "Equation: " in own
+        assert equation is not None or "Equation: " in text
         if equation is not None:
-            assert equation[1] in own
+            assert equation[1] in text
         for field, info in method.config_type.model_fields.items():
             if field not in ("name", "label"):
-                assert re.search(rf"\b{field}\b", own), field
-                assert " ".join((info.description or "?").split()) in own, field
+                assert re.search(rf"\b{field}\b", text), field
+                assert " ".join((info.description or "?").split()) in text, field
     assert "beta = 0.25 weight of the anchor" in out
     assert "alpha = 0.5 weight of the fine-tuned weights" in out
 
@@ -91,11 +93,11 @@ def test_the_page_of_methods_is_that_of_the_code(stockpot: Command) -> None:
     page = stockpot("methods", "--markdown").out
     assert page == (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
     for name, method in registry().items():
-        told = sections(method.__doc__ or "")
-        assert {"", "Equation", "Cost", "Kept", "Use"} <= {tag for tag, text in told.items() if text}, name
-        assert ("Paper" in told) == (name not in ("sequential", "joint"))
+        parts = sections(method.__doc__ or "")
+        assert {"", "Equation", "Cost", "Kept", "Use"} <= {tag for tag, text in parts.items() if text}, name
+        assert ("Paper" in parts) == (name not in ("sequential", "joint"))
         section = page.split(f"## {name}\n")[1].split("\n## ")[0]
-        assert all(text in section for text in told.values())
+        assert all(text in section for text in parts.values())
         fields = set(method.config_type.model_fields) - {"name", "label", "train"}  # every method has these
         assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == fields
 
@@ -153,15 +155,6 @@ def test_run_leaves_what_it_says(finished: Path, stockpot: Command, tmp_path: Pa
     assert read_recipe(run / "recipe.yaml").method.beta == 0.75
 
 
-def test_the_default_folder_is_runs_and_the_recipes_name(
-    finished: Path, stockpot: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(finished / "recipe.yaml", tmp_path / "mine.yaml")
-    assert stockpot("run", "mine.yaml").code == 0
-    assert (tmp_path / "runs" / "mine" / "results.json").is_file()
-
-
 def test_add_learns_the_next_task_in_place_or_in_a_branch(finished: Path, stockpot: Command, tmp_path: Path) -> None:
     shutil.copytree(finished / "run", run := tmp_path / "run")
     (tmp_path / "task.yaml").write_text("name: tilted\ndata: {classes: [0, 1], rotate: 20}\n")
@@ -212,7 +205,7 @@ def test_compare_leaves_numbers_a_report_and_a_run_for_every_cell(
     finished: Path, stockpot: Command, tmp_path: Path
 ) -> None:
     command = ["compare", finished / "recipe.yaml", "compare=[{name: sequential}, {label: half, name: sfa, beta: 0.5}]",
-               "seeds=[0, 1]", "-o", tmp_path / "out"]  # fmt: skip
+               "loop=plain", "seeds=[0, 1]", "-o", tmp_path / "out"]  # fmt: skip
     done = stockpot(*command)
     assert done.code == 0
     comparison = json.loads((tmp_path / "out" / "comparison.json").read_text())
@@ -248,9 +241,9 @@ def test_compare_leaves_numbers_a_report_and_a_run_for_every_cell(
     other = stockpot(*command, "train.max_steps=3")
     assert other.code == 2
     assert "this cell was run from another recipe" in other.err
-    told = stockpot("resume", tmp_path / "out")
-    assert told.code == 2
-    assert "this is a comparison; run its `stockpot compare` again" in told.err
+    refused = stockpot("resume", tmp_path / "out")
+    assert refused.code == 2
+    assert "this is a comparison; run its `stockpot compare` again" in refused.err
 
 
 def test_report_is_written_again_for_a_run_several_or_a_comparison(
@@ -266,12 +259,15 @@ def test_report_is_written_again_for_a_run_several_or_a_comparison(
 
 
 def test_a_command_stands_on_its_own_in_another_process(finished: Path, tmp_path: Path) -> None:
+    """The default folder is `runs` and the recipe's name."""
+    shutil.copy(finished / "recipe.yaml", tmp_path / "mine.yaml")
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "stockpot", "run", finished / "recipe.yaml", "-o", tmp_path / "run"],
+        [sys.executable, "-m", "stockpot", "run", "mine.yaml"],
         capture_output=True, text=True, check=False, timeout=120, env=environment, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    one, other = (json.loads((folder / "results.json").read_text()) for folder in (tmp_path / "run", finished / "run"))
-    assert one["scores"] == other["scores"]
+    runs = (tmp_path / "runs" / "mine", finished / "run")
+    here, there = (json.loads((run / "results.json").read_text()) for run in runs)
+    assert here["scores"] == there["scores"]
     assert "Warning" not in done.stderr

@@ -153,8 +153,12 @@ def _called(command: str, *arguments: str, **environment: str) -> subprocess.Com
     return subprocess.run(words, check=False, capture_output=True, text=True, timeout=120, env=settings)
 
 
-@pytest.mark.parametrize("arguments", [["schema", "recipe"], ["rules", "ties"], ["--help"]])
-def test_an_output_that_cannot_be_written_is_one_line(arguments: list[str]) -> None:
+@pytest.mark.parametrize("arguments", [["inspect", "model.safetensors"], ["rules", "ties"], ["--help"]])
+def test_an_output_that_cannot_be_written_is_one_line(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_file({"w": torch.ones(1)}, "model.safetensors")
     done = _called('"$@" > /dev/full', *arguments)
     assert done.returncode == 2
     assert done.stderr.startswith("Error: the output")
@@ -166,7 +170,7 @@ def test_an_output_that_cannot_be_written_is_one_line(arguments: list[str]) -> N
 
 
 def test_a_reader_that_goes_away_is_no_mistake() -> None:
-    done = _called('"$@" | true', "schema", "recipe")
+    done = _called('"$@" | true', "rules")
     assert done.stderr == ""
 
 
@@ -177,10 +181,14 @@ def test_an_encoding_without_letters_is_enough() -> None:
     assert done.stdout.isascii()
 
 
-def test_a_run_whose_results_cannot_be_shown_has_saved_them(finished: Path, tmp_path: Path) -> None:
-    done = _called('"$@" > /dev/full', "report", str(finished / "run"), "-o", str(tmp_path / "new"))
-    assert done.returncode == 2
-    assert done.stderr == (
+def test_a_run_whose_results_cannot_be_shown_has_saved_them(
+    finished: Path, stockpot: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        done = stockpot("report", finished / "run", "-o", tmp_path / "new")
+    assert done.code == 2
+    assert done.err == (
         "Error: the output could not be written: No space left on device; what was finished before is safe.\n"
     )
     assert (tmp_path / "new" / "report.html").is_file()

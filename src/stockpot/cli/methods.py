@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from stockpot.cli.console import console, say
+from stockpot.cli.console import say
+from stockpot.cli.descriptions import print_description
 from stockpot.errors import StockpotError, did_you_mean
 
 
@@ -25,25 +26,17 @@ def methods_command(
 
 
 def _describe_methods(name: str | None) -> None:
-    from rich.markup import escape
-
     from stockpot.methods import registry
 
     known = registry()
     if name is not None and name not in known:
         raise StockpotError(f"there is no method {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
-    terminal = console()
     for key, method in known.items():
-        if name not in (None, key):
-            continue
-        terminal.print(f"[bold]{key}[/bold]")
-        for line in inspect.cleandoc(method.__doc__ or "").splitlines():
-            if line:
-                terminal.print(f"  {escape(line)}")
-        fields = {
-            field: info for field, info in method.config_type.model_fields.items() if field not in ("name", "label")
-        }
-        for field, info in fields.items():
-            default = "" if info.default is None else f" = {info.default}"
-            terminal.print(f"    [cyan]{field}[/cyan]{escape(default)}  {escape(info.description or '')}")
-        terminal.print()
+        if name in (None, key):
+            fields = method.config_type.model_fields.items()
+            parameters = [
+                (field, info.default, info.description or "")
+                for field, info in fields
+                if field not in ("name", "label")
+            ]
+            print_description(key, inspect.cleandoc(method.__doc__ or ""), parameters)
