@@ -116,7 +116,7 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "a tokenizer without eos and pad": (["model.name=FOLDER/endless"],
         r"model\.tokenizer: .*/endless has no end-of-text token, .* save it again with tokenizer\.eos_token set"),
     "a tokenizer that is larger than the model": (["model.name=FOLDER/large"],
-        r"model\.tokenizer: it has \d+ tokens, the model embeddings for 300; take the tokenizer"),
+        r"model\.tokenizer: it has \d+ tokens, the model embeddings for 300; use the tokenizer"),
     "a model that looks both ways": (["model.name=FOLDER/both-ways"], r"model: it is no causal language model"),
     "a configuration that looks both ways": (
         [f"model={json.dumps({'config': {'model_type': 'bert', **BERT}, 'tokenizer': 'FOLDER/gpt2'})}"],

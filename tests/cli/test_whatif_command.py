@@ -140,7 +140,7 @@ def test_mistakes_are_one_line(learnt: Path, stockpot: Command, tmp_path: Path) 
     done = stockpot("whatif", learnt, "--methods", "wise_ft,tie")
     assert done.code == 2 and "--methods: 'tie'" in done.err and "ties" in done.err and done.err.count("\n") == 1
     done = stockpot("whatif", learnt, "--methods", "sfa")
-    assert done.code == 2 and "Without training there are: wise_ft, " in done.err
+    assert done.code == 2 and "Without training there are: magmax, " in done.err
     done = stockpot("whatif", learnt, "--methods", "")
     assert done.code == 2 and "no method is named" in done.err
     done = stockpot("whatif", learnt, "-o", learnt)
