@@ -20,71 +20,66 @@ SUITES = {
     "tests/runs/test_resumed.py": 2,
 }
 RUN = ("tests/methods/test_every_method.py", "tests/methods/test_spaces.py")
-# The registry lists the package's folder: here it is told of one more.
-ADDED = """
-import sys
-import stockpot.methods
-stockpot.methods.__path__.append(sys.argv[1])
-"""
-TRAINED = """
-import json
+# One process does it all. The registry lists the package's folder: here it is told of one more.
+SCRIPT = """
+import json, sys
 from pathlib import Path
+import pytest
+import stockpot.methods
+folder, recipe, suites, run = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
+stockpot.methods.__path__.append(str(folder))
+
 from stockpot.cli import main
-from stockpot.methods import title_of
 from stockpot.recipe.read import validate
 from stockpot.recipe.schema import Recipe
 from stockpot.runs.actions import continue_run, create_run
-recipe = validate(Recipe, json.loads(sys.argv[2]), "here")
-create_run(recipe, recipe.method, 0, Path(sys.argv[1]) / "run")
-results = continue_run(Path(sys.argv[1]) / "run")
-print(json.dumps([results.label, results.method, results.tasks, title_of("damp")]))
+recipe = validate(Recipe, recipe, "here")
+create_run(recipe, recipe.method, 0, folder / "run")
+results = continue_run(folder / "run")
+print("trained", json.dumps([results.label, results.method, results.tasks, stockpot.methods.title_of("damp")]))
 try:
     main(["methods", "damp"])
 except SystemExit as done:
-    sys.exit(done.code)
-"""
-COLLECTED = """
-import pytest
-class Names:
-    def pytest_collection_finish(self, session):
-        for item in session.items:
+    assert not done.code
+
+class Cheap:
+    @pytest.hookimpl(trylast=True)  # after -k
+    def pytest_collection_modifyitems(self, items):
+        for item in items:
             print("collected", item.nodeid)
-common = ["-q", "-k", "damp", "-m", "thorough or not thorough", "-p", "no:cacheprovider"]
-code = pytest.main([*common, "--collect-only", *sys.argv[2].split()], plugins=[Names()])
-sys.exit(code or pytest.main([*common, *sys.argv[3].split()]))
+        items[:] = [item for item in items if item.nodeid.startswith(tuple(run))]
+
+options = ["-q", "-k", "damp", "-m", "thorough or not thorough", "-p", "no:cacheprovider"]
+sys.exit(pytest.main([*options, *suites], plugins=[Cheap()]))
 """
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the file of the example, the only Python block of its section."""
     section = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## Add a method\n")[1].split("\n## ")[0]
     [code] = [block.split("```")[0] for block in section.split("```python\n")[1:]]
-    (tmp_path / "damp.py").write_text(code, encoding="utf-8")
-    return tmp_path
+    path = tmp_path_factory.mktemp("contributed")
+    (path / "damp.py").write_text(code, encoding="utf-8")
+    return path
 
 
-def python(code: str, *arguments: object) -> str:
-    """What the code prints, in a process of its own."""
-    command = [sys.executable, "-c", ADDED + code, *map(str, arguments)]
+def test_it_trains_is_listed_with_its_equation_and_is_in_every_suite(
+    folder: Path, digits_recipe: dict[str, Any]
+) -> None:
+    recipe = {**digits_recipe, "method": {"name": "damp", "rate": 0.25}}
+    arguments = [str(folder), *map(json.dumps, (recipe, list(SUITES), RUN))]
+    command = [sys.executable, "-c", SCRIPT, *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    return done.stdout
-
-
-def test_it_trains_and_is_listed_with_its_equation(folder: Path, digits_recipe: dict[str, Any]) -> None:
-    recipe = {**digits_recipe, "method": {"name": "damp", "rate": 0.25}}
-    first, *listed = python(TRAINED, folder, json.dumps(recipe)).splitlines()
-    assert json.loads(first) == ["damp", {"name": "damp", "rate": 0.25}, ["part-1", "part-2"], "Damp"]
-    assert "  Equation: `θ ← (1 − rate)·θ + rate·θ_before`" in listed
-    assert any("rate = 0.5" in line and "share of every step that is taken back" in line for line in listed)
-
-
-def test_it_is_in_every_suite_and_passes_what_is_cheap_of_them(folder: Path) -> None:
-    lines = python(COLLECTED, folder, " ".join(SUITES), " ".join(RUN)).splitlines()
-    collected = [line.split("::")[0].split()[-1] for line in lines if line.startswith("collected ")]
+    lines = done.stdout.splitlines()
+    [trained] = [json.loads(line.removeprefix("trained ")) for line in lines if line.startswith("trained ")]
+    assert trained == ["damp", {"name": "damp", "rate": 0.25}, ["part-1", "part-2"], "Damp"]
+    assert "  Equation: `θ ← (1 − rate)·θ + rate·θ_before`" in lines
+    assert any("rate = 0.5" in line and "share of every step that is taken back" in line for line in lines)
+    collected = [line.split("::")[0].split()[-1] for line in lines if "collected tests/" in line]
     for suite, least in SUITES.items():
-        assert collected.count(suite) >= least, suite
+        assert collected.count(suite) >= least, (suite, collected)
 
 
 def test_it_passes_ruff(folder: Path) -> None:
