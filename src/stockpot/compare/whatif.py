@@ -268,7 +268,7 @@ def _merged(session: Session, method: Method[Any], index: int) -> nn.Module:
         name=run.tasks[index].name,
         seed=derive(run.seed, "task", index),
         model=model,
-        total_steps=Costs(**run.finished[index]["costs"]).steps,
+        total_steps=max(1, Costs(**run.finished[index]["costs"]).steps),  # an old journal may lack them
         checkpoint=lambda source: session.checkpoint(source, index),
         new=grown,
         origin=session.recipe.model.origin,
