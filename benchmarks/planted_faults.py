@@ -109,11 +109,10 @@ FAULTS = {
         (
             (
                 "averaging/match.py",
-                "            rows = _common_rows(one, origin, is_new, label)\n",
-                "            rows = _common_rows(one, origin, is_new, label)\n"
-                "            if rows is not None:\n"
-                "                more = origin.new_zeros((one.tensor.shape[0] - rows, *origin.shape[1:]))\n"
-                "                origin, rows = torch.cat([origin, more]), None\n",
+                "return (tensor if self.rows is None else tensor.narrow(0, 0, self.rows)), local_shard(self.anchor)",
+                "more = (0 if self.rows is None else len(tensor) - self.rows, *self.anchor.shape[1:])\n"
+                "        anchor = local_shard(self.anchor)\n"
+                "        return tensor, anchor if self.rows is None else torch.cat([anchor, anchor.new_zeros(more)])",
             ),
         ),
         ("tests/averaging/test_sfa_what_is_averaged.py", "tests/averaging/test_sfa_anchor.py"),
