@@ -65,7 +65,7 @@ def test_what_makes_no_sense_is_one_line(options: CompareOptions, message: str, 
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (("--shard", "5/4"), "--shard: '5/4' is not a share"),
         (("--engine", "slurm"), "--engine: 'slurm' is not processes or ray"),
@@ -75,7 +75,7 @@ def test_what_makes_no_sense_is_one_line(options: CompareOptions, message: str, 
 )
 def test_mistakes_on_the_command_line_have_exit_code_2(
     flags: tuple[str, ...],
-    said: str,
+    message: str,
     stockpot: Command,
     write_yaml: Callable[..., Path],
     digits_recipe: dict[str, Any],
@@ -83,7 +83,7 @@ def test_mistakes_on_the_command_line_have_exit_code_2(
 ) -> None:
     done = stockpot("compare", write_yaml(digits_recipe), *flags, "-o", tmp_path / "out")
     assert done.code == 2
-    assert said in done.err
+    assert message in done.err
     assert done.err.count("\n") == 1
 
 

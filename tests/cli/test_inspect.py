@@ -66,14 +66,14 @@ def test_all_lists_every_tensor(stockpot: Call, pair: tuple[Path, Path]) -> None
 
 
 def test_the_facts_for_programs(stockpot: Call, pair: tuple[Path, Path]) -> None:
-    told = json.loads(stockpot("inspect", pair[0], "--json").out)
-    (facts,) = told["checkpoints"]
+    printed = json.loads(stockpot("inspect", pair[0], "--json").out)
+    (facts,) = printed["checkpoints"]
     assert facts["tensors"]["model.layers.2.mlp.up_proj.weight"] == {"dtype": "BF16", "shape": [32, 8], "bytes": 512}
     assert facts["types"]["BF16"] == {"tensors": 4, "parameters": 1024, "bytes": 2048}
     assert facts["bytes"] == sum(tensor.nbytes for tensor in weights().values())
     assert facts["layers"] == {"model.layers": 4}
     assert facts["metadata"] == {"format": ["pt"]}
-    assert told["comparisons"] == []
+    assert printed["comparisons"] == []
     assert "ties" not in facts
 
 
@@ -93,8 +93,8 @@ def test_ties_are_named_and_what_the_configuration_says(stockpot: Call, tmp_path
 
 def test_an_adapter_is_shown_with_its_rank_and_base(stockpot: Call, tmp_path: Path) -> None:
     save_file({"base_model.model.q.lora_A.weight": torch.ones(4, 8)}, tmp_path / "adapter_model.safetensors")
-    said = {"peft_type": "LORA", "r": 4, "base_model_name_or_path": "some/base"}
-    (tmp_path / "adapter_config.json").write_text(json.dumps(said))
+    config = {"peft_type": "LORA", "r": 4, "base_model_name_or_path": "some/base"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     assert re.search(
         r"^adapter: +peft_type = LORA, rank = 4, base = some/base$", stockpot("inspect", tmp_path).out, re.M
     )
@@ -133,7 +133,7 @@ def test_what_cannot_be_compared_is_named(stockpot: Call, tmp_path: Path) -> Non
     save_file(a, tmp_path / "a.safetensors")
     save_file(b, tmp_path / "b.safetensors")
     out = stockpot("inspect", tmp_path / "a.safetensors", tmp_path / "b.safetensors").out
-    for said in (
+    for message in (
         "Only in a: 2\n  h.{1…2}.w (2)\n",
         "Only in b: 1\n  new\n",
         "Shapes differ, not compared: 1\n  s: 2 × 3 in a, 3 × 3 in b\n",
@@ -141,9 +141,9 @@ def test_what_cannot_be_compared_is_named(stockpot: Call, tmp_path: Path) -> Non
         "NaN or infinity, left out of the sums: 1\n  n: 0 elements in a, 1 in b\n",
         "Integers that differ: 1\n  i: I64\n",
     ):
-        assert said in out
-    told = json.loads(stockpot("inspect", tmp_path / "a.safetensors", tmp_path / "b.safetensors", "--json").out)
-    (comparison,) = told["comparisons"]
+        assert message in out
+    printed = json.loads(stockpot("inspect", tmp_path / "a.safetensors", tmp_path / "b.safetensors", "--json").out)
+    (comparison,) = printed["comparisons"]
     assert comparison["tensors"]["n"] == {"equal": False, "distance": None, "cosine": None, "nonfinite": [0, 1]}
     assert comparison["shapes_differ"] == {"s": [[2, 3], [3, 3]]}
     assert comparison["only_in_second"] == ["new"]
@@ -229,7 +229,7 @@ def test_texts_of_files_cannot_steer_the_terminal(stockpot: Call, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["nowhere"], r"nowhere does not exist"),
         (["a", "nowhere"], r"nowhere does not exist"),
@@ -244,7 +244,7 @@ def test_texts_of_files_cannot_steer_the_terminal(stockpot: Call, tmp_path: Path
     ],
 )
 def test_mistakes(
-    stockpot: Call, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+    stockpot: Call, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
     monkeypatch.chdir(pair[0].parent)
     whole = (pair[0] / "model.safetensors").read_bytes()
@@ -254,5 +254,5 @@ def test_mistakes(
     done = stockpot("inspect", *arguments)
     assert (done.code, done.out) == (2, "")
     assert re.fullmatch(r"Error: [^\n]+\n", done.err)
-    assert re.search(said, done.err)
+    assert re.search(message, done.err)
     assert sorted(Path.cwd().rglob("*")) == before

@@ -74,9 +74,9 @@ def test_a_mistake_in_a_recipe_is_one_line_and_leaves_nothing_behind(
 ) -> None:
     overrides, message = MISTAKES[mistake]
     for command in ("run", "compare"):
-        told = one_line(stockpot(command, finished / "recipe.yaml", *overrides, "-o", tmp_path / "new"))
-        assert re.search(message, told), told
-        assert len(told) < 500
+        error = one_line(stockpot(command, finished / "recipe.yaml", *overrides, "-o", tmp_path / "new"))
+        assert re.search(message, error), error
+        assert len(error) < 500
         assert not (tmp_path / "new").exists()
 
 
@@ -84,11 +84,11 @@ def test_a_folder_with_pickles_is_refused(finished: Path, stockpot: Callable[...
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "config.json").write_text('{"model_type": "vit", "hidden_size": 8}')
     (tmp_path / "old" / "pytorch_model.bin").write_bytes(b"\x80\x04.")
-    told = one_line(
+    error = one_line(
         stockpot("run", finished / "recipe.yaml", f"model={{name: {tmp_path / 'old'}}}", "-o", tmp_path / "n")
     )
-    assert "holds pickled weights (.bin), not safetensors" in told
-    assert "save_pretrained" in told
+    assert "holds pickled weights (.bin), not safetensors" in error
+    assert "save_pretrained" in error
 
 
 @pytest.mark.parametrize(
@@ -113,8 +113,8 @@ def test_a_recipe_that_cannot_be_read_is_one_line(
 def test_a_place_that_is_taken_is_not_overwritten(finished: Path, stockpot: Callable[..., Any], tmp_path: Path) -> None:
     recipe, run = finished / "recipe.yaml", finished / "run"
     before = (run / "journal.jsonl").read_bytes(), (run / "recipe.yaml").read_bytes()
-    told = one_line(stockpot("run", recipe, "-o", run))
-    assert f"a run is here already; go on with `stockpot resume {run}`, or choose another folder with -o" in told
+    error = one_line(stockpot("run", recipe, "-o", run))
+    assert f"a run is here already; go on with `stockpot resume {run}`, or choose another folder with -o" in error
     assert "this is the folder of one run; choose another for the comparison with -o" in one_line(
         stockpot("compare", recipe, "-o", run)
     )
@@ -122,8 +122,8 @@ def test_a_place_that_is_taken_is_not_overwritten(finished: Path, stockpot: Call
     assert one_line(stockpot("run", recipe, "-o", recipe))  # a file
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "own.txt").write_text("mine")
-    told = one_line(stockpot("run", recipe, "-o", tmp_path / "notes"))
-    assert "not empty (it holds own.txt); choose another with -o" in told
+    error = one_line(stockpot("run", recipe, "-o", tmp_path / "notes"))
+    assert "not empty (it holds own.txt); choose another with -o" in error
     assert "not empty, and holds no comparison" in one_line(stockpot("compare", recipe, "-o", tmp_path / "notes"))
     assert sorted(entry.name for entry in (tmp_path / "notes").iterdir()) == ["own.txt"]
     assert "exists already; choose another file" in one_line(stockpot("init", recipe))
@@ -167,18 +167,18 @@ def test_a_mistake_in_an_added_task_changes_nothing(
     (tmp_path / "task.yaml").write_text(task)
     journal = (run / "journal.jsonl").read_bytes()
     more = ["-o", tmp_path / "branch"] if branch else []
-    told = one_line(stockpot("add", run, tmp_path / "task.yaml", *overrides, *more))
-    assert re.search(message, told), told
+    error = one_line(stockpot("add", run, tmp_path / "task.yaml", *overrides, *more))
+    assert re.search(message, error), error
     assert (run / "journal.jsonl").read_bytes() == journal
     assert not (tmp_path / "branch").exists()
 
 
 def test_a_name_that_is_not_known_gives_those_that_are(stockpot: Callable[..., Any], tmp_path: Path) -> None:
-    told = one_line(stockpot("methods", "sfaa"))
-    assert told == f"there is no method 'sfaa'. Did you mean 'sfa'? Known: {', '.join(registry())}."
-    told = one_line(stockpot("schema", "recip"))
+    error = one_line(stockpot("methods", "sfaa"))
+    assert error == f"there is no method 'sfaa'. Did you mean 'sfa'? Known: {', '.join(registry())}."
+    error = one_line(stockpot("schema", "recip"))
     assert (
-        told == "there is no schema 'recip'. Did you mean 'recipe'? Known: recipe, task, results, comparison, whatif."
+        error == "there is no schema 'recip'. Did you mean 'recipe'? Known: recipe, task, results, comparison, whatif."
     )
     assert "there is no such folder" in one_line(stockpot("init", tmp_path / "nowhere" / "recipe.yaml"))
 
@@ -219,7 +219,7 @@ def test_a_name_that_is_a_path_writes_nothing(
     (tmp_path / "deep" / "er").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "deep" / "er")
     for command in ("run", "compare"):
-        told = one_line(stockpot(command, finished / "recipe.yaml", "name=../../trav"))
-        assert "name: '../../trav' is not a name: no slashes" in told
+        error = one_line(stockpot(command, finished / "recipe.yaml", "name=../../trav"))
+        assert "name: '../../trav' is not a name: no slashes" in error
     one_line(stockpot("merge", "../../trav", "a", "b"))
     assert [path.name for path in tmp_path.rglob("*")] == ["deep", "er"]

@@ -95,7 +95,7 @@ def test_what_they_write_is_kept_over_an_interruption_and_with_keep_needed(
 
 
 @pytest.mark.parametrize(
-    ("tracker", "said"),
+    ("tracker", "message"),
     [
         ("tensorboard", r"train\.report_to: tensorboard is not installed here: install it, or leave it out\."),
         ("tensorbord", r"train\.report_to: unknown tracker 'tensorbord'\. Did you mean 'tensorboard'\?"),
@@ -103,7 +103,7 @@ def test_what_they_write_is_kept_over_an_interruption_and_with_keep_needed(
 )
 def test_a_tracker_that_is_not_there_is_one_line_before_the_run_begins(
     tracker: str,
-    said: str,
+    message: str,
     monkeypatch: pytest.MonkeyPatch,
     stockpot: Callable[..., Any],
     digits_recipe: dict[str, Any],
@@ -114,5 +114,5 @@ def test_a_tracker_that_is_not_there_is_one_line_before_the_run_begins(
     digits_recipe["train"]["report_to"] = tracker
     done = stockpot("run", write_yaml(digits_recipe), "-o", tmp_path / "run")
     assert (done.code, done.err.count("\n")) == (2, 1)
-    assert re.search(said, done.err), done.err
+    assert re.search(message, done.err), done.err
     assert not (tmp_path / "run").exists()

@@ -105,7 +105,7 @@ def test_methods_are_chosen_and_the_folder_is_the_runs_own(learnt: Path, stockpo
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"method": {"name": "wise_ft"}}, r"a run of 'wise_ft', whose checkpoints carry that method's mark already"),
         ({"keep": "needed"}, r"the models of its earlier tasks are gone \(keep: needed\)"),
@@ -114,12 +114,12 @@ def test_methods_are_chosen_and_the_folder_is_the_runs_own(learnt: Path, stockpo
     ],
 )
 def test_runs_that_cannot_tell_are_refused(
-    changes: dict[str, Any], said: str, stockpot: Command, tmp_path: Path
+    changes: dict[str, Any], message: str, stockpot: Command, tmp_path: Path
 ) -> None:
     run = learn(tmp_path / "run", **changes)
     done = stockpot("whatif", run)
     assert done.code == 2
-    assert re.match(rf"Error: {re.escape(str(run))}: .*{said}", done.err) and done.err.count("\n") == 1
+    assert re.match(rf"Error: {re.escape(str(run))}: .*{message}", done.err) and done.err.count("\n") == 1
     assert not (run / "whatif").exists()
 
 

@@ -1,4 +1,4 @@
-"""The options of `stockpot compare`, and the recipe that they make of the one in the file."""
+"""The options of `stockpot compare`, and how they change the recipe."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from stockpot.errors import StockpotError, did_you_mean
 if TYPE_CHECKING:
     from stockpot.recipe.schema import Recipe
 
-# Options that are not called as the recipe's key that they set.
+# Options whose flag is not the name of the recipe's key that they set.
 _FLAGS = {"minutes": "--budget", "front": "--pareto"}
 
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """What the command line says beside the recipe; for what is None, the recipe counts."""
+    """The command line beside the recipe; None leaves the recipe as it is."""
 
     methods: str | None = None
     seeds: int | None = None
@@ -39,7 +39,7 @@ def _flag(name: str) -> str:
 
 
 def apply_options(recipe: Recipe, options: CompareOptions) -> Recipe:
-    """The recipe, changed as the options say. Raises StockpotError for methods that do not exist."""
+    """The recipe with the options applied. Raises StockpotError for methods that do not exist."""
     from stockpot.recipe.read import validate
     from stockpot.recipe.schema import Recipe
 

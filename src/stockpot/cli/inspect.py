@@ -56,8 +56,8 @@ def inspect_command(
             with _progress(None) as on_bytes:
                 tied = find_tied_tensors(sources[0], on_bytes)
     if as_json:
-        found = {} if tied is None else {"ties": tied.groups, "constant": tied.constant}
-        checkpoints = [asdict(each) | found for each in facts]
+        tie_facts = {} if tied is None else {"ties": tied.groups, "constant": tied.constant}
+        checkpoints = [asdict(each) | tie_facts for each in facts]
         values = {"checkpoints": checkpoints, "comparisons": [each.as_json() for each in comparisons]}
         say(json.dumps(values, indent=2, allow_nan=False))
     elif not comparisons:

@@ -95,7 +95,7 @@ class CheckpointComparison:
             "distance": whole.distance, "cosine": whole.cosine, "identical": self.identical,
             "only_in_first": self.only_first, "only_in_second": self.only_second,
             "shapes_differ": self.shapes, "types_differ": self.dtypes,
-            "tensors": {name: {key: getattr(one, key) for key in keys} for name, one in self.differences.items()},
+            "tensors": {name: {key: getattr(each, key) for key in keys} for name, each in self.differences.items()},
         }  # fmt: skip
 
 

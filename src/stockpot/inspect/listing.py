@@ -89,9 +89,9 @@ def totals_report(comparisons: Sequence[CheckpointComparison]) -> Iterator[str |
     """Several checkpoints, each compared with the first."""
     yield f"a: {comparisons[0].first}"
     yield from _folded(["b", "‖a−b‖/‖a‖", "cosine", "compared", "identical", "not compared"], [
-        (one.second, _number(one.whole.distance), _cosine(one.whole.cosine), f"{len(one.differences):,}",
-         f"{one.identical:,}", f"{len(one.left_out):,}")
-        for one in comparisons
+        (each.second, _number(each.whole.distance), _cosine(each.whole.cosine), f"{len(each.differences):,}",
+         f"{each.identical:,}", f"{len(each.left_out):,}")
+        for each in comparisons
     ])  # fmt: skip
     yield "Name two paths to see the tensors one by one."
 

@@ -55,7 +55,8 @@ def curves_of(differences: Mapping[str, TensorDifference]) -> tuple[list[Curve],
 
     Both begin with the largest distance; tensors without a distance are left out.
     """
-    layers = {name: layer_of(name) or ("", -1, name) for name, one in differences.items() if one.distance is not None}
+    drawn = [name for name, difference in differences.items() if difference.distance is not None]
+    layers = {name: layer_of(name) or ("", -1, name) for name in drawn}
     stacks = {stack for stack, number, _ in layers.values() if number >= 0}
     root = next(iter(stacks)).partition(".")[0] + "." if len(stacks) == 1 else ""
     kinds: dict[tuple[bool, str], dict[int, list[TensorDifference]]] = {}
@@ -73,7 +74,7 @@ def curves_of(differences: Mapping[str, TensorDifference]) -> tuple[list[Curve],
 
 
 def _medians(layers: Mapping[int, list[TensorDifference]], key: str) -> dict[int, float]:
-    values = {number: [getattr(one, key) for one in layers[number]] for number in sorted(layers)}
+    values = {number: [getattr(difference, key) for difference in layers[number]] for number in sorted(layers)}
     known = {number: [value for value in part if value is not None] for number, part in values.items()}
     return {number: statistics.median(part) if part else math.nan for number, part in known.items()}
 
