@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from stockpot.cli.arguments import Threads
+
 
 def merge_command(
     what: Annotated[str, typer.Argument(metavar="RULE|CONFIG.yaml", help="`stockpot rules` lists the rules")],
@@ -34,7 +36,7 @@ def merge_command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only print what would be read and written")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="continue an interrupted merge")] = False,
     max_shard_size: Annotated[str, typer.Option(help="of an output file")] = "5GB",
-    threads: Annotated[int | None, typer.Option(min=1, help="default: one per processor, at most 8")] = None,
+    threads: Threads = None,
     verify: Annotated[bool, typer.Option(help="read back what was written")] = True,
     sync: Annotated[bool, typer.Option(help="wait until it is on the disk")] = True,
     hash_files: Annotated[bool, typer.Option("--hash", help="record the full SHA-256 of the inputs")] = False,
