@@ -31,7 +31,8 @@ def rows() -> list[dict[str, Tensor]]:
     return [{"x": row, "labels": row.sum().sin()} for row in x]
 
 
-def trainer(folder: Path, *callbacks: TrainerCallback, **settings: Any) -> Trainer:
+def trainer(folder: Path, *callbacks: TrainerCallback, model: Any = None, data: Any = None, **settings: Any) -> Trainer:
+    """Of the regression, unless another model and its rows are given."""
     arguments: dict[str, Any] = {
         "output_dir": str(folder),
         "per_device_train_batch_size": BATCH,
@@ -48,11 +49,12 @@ def trainer(folder: Path, *callbacks: TrainerCallback, **settings: Any) -> Train
         "logging_strategy": "no",
         **settings,
     }
+    data = rows() if data is None else data
     return Trainer(
-        Regression(),
+        Regression() if model is None else model,
         TrainingArguments(**arguments),
-        train_dataset=rows(),
-        eval_dataset=rows(),
+        train_dataset=data,
+        eval_dataset=data,
         callbacks=list(callbacks),
     )
 
@@ -68,13 +70,16 @@ def train(folder: Path, *callbacks: TrainerCallback, **settings: Any) -> Tensor:
 
 
 class Spy(TrainerCallback):
-    """Writes down the weights after each update, before and after SFA's turn."""
+    """Records the weights after each update, before or after SFA's turn, and the norm of its gradient."""
 
     def __init__(self) -> None:
         self.seen: list[Tensor] = []
+        self.norms: list[float] = []
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         self.seen.append(weights(model).clone())
+        gradients = [tensor.grad.flatten() for tensor in model.parameters() if tensor.grad is not None]
+        self.norms.append(torch.cat(gradients).norm().item() if gradients else 0.0)
 
 
 class StopAt(TrainerCallback):

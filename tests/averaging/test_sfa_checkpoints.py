@@ -227,7 +227,7 @@ def test_a_longer_training_resumes_with_every_and_is_refused_with_p(tmp_path: Pa
     train(tmp_path / "p", SFACallback(**SETTINGS), StopAt(5), max_steps=10)
     said = refusal(tmp_path / "p" / "checkpoint-5", tmp_path / "p", max_steps=20)
     assert "T, the steps of the training, is 20 here and 10 in" in said
-    assert "p·T is when to average" in said
+    assert "p·T says when to average" in said
 
 
 def test_an_earlier_trainings_checkpoint_of_the_same_step_is_left_alone(stopped: Path) -> None:

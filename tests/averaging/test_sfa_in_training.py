@@ -6,17 +6,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import hf_training
 import pytest
 import torch
+from hf_training import Spy, weights
 from torch import Tensor
-from transformers import (
-    EarlyStoppingCallback,
-    LlamaConfig,
-    LlamaForCausalLM,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-)
+from transformers import EarlyStoppingCallback, LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback
 
 from stockpot import SFA, SFACallback, StockpotError
 from stockpot.averaging.average import round_stochastically
@@ -35,51 +30,16 @@ def tiny(dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
 
 
 def trainer(folder: Path, *callbacks: TrainerCallback, model: Any = None, **settings: Any) -> Trainer:
-    arguments: dict[str, Any] = {
-        "output_dir": str(folder),
-        "max_steps": TOTAL,
-        "per_device_train_batch_size": 4,
-        "learning_rate": 0.01,
-        "lr_scheduler_type": "constant",
-        "save_strategy": "no",
-        "logging_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        **settings,
-    }
     tokens = torch.randint(2, 17, (32, 6), generator=torch.Generator().manual_seed(1))
-    rows = [{"input_ids": row, "labels": row} for row in tokens]
-    return Trainer(
-        tiny() if model is None else model,
-        TrainingArguments(**arguments),
-        train_dataset=rows,
-        eval_dataset=rows[:8],
-        callbacks=list(callbacks),
-    )
-
-
-def weights(model: Any) -> Tensor:
-    return torch.cat([tensor.detach().flatten() for tensor in model.parameters()])
+    data = [{"input_ids": row, "labels": row} for row in tokens]
+    chosen = {"max_steps": TOTAL, "gradient_accumulation_steps": 1, "save_strategy": "no", **settings}
+    return hf_training.trainer(folder, *callbacks, model=tiny() if model is None else model, data=data, **chosen)
 
 
 def train(folder: Path, *callbacks: TrainerCallback, **settings: Any) -> Tensor:
     one = trainer(folder, *callbacks, **settings)
     one.train()
     return weights(one.model)
-
-
-class Spy(TrainerCallback):
-    """Writes down the weights after each update, and the largest gradient norm an update was made with."""
-
-    def __init__(self) -> None:
-        self.seen: list[Tensor] = []
-        self.norms: list[float] = []
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        self.seen.append(weights(model).clone())
-        gradients = [tensor.grad.flatten() for tensor in model.parameters() if tensor.grad is not None]
-        self.norms.append(torch.cat(gradients).norm().item())
 
 
 def check_formula(before: Spy, after: Spy, start: Tensor, due: set[int]) -> None:
@@ -121,6 +81,7 @@ def test_gradient_checkpointing_changes_nothing(tmp_path: Path) -> None:
     torch.testing.assert_close(run(True), run(False), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.thorough  # test_sfa_what_is_averaged compiles a model; this crosses it with the Trainer
 def test_a_compiled_model_is_averaged_to_the_same_weights_under_clean_names(tmp_path: Path) -> None:
     def run(folder: str, **settings: Any) -> tuple[Tensor, SFACallback]:
         callback = SFACallback(beta={"model.layers.0.*": 0.5, "*": 0.25}, p=0.25)

@@ -370,5 +370,5 @@ def test_a_layer_trained_only_since_the_resume_is_refused(tmp_path: Path) -> Non
     model.get_base_model().lm_head.weight.requires_grad_(True)
     resumed = trainer(tmp_path, model, SFACallback(beta=0.25, p=0.3))
     resumed.state.global_step, resumed.state.max_steps = 4, 8
-    with pytest.raises(StockpotError, match=r"lm_head.weight' is trained here and was not when the run began"):
+    with pytest.raises(StockpotError, match=r"lm_head.weight' is trained here and was not when the training started"):
         SFACallback(beta=0.25, p=0.3).on_train_begin(resumed.args, resumed.state, resumed.control, model=model)

@@ -77,7 +77,7 @@ def test_masters_that_come_back_are_noticed_at_the_next_step(
     sfa = SFA(model, beta=0.25, anchor=zeros(model), **settings)
     train(model, optimizer, sfa, every)
     assert sfa.averages == 1
-    with pytest.raises(StockpotError, match=r"^'\d\.(weight|bias)': the optimizer step after an average put back"):
+    with pytest.raises(StockpotError, match=r"^'\d\.(weight|bias)': the optimizer step after an average restored"):
         train(model, optimizer, sfa, 1)
     assert (sfa.steps, sfa.averages) == (every, 1)
 

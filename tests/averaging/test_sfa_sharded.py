@@ -67,22 +67,22 @@ LAYOUTS: dict[str, Any] = {
 
 def test_distance_is_whole_and_bytes_are_local_in_every_layout(tmp_path: Path) -> None:
     def work(rank: int) -> dict[str, tuple[float, int, int]]:
-        seen = {}
+        measured = {}
         for name, build in LAYOUTS.items():
             model = build()
             sfa = SFA(model, beta=0.25, every=1)
             moved(model, gaps())
-            pieces = [one.to_local() if isinstance(one, DTensor) else one for one in model.parameters()]
-            seen[name] = sfa.distance(), sfa.anchor_bytes, sum(piece.nbytes for piece in pieces)
-        return seen
+            pieces = [p.to_local() if isinstance(p, DTensor) else p for p in model.parameters()]
+            measured[name] = sfa.distance(), sfa.anchor_bytes, sum(piece.nbytes for piece in pieces)
+        return measured
 
     expected = sum(float(gap.square().sum()) for gap in gaps().values()) ** 0.5
     everything = sum(gap.nbytes for gap in gaps().values())
     first, second = on_ranks(work, tmp_path)
     for name in LAYOUTS:
         assert first[name][0] == second[name][0] == pytest.approx(expected, rel=1e-14)
-        for _, told, true in (first[name], second[name]):
-            assert told == true
+        for _, anchor_bytes, local_bytes in (first[name], second[name]):
+            assert anchor_bytes == local_bytes
     assert first["sharded"][1] > second["sharded"][1] > 0
     assert first["sharded"][1] + second["sharded"][1] == everything
     assert first["replicated"][1] == everything
@@ -91,7 +91,7 @@ def test_distance_is_whole_and_bytes_are_local_in_every_layout(tmp_path: Path) -
 def refusals(model: nn.Module) -> list[str]:
     anchor = {name: tensor.detach() for name, tensor in network().state_dict().items()}
     examples: Any = [0]
-    said = []
+    messages = []
     for attempt in (
         lambda: SFA(model, beta=0.25, every=1),
         lambda: SFA(model, beta={"0.*": 0.1, "*": 0.2}, every=1, anchor=anchor),
@@ -101,8 +101,8 @@ def refusals(model: nn.Module) -> list[str]:
     ):
         with pytest.raises(StockpotError) as caught:
             attempt()
-        said.append(str(caught.value))
-    return said
+        messages.append(str(caught.value))
+    return messages
 
 
 def begin(model: nn.Module) -> None:
@@ -111,9 +111,8 @@ def begin(model: nn.Module) -> None:
     SFACallback(beta=0.25, p=0.25).on_train_begin(arguments, state, None, model=model)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("original", [True, False], ids=["use_orig_params", "flat"])
-def test_fsdp1_is_refused_wherever_a_model_comes_in(original: bool, tmp_path: Path) -> None:
-    def work(rank: int) -> list[list[str]]:
+def test_fsdp1_is_refused_wherever_a_model_comes_in(tmp_path: Path) -> None:
+    def attempts(original: bool) -> list[list[str]]:
         def wrap(module: nn.Module) -> FullyShardedDataParallel:
             return FullyShardedDataParallel(module, use_orig_params=original, device_id=torch.device("cpu"))
 
@@ -127,11 +126,13 @@ def test_fsdp1_is_refused_wherever_a_model_comes_in(original: bool, tmp_path: Pa
             sfa.step()
         return [refusals(whole), refusals(part), refusals(whole.module), [str(caught.value)]]
 
-    for whole, part, inner, late in on_ranks(work, tmp_path):
-        assert all(one.startswith("FSDP1 (FullyShardedDataParallel) wraps the model: ") for one in whole)
-        assert all(one.startswith("FSDP1 (FullyShardedDataParallel) wraps its module '1': ") for one in part)
-        assert all("is a piece of flat parameters of FSDP1" in one for one in inner + late)
-        assert all("fully_shard" in one and "\n" not in one for one in whole + part + inner + late)
+    of_ranks = on_ranks(lambda rank: [attempts(original) for original in (True, False)], tmp_path)
+    for whole, part, inner, late in (messages for rank in of_ranks for messages in rank):
+        assert all(message.startswith("FSDP1 (FullyShardedDataParallel) wraps the model: ") for message in whole)
+        assert all(message.startswith("FSDP1 (FullyShardedDataParallel) wraps its module '1': ") for message in part)
+        assert all("is a piece of flat parameters of FSDP1" in message for message in inner + late)
+        messages = whole + part + inner + late
+        assert all("fully_shard" in message and "\n" not in message for message in messages)
 
 
 def test_an_anchor_of_flat_pieces_is_refused() -> None:

@@ -130,7 +130,7 @@ def test_an_anchor_file_that_went_away_is_named(tmp_path: Path) -> None:
     sfa = SFA(network(), beta=0.25, every=1, keep="disk", folder=tmp_path)
     state = sfa.state_dict()
     Path(state["anchor"]).unlink()
-    with pytest.raises(StockpotError, match=r"anchor-.*safetensors does not exist"):
+    with pytest.raises(StockpotError, match=r"anchor-.*safetensors no longer exists"):
         SFA(network(), beta=0.25, every=1).load_state_dict(state)
 
 
