@@ -1,13 +1,13 @@
-"""What does averaging more often do, at the same measured distance from the anchor? SFA's p against β on two tasks.
+"""What averaging more often changes, at the same distance from the anchor: SFA's p against β on two tasks.
 
     OMP_NUM_THREADS=1 python benchmarks/cadence.py ../shared/data/vision/mnist10k
     OMP_NUM_THREADS=1 python benchmarks/cadence.py benchmarks/evidence/split-cifar.yaml --seeds 3
 
-Data are MNIST's, as two tasks of five digits; of a recipe its model, its settings and its first two tasks are taken.
+The data are MNIST as two tasks of five digits, or the model, settings and first two tasks of a recipe.
 At one β a smaller p is simply more pull, so values of p are compared where the second task ends equally far from the
 first: for every p, β is found by bisection such that ‖θ_T − θ_o‖ is a given share of the distance that plain
-fine-tuning moves. Printed are, for each share and p, the β that was needed, the accuracy on the first task (past) and
-on the second (new), means over seeds, and their paired differences to p = 1 with 95 % intervals.
+fine-tuning moves. For each share and p it prints the β that was needed, the accuracy on the first task (past) and on
+the second (new), means over seeds, and their paired differences from p = 1 with 95 % intervals.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ SETTINGS: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Ended:
-    """Where the second task ended."""
+class Ending:
+    """How the second task ended."""
 
     beta: float
     distance: float
@@ -69,8 +69,8 @@ class Case:
     settings: dict[str, Any]
 
 
-class Pair:
-    """Two tasks, learnt with one seed; the first one once, the second as often as is asked for."""
+class TwoTasks:
+    """Two tasks, learnt with one seed: the first once, the second as often as needed."""
 
     def __init__(self, case: Case, seed: int, folder: Path) -> None:
         self.case, self.stream, self.seed, self.folder = case, case.stream, seed, folder
@@ -96,7 +96,7 @@ class Pair:
         method.task_end(task, examples)
         return model
 
-    def second(self, p: float, beta: float) -> Ended:
+    def second(self, p: float, beta: float) -> Ending:
         """The second task with SFA."""
         keys = {"name": "sfa", "beta": beta, "p": p, "first_task": "average"}
         model = self.learn(copy.deepcopy(self.first), 1, keys)
@@ -105,10 +105,10 @@ class Pair:
             accuracy(model, self.stream.test(task), self.stream.rows.evaluated(task, 2, self.case.rows), 512)
             for task in (0, 1)
         ]
-        return Ended(beta, float((theta - self.anchor).norm()), *scores)
+        return Ending(beta, float((theta - self.anchor).norm()), *scores)
 
-    def at(self, p: float, distance: float, tries: int) -> Ended:
-        """The second task with the β that ends nearest to a distance: it falls as β grows."""
+    def at(self, p: float, distance: float, tries: int) -> Ending:
+        """The second task with the β whose distance is nearest to the given one; distances fall as β grows."""
         low, high = 0.0, 1.0
         best = None
         for _ in range(tries):
@@ -121,7 +121,7 @@ class Pair:
 
 
 def cases(source: str, scenarios: list[Scenario]) -> Iterator[Case]:
-    """Those of MNIST's data, or the one of a recipe."""
+    """MNIST in each scenario, or the case of a recipe."""
     if not source.endswith(".yaml"):
         for scenario in scenarios:
             yield Case(scenario, _digits(source, scenario), lambda seed: mlp(10), 10, SETTINGS)
@@ -146,19 +146,20 @@ def _digits(path: str, scenario: Scenario) -> ClassifiedStream:
     return ClassifiedStream.open(scenario, DataSpec(path=path), tasks, [], ImageReader(PlainProcessor()))
 
 
-def told(values: list[float]) -> str:
+def mean_and_interval(values: list[float]) -> str:
     """Mean and half the interval."""
-    found = estimate_mean([*values])
-    assert found.mean is not None and found.high is not None
-    return f"{found.mean:.3f} ± {found.high - found.mean:.3f}"
+    estimate = estimate_mean([*values])
+    assert estimate.mean is not None and estimate.high is not None
+    return f"{estimate.mean:.3f} ± {estimate.high - estimate.mean:.3f}"
 
 
 def gap(values: list[float], reference: list[float]) -> str:
     """The paired difference with its interval, not corrected."""
-    found = estimate_mean([a - b for a, b in zip(values, reference, strict=True)])
-    assert found.mean is not None and found.low is not None and found.high is not None
+    estimate = estimate_mean([a - b for a, b in zip(values, reference, strict=True)])
+    assert estimate.mean is not None and estimate.low is not None and estimate.high is not None
     p_value = paired([*values], [*reference]).p_value
-    return f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f}{'' if p_value is None else f', p {p_value:.3f}'})"
+    p_text = "" if p_value is None else f", p {p_value:.3f}"
+    return f"{estimate.mean:+.3f} ({estimate.low:+.3f} to {estimate.high:+.3f}{p_text})"
 
 
 def main() -> None:
@@ -170,37 +171,38 @@ def main() -> None:
     parser.add_argument("--scenarios", nargs="*", default=["class-incremental", "domain-incremental"])
     parser.add_argument("--cadences", nargs="*", type=float, default=CADENCES)
     parser.add_argument("--shares", nargs="*", type=float, default=SHARES)
-    asked = parser.parse_args()
-    for case in cases(asked.source, asked.scenarios):
+    arguments = parser.parse_args()
+    for case in cases(arguments.source, arguments.scenarios):
         print(f"\n## {case.name}\n\n| distance | p | β | reached | past | new | past less p = 1 | new less p = 1 |")
         print("|---|---|---|---|---|---|---|---|")
         with tempfile.TemporaryDirectory() as name:
             pairs = []
-            for seed in range(asked.seeds):
+            for seed in range(arguments.seeds):
                 folder = Path(name) / str(seed)
                 folder.mkdir()
-                pairs.append(Pair(case, 100 * seed, folder))
-            compared(pairs, asked.cadences, asked.shares, asked.tries)
+                pairs.append(TwoTasks(case, 100 * seed, folder))
+            compared(pairs, arguments.cadences, arguments.shares, arguments.tries)
 
 
-def compared(pairs: list[Pair], cadences: list[float], shares: list[float], tries: int) -> None:
+def compared(pairs: list[TwoTasks], cadences: list[float], shares: list[float], tries: int) -> None:
     """Prints a line for each share of plain fine-tuning's distance and each p; the first p is the reference."""
     free = [pair.second(1.0, 0.0) for pair in pairs]
-    print(f"| 1 (plain) | | 0 | 1.00 | {told([e.past for e in free])} | {told([e.new for e in free])} | | |")
+    past, new = mean_and_interval([e.past for e in free]), mean_and_interval([e.new for e in free])
+    print(f"| 1 (plain) | | 0 | 1.00 | {past} | {new} | | |")
     for share in shares:
-        reference: list[Ended] = []
+        reference: list[Ending] = []
         for p in cadences:
             ends = [pair.at(p, share * plain_end.distance, tries) for pair, plain_end in zip(pairs, free, strict=True)]
             reference = reference or ends
             beta = sum(end.beta for end in ends) / len(ends)
-            reached = sum(end.distance / one.distance for end, one in zip(ends, free, strict=True)) / len(ends)
+            reached = sum(end.distance / full.distance for end, full in zip(ends, free, strict=True)) / len(ends)
             gaps = ["", ""]
             if ends is not reference:
                 gaps = [
                     gap([e.past for e in ends], [e.past for e in reference]),
                     gap([e.new for e in ends], [e.new for e in reference]),
                 ]
-            cells = [told([e.past for e in ends]), told([e.new for e in ends]), *gaps]
+            cells = [mean_and_interval([e.past for e in ends]), mean_and_interval([e.new for e in ends]), *gaps]
             print(f"| {share} | {p} | {beta:.3f} | {reached:.3f} | {' | '.join(cells)} |", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""What the language comparisons found: each order of the tasks for itself, paired over seeds, and the general text.
+"""Results of the language comparisons: each order of the tasks on its own, paired over seeds, and the general text.
 
     python benchmarks/language_evidence.py runs/language runs/language-lora runs/language-sfa --json FILE
 
@@ -51,33 +51,37 @@ SHOWN: dict[str, Callable[[Cell], float]] = {
 def cells_of(folder: Path, comparison: Comparison) -> dict[str, list[Cell]]:
     """The runs of each method, in the same order for all."""
     return {
-        label: [Cell(cell.seed, cell.order, read_results(folder / cell.run / "results.json")) for cell in one.cells]
-        for label, one in comparison.methods.items()
+        label: [Cell(cell.seed, cell.order, read_results(folder / cell.run / "results.json")) for cell in summary.cells]
+        for label, summary in comparison.methods.items()
     }
 
 
-def told(values: list[float]) -> str:
+def mean_and_interval(values: list[float]) -> str:
     """Mean ± half of the 95 % interval."""
-    found = estimate_mean(values)
-    return f"{found.mean:.2f}" + (f" ± {found.high - found.mean:.2f}" if found.mean and found.high else "")
+    estimate = estimate_mean(values)
+    return f"{estimate.mean:.2f}" + (
+        f" ± {estimate.high - estimate.mean:.2f}" if estimate.mean and estimate.high else ""
+    )
 
 
 def against(cells: dict[str, list[Cell]], reference: str, key: str, at_end: Mapping[str, object]) -> dict[str, str]:
-    """Each method less the reference, paired over seeds: mean, corrected interval, verdict where there is one."""
+    """Each method minus the reference, paired over seeds: mean, corrected interval, verdict if there is one."""
     measure = SHOWN[key]
     base = [measure(cell) for cell in cells[reference]]
-    tests = {label: paired([measure(cell) for cell in own], base) for label, own in cells.items() if label != reference}
+    tests = {
+        label: paired([measure(cell) for cell in runs], base) for label, runs in cells.items() if label != reference
+    }
     words = {}
     for label, gap in correct(tests, lower_is_better=True).items():
-        found = fair_verdict(gap, label, reference, at_end)
-        interval = "" if found.low is None else f" ({found.low:+.2f} to {found.high:+.2f})"
-        verdict = "" if found.verdict == "no difference shown" else f", {found.verdict}"
-        words[label] = f"{found.mean:+.2f}{interval}{verdict}"
+        shown = fair_verdict(gap, label, reference, at_end)
+        interval = "" if shown.low is None else f" ({shown.low:+.2f} to {shown.high:+.2f})"
+        verdict = "" if shown.verdict == "no difference shown" else f", {shown.verdict}"
+        words[label] = f"{shown.mean:+.2f}{interval}{verdict}"
     return words
 
 
 def table(cells: dict[str, list[Cell]], comparison: Comparison) -> list[str]:
-    """One order of the tasks: every method, the best average first, and SFA against each."""
+    """One order of the tasks: every method, best average first, and SFA against each."""
     first = next(iter(cells.values()))[0]
     start = f"before the stream the general text has {first.control[0]:.2f}, the first task {initial(first):.2f}"
     lines = [f"{' → '.join(first.results.tasks)} ({len(next(iter(cells.values())))} seeds; {start})", ""]
@@ -88,9 +92,9 @@ def table(cells: dict[str, list[Cell]], comparison: Comparison) -> list[str]:
     }
     titles = [*SHOWN, *(f"average less {reference}'s" for reference in gaps)]
     lines += [f"| method | chosen | {' | '.join(titles)} |", "|---" * (len(titles) + 2) + "|"]
-    for label, own in sorted(cells.items(), key=lambda item: fmean(map(SHOWN["average"], item[1]))):
+    for label, runs in sorted(cells.items(), key=lambda item: fmean(map(SHOWN["average"], item[1]))):
         keys = chosen_keys(comparison, label)
-        values = [told([measure(cell) for cell in own]) for measure in SHOWN.values()]
+        values = [mean_and_interval([measure(cell) for cell in runs]) for measure in SHOWN.values()]
         lines.append(f"| {' | '.join([label, keys, *values, *(gap.get(label, '') for gap in gaps.values())])} |")
     return [*lines, ""]
 
@@ -103,13 +107,13 @@ def initial(cell: Cell) -> float:
 
 
 def numbers(cells: dict[str, list[Cell]], comparison: Comparison) -> dict[str, Any]:
-    """What the tables are made of, as JSON values: rounded to a ten-thousandth of a nat."""
+    """The numbers behind the tables, as JSON values: rounded to a ten-thousandth of a nat."""
     return {
         "orders": comparison.orders,
         "tuning": None if comparison.tuning is None else comparison.tuning.model_dump(mode="json"),
         "commit": comparison.commit,
         "versions": comparison.versions,
-        "methods": {label: one.method for label, one in comparison.methods.items()},
+        "methods": {label: summary.method for label, summary in comparison.methods.items()},
         "cells": [
             {
                 "method": label, "seed": cell.seed, "order": cell.order,
@@ -120,8 +124,8 @@ def numbers(cells: dict[str, list[Cell]], comparison: Comparison) -> dict[str, A
                 "stored_bytes": cell.results.costs.stored_bytes,
                 "stored_data_bytes": cell.results.costs.stored_data_bytes,
             }
-            for label, own in cells.items()
-            for cell in own
+            for label, runs in cells.items()
+            for cell in runs
         ],
     }  # fmt: skip
 
@@ -131,19 +135,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folders", nargs="+", type=Path, help="of finished comparisons")
     parser.add_argument("--json", type=Path, help="write the numbers there")
-    asked = parser.parse_args()
-    found = {}
-    for folder in asked.folders:
+    arguments = parser.parse_args()
+    numbers_of = {}
+    for folder in arguments.folders:
         comparison = read_comparison(folder / "comparison.json")
         cells = cells_of(folder, comparison)
-        found[folder.name] = numbers(cells, comparison)
+        numbers_of[folder.name] = numbers(cells, comparison)
         print(f"## {folder.name}\n")
         for order in range(len(comparison.orders)):
-            of_order = {label: [cell for cell in own if cell.order == order] for label, own in cells.items()}
+            of_order = {label: [cell for cell in runs if cell.order == order] for label, runs in cells.items()}
             print("\n".join(table(of_order, comparison)))
         print("\n".join(end_sentences(comparison)))
-    if asked.json:
-        asked.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(numbers_of, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

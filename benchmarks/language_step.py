@@ -1,12 +1,12 @@
-"""What a step of `stockpot run` costs on text, beside a step of the bare Trainer: the same model, texts and optimizer.
+"""A step of `stockpot run` on text against a step of the bare Trainer: the same model, texts and optimizer.
 
     OMP_NUM_THREADS=1 python benchmarks/language_step.py
 
 A Llama of 1.6 M parameters on packed sequences of 256 tokens. The loops alternate in one process: Stockpot's (SFA, p =
 0.25) and the bare Trainer, whose batches are the same sequences collated by Transformers and whose loss is the model's
-own; then both again with a LoRA adapter. Printed are the ratios of seconds per step, median and quartiles over the
-rounds, of the wall clock and of the processor; what SFA holds in memory beside the model, by its own account; and what
-PyTorch's profiler sees allocated when an SFA is made and averages once.
+own; then both again with a LoRA adapter. It prints the ratios of seconds per step, median and quartiles over the
+rounds, of the wall clock and of the processor; the memory that SFA reports to hold beside the model; and what PyTorch's
+profiler sees allocated when an SFA is made and averages once.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LENGTH, WORDS, BATCH = 256, 2048, 8
 
 
 def model(adapted: bool) -> nn.Module:
-    """A small Llama with random weights, under a LoRA adapter where asked for."""
+    """A small Llama with random weights, with a LoRA adapter if `adapted`."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
     plain = LlamaForCausalLM(LlamaConfig(vocab_size=WORDS, max_position_embeddings=LENGTH, **sizes))
@@ -56,11 +56,11 @@ def settings(steps: int) -> dict[str, Any]:
 def bare(network: nn.Module, texts: torch.Tensor, steps: int, folder: Path) -> Seconds:
     """(wall, processor) seconds of a bare Trainer."""
     watch = Stopwatch()
-    arguments = TrainingArguments(
+    training_arguments = TrainingArguments(
         output_dir=str(folder), save_strategy="no", report_to="none", disable_tqdm=True, **settings(steps)
     )
     rows: Any = [{"input_ids": text, "labels": text} for text in texts]
-    Trainer(network, arguments, default_data_collator, rows, callbacks=[watch]).train()
+    Trainer(network, training_arguments, default_data_collator, rows, callbacks=[watch]).train()
     return watch.seconds
 
 
@@ -81,10 +81,10 @@ def ours(network: nn.Module, texts: torch.Tensor, steps: int, folder: Path, adap
 
 
 def allocated(network: nn.Module) -> int:
-    """Bytes that are allocated when an SFA with an anchor in memory is made, and averages once."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+    """Bytes allocated when an SFA with an anchor in memory is made, and averages once."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         SFA(network, beta=0.25, every=10).average()
-    return sum(max(0, event.self_cpu_memory_usage) for event in seen.events() or [])
+    return sum(max(0, event.self_cpu_memory_usage) for event in profiler.events() or [])
 
 
 def main() -> None:
@@ -92,30 +92,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=30)
-    chosen = parser.parse_args()
+    arguments = parser.parse_args()
     texts = torch.randint(WORDS, (512, LENGTH + 1))
     with tempfile.TemporaryDirectory() as name:
-        held: dict[bool, int] = {}
+        anchor_bytes: dict[bool, int] = {}
 
         def stockpot(adapted: bool) -> Seconds:
-            seconds, held[adapted] = ours(model(adapted), texts, chosen.steps, Path(name), adapted)
+            seconds, anchor_bytes[adapted] = ours(model(adapted), texts, arguments.steps, Path(name), adapted)
             return seconds
 
         for adapted, title in ((False, "full fine-tuning"), (True, "LoRA")):
             loops: list[Callable[[], Seconds]] = [
                 lambda adapted=adapted: stockpot(adapted),  # type: ignore[misc]
-                lambda adapted=adapted: bare(model(adapted), texts[:, :-1], chosen.steps, Path(name)),  # type: ignore[misc]
+                lambda adapted=adapted: bare(model(adapted), texts[:, :-1], arguments.steps, Path(name)),  # type: ignore[misc]
             ]
-            found = []
-            for number in range(chosen.rounds + 1):
+            ratios_of_rounds = []
+            for number in range(arguments.rounds + 1):
                 order = [0, 1] if number % 2 else [1, 0]
                 seconds = {which: loops[which]() for which in order}
                 if number:  # the first round warms up
-                    found.append([seconds[0][clock] / seconds[1][clock] for clock in (0, 1)])
+                    ratios_of_rounds.append([seconds[0][clock] / seconds[1][clock] for clock in (0, 1)])
             for clock, of in enumerate(("wall", "processor")):
-                low, middle, high = statistics.quantiles([ratios[clock] for ratios in found], n=4)
+                low, middle, high = statistics.quantiles([ratios[clock] for ratios in ratios_of_rounds], n=4)
                 print(f"{title}, {of}: stockpot / bare Trainer {middle:.3f} (quartiles {low:.3f} to {high:.3f})")
-            print(f"{title}: SFA holds {held[adapted]:,} bytes beside the model (an anchor, if any, is a file)")
+            print(f"{title}: SFA holds {anchor_bytes[adapted]:,} bytes beside the model (an anchor, if any, is a file)")
             print(f"{title}: an SFA that is given no file allocates {allocated(model(adapted)):,} bytes")
 
 

@@ -1,11 +1,11 @@
-"""What a step of each method costs beside a step of plain fine-tuning: the same model, batches and optimizer.
+"""The cost of a step of each method, against a step of plain fine-tuning: the same model, batches and optimizer.
 
     OMP_NUM_THREADS=1 python benchmarks/method_steps.py
 
-The plain loop learns the second of two tasks with each method in turn, round after round in one process. Printed are
+The plain loop learns the second of two tasks with each method in turn, round after round in one process. It prints
 the ratios of seconds per step to those of plain fine-tuning, median and quartiles over the rounds: of the wall clock,
 and of the processor, which other work on the machine disturbs less. What a method does after a task (a Fisher, a merge)
-is not in a step; its seconds are printed beside, as steps that they are worth.
+is not part of a step; its time is printed beside, in steps.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Stream:
         save_checkpoint(dict(self.start.state_dict()), folder / "model.safetensors")
 
     def learn(self, method: Method[Any], index: int) -> tuple[tuple[float, float], tuple[float, float]]:
-        """(wall, processor) seconds of a task's steps, and of what comes after them."""
+        """(wall, processor) seconds of a task's steps, and of what follows them."""
         model: nn.Module = mlp(10)
         model.load_state_dict(self.start.state_dict())
         task = Task(
@@ -86,16 +86,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--examples", type=int, default=2048, help="of each task")
-    chosen = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        stream = Stream(chosen.examples, chosen.batch, chosen.steps, Path(name))
+        stream = Stream(arguments.examples, arguments.batch, arguments.steps, Path(name))
         kept = {}
         for label, keys in CONTENDERS.items():
             method = methods.build(methods.registry()[keys["name"]].config_type(**keys))
             after = stream.learn(method, 0)[1]
             kept[label] = (keys, method.state(), after)
         rounds: list[dict[str, tuple[float, float]]] = []
-        for number in range(chosen.rounds + 1):
+        for number in range(arguments.rounds + 1):
             turn = number % len(kept)
             seconds = {}
             for label in [*list(kept)[turn:], *list(kept)[:turn]]:
@@ -104,9 +104,10 @@ def main() -> None:
                 method.load_state(*state)
                 seconds[label] = stream.learn(method, 1)[0]
             rounds.append(seconds)
-    del rounds[0]  # it warmed up
-    step = statistics.median(seconds["sequential"][1] for seconds in rounds) / chosen.steps
-    print(f"{torch.get_num_threads()} threads, MLP 784-400-400-10, batches of {chosen.batch}, {chosen.rounds} rounds")
+    del rounds[0]  # the first round warms up
+    step = statistics.median(seconds["sequential"][1] for seconds in rounds) / arguments.steps
+    size = f"batches of {arguments.batch}, {arguments.rounds} rounds"
+    print(f"{torch.get_num_threads()} threads, MLP 784-400-400-10, {size}")
     for label, (_, _, after) in kept.items():
         shown = []
         for kind in (0, 1):

@@ -1,10 +1,10 @@
-"""What a step of `stockpot run` costs beside a step of the bare Trainer: the same model, data, optimizer and batches.
+"""A step of `stockpot run` against a step of the bare Trainer: the same model, data, optimizer and batches.
 
     OMP_NUM_THREADS=1 python benchmarks/run_step.py
 
 Three loops alternate in one process: Stockpot's (SFA, p = 0.25), the bare Trainer fed as it is usually fed (a data set
 that is read sample by sample and collated), and the bare Trainer fed with whole batches of tensors as Stockpot does.
-Printed are the ratios of seconds per step, median and quartiles over the rounds: of the wall clock, and of the
+It prints the ratios of seconds per step, median and quartiles over the rounds: of the wall clock, and of the
 processor, which other work on the machine disturbs less.
 """
 
@@ -37,7 +37,7 @@ Seconds = tuple[float, float]
 
 
 class Classifier(nn.Module):
-    """A network that computes its own loss, as the bare Trainer wants it."""
+    """A network that computes its own loss, as the bare Trainer expects."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -69,11 +69,11 @@ class Stopwatch(TrainerCallback):
         self.seconds = (0.0, 0.0)
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        """Starts."""
+        """Starts the clock."""
         self.clock.start()
 
     def on_train_end(self, *args: Any, **kwargs: Any) -> None:
-        """Stops."""
+        """Stops the clock."""
         self.seconds = self.clock.read()
 
 
@@ -99,10 +99,10 @@ def settings(steps: int) -> dict[str, Any]:
 def bare(trainer: type[Trainer], network: nn.Module, examples: TensorExamples, steps: int, folder: Path) -> Seconds:
     """(wall, processor) seconds of a bare Trainer."""
     watch = Stopwatch()
-    arguments = TrainingArguments(
+    training_arguments = TrainingArguments(
         output_dir=str(folder), save_strategy="no", report_to="none", disable_tqdm=True, **settings(steps)
     )
-    run = trainer(Classifier(network), arguments, train_dataset=Samples(examples), callbacks=[watch])
+    run = trainer(Classifier(network), training_arguments, train_dataset=Samples(examples), callbacks=[watch])
     run.train()
     return watch.seconds
 
@@ -126,20 +126,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--steps", type=int, default=300)
-    chosen = parser.parse_args()
+    arguments = parser.parse_args()
     torch.manual_seed(0)
     examples = TensorExamples(torch.randn(4096, 1, 28, 28), torch.randint(10, (4096,)))
     with tempfile.TemporaryDirectory() as name:
         loops: dict[str, Callable[[], Seconds]] = {
-            "stockpot": lambda: ours(mlp(10), examples, chosen.steps, Path(name)),
-            "bare Trainer, sample by sample": lambda: bare(Trainer, mlp(10), examples, chosen.steps, Path(name)),
-            "bare Trainer, whole batches": lambda: bare(BatchFed, mlp(10), examples, chosen.steps, Path(name)),
+            "stockpot": lambda: ours(mlp(10), examples, arguments.steps, Path(name)),
+            "bare Trainer, sample by sample": lambda: bare(Trainer, mlp(10), examples, arguments.steps, Path(name)),
+            "bare Trainer, whole batches": lambda: bare(BatchFed, mlp(10), examples, arguments.steps, Path(name)),
         }
         rounds: list[dict[str, Seconds]] = []
-        for number in range(chosen.rounds + 1):
+        for number in range(arguments.rounds + 1):
             order = list(loops)[number % 3 :] + list(loops)[: number % 3]
             rounds.append({key: loops[key]() for key in order})
-    del rounds[0]  # it warmed up
+    del rounds[0]  # the first round warms up
     for peer in list(loops)[1:]:
         for kind, label in enumerate(("wall clock", "processor")):
             ratios = [seconds["stockpot"][kind] / seconds[peer][kind] for seconds in rounds]

@@ -4,7 +4,7 @@
 
 `stockpot compare` does it all: it tunes the strength of every method that has one by as many trials, on a held-out
 fifth of the training examples and a seed of their own, then runs all methods with the reported seeds, plain fine-tuning
-and joint training beside them. What is finished is not run again. `--page FILE` writes the tables, and what the papers
+and joint training beside them. Finished runs are not repeated. `--page FILE` writes the tables, and what the papers
 lead one to expect, as Markdown.
 """
 
@@ -45,41 +45,41 @@ COMPARE: list[dict[str, Any]] = [
 Claim = Callable[[Comparison], str]
 
 
-def accuracy(of: MethodSummary) -> float:
+def accuracy(summary: MethodSummary) -> float:
     """The mean average accuracy."""
-    assert of.average_accuracy.mean is not None
-    return of.average_accuracy.mean
+    assert summary.average_accuracy.mean is not None
+    return summary.average_accuracy.mean
 
 
 def better(label: str, metric: str = "average_accuracy") -> Claim:
     """Whether a method is better than plain fine-tuning: the corrected verdict, and at how many seeds it is so."""
 
-    def told(comparison: Comparison) -> str:
+    def verdict(comparison: Comparison) -> str:
         methods = comparison.methods
         shown = fair_verdict(
             methods[label].versus_sequential[metric], label, "sequential", chosen_at_end(comparison)
         ).verdict
-        return _told_of(shown, methods[label], methods["sequential"], metric)
+        return _verdict_text(shown, methods[label], methods["sequential"], metric)
 
-    return told
+    return verdict
 
 
-def above(one: str, other: str) -> Claim:
+def above(label: str, other: str) -> Claim:
     """Whether one method is more accurate than another: a paired t test of this one question, and the seeds."""
 
-    def told(comparison: Comparison) -> str:
+    def verdict(comparison: Comparison) -> str:
         methods = comparison.methods
-        values = [methods[label].average_accuracy.values for label in (one, other)]
-        found = correct({"it": paired(*values)}, lower_is_better=False)["it"]
-        shown = fair_verdict(found, one, other, chosen_at_end(comparison)).verdict
-        return _told_of(shown, methods[one], methods[other], "average_accuracy")
+        values = [methods[each].average_accuracy.values for each in (label, other)]
+        difference = correct({"it": paired(*values)}, lower_is_better=False)["it"]
+        shown = fair_verdict(difference, label, other, chosen_at_end(comparison)).verdict
+        return _verdict_text(shown, methods[label], methods[other], "average_accuracy")
 
-    return told
+    return verdict
 
 
-def _told_of(shown: str, one: MethodSummary, other: MethodSummary, metric: str) -> str:
+def _verdict_text(shown: str, summary: MethodSummary, other: MethodSummary, metric: str) -> str:
     sign = -1 if metric == "forgetting" else 1
-    pairs = zip(getattr(one, metric).values, getattr(other, metric).values, strict=True)
+    pairs = zip(getattr(summary, metric).values, getattr(other, metric).values, strict=True)
     gains = [sign * (a - b) for a, b in pairs]
     counted = f"at {sum(gain > 0 for gain in gains)} of {len(gains)} seeds"
     words = {
@@ -145,7 +145,7 @@ def recipe(data: str, scenario: str) -> dict[str, Any]:
 
 
 def compared(data: str, scenario: str, out: Path, flags: list[str]) -> Comparison:
-    """Runs `stockpot compare`, or goes on with it."""
+    """Runs `stockpot compare`, or continues it."""
     out.mkdir(parents=True, exist_ok=True)
     file = out / f"{scenario}.yaml"
     file.write_text(yaml.safe_dump(recipe(data, scenario), sort_keys=False), encoding="utf-8")
@@ -154,17 +154,22 @@ def compared(data: str, scenario: str, out: Path, flags: list[str]) -> Compariso
     return read_comparison(out / scenario / "comparison.json")
 
 
-def page(found: dict[str, Comparison], command: str) -> str:
+def page(comparisons: dict[str, Comparison], command: str) -> str:
     """The tables and the claims, as Markdown."""
     lines = ["# Split MNIST, all methods", "", f"Made by `{command}`: {__doc__.splitlines()[0] if __doc__ else ''}", ""]
-    for scenario, comparison in found.items():
+    for scenario, comparison in comparisons.items():
         lines += [f"## {scenario}", "", _setting(comparison), ""]
         lines += ["| method | chosen | average accuracy | forgetting | newest task | against plain fine-tuning |"]
         lines += ["|---|---|---|---|---|---|"]
-        for label, one in sorted(comparison.methods.items(), key=lambda item: -accuracy(item[1])):
+        for label, summary in sorted(comparison.methods.items(), key=lambda item: -accuracy(item[1])):
             keys = chosen_keys(comparison, label)
-            verdict = one.versus_sequential["average_accuracy"].verdict if one.versus_sequential else ""
-            cells = (_told(one.average_accuracy), _told(one.forgetting), _told(one.newest_accuracy), verdict)
+            verdict = summary.versus_sequential["average_accuracy"].verdict if summary.versus_sequential else ""
+            cells = (
+                _mean_and_interval(summary.average_accuracy),
+                _mean_and_interval(summary.forgetting),
+                _mean_and_interval(summary.newest_accuracy),
+                verdict,
+            )
             lines.append(f"| {label} | {keys} | {' | '.join(cells)} |")
         lines += ["", "SFA less each of the others, in average accuracy, corrected for all of them:", ""]
         lines += ["| SFA − | difference | interval | |", "|---|---|---|---|"]
@@ -178,9 +183,9 @@ def page(found: dict[str, Comparison], command: str) -> str:
         "methods of the table, which few seeds rarely survive. So the seeds at which it is so, and by how much, stand",
         "beside.", "", "| scenario | claim | here |", "|---|---|---|",
     ]  # fmt: skip
-    for scenario, claim, told in CLAIMS:
-        if scenario in found:
-            lines.append(f"| {scenario} | {claim} | {told(found[scenario])} |")
+    for scenario, claim, answer in CLAIMS:
+        if scenario in comparisons:
+            lines.append(f"| {scenario} | {claim} | {answer(comparisons[scenario])} |")
     return "\n".join(lines) + "\n"
 
 
@@ -188,7 +193,9 @@ def sfa_against_all(comparison: Comparison) -> dict[str, Difference]:
     """Paired t over seeds, Holm's correction over all other methods."""
     own = comparison.methods["sfa"].average_accuracy.values
     tests = {
-        label: paired(own, one.average_accuracy.values) for label, one in comparison.methods.items() if label != "sfa"
+        label: paired(own, summary.average_accuracy.values)
+        for label, summary in comparison.methods.items()
+        if label != "sfa"
     }
     at_end = chosen_at_end(comparison)
     return {
@@ -207,7 +214,7 @@ def _setting(comparison: Comparison) -> str:
     return f"{len(comparison.seeds)} seeds, mean ± half the 95 % interval{chosen}."
 
 
-def _told(estimate: Any) -> str:
+def _mean_and_interval(estimate: Any) -> str:
     if estimate.mean is None:
         return "—"
     return f"{estimate.mean:.3f}" + (f" ± {estimate.high - estimate.mean:.3f}" if estimate.high is not None else "")
@@ -223,13 +230,15 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--scenarios", nargs="*", default=list(SCENARIOS), choices=SCENARIOS)
     parser.add_argument("--page", type=Path, help="write the page there, too")
-    chosen = parser.parse_args()
-    flags = ["--seeds", str(chosen.seeds), "--tune", str(chosen.tune), "--jobs", str(chosen.jobs)]
-    found = {scenario: compared(chosen.data, scenario, chosen.out, flags) for scenario in chosen.scenarios}
-    text = page(found, f"python benchmarks/split_mnist.py {chosen.data} {' '.join(flags)}")
+    arguments = parser.parse_args()
+    flags = ["--seeds", str(arguments.seeds), "--tune", str(arguments.tune), "--jobs", str(arguments.jobs)]
+    comparisons = {
+        scenario: compared(arguments.data, scenario, arguments.out, flags) for scenario in arguments.scenarios
+    }
+    text = page(comparisons, f"python benchmarks/split_mnist.py {arguments.data} {' '.join(flags)}")
     print(text)
-    if chosen.page:
-        chosen.page.write_text(text, encoding="utf-8")
+    if arguments.page:
+        arguments.page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for _ in range(15):
         for name, arguments in COMMANDS.items():
-            began = time.perf_counter()
+            start = time.perf_counter()
             subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
-            seconds[name].append(time.perf_counter() - began)
+            seconds[name].append(time.perf_counter() - start)
     for name, values in seconds.items():
         print(f"{name:16} {statistics.median(values):.3f} s ({min(values):.3f} to {max(values):.3f})")
 
