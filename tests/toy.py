@@ -107,8 +107,8 @@ def learn(
 
     save(-1)
     learnt = Learnt([copied(current)])
-    for index, own in enumerate(tasks):
-        active = build(method.decided(CLASSES, not own.has_classes))
+    for index, task_examples in enumerate(tasks):
+        active = build(method.decided(CLASSES, not task_examples.has_classes))
         if active.config.starts_from == "pretrained":
             current = copy.deepcopy(start)
         if index:
@@ -124,16 +124,16 @@ def learn(
             ),
             rows=[sorted(set(other.labels.tolist())) for other in tasks[: index + 1]],
             owners=owners,
-            language=not own.has_classes,
+            language=not task_examples.has_classes,
         )
         seed_everything(task.seed)
-        data = active.training_data(task, own)
+        data = active.training_data(task, task_examples)
         job = Job(current, active, data, {**SETTINGS, **settings}, task.seed, folder / "checkpoints", owners=owners)
         job.optimizer_state = learnt.optimizer[-1] if carry and index else None
         task.total_steps = planned_steps(job)
         active.task_start(task)
         learnt.optimizer.append(dispatch.train(job, loop))
-        active.task_end(task, own)
+        active.task_end(task, task_examples)
         (folder / f"state-{index}").mkdir(exist_ok=True)
         write_state(active, folder / f"state-{index}")
         save(index)

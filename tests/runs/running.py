@@ -1,4 +1,4 @@
-"""Runs as a user would make them: one forked process a command, each from a state in which nothing has run yet."""
+"""Runs as a user makes them: one forked process for each command, in which nothing has run before."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class Child:
     output: Path
 
     def wait(self) -> Done:
-        """How it ended; code None where it has stopped itself and waits."""
+        """How it ended; the code is None if it has stopped itself and waits."""
         code = self.stockpot._ask({"wait": self.pid})["code"]
         events = Path(f"{self.output}.events")
         return Done(
@@ -170,7 +170,7 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 def models(run: Path) -> list[str]:
-    """The tasks whose models are there."""
+    """The tasks of which the models exist."""
     return sorted(folder.parent.name for folder in (run / "tasks").glob("*/model"))
 
 

@@ -1,4 +1,4 @@
-"""A disk that fills up, at any write: one line that says so, nothing lost, and the run goes on when there is space."""
+"""A disk that fills up, at any write: one line says so, nothing is lost, and the run continues once there is space."""
 
 from __future__ import annotations
 

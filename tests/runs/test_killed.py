@@ -29,7 +29,7 @@ MLP_IN_THE_PLAIN_LOOP: dict[str, Any] = {
 
 
 def go_on(stockpot: Stockpot, whole: Unbroken, run: Path) -> None:
-    """Resumes; where not even the journal's first line was written, there is no run, which is said, and it begins."""
+    """Resumes; a run without the first line of its journal does not exist: `resume` says so, and `run` starts it."""
     begun = (run / "journal.jsonl").is_file() and b"\n" in (run / "journal.jsonl").read_bytes()
     done = stockpot("resume", run, root=run)
     if not begun:
@@ -42,7 +42,7 @@ def go_on(stockpot: Stockpot, whole: Unbroken, run: Path) -> None:
 
 
 def kill(stockpot: Stockpot, whole: Unbroken, run: Path, **fault: Any) -> None:
-    """Begins the run again elsewhere, and kills it at an event."""
+    """Starts the run again in another folder, and kills it at an event."""
     done = stockpot("run", whole.file, "-o", run, root=run, fault={"do": "kill", **fault})
     assert done.code == -9, done.err
     file = run / "journal.jsonl"
@@ -89,7 +89,7 @@ WRITES = [
     ("kind", "path", "at"),
     sample(WRITES),
 )
-def test_a_kill_in_the_middle_of_a_write_or_a_deletion_is_mended(
+def test_a_kill_in_the_middle_of_a_write_or_a_deletion_is_repaired(
     stockpot: Stockpot, unbroken: Make, tmp_path: Path, kind: str, path: str, at: int
 ) -> None:
     whole = unbroken(**MLP_IN_THE_PLAIN_LOOP)

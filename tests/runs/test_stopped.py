@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: the step is finished, a checkpoint written, the exit code says which; and it goes on."""
+"""SIGTERM and Ctrl-C: the step is finished, a checkpoint is written, the exit code says which; the run can go on."""
 
 from __future__ import annotations
 

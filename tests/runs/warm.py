@@ -1,4 +1,4 @@
-"""A process that has imported everything once, and forks a child for every command: with faults, where asked for.
+"""A process that has imported everything once, and forks a child for each command, with faults on request.
 
 It reads one JSON request a line on stdin and answers each with one JSON line on stdout:
 
@@ -39,7 +39,7 @@ class Faults:
     """Counts events, and does what `fault` says at one of them.
 
     `fault`: `do` (one of ENDS, "full" or "fail"), `at` (the number of the event, from 1), `kind` and `path` (count
-    only events of this kind, at a path that contains these words), `errno`, `lasting` (a disk that stays full).
+    only events of this kind, at a path that contains this text), `errno`, `lasting` (the disk stays full).
     """
 
     def __init__(self, root: str, fault: dict[str, Any] | None) -> None:
@@ -77,7 +77,7 @@ class Faults:
             return act()
         if half is not None:
             half()
-        if kind == "tensors":  # as the libraries word it
+        if kind == "tensors":  # in the words of the libraries
             import safetensors
 
             raise safetensors.SafetensorError(f"Error while serializing: I/O error: … (os error {code})")
@@ -86,7 +86,7 @@ class Faults:
         raise OSError(code, os.strerror(code))
 
     def install(self) -> None:
-        """Puts the counting in the place of what is counted."""
+        """Replaces what is counted by functions that count it."""
         import safetensors.torch
         from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -183,7 +183,7 @@ def _act(request: dict[str, Any]) -> int:
 
         run_page.write_run_report = lambda *given: given[-1] / "report.html"
         comparison_page.write_comparison_report = lambda *given: given[-1] / "report.html"
-    random.seed(time.time_ns())  # nothing may hang on how the process began
+    random.seed(time.time_ns())  # nothing may depend on the state of this process
     torch.manual_seed(time.time_ns())
     faults = Faults(root, request.get("fault"))
     faults.install()
