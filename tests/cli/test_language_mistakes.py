@@ -87,16 +87,16 @@ def law(name: str, **data: object) -> str:
 PAIRS = {"prompt": "q", "completion": "a"}
 MISTAKES: dict[str, tuple[list[str], str]] = {
     "a column that is missing": ([law("good.jsonl", text="txt")],
-        r"task 'law': .*/good\.jsonl, split 'train': data\.text: 'txt' is no column.* Did you mean 'text'\? Columns: "),
+        r"task 'law': .*/good\.jsonl, split 'train': data\.text: 'txt' is neither a column.* mean 'text'\? Columns: "),
     "a column of a template that is missing": ([law("good.jsonl", text="{txt}: {q}")],
         r"data\.text: there is no column 'txt'\. Did you mean 'text'\? Columns: \['text', 'q', 'a', 'messages'\]"),
     "a template that fails on row 17": ([law("null.jsonl", text="T: {text}")],
         r"task 'law': .*/null\.jsonl, split 'train', row 17: column 'text' holds nothing \(null\); fix the row"),
-    "texts that are all empty": ([law("blank.jsonl")], r"/blank\.jsonl, split 'train': every one of its \d+ rows is"),
+    "texts that are all empty": ([law("blank.jsonl")], r"/blank\.jsonl, split 'train': all of its \d+ rows are"),
     "an empty completion": ([law("empty.jsonl", **PAIRS)],
         r"task 'law': .*/empty\.jsonl, split 'train', row 17: the completion is empty, .*; fix the row"),
     "a chat in which nobody answers": ([law("mute.jsonl", messages="messages")],
-        r"/mute\.jsonl, split 'train', row 17: no message of column 'messages' is said by the assistant"),
+        r"/mute\.jsonl, split 'train', row 17: the assistant says nothing in column 'messages'"),
     "a chat template that fails on row 17": (
         [law("good.jsonl", messages="messages"), f"model.chat_template={json.dumps(RAISING)}"],
         r"/good\.jsonl, split 'train', row 17: the chat template fails: roles must alternate; fix the row, or give"),

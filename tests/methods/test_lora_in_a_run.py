@@ -145,11 +145,11 @@ def test_a_quantised_model_is_refused_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lora", "changes", "words"),
     [
-        ({"use_dora": True}, {}, "use_dora: DoRA's magnitudes make ΔW no product B·A"),
+        ({"use_dora": True}, {}, "use_dora: with DoRA's magnitudes ΔW is not a product B·A"),
         ({"init_lora_weights": "pissa"}, {}, "init_lora_weights: every adapter starts at ΔW = 0"),
         ({"target_modules": "q_proj"}, {}, "target_modules: give a list of names, [q_proj], or all-linear"),
         ({"target_modules": []}, {}, "target_modules: give a list of names"),
-        ({}, {"dtype": "bfloat16"}, "most of ΔW would round away in bfloat16 weights; say lora.output: adapter"),
+        ({}, {"dtype": "bfloat16"}, "most of ΔW would round away in bfloat16 weights; set lora.output: adapter"),
         ({}, {"boundary": "keep-optimizer"}, "each task trains a new adapter, with no state to keep"),
         ({}, {"scenario": "class-incremental", "head": "seen"}, "with model.lora say head: all"),
         ({"target_modules": ["q_proj", "k_prj"]}, {}, "target_modules: the model has no module 'k_prj'. Did you mean"),

@@ -281,10 +281,10 @@ def test_adapters_on_tied_weights_are_refused() -> None:
 def test_what_cannot_be_attached_stacked_or_loaded_is_refused(tmp_path: Path) -> None:
     assert "has no module 'q_prj'. Did you mean 'q_proj'?" in refusal(llama(), target_modules=["q_prj", "up_proj"])
     model = attach(llama(), spec(), seed=1)
-    assert "has an adapter 'task' already" in refusal(model)
+    assert "already has an adapter 'task'" in refusal(model)
     with pytest.raises(StockpotError, match="call stack"):
         save_adapter(model, tmp_path)
-    with pytest.raises(StockpotError, match=r"is no adapter of PEFT's: it has no adapter_config.json"):
+    with pytest.raises(StockpotError, match=r"is not a PEFT adapter: it has no adapter_config.json"):
         load_adapter(llama(), tmp_path)
     with pytest.raises(StockpotError, match="train without modules_to_save and bias"):
         stack(attach(llama(), spec(modules_to_save=["lm_head"]), seed=1))

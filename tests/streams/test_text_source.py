@@ -48,8 +48,8 @@ def test_a_template_is_filled_and_a_double_brace_is_a_brace() -> None:
         ("{title!r}", "plain name"),
         ("{title:>9}", "plain name"),
         ("{}", "plain name"),
-        ("{title", "a brace in the text is written twice"),
-        ("{{title}}", "no template"),
+        ("{title", "to put a brace into the text, write it twice"),
+        ("{{title}}", "neither a column nor a template"),
     ],
 )
 def test_a_template_takes_plain_columns_only(wanted: str, said: str) -> None:
@@ -68,7 +68,7 @@ def test_the_format_is_told_from_the_keys_or_the_columns(tmp_path: Path) -> None
     chats = jsonl(tmp_path, [{"messages": talk}] * 2, "chats.jsonl")
     assert open_text(DataSpec(path=chats), WHERE).train.items == [Chat(talk)]
     talks = jsonl(tmp_path, [{"prompt": talk[:1], "completion": talk[1:]}] * 2, "talks.jsonl")
-    assert open_text(DataSpec(path=talks), WHERE).train.items == [Chat(talk, given=1)]
+    assert open_text(DataSpec(path=talks), WHERE).train.items == [Chat(talk, prompt_length=1)]
     with pytest.raises(StockpotError, match=r"choose data\.format: text or prompt-completion"):
         open_text(DataSpec(path=path, text="q", prompt="q"), WHERE)
     two = jsonl(tmp_path, [{"a": "x", "b": "y"}] * 2, "two.jsonl")
@@ -106,7 +106,7 @@ def test_empty_texts_are_left_out_and_counted(tmp_path: Path) -> None:
     source = open_text(DataSpec(path=jsonl(tmp_path, rows), train_split="train", test_split="train"), WHERE)
     assert source.train.numbers == [1, 2, 3]
     assert source.facts["skipped"] == 4
-    with pytest.raises(StockpotError, match="every one of its 2 rows is empty"):
+    with pytest.raises(StockpotError, match="all of its 2 rows are empty"):
         open_text(DataSpec(path=jsonl(tmp_path, [{"text": " "}] * 2, "e.jsonl"), test_split="train"), WHERE)
 
 
@@ -124,15 +124,23 @@ BAD: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [
     ([{"text": "a"}, {"text": None}], {"text": "T {text}"}, "row 1: column 'text' holds nothing (null)"),
     ([{"text": "a", "n": ["x"]}] * 2, {"text": "{text}{n}"}, "row 0: column 'n' holds a list, not text"),
     ([{"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": " "}], {}, "row 1: the completion is empty"),
-    ([{"messages": [{"role": "user", "content": "b"}]}] * 2, {}, "row 0: no message of column 'messages' is said by"),
-    ([{"messages": [{"role": "user", "text": "b"}]}] * 2, {}, "row 0: message 0 of column 'messages' has no content"),
+    (
+        [{"messages": [{"role": "user", "content": "b"}]}] * 2,
+        {},
+        "row 0: the assistant says nothing in column 'messages'",
+    ),
+    (
+        [{"messages": [{"role": "user", "text": "b"}]}] * 2,
+        {},
+        "row 0: message 0 of column 'messages' has no text as content",
+    ),
     ([{"messages": "hi"}] * 2, {}, "row 0: column 'messages' should hold a list of messages"),
     ([{"text": "a"}] * 2, {"messages": "mesages"}, "no column 'mesages'"),
     ([{"text": "a"}] * 2, {"rotate": 3.0}, "data.rotate is for images"),
     ([{"text": "a"}] * 2, {"classes": [0]}, "data.classes is for classes"),
     ([{"text": "a"}], {}, "name data.test_split"),
     ([{"a": "x"}] * 2, {"completion": "a"}, "data.prompt: name the column, or give a template. Columns: ['a']"),
-    ([{"a": "x"}] * 2, {"prompt": "a", "completion": "b"}, "data.completion: 'b' is no column, and no template"),
+    ([{"a": "x"}] * 2, {"prompt": "a", "completion": "b"}, "data.completion: 'b' is neither a column nor a template"),
 ]
 
 

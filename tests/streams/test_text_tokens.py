@@ -164,7 +164,7 @@ def test_of_a_chat_what_the_assistant_says_is_learnt(template: str) -> None:
     assert made.bytes == len(said.encode())
     (trained,) = learnt(tokenise(rows(Chat(TALK)), tokenizer, 999, packing=False, training=True))
     assert trained.replace("\n", "") == "yö<|endoftext|>no<|endoftext|>"
-    (last,) = learnt(tokenise(rows(Chat(TALK, given=3)), tokenizer, 999, packing=False, training=True))
+    (last,) = learnt(tokenise(rows(Chat(TALK, prompt_length=3)), tokenizer, 999, packing=False, training=True))
     assert last.strip() == "no<|endoftext|>"
 
 

@@ -1,4 +1,4 @@
-"""LoRA over a stream: a new adapter for each task, folded into the base or stacked beside it afterwards."""
+"""LoRA over a stream: a new adapter for each task, then folded into the base or stacked beside it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ from stockpot.weights.tensor_memory import group_tied
 if TYPE_CHECKING:
     from peft import PeftModel
 
-TASK, PAST = "task", "past"  # the adapter that is trained, and the frozen one of all tasks before
-_FLAGS = "_stockpot_requires_grad"  # the plain model's, by name
+TASK, PAST = "task", "past"  # the adapter that is trained, and the frozen one of all earlier tasks
+# PEFT freezes every weight, and does not say which were frozen before. Under this attribute the PeftModel carries
+# `requires_grad` of the plain model's weights, by name: `attach` and `load_adapter` set it, `fold_adapter` and `stack`
+# restore from it.
+_FLAGS = "_stockpot_requires_grad"
 
 
 class LoraSpec(StrictModel):
@@ -47,7 +50,7 @@ class LoraSpec(StrictModel):
         if not isinstance(values, dict):
             return values
         if values.get("use_dora"):
-            raise ValueError("use_dora: DoRA's magnitudes make ΔW no product B·A; drop the key")
+            raise ValueError("use_dora: with DoRA's magnitudes ΔW is not a product B·A; drop the key")
         if "init_lora_weights" in values:
             raise ValueError("init_lora_weights: every adapter starts at ΔW = 0 (B = 0); drop the key")
         targets = values.get("target_modules", "all-linear")
@@ -65,8 +68,8 @@ class LoraSpec(StrictModel):
 def attach(model: nn.Module, spec: LoraSpec, seed: int) -> PeftModel:
     """The model with a new adapter "task", the only part that trains: A drawn from the seed, B = 0.
 
-    A frozen adapter "past" (see `stack`) stays active beside it. Raises StockpotError without PEFT, for target modules
-    that the model lacks, and for tied weights, which an adapter on one side would untie.
+    A frozen adapter "past" (see `stack`) stays active beside it. Raises StockpotError if PEFT is not installed, the
+    model lacks a target module, or a target has tied weights, which the adapter would untie.
     """
     peft = _peft()
     _check_names(model, spec)
@@ -78,7 +81,7 @@ def attach(model: nn.Module, spec: LoraSpec, seed: int) -> PeftModel:
             config = _config(model, **spec.model_dump(exclude={"output"}))
             if isinstance(model, peft.PeftModel):
                 if TASK in model.peft_config:
-                    raise StockpotError(f"the model has an adapter '{TASK}' already: fold or stack it first.")
+                    raise StockpotError(f"the model already has an adapter '{TASK}': fold or stack it first.")
                 adapted: PeftModel = model
                 adapted.add_adapter(TASK, config)
             else:
@@ -98,24 +101,24 @@ def attach(model: nn.Module, spec: LoraSpec, seed: int) -> PeftModel:
 
 
 def activate(model: Any) -> None:
-    """Makes "task" train and "past" count, as `attach` does: a `Trainer` that resumes leaves only the first active."""
+    """Activates "past" beside "task", as `attach` does: a `Trainer` that resumes leaves only the first one active."""
     model.set_adapter(TASK)
     if PAST in model.peft_config:
-        model.base_model.set_adapter([TASK, PAST])  # the Trainer resumes the first
+        model.base_model.set_adapter([TASK, PAST])  # in this order: the Trainer saves and resumes the first
         model.base_model.set_requires_grad(PAST, requires_grad=False)
 
 
 def fold_adapter(model: Any) -> nn.Module:
-    """The plain model with W ← W + s·B·A for every active adapter: names and `requires_grad` as before `attach`.
+    """The plain model with W ← W + s·B·A for every active adapter; names and `requires_grad` are as before `attach`.
 
-    Raises StockpotError for weights in less than fp32, where most of a small ΔW would round away.
+    Raises StockpotError for weights below fp32, in which most of a small ΔW would round away.
     """
     for name, layer in _layers(model):
         dtype = getattr(layer.get_base_layer(), "weight", torch.empty(0)).dtype
         if dtype not in (torch.float32, torch.float64):
             raise StockpotError(
                 f"'{name}' is {str(dtype).removeprefix('torch.')}: ΔW would round away in it; load the model in fp32, "
-                "or say output: adapter."
+                "or set output: adapter."
             )
     flags = getattr(model, _FLAGS, {})
     plain: nn.Module = model.merge_and_unload()
@@ -126,15 +129,18 @@ def fold_adapter(model: Any) -> nn.Module:
 def stack(model: Any) -> PeftModel:
     """The model with one frozen adapter "past" whose ΔW is the sum of all: `[B₁ … s·Bₖ]·[A₁; …; Aₖ]`, rank Σr.
 
-    The base is not touched. Factors are fp32 or better, and s = 1. Raises StockpotError where adapters hold more than
-    factors, and for convolutions with groups.
+    The base is not touched. Factors are fp32 or better, and s = 1. Raises StockpotError for adapters that hold more
+    than factors, and for convolutions with groups.
     """
     config, factors = model.peft_config[TASK], {}
     if config.modules_to_save or config.bias != "none":
-        raise StockpotError("an adapter of factors only can be stacked: train without modules_to_save and bias.")
+        raise StockpotError(
+            "only adapters that hold nothing but factors can be stacked: train without modules_to_save and bias."
+        )
     targets: set[str] = set()
-    for one in model.peft_config.values():
-        targets |= {one.target_modules} if isinstance(one.target_modules, str) else set(one.target_modules)
+    for adapter in model.peft_config.values():
+        names = adapter.target_modules
+        targets |= {names} if isinstance(names, str) else set(names)
     for name, layer in _layers(model):
         parts = [_factors(layer, adapter, name) for adapter in (PAST, TASK) if adapter in layer.scaling]
         factors[name] = torch.cat([a for a, _ in parts]), torch.cat([b for _, b in parts], dim=1)
@@ -149,8 +155,8 @@ def stack(model: Any) -> PeftModel:
     setattr(stacked, _FLAGS, flags)
     for name, layer in _layers(stacked):
         with torch.no_grad():
-            for own, whole in zip(_tensors(layer, PAST), factors[name], strict=True):
-                own.zero_()[tuple(slice(size) for size in whole.shape)] = whole  # a layer of lower rank keeps zeros
+            for factor, values in zip(_tensors(layer, PAST), factors[name], strict=True):
+                factor.zero_()[tuple(slice(size) for size in values.shape)] = values  # zeros fill up a lower rank
     stacked.requires_grad_(False)
     return stacked
 
@@ -163,7 +169,7 @@ def is_stacked(model: nn.Module) -> bool:
 def save_adapter(model: Any, folder: Path, base: str | None = None) -> None:
     """Writes the adapter "past" as `adapter_config.json` and `adapter_model.safetensors`, which PEFT reads.
 
-    `base` is the name or folder of the model that it sits on, for who loads it.
+    `base` is the name or folder of the base model, for PEFT to load it from.
     """
     if PAST not in model.peft_config:
         raise StockpotError(f"the model has no adapter '{PAST}' to save: call stack(model) first.")
@@ -179,10 +185,10 @@ def save_adapter(model: Any, folder: Path, base: str | None = None) -> None:
 
 
 def load_adapter(base: nn.Module, folder: Path, trainable: bool = False) -> PeftModel:
-    """The base with the adapter of `folder`, as "past". Raises StockpotError where there is no safetensors adapter."""
+    """The base with the adapter of `folder`, as "past". Raises StockpotError if it is not an adapter in safetensors."""
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (folder / name).is_file():
-            raise StockpotError(f"{folder} is no adapter of PEFT's: it has no {name}.")
+            raise StockpotError(f"{folder} is not a PEFT adapter: it has no {name}.")
     flags = _flags(base)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*fan_in_fan_out")
@@ -208,7 +214,7 @@ def _config(model: nn.Module, **settings: Any) -> Any:
 
 
 def _check_names(model: nn.Module, spec: LoraSpec) -> None:
-    """Raises StockpotError for a name that no module has: PEFT passes over it where another one fits."""
+    """Raises StockpotError for a name that no module has: PEFT ignores it if another name fits."""
     names = [name for name, module in model.named_modules() if not name.endswith(("base_layer", "original_module"))]
     for key in ("target_modules", "modules_to_save"):
         wanted = getattr(spec, key)
@@ -261,7 +267,7 @@ def _tied(model: nn.Module) -> set[str]:
 
 
 def _refuse_tied(model: PeftModel, tied: set[str]) -> None:
-    """Raises StockpotError where an adapter, or a layer trained whole, sits on a tied weight."""
+    """Raises StockpotError if an adapter, or a layer that is trained whole, has a tied weight."""
     base: Any = model.get_base_model()
     changed = [name for name, module in base.named_modules() if {"lora_A", "modules_to_save"} & module._modules.keys()]
     for name in changed:

@@ -1,4 +1,4 @@
-"""A model's own tensor names against those in its saved files, which Transformers 5 keeps in the older form."""
+"""A model's own tensor names and those in its saved files, which Transformers 5 writes in the older form."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from stockpot.weights.tensor_names import clean_name
 
 
 def plain_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """A model's state dict; of one that carries PEFT adapters that of the plain model, without what they brought."""
+    """A model's state dict; of a PEFT model that of the plain model, without the adapters' tensors."""
     state = model.state_dict()
     if not hasattr(model, "peft_config"):
         return state
-    found = {}
+    plain = {}
     for name, tensor in state.items():
         parts = name.removeprefix("base_model.model.").split(".")
         if "modules_to_save" in parts or any(part.startswith("lora_") for part in parts):
             continue
-        found[".".join(part for part in parts if part not in ("base_layer", "original_module"))] = tensor
-    return found
+        plain[".".join(part for part in parts if part not in ("base_layer", "original_module"))] = tensor
+    return plain
 
 
 def plain_name(name: str) -> str:
-    """The plain model's name of what a PEFT model trains: of a factor of LoRA that of the weight that it changes."""
+    """The plain model's name for a tensor that a PEFT model trains; a LoRA factor has that of the weight it changes."""
     parts = name.removeprefix("base_model.model.").split(".")
     for place, part in enumerate(parts):
         if part == "modules_to_save" or part.startswith("lora_"):
-            parts = [*parts[:place], *(parts[place + 2 :] or ["weight"])]  # an adapter's name, and what it holds
+            parts = [*parts[:place], *(parts[place + 2 :] or ["weight"])]  # without the adapter's name
             break
     return ".".join(part for part in parts if part != "base_layer")
 
 
 def saved_names(model: nn.Module) -> dict[str, str] | None:
-    """Name in the model → name in the files that `save_pretrained` writes; None where tensors are fused or split.
+    """Name in the model → name in the files that `save_pretrained` writes; None if tensors are fused or split.
 
-    Models that are saved under their own names give the identity.
+    It is the identity for models that are saved under their own names.
     """
     plain = plain_tensors(model)
     own = {name: name for name in plain}
@@ -51,7 +51,7 @@ def saved_names(model: nn.Module) -> dict[str, str] | None:
     state: Any = _base(model)
     try:
         reverted = revert_weight_conversion(state, dict(tensors))
-    except RuntimeError:  # an operation that cannot be done without data
+    except RuntimeError:  # an operation that meta tensors do not support
         return None
     by_identity = {id(tensor): name for name, tensor in reverted.items()}
     if any(id(tensor) not in by_identity for tensor in tensors.values()):
@@ -60,17 +60,16 @@ def saved_names(model: nn.Module) -> dict[str, str] | None:
 
 
 def _base(model: nn.Module) -> nn.Module:
-    """The Transformers model inside, where it carries PEFT adapters."""
+    """The Transformers model inside a PEFT model; any other model itself."""
     inner: nn.Module = getattr(model, "get_base_model", lambda: model)() if hasattr(model, "peft_config") else model
     return inner
 
 
 def under_own_names(checkpoint: Checkpoint, model: nn.Module) -> tuple[Mapping[str, Tensor], bool]:
-    """A checkpoint's tensors by the names that `model` gives them, and whether they are memory-mapped still.
+    """A checkpoint's tensors by the model's own names for them, and whether they are still memory-mapped.
 
-    Of a model that carries PEFT adapters by those of the plain model.
-
-    Tensors that the model holds fused, and its files apart, are put together by `from_pretrained`, in memory.
+    A PEFT model's tensors have the names of the plain model. Tensors that the model fuses, and its files store apart,
+    are read into memory by `from_pretrained`.
     """
     while isinstance(inner := getattr(model, "module", getattr(model, "_orig_mod", None)), nn.Module):
         model = inner
@@ -88,6 +87,6 @@ def under_own_names(checkpoint: Checkpoint, model: nn.Module) -> tuple[Mapping[s
             return checkpoint, True
         whole: nn.Module = from_pretrained(folder)
         return dict(whole.state_dict()), False
-    held = {own: own if own in checkpoint else saved for own, saved in names.items()}
-    renamed = {own: checkpoint[name] for own, name in held.items() if name in checkpoint}
+    stored = {own: own if own in checkpoint else saved for own, saved in names.items()}
+    renamed = {own: checkpoint[name] for own, name in stored.items() if name in checkpoint}
     return renamed or checkpoint, True

@@ -1,4 +1,4 @@
-"""Small networks for demonstrations and benchmarks, to be named in a recipe's `model.build`."""
+"""Small networks for demonstrations and benchmarks, named in a recipe's `model.build`."""
 
 from __future__ import annotations
 

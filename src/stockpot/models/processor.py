@@ -1,4 +1,4 @@
-"""From PIL images to the model's input: its own processor, or plain scaling for a `build:` model."""
+"""From PIL images to a model's input: by its own processor, or by plain scaling for a `build:` model."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from stockpot.models.spec import ModelSpec
 
 @dataclass(frozen=True)
 class PlainProcessor:
-    """Images → (B, C, H, W): `size` resizes to a square, `channels` 1 or 3 turns to grey or colour.
+    """Images → (B, C, H, W): `size` resizes to a square, `channels` 1 or 3 converts to grey or colour.
 
-    Equation: `(x − mean) / std`, x in 0…1 with `pad` rows and columns of 0 on each side; one number, or one a channel
+    Equation: `(x − mean) / std`, x in 0…1 with `pad` rows and columns of 0 on each side. `mean` and `std` have one
+    value, or one for each channel.
     """
 
     size: int | None = None
@@ -30,8 +31,8 @@ class PlainProcessor:
     pad: int = 0
 
     def __call__(self, images: list[Any]) -> Tensor:
-        """The images as one tensor; raises StockpotError where their sizes differ."""
-        if self.channels is None:  # palettes, alpha and bits are no intensities
+        """The images as one tensor; raises StockpotError if their shapes differ."""
+        if self.channels is None:  # the values of palettes, alpha and bits are not intensities
             images = [image if image.mode in ("L", "RGB") else image.convert("RGB") for image in images]
         else:
             images = [image.convert("L" if self.channels == 1 else "RGB") for image in images]
@@ -57,7 +58,7 @@ class PlainProcessor:
             if len(values) not in (1, pixels.shape[1]):
                 raise StockpotError(
                     f"model.image_processor.{key}: {len(values)} numbers for images of {pixels.shape[1]} channels; "
-                    "give one number, or one for each."
+                    "give one number, or one for each channel."
                 )
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
         return (pixels - mean) / std
@@ -65,7 +66,7 @@ class PlainProcessor:
 
 @dataclass(frozen=True)
 class TransformersProcessor:
-    """A Transformers image processor, and grey or colour as the model wants it."""
+    """A Transformers image processor; images are converted to grey or colour first, as the model expects."""
 
     processor: Any
     channels: int
@@ -74,7 +75,7 @@ class TransformersProcessor:
         """The images as one tensor."""
         mode = "L" if self.channels == 1 else "RGB"
         images = [image if image.mode == mode else image.convert(mode) for image in images]
-        if self.channels == 1:  # processors want a channel axis
+        if self.channels == 1:  # processors expect a channel axis
             images = [np.asarray(image)[..., None] for image in images]
         options = {"input_data_format": "channels_last"} if self.channels == 1 else {}
         try:
@@ -84,12 +85,15 @@ class TransformersProcessor:
         return output["pixel_values"]  # type: ignore[no-any-return]
 
     def save(self, folder: Path) -> None:
-        """Writes preprocessor_config.json, so that the model folder is complete."""
+        """Writes preprocessor_config.json, which completes the model folder."""
         self.processor.save_pretrained(folder)
 
 
 def open_processor(spec: ModelSpec, config: Any) -> PlainProcessor | TransformersProcessor:
-    """The processor of a model: `config` is the Transformers configuration, None for a `build:` model."""
+    """The image processor of a model; `config` is its Transformers configuration, None for a `build:` model.
+
+    Raises StockpotError for a setting that the processor does not have.
+    """
     changes = spec.image_processor
     if spec.build is not None:
         return _plain(changes)
@@ -109,22 +113,25 @@ def _plain(changes: dict[str, Any] | str | None) -> PlainProcessor:
     if isinstance(changes, str):
         raise StockpotError("model.image_processor: a `build:` model takes settings (size, channels), not a name.")
     known = ("size", "channels", "image_mean", "image_std", "pad")
-    given = changes or {}
-    for key in given:
+    settings = changes or {}
+    for key in settings:
         if key not in known:
             raise StockpotError(
                 f"model.image_processor.{key}: unknown key for a `build:` model.{did_you_mean(key, known)} "
                 f"Known: {', '.join(known)}."
             )
-    size, channels = given.get("size"), given.get("channels")
+    size, channels = settings.get("size"), settings.get("channels")
     if size is not None:
         _whole("size", size, 1)
     if channels not in (None, 1, 3) or isinstance(channels, bool):
         raise StockpotError(f"model.image_processor.channels: should be 1 (grey) or 3 (colour), not {channels!r}.")
-    mean, std = _numbers("image_mean", given.get("image_mean", 0.0)), _numbers("image_std", given.get("image_std", 1.0))
+    mean, std = (
+        _numbers("image_mean", settings.get("image_mean", 0.0)),
+        _numbers("image_std", settings.get("image_std", 1.0)),
+    )
     if min(std) <= 0:
-        raise StockpotError(f"model.image_processor.image_std: should be above 0, not {given['image_std']!r}.")
-    return PlainProcessor(size, channels, mean, std, _whole("pad", given.get("pad", 0), 0))
+        raise StockpotError(f"model.image_processor.image_std: should be above 0, not {settings['image_std']!r}.")
+    return PlainProcessor(size, channels, mean, std, _whole("pad", settings.get("pad", 0), 0))
 
 
 def _whole(key: str, value: Any, least: int) -> int:
@@ -135,11 +142,11 @@ def _whole(key: str, value: Any, least: int) -> int:
 
 def _numbers(key: str, value: Any) -> tuple[float, ...]:
     values = value if isinstance(value, list) else [value]
-    if not values or any(isinstance(one, bool) or not isinstance(one, int | float) for one in values):
+    if not values or any(isinstance(number, bool) or not isinstance(number, int | float) for number in values):
         raise StockpotError(f"model.image_processor.{key}: should be a number, or one for each channel, not {value!r}.")
-    if not all(math.isfinite(one) for one in values):
+    if not all(math.isfinite(number) for number in values):
         raise StockpotError(f"model.image_processor.{key}: should be finite, not {value!r}.")
-    return tuple(float(one) for one in values)
+    return tuple(float(number) for number in values)
 
 
 def _auto(name: str, spec: ModelSpec) -> Any:
@@ -160,7 +167,7 @@ def _auto(name: str, spec: ModelSpec) -> Any:
 
 
 def _vit(config: Any, channels: int) -> Any:
-    """A model built from a configuration brings no processor: resize to its input size, scale to −1…1."""
+    """The processor of a model built from a configuration, which has none: resize to its input size, scale to −1…1."""
     try:
         from transformers import ViTImageProcessorPil as ViTImageProcessor
     except ImportError:

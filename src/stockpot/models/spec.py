@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from stockpot.models.lora import LoraSpec
 from stockpot.strict import FreeBlock, StrictModel
 
-NETWORKS = "stockpot.models.networks:"  # builders of Stockpot's own: importing them needs nobody's leave
+NETWORKS = "stockpot.models.networks:"  # builders of Stockpot's own: importing them needs no consent
 Origin = Literal["checkpoint", "random", "code"]
 ModelKind = Literal["image", "text", "language"]  # what a model does: classify images or texts, or continue texts
 
@@ -17,7 +17,7 @@ ModelKind = Literal["image", "text", "language"]  # what a model does: classify 
 class TrainedTokenizer(StrictModel):
     """A byte-level BPE tokenizer, trained on the stream's training texts before the first task."""
 
-    train: int = Field(ge=300, description="tokens in the vocabulary; fewer where the texts are too short for so many")
+    train: int = Field(ge=300, description="tokens in the vocabulary; fewer if the texts are too short")
 
 
 class ModelSpec(StrictModel):
@@ -28,16 +28,17 @@ class ModelSpec(StrictModel):
     build: str | None = Field(None, description="package.module:function that returns a torch.nn.Module")
     args: FreeBlock = Field(default_factory=dict, description="keyword arguments of `build`, beside `num_labels`")
     revision: str | None = Field(None, description="branch, tag or commit of a hub model")
-    head: str | None = Field(None, description="name of the output layer, where it cannot be told from its shape")
+    head: str | None = Field(None, description="name of the output layer, if its shape does not identify it")
     image_processor: FreeBlock | str | None = Field(
         None,
         description="settings (size, image_mean, …) that change the model's own processor, or another's name; of "
         "`build` models size, channels, pad (pixels of black on each side), image_mean and image_std",
     )
     tokenizer: str | TrainedTokenizer | None = Field(
-        None, description="another model's name or folder, or {train: vocabulary size}: made from the stream's texts"
+        None,
+        description="another model's name or folder, or {train: vocabulary size} to train one on the stream's texts",
     )
-    chat_template: str | None = Field(None, description="a Jinja template, where the tokenizer has none of its own")
+    chat_template: str | None = Field(None, description="a Jinja template, if the tokenizer has none")
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the weights; bfloat16 only under LoRA, or with the method's `rounding`"
     )
@@ -46,21 +47,21 @@ class ModelSpec(StrictModel):
 
     @property
     def origin(self) -> Origin:
-        """Where the start weights come from: a checkpoint of the hub, a folder or a run, chance, or the user's code."""
+        """Where the start weights come from: a checkpoint (hub, folder or run), random numbers, or the user's code."""
         if self.name is not None:
             return "checkpoint"
         return "code" if self.build is not None and not self.build.startswith(NETWORKS) else "random"
 
     @property
     def adapts(self) -> bool:
-        """Whether a task leaves an adapter on the start model, not a model."""
+        """Whether a task leaves an adapter for the start model instead of a whole model."""
         return self.lora is not None and self.lora.output == "adapter"
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSpec:
-        given = [key for key in ("name", "config", "build") if getattr(self, key) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give exactly one of name, config and build; {' and '.join(given) or 'none'} given")
+        origins = [key for key in ("name", "config", "build") if getattr(self, key) is not None]
+        if len(origins) != 1:
+            raise ValueError(f"give exactly one of name, config and build; {' and '.join(origins) or 'none'} given")
         if self.config is not None and "model_type" not in self.config:
             raise ValueError("config needs the key model_type, such as vit or resnet")
         if self.build is not None and self.build.count(":") != 1:
@@ -71,7 +72,7 @@ class ModelSpec(StrictModel):
             raise ValueError("tokenizer, chat_template and lora are for Transformers models, not for build")
         if self.dtype == "bfloat16" and self.lora is not None and not self.adapts:
             raise ValueError(
-                "dtype: most of ΔW would round away in bfloat16 weights; say lora.output: adapter, or drop dtype and "
-                "say train.bf16: true"
+                "dtype: most of ΔW would round away in bfloat16 weights; set lora.output: adapter, or drop dtype and "
+                "set train.bf16: true"
             )
         return self

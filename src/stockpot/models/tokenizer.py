@@ -12,14 +12,14 @@ from stockpot.errors import StockpotError
 from stockpot.models.spec import ModelSpec, TrainedTokenizer
 
 END = "<|endoftext|>"
-FILES = ("tokenizer.json", "vocab.*", "*.model")  # one of which holds the vocabulary
+_VOCABULARY_FILES = ("tokenizer.json", "vocab.*", "*.model")
 
 
 def open_tokenizer(spec: ModelSpec, texts: Callable[[], Iterable[str]]) -> Any:
-    """The fast tokenizer of a model; `texts` is only called where one is to be trained.
+    """The fast tokenizer of a model; `texts` is called only if one is to be trained.
 
-    End of text stands in for a missing padding token, which attention masks; the vocabulary never grows.
-    Raises StockpotError where it cannot be opened.
+    The end of text replaces a missing padding token, since padding is masked; the vocabulary never grows.
+    Raises StockpotError if it cannot be opened.
     """
     if isinstance(spec.tokenizer, TrainedTokenizer):
         tokenizer = train_tokenizer(texts(), spec.tokenizer.train)
@@ -44,17 +44,16 @@ def _opened(name: str, spec: ModelSpec) -> Any:
     folder = Path(name).expanduser()
     if name.startswith((".", "/", "~")) and not folder.is_dir():
         raise StockpotError(f"model.tokenizer: {name}: there is no such folder.")
-    if folder.is_dir() and not any(file for kind in FILES for file in folder.glob(kind)):  # would open without words
+    if folder.is_dir() and not any(file for kind in _VOCABULARY_FILES for file in folder.glob(kind)):
         raise StockpotError(
             f"model.tokenizer: {name} holds no tokenizer.json: name another model's tokenizer, or save this one there."
         )
-    own = name == spec.name
-    revision = (spec.revision if own else None) or "main"
+    revision = (spec.revision if name == spec.name else None) or "main"
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             str(folder) if folder.is_dir() else name, revision=revision, trust_remote_code=spec.trust_remote_code
         )
-    except Exception as error:  # the libraries' own range from OSError to plain Exception
+    except Exception as error:  # what the libraries raise ranges from OSError to plain Exception
         reason = "it has no tokenizer.json that could be read"
         if not folder.is_dir():
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -72,7 +71,7 @@ def _opened(name: str, spec: ModelSpec) -> Any:
 def train_tokenizer(texts: Iterable[str], size: int) -> Any:
     """Byte-level BPE (Sennrich et al. 2016, https://arxiv.org/abs/1508.07909) of at most `size` tokens.
 
-    Its only special token ends, begins and pads texts. Every string can be written in it, and is read back the same.
+    Its only special token starts, ends and pads texts. Every string can be encoded, and decodes to itself.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -97,7 +96,7 @@ def train_tokenizer(texts: Iterable[str], size: int) -> Any:
 
 
 def end_of_text(tokenizer: Any) -> int:
-    """The token that ends a text; raises StockpotError where there is none."""
+    """The token that ends a text; raises StockpotError if there is none."""
     if tokenizer.eos_token_id is None:
         raise StockpotError(
             f"model.tokenizer: {_name(tokenizer)} has no end-of-text token, so a model cannot learn to stop: "
@@ -107,26 +106,26 @@ def end_of_text(tokenizer: Any) -> int:
 
 
 def start_of_text(tokenizer: Any) -> int:
-    """The token that the first one of a text is predicted from: beginning of text, or the end of the one before."""
+    """The token from which the first one of a text is predicted: the start of text, or the end of another."""
     return end_of_text(tokenizer) if tokenizer.bos_token_id is None else int(tokenizer.bos_token_id)
 
 
 def padding(tokenizer: Any) -> int:
-    """The token that fills batches, which is masked everywhere: the tokenizer's own, or end of text.
+    """The token that pads batches, and is always masked: the tokenizer's own, or the end of text.
 
-    Raises StockpotError where there is neither.
+    Raises StockpotError if there is neither.
     """
-    found = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    if found is None:
+    token = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    if token is None:
         raise StockpotError(
-            f"model.tokenizer: {_name(tokenizer)} has neither a padding nor an end-of-text token to fill batches with: "
+            f"model.tokenizer: {_name(tokenizer)} has neither a padding nor an end-of-text token to pad batches with: "
             "save it again with tokenizer.pad_token set to a token of its vocabulary, and name that folder."
         )
-    return int(found)
+    return int(token)
 
 
 def check_vocabulary(tokenizer: Any, size: int) -> None:
-    """Raises StockpotError where the tokenizer writes tokens that a model with `size` of them does not have."""
+    """Raises StockpotError if the tokenizer has more tokens than a model with `size` of them."""
     if len(tokenizer) > size:
         raise StockpotError(
             f"model.tokenizer: {_name(tokenizer)} has {len(tokenizer)} tokens, the model only {size}: "
@@ -135,12 +134,14 @@ def check_vocabulary(tokenizer: Any, size: int) -> None:
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """SHA-256 of all that a tokenizer does to a text, in hexadecimal: its backend, special tokens, chat template."""
+    """SHA-256, in hexadecimal, of what decides the tokens of a text: backend, special tokens and chat template."""
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    kept = {key: value for key, value in backend.items() if key not in ("truncation", "padding")}  # set by each call
+    kept = {
+        key: value for key, value in backend.items() if key not in ("truncation", "padding")
+    }  # each call sets these
     special = {key: str(value) for key, value in tokenizer.special_tokens_map.items()}
-    said = json.dumps([kept, special, tokenizer.chat_template], sort_keys=True, default=str)
-    return hashlib.sha256(said.encode()).hexdigest()
+    settings = json.dumps([kept, special, tokenizer.chat_template], sort_keys=True, default=str)
+    return hashlib.sha256(settings.encode()).hexdigest()
 
 
 def _name(tokenizer: Any) -> str:

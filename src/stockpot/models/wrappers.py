@@ -1,4 +1,4 @@
-"""FSDP1, which hides a model's weights in flat pieces: told by its wrapper and by the marks that it leaves."""
+"""FSDP1, which hides a model's weights in flat pieces, recognised by its wrapper and by the marks that it leaves."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _INSTEAD = "shard it with FSDP2: torch.distributed.fsdp.fully_shard (Accelerate 
 def refuse_fsdp1(model: nn.Module) -> None:
     """Raises StockpotError for a model that FullyShardedDataParallel wraps, whole or in part, or has flattened.
 
-    Each process then holds an unnamed piece of several weights run together, which passes for an ordinary tensor.
+    Each process then holds an unnamed piece of several concatenated weights, which looks like an ordinary tensor.
     """
     for name, module in model.named_modules():
-        # By the name of its class: torch.distributed.fsdp need not be imported, and fairscale's and XLA's do the same.
+        # By class name: that needs no import of torch.distributed.fsdp, and finds fairscale's and XLA's too.
         if any(kind.__name__.endswith("FullyShardedDataParallel") for kind in type(module).__mro__):
             place = f"its module '{name}'" if name else "the model"
             raise StockpotError(f"FSDP1 (FullyShardedDataParallel) wraps {place}: {_INSTEAD}")
@@ -25,5 +25,5 @@ def refuse_fsdp1(model: nn.Module) -> None:
 
 
 def _is_flat(parameter: Tensor) -> bool:
-    # The first mark is on what FSDP1 flattened, the second on what it made of that.
+    # FSDP1 sets the first mark on the weights that it flattens, the second on the flat parameter.
     return getattr(parameter, "_fsdp_flattened", False) or getattr(parameter, "_is_fsdp_flat_param", False)

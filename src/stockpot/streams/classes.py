@@ -13,7 +13,7 @@ from stockpot.errors import StockpotError, did_you_mean
 from stockpot.streams.hub import KEPT_OPEN
 from stockpot.streams.images import open_images
 from stockpot.streams.labelled import LabelledPart, LabelledSource, Labels
-from stockpot.streams.sampling import evenly_spaced
+from stockpot.streams.sampling import evenly_spaced_rows
 from stockpot.streams.spec import TUNING_SHARE, DataSpec, TaskSpec, inherit
 from stockpot.streams.text.labelled_texts import open_labelled_texts
 
@@ -118,7 +118,7 @@ class ClassifiedTask:
     def indices(self, name: PartName) -> Labels:
         """The rows of the part that belong to the task, in order."""
         rows = self._held_out(name) if self.tuning else self._of_classes(name)
-        return rows if name == "train" or self.most is None else rows[evenly_spaced(len(rows), self.most)]
+        return rows if name == "train" or self.most is None else rows[evenly_spaced_rows(len(rows), self.most)]
 
     def _held_out(self, name: PartName) -> Labels:
         """A share of each class's training examples stands for the test part; the rest is trained on."""

@@ -1,4 +1,4 @@
-"""Which rows a sample takes."""
+"""Sampling rows of a data set."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def evenly_spaced(count: int, most: int) -> NDArray[np.int64]:
-    """At most `most` of the numbers below `count`, evenly spaced."""
+def evenly_spaced_rows(count: int, most: int) -> NDArray[np.int64]:
+    """At most `most` of `count` rows, evenly spaced, by number from 0."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))

@@ -7,9 +7,9 @@
 | task-incremental | a class of one task | the task's own | the task's own |
 | language | a token | all | all |
 
-(*) With `head: masked` those of the classes seen so far, as in Hsu et al., "Re-evaluating continual learning scenarios"
-(arXiv 1810.12488). The names are those of van de Ven & Tolias, "Three scenarios for continual learning" (arXiv
-1904.07734).
+(*) With `head: masked` only those of the classes seen so far, as in Hsu et al., "Re-evaluating continual learning
+scenarios" (arXiv 1810.12488). The names are those of van de Ven & Tolias, "Three scenarios for continual learning"
+(arXiv 1904.07734).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from stockpot.streams.spec import Scenario
 
 @dataclass(frozen=True)
 class Rows:
-    """The output rows of a stream, in the order in which its tasks bring them."""
+    """The output rows of a stream, in the order in which its tasks introduce them."""
 
     scenario: Scenario
     tasks: tuple[tuple[int, ...], ...]  # for each task: the row of each of its classes
@@ -33,7 +33,7 @@ class Rows:
 
     @classmethod
     def of(cls, scenario: Scenario, tasks: Sequence[tuple[str, Sequence[str]]]) -> Rows:
-        """The rows for tasks given as (name, classes); those of a longer stream begin with these."""
+        """The rows for these tasks, each a name and its classes; a longer stream adds rows, and changes none."""
         names: list[str] = []
         rows: list[tuple[int, ...]] = []
         for task, classes in tasks:
@@ -48,7 +48,7 @@ class Rows:
         return cls(scenario, tuple(rows), tuple(names))
 
     def count(self, tasks: int) -> int:
-        """How many rows the first `tasks` tasks need."""
+        """The number of rows that the first `tasks` tasks need."""
         return max((max(rows, default=-1) for rows in self.tasks[:tasks]), default=-1) + 1
 
     def evaluated(self, task: int, learnt: int, head: int) -> Tensor:
@@ -63,15 +63,15 @@ class Rows:
         mask[[row for row in rows if row < head]] = True
         return mask
 
-    def owners(self, head: int, seen: int | None = None) -> Tensor | None:
+    def owners(self, head: int, seen_tasks: int | None = None) -> Tensor | None:
         """Which of `head` rows compete in training: those of one owner, numbered from 0; None where all do.
 
-        In task-incremental training the owner is the row's task. With `seen`, so many tasks, it is one for the rows of
-        all of these tasks, and −1 for the rows of classes to come.
+        In task-incremental training the owner is the row's task. With `seen_tasks`, the rows of that many tasks
+        share one owner, and rows of classes to come have −1.
         """
         owners = torch.full((head,), -1)
-        if seen is not None:
-            owners[: self.count(seen)] = 0
+        if seen_tasks is not None:
+            owners[: self.count(seen_tasks)] = 0
             return owners
         if self.scenario != "task-incremental":
             return None
@@ -81,7 +81,7 @@ class Rows:
 
 
 def mask_rivals(logits: Tensor, labels: Tensor, owners: Tensor | None) -> Tensor:
-    """Logits (B, rows) with −∞ at the rows that do not compete for their example, as `Rows.owners` says."""
+    """Logits (B, rows) with −∞ at the rows that do not compete with the label's: see `Rows.owners`."""
     if owners is None:
         return logits
     owners = owners.to(logits.device)

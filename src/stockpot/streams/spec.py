@@ -13,7 +13,7 @@ Scenario = Literal["class-incremental", "domain-incremental", "task-incremental"
 Format = Literal["text", "prompt-completion", "chat"]
 TUNING_SHARE = 5  # one in so many training examples (of each class, where there are classes) is held out to tune on
 
-# The keys of TrainingArguments among whose words is `no`; elsewhere it is false.
+# Keys of TrainingArguments that take the word `no`; in all others YAML's `no` means false.
 _NO_IS_A_WORD = ("eval_strategy", "include_num_input_tokens_seen", "logging_strategy", "save_strategy")
 
 
@@ -27,7 +27,7 @@ TrainSettings = Annotated[dict[str, Any], BeforeValidator(_train_words)]
 
 
 class DataSpec(StrictModel):
-    """A data set, narrowed and transformed. A task inherits what it does not say from the recipe's `data`."""
+    """A data set, narrowed and transformed. A task inherits keys that it does not set from the recipe's `data`."""
 
     path: str | None = Field(None, description="hub name or local folder for datasets.load_dataset, or `digits`")
     name: str | None = Field(None, description="the configuration of a hub data set")
@@ -37,14 +37,14 @@ class DataSpec(StrictModel):
     train_split: str = "train"
     test_split: str | None = Field(None, description="default: test, else validation, else a fifth of train held out")
     classes: list[int | str] | None = Field(None, description="keep these classes only, by number or by name")
-    rotate: float = Field(0.0, description="rotate every image by so many degrees, counter-clockwise")
+    rotate: float = Field(0.0, description="rotate every image counter-clockwise by this many degrees")
     permute: int | None = Field(None, ge=0, description="shuffle the pixels by one fixed permutation with this seed")
     limit: int | None = Field(None, ge=1, description="at most this many training and test examples of each class")
     in_memory: bool | None = Field(None, description="hold the processed images as tensors; default: if they fit")
-    format: Format | None = Field(None, description="how text is to be learnt: all of it, or answers to what is asked")
+    format: Format | None = Field(None, description="which part of a text is learnt: all of it, or only the answers")
     text: str | None = Field(None, description="a text column, or a template of columns: 'Title: {title}\\n{text}'")
-    prompt: str | None = Field(None, description="column or template of what is given and not learnt")
-    completion: str | None = Field(None, description="column or template of what is to be learnt")
+    prompt: str | None = Field(None, description="column or template of the prompt, which is not learnt")
+    completion: str | None = Field(None, description="column or template of the completion, which is learnt")
     messages: str | None = Field(None, description="column of chat messages; default: messages")
     max_length: int | None = Field(
         None, ge=2, description="tokens in a sequence; default: what the model takes, at most 1024"

@@ -1,4 +1,8 @@
-"""Token sequences kept on disk beside the data sets, so that a text is tokenised once."""
+"""Token sequences kept on disk beside the data sets, so that a text is tokenised once.
+
+Not `Dataset.map`: its cache keeps rows, and what is kept here is one set of sequences, packed across rows, with counts;
+it fails where its folder cannot be written, and returns the content of a damaged file.
+"""
 
 from __future__ import annotations
 
@@ -18,31 +22,29 @@ from stockpot.models.tokenizer import tokenizer_fingerprint
 from stockpot.streams.text.rows import TextRows
 from stockpot.streams.text.tokens import Tokenised, tokenise
 
-VERSION = 2  # of what `tokenise` makes: a change of its output makes every kept file a stranger
-TENSORS = ("tokens", "ends", "targets", "positions")
+VERSION = 2  # of what `tokenise` returns: increase it when that changes, and no older file is read
 
 
 def cached(
     rows: TextRows, tokenizer: Any, max_length: int, *, packing: bool | None, training: bool, drop: bool = False
 ) -> Tokenised:
-    """What `tokenise` gives, from the cache of `datasets` where it has been made before.
+    """What `tokenise` returns, from the cache of `datasets` if it was made before.
 
-    A damaged file is made anew; a cache that cannot be written costs the time only.
+    A damaged file is made again; if the cache cannot be written, that only costs time.
     """
     settings = [VERSION, rows.fingerprint, tokenizer_fingerprint(tokenizer), max_length, packing, training, drop]
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
     path = cache_folder() / f"{key}.safetensors"
-    found = _read(path, key)
-    if found is not None:
-        return found
-    made = tokenise(rows, tokenizer, max_length, packing=packing, training=training, drop=drop)
-    with contextlib.suppress(Exception):  # safetensors has errors of its own for a full disk
-        _write(path, key, made)
-    return made
+    tokenised = _read(path, key)
+    if tokenised is None:
+        tokenised = tokenise(rows, tokenizer, max_length, packing=packing, training=training, drop=drop)
+        with contextlib.suppress(Exception):  # safetensors raises its own errors for a full disk
+            _write(path, key, tokenised)
+    return tokenised
 
 
 def cache_folder() -> Path:
-    """Where token sequences are kept; HF_DATASETS_CACHE moves it."""
+    """The folder of token sequences; HF_DATASETS_CACHE moves it."""
     import datasets
 
     return Path(datasets.config.HF_DATASETS_CACHE) / "stockpot"
@@ -56,13 +58,12 @@ def _digest(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _write(path: Path, key: str, made: Tokenised) -> None:
+def _write(path: Path, key: str, tokenised: Tokenised) -> None:
     from safetensors.torch import save_file
 
-    every = {name: getattr(made.examples, name) for name in TENSORS}
-    tensors = {name: tensor.contiguous() for name, tensor in every.items() if tensor is not None}
-    facts = {"key": key, "digest": _digest(tensors), "pad": made.examples.pad}
-    facts |= {"bytes": made.bytes, "cut": made.cut, "dropped": made.dropped}
+    tensors = {name: tensor.contiguous() for name, tensor in tokenised.examples.to_tensors()[0].items()}
+    facts = {"key": key, "digest": _digest(tensors), "pad": tokenised.examples.pad}
+    facts |= {"bytes": tokenised.bytes, "cut": tokenised.cut, "dropped": tokenised.dropped}
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
     os.close(handle)
@@ -75,7 +76,7 @@ def _write(path: Path, key: str, made: Tokenised) -> None:
 
 
 def _read(path: Path, key: str) -> Tokenised | None:
-    """The sequences of a file; None where it is missing, damaged or something else."""
+    """The sequences in a file; None if it is missing, damaged or another file."""
     from safetensors import safe_open
 
     if not path.is_file():
@@ -88,5 +89,5 @@ def _read(path: Path, key: str) -> Tokenised | None:
             return None
         examples = TokenExamples(pad=facts["pad"], **tensors)
         return Tokenised(examples, facts["bytes"], facts["cut"], tuple(facts["dropped"]))
-    except Exception:  # whatever is wrong with the file, it is made anew
+    except Exception:  # whatever is wrong with the file, it is made again
         return None

@@ -12,7 +12,7 @@ from stockpot.batches.examples import Batch
 from stockpot.batches.token_examples import TokenExamples
 from stockpot.models.tokenizer import tokenizer_fingerprint
 from stockpot.streams.hub import KEPT_OPEN
-from stockpot.streams.sampling import evenly_spaced
+from stockpot.streams.sampling import evenly_spaced_rows
 from stockpot.streams.scenario import Rows
 from stockpot.streams.spec import DataSpec, Scenario, TaskSpec, inherit
 from stockpot.streams.text.cache import cached
@@ -76,7 +76,7 @@ def _open_task(default: DataSpec, spec: TaskSpec, tuning: bool, most: int | None
     data = inherit(default, spec.data)
     source = _open(_Request(data.model_dump_json(), tuning, data, f"task {spec.name!r}"))
     if most is not None:
-        kept = source.test.picked(evenly_spaced(len(source.test.items), most).tolist())
+        kept = source.test.picked(evenly_spaced_rows(len(source.test.items), most).tolist())
         source = replace(source, test=kept, facts={**source.facts, "test": len(kept.items)})
     return LanguageTask(spec.name, data, source)
 

@@ -1,4 +1,8 @@
-"""Several sequences in one, so that batches hold little padding: attention keeps them apart by their positions."""
+"""Several texts in one sequence, so that batches hold little padding.
+
+Attention must not reach from one text into another. There is no mask for that: positions restart at every text, and
+Transformers' attention takes a position that does not follow the one before it as the start of another text.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +19,10 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """Blocks of indices whose lengths sum to at most `capacity`: best fit, the longest first.
 
     Each goes into the fullest block that has room (Johnson 1974, https://doi.org/10.1137/0203025: at most 11/9 of the
-    fewest blocks, and 4). The same lengths give the same blocks, in the order of their first index.
+    fewest possible blocks, plus 4). The same lengths give the same blocks, in the order of their first index.
     """
     blocks: list[list[int]] = []
-    rooms: list[tuple[int, int]] = []  # (what is free, which block), sorted
+    rooms: list[tuple[int, int]] = []  # (free tokens, block), sorted
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         place = bisect_left(rooms, (lengths[index], -1))
         free, block = rooms.pop(place) if place < len(rooms) else (capacity, len(blocks))
@@ -31,11 +35,8 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 def packed(examples: TokenExamples, capacity: int) -> TokenExamples:
     """The sequences in blocks of at most `capacity` tokens; `positions` restart at every sequence."""
-    assert examples.rows is None, "a classified sequence is not packed"
-    lengths = examples.ends.diff(prepend=torch.zeros(1, dtype=torch.int64))
-    blocks = best_fit(lengths.tolist(), capacity)
+    assert examples.rows is None, "only text to be continued is packed"
+    blocks = best_fit(examples.lengths.tolist(), capacity)
     sequences = examples.picked([index for block in blocks for index in block])
-    starts = sequences.ends.diff(prepend=torch.zeros(1, dtype=torch.int64))
-    positions = torch.arange(len(sequences.tokens)) - (sequences.ends - starts).repeat_interleave(starts)
     last = torch.tensor([len(block) for block in blocks]).cumsum(0) - 1
-    return replace(sequences, ends=sequences.ends[last], positions=positions.int())
+    return replace(sequences, ends=sequences.ends[last], positions=sequences.counted_positions())

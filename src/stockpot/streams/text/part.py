@@ -1,4 +1,4 @@
-"""What one part of a language task is: sequences for the model, and the strings that they were made of."""
+"""The test part of a language task: sequences for the model, and the strings that they were made from."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from stockpot.batches.token_examples import TokenExamples
 
 @dataclass(frozen=True)
 class TextPart:
-    """Sequences in which every token that counts is predicted exactly once, and what they spell.
+    """Sequences in which every token of the text is predicted exactly once, and the text itself.
 
-    `bytes` is the UTF-8 length of what is predicted (the texts, or the completions, ends of text not counted).
+    `bytes` is the UTF-8 length of what is predicted: the texts, or the completions, without ends of text.
     """
 
     task: str
     examples: TokenExamples
     bytes: int
-    prompts: Sequence[str] = ()  # as the model is given them, chat template applied; none of plain text
-    completions: Sequence[str] = ()  # what is to be said to each
-    rows: Sequence[Mapping[str, Any]] = field(default_factory=list)  # of the data set, for scores that read more
+    prompts: Sequence[str] = ()  # as the model receives them, with the chat template applied; empty for plain text
+    completions: Sequence[str] = ()  # the reference answer to each prompt
+    rows: Sequence[Mapping[str, Any]] = field(default_factory=list)  # of the data set, with all its columns

@@ -1,4 +1,4 @@
-"""What the rows of a data set say: texts, prompts with their completions, chats."""
+"""The contents of a data set's rows: texts, prompts with completions, or chats."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Message = dict[str, Any]  # role, content, and what else the chat template reads
 
 @dataclass(frozen=True)
 class PromptPair:
-    """A prompt, which is given, and its completion, which is to be learnt."""
+    """A prompt, and its completion, which alone has a loss."""
 
     prompt: str
     completion: str
@@ -24,10 +24,10 @@ class PromptPair:
 
 @dataclass(frozen=True)
 class Chat:
-    """A conversation; what the assistant says after the first `given` messages is to be learnt."""
+    """A conversation; what the assistant says after the first `prompt_length` messages has a loss."""
 
     messages: list[Message]
-    given: int = 0
+    prompt_length: int = 0
 
 
 Item = str | PromptPair | Chat
@@ -35,7 +35,7 @@ Item = str | PromptPair | Chat
 
 @dataclass(frozen=True)
 class TextRows:
-    """One part of a data set: what its rows say, and which rows they are."""
+    """One part of a data set: the contents of its rows, and which rows they are."""
 
     place: str  # for errors: the task, the data set and its split
     items: Sequence[Item]
@@ -44,7 +44,7 @@ class TextRows:
     skipped: int = 0  # empty texts, left out
 
     def error(self, index: int, reason: str) -> StockpotError:
-        """The error of one item, which says where its row stands."""
+        """An error in one item, that names its row."""
         return StockpotError(f"{self.place}, row {self.numbers[index]}: {reason}")
 
     def picked(self, indices: list[int]) -> TextRows:
@@ -61,19 +61,19 @@ class TextRows:
         """SHA-256 of every string, in order, in hexadecimal."""
         digest = hashlib.sha256()
         for index, item in enumerate(self.items):
-            for said in _strings(item):
+            for string in _strings(item):
                 try:
-                    data = said.encode()
+                    data = string.encode()
                 except UnicodeEncodeError as error:
                     raise self.error(
-                        index, f"the text is no valid Unicode ({error.reason}); remove the characters from the row."
+                        index, f"the text is not valid Unicode ({error.reason}); remove the characters from the row."
                     ) from error
                 digest.update(len(data).to_bytes(8, "little"))
                 digest.update(data)
         return digest.hexdigest()
 
     def texts(self) -> Iterator[str]:
-        """All that the rows say, to train a tokenizer on."""
+        """All text of the rows, to train a tokenizer on."""
         for item in self.items:
             if isinstance(item, Chat):
                 yield from (str(message["content"]) for message in item.messages)
@@ -86,4 +86,4 @@ def _strings(item: Item) -> tuple[str, ...]:
         return (item,)
     if isinstance(item, PromptPair):
         return item.prompt, item.completion
-    return json.dumps(item.messages, sort_keys=True, ensure_ascii=False, default=str), str(item.given)
+    return json.dumps(item.messages, sort_keys=True, ensure_ascii=False, default=str), str(item.prompt_length)

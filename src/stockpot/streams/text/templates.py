@@ -22,21 +22,21 @@ class Template:
         return list(dict.fromkeys(column for _, column in self.parts if column is not None))
 
     def __call__(self, row: Mapping[str, Any]) -> str:
-        """The row as a string; raises StockpotError where a column holds neither text nor a number."""
+        """The row as a string; raises StockpotError if a column holds neither text nor a number."""
         return "".join(text if column is None else text + _text(row[column], column) for text, column in self.parts)
 
 
 def _text(value: Any, column: str) -> str:
     if isinstance(value, str | int | float):
         return str(value)
-    held = "nothing (null)" if value is None else f"a {type(value).__name__}, not text"
-    raise StockpotError(f"column {column!r} holds {held}")
+    content = "nothing (null)" if value is None else f"a {type(value).__name__}, not text"
+    raise StockpotError(f"column {column!r} holds {content}")
 
 
 def open_template(wanted: str, columns: Sequence[str], key: str) -> Template:
-    """The template that `wanted` is: a column's name, or text with `{column}` fields, where `{{` is a brace.
+    """The template in `wanted`: a column's name, or text with `{column}` fields, where `{{` is a brace.
 
-    Raises StockpotError where a field is no column, or is more than a plain name.
+    Raises StockpotError, starting with `key`, if a field is not a column, or is more than a plain name.
     """
     if wanted in columns:
         return Template((("", wanted),))
@@ -44,11 +44,11 @@ def open_template(wanted: str, columns: Sequence[str], key: str) -> Template:
         parsed = [(text, name, spec, conversion) for text, name, spec, conversion in Formatter().parse(wanted)]
     except ValueError as error:
         raise StockpotError(
-            f"{key}: {wanted!r} is no template: {error}; a brace in the text is written twice."
+            f"{key}: {wanted!r} is not a template: {error}; to put a brace into the text, write it twice."
         ) from error
     if all(name is None for _, name, _, _ in parsed):
         raise StockpotError(
-            f"{key}: {wanted!r} is no column, and no template with a {{column}} in it."
+            f"{key}: {wanted!r} is neither a column nor a template with a {{column}} in it."
             f"{did_you_mean(wanted, columns)} Columns: {list(columns)}."
         )
     for _, name, spec, conversion in parsed:
