@@ -98,9 +98,14 @@ class Recipe(StrictModel):
     keep: Literal["all", "needed"] = Field("all", description="models kept in the run folder")
 
     @property
+    def has_classes(self) -> bool:
+        """Whether examples have classes: not with `scenario: language`, where texts are continued."""
+        return self.scenario != "language"
+
+    @property
     def kind(self) -> ModelKind:
         """What the model does: `scenario: language` continues texts; else a text column makes it classify texts."""
-        if self.scenario == "language":
+        if not self.has_classes:
             return "language"
         tasks = self.tasks if isinstance(self.tasks, list) else []
         return "text" if any(data.text for data in (self.data, *(task.data for task in tasks))) else "image"
@@ -142,7 +147,7 @@ class Recipe(StrictModel):
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         if self.model.lora is not None:
-            if self.head == "seen" and self.scenario != "language":
+            if self.head == "seen" and self.has_classes:
                 raise ValueError("head: seen grows the head, which no adapter follows; with model.lora say head: all")
             if self.boundary == "keep-optimizer":
                 raise ValueError("boundary: under model.lora each task trains a new adapter, with no state to keep")
@@ -159,7 +164,7 @@ class Recipe(StrictModel):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"tasks: the name {twice[0]!r} is used twice; every task and control needs its own")
-        elif self.scenario == "language":
+        elif not self.has_classes:
             raise ValueError(
                 "tasks.split: it cuts `data` by classes, and texts to be continued have none; list the tasks"
             )

@@ -60,7 +60,7 @@ def check_start(resolved: Recipe, methods: Sequence[BaseConfig] = ()) -> Stream:
     model = start_model(resolved.model, rows, resolved.seeds[0], resolved.kind, stream.tokenizer)
     check_model(model, stream, rows)
     facts = stream.facts()
-    language = resolved.kind == "language"
+    language = not stream.has_classes
     tasks = [
         TaskFacts(task.name, max(1, len(task.classes)), facts[task.name]["train"], language) for task in stream.tasks
     ]

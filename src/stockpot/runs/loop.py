@@ -46,7 +46,7 @@ def learn(session: Session, index: int) -> None:
     run, stream, recipe = session.run, session.stream, session.recipe
     run.journal.check_place()
     reset_peak_memory()
-    language = recipe.kind == "language"
+    language = not stream.has_classes
     method = methods.build(recipe.method.decided(stream.rows.count(run.begun_tasks), language))
     model, grown = session.starting_model(method.config.starts_from, index)
     if recipe.model.lora is not None:

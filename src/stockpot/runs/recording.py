@@ -38,7 +38,7 @@ def publish_model(session: Session, model: nn.Module, index: int, card: str | No
 def _base(session: Session) -> str:
     """What an adapter sits on: a model of the hub, where that is the start model; else the run's own copy of it."""
     spec = session.recipe.model
-    whole = session.recipe.kind == "language" and spec.revision is None  # a classifier's output layer is drawn anew
+    whole = not session.stream.has_classes and spec.revision is None  # a classifier's output layer is drawn anew
     return (_hub_name(spec.name) if whole else None) or str(session.run.model(-1).resolve())
 
 

@@ -24,7 +24,7 @@ def results_of(run: RunFolder, pending: Event | None = None) -> Results:
     names = [task.name for task in run.tasks]
     classes = [(name, run.facts[name]["classes"]) for name in names]
     rows = Rows.of(recipe.scenario, classes)
-    method = recipe.method.decided(rows.count(run.begun_tasks), recipe.kind == "language")
+    method = recipe.method.decided(rows.count(run.begun_tasks), not recipe.has_classes)
     notes = [f"optimizer and schedule at a new task: {recipe.boundary}"]
     notes += [f"output rows: {recipe.head}"] if rows.names else []  # texts to be continued have none
     for event in learnt:
