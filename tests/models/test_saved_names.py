@@ -38,8 +38,8 @@ def test_an_anchor_on_disk_is_found_by_the_names_of_the_model(place: str, tmp_pa
     sfa = SFA(model, beta=1.0, p=1.0, total_steps=1, anchor=path, new=new)
     sfa.step()
     assert sfa.anchor_bytes == 0
-    for (name, mine), wanted in zip(model.named_parameters(), anchor.parameters(), strict=True):
-        assert torch.equal(mine, before[name] if new and name.startswith("classifier") else wanted)
+    for (name, tensor), wanted in zip(model.named_parameters(), anchor.parameters(), strict=True):
+        assert torch.equal(tensor, before[name] if new and name.startswith("classifier") else wanted)
 
 
 def experts(seed: int) -> MixtralForCausalLM:
@@ -54,8 +54,8 @@ def test_experts_that_are_fused_in_memory_and_apart_on_disk_are_put_together(tmp
     anchor.save_pretrained(tmp_path)
     sfa = SFA(model, beta=1.0, p=1.0, total_steps=1, anchor=tmp_path)
     sfa.step()
-    for (name, mine), wanted in zip(model.named_parameters(), anchor.parameters(), strict=True):
-        assert torch.equal(mine, wanted), name
+    for (name, tensor), wanted in zip(model.named_parameters(), anchor.parameters(), strict=True):
+        assert torch.equal(tensor, wanted), name
 
 
 def test_a_built_model_keeps_its_type_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,9 +64,9 @@ def test_a_built_model_keeps_its_type_on_disk(tmp_path: Path, monkeypatch: pytes
     model = start_model(spec, rows=3, seed=0)
     save_model(model, tmp_path, spec, rows=3)
     again = load_model(tmp_path, allow_code=True)
-    for (name, mine), (_, theirs) in zip(model.state_dict().items(), again.state_dict().items(), strict=True):
-        assert mine.dtype == theirs.dtype == torch.float64, name
-        assert torch.equal(mine, theirs), name
+    for (name, tensor), (_, reloaded) in zip(model.state_dict().items(), again.state_dict().items(), strict=True):
+        assert tensor.dtype == reloaded.dtype == torch.float64, name
+        assert torch.equal(tensor, reloaded), name
 
 
 def test_a_model_that_carries_an_adapter_finds_its_weights_by_the_plain_names(tmp_path: Path) -> None:

@@ -201,5 +201,5 @@ def test_a_language_model_ends_where_its_tokenizer_ends_a_text(tmp_path: Path) -
     again: Any = start_model(ModelSpec(name=str(tmp_path)), 0, 0, "language", tokenizer)
     assert again.generation_config.eos_token_id == again.config.eos_token_id == [tokenizer.eos_token_id, 0]
     own = {**llama, "num_attention_heads": 2, "eos_token_id": 7, "pad_token_id": 9}
-    told: Any = start_model(ModelSpec(config=own), 0, 0, "language", tokenizer)
-    assert (told.config.eos_token_id, told.config.pad_token_id) == ([tokenizer.eos_token_id, 7], 9)
+    fitted: Any = start_model(ModelSpec(config=own), 0, 0, "language", tokenizer)
+    assert (fitted.config.eos_token_id, fitted.config.pad_token_id) == ([tokenizer.eos_token_id, 7], 9)

@@ -98,8 +98,8 @@ def test_what_cannot_be_opened_is_said_in_one_line(tmp_path: Path) -> None:
         (lambda: padding(tokenizer), "neither a padding nor an end-of-text token .* tokenizer.pad_token set to"),
         (lambda: check_vocabulary(TRAINED, 299), "300 tokens, the model only 299"),
     ]
-    for call, said in cases:
-        with pytest.raises(StockpotError, match=said) as caught:
+    for call, expected in cases:
+        with pytest.raises(StockpotError, match=expected) as caught:
             call()
         assert "\n" not in str(caught.value)
     check_vocabulary(TRAINED, 300)

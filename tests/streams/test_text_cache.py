@@ -47,9 +47,11 @@ def same(one: Tokenised, other: Tokenised) -> None:
     assert (one.bytes, one.cut, one.dropped) == (other.bytes, other.cut, other.dropped)
     assert one.examples.pad == other.examples.pad
     for name in ("tokens", "ends", "targets", "positions"):
-        mine, yours = getattr(one.examples, name), getattr(other.examples, name)
-        assert (mine is None) == (yours is None)
-        assert mine is None or (mine.dtype == yours.dtype and torch.equal(mine, yours))
+        first_tensor, second_tensor = getattr(one.examples, name), getattr(other.examples, name)
+        assert (first_tensor is None) == (second_tensor is None)
+        assert first_tensor is None or (
+            first_tensor.dtype == second_tensor.dtype and torch.equal(first_tensor, second_tensor)
+        )
 
 
 def test_the_second_time_nothing_is_tokenised(folder: Path, calls: list[int]) -> None:

@@ -1,4 +1,4 @@
-"""Data sets of text: formats, templates, splits, files, and what is said of bad rows."""
+"""Data sets of text: formats, templates, splits, files, and what is expected of bad rows."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_template_is_filled_and_a_double_brace_is_a_brace() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "said"),
+    ("wanted", "expected"),
     [
         ("titel", "Did you mean 'title'?"),
         ("{titel}", "no column 'titel'. Did you mean 'title'?"),
@@ -52,10 +52,10 @@ def test_a_template_is_filled_and_a_double_brace_is_a_brace() -> None:
         ("{{title}}", "neither a column nor a template"),
     ],
 )
-def test_a_template_takes_plain_columns_only(wanted: str, said: str) -> None:
+def test_a_template_takes_plain_columns_only(wanted: str, expected: str) -> None:
     with pytest.raises(StockpotError) as caught:
         open_template(wanted, ["title", "text"], "data.text")
-    assert said in str(caught.value)
+    assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -144,23 +144,23 @@ BAD: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("rows", "keys", "said"), BAD)
+@pytest.mark.parametrize(("rows", "keys", "expected"), BAD)
 def test_a_bad_row_is_named_in_one_line(
-    tmp_path: Path, rows: list[dict[str, Any]], keys: dict[str, Any], said: str
+    tmp_path: Path, rows: list[dict[str, Any]], keys: dict[str, Any], expected: str
 ) -> None:
     path = jsonl(tmp_path, rows)
     keys = {"test_split": "train", **keys} if len(rows) > 1 else keys
     with pytest.raises(StockpotError) as caught:
         open_text(DataSpec(path=path, **keys), WHERE)
-    assert said in str(caught.value)
+    assert expected in str(caught.value)
     assert str(caught.value).startswith("task 'law': ")
     assert "\n" not in str(caught.value)
-    if "row" in said:
+    if "row" in expected:
         assert f"{path}, split 'train', row " in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "expected"),
     [
         ("a.txt", b"x\ncaf\xe9\n", "/a.txt, line 2: it is not UTF-8 text; convert it to UTF-8, .*iconv"),
         ("a.csv", b"text\nx\ncaf\xe9\n", "/a.csv, line 3: it is not UTF-8 text; .*iconv"),
@@ -175,12 +175,12 @@ def test_a_bad_row_is_named_in_one_line(
     ],
 )
 def test_a_file_that_cannot_be_read_is_named_with_the_place(
-    tmp_path: Path, name: str, content: bytes, said: str
+    tmp_path: Path, name: str, content: bytes, expected: str
 ) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / name).write_bytes(content)
     path = tmp_path / name if name[:6] != "folder" else tmp_path / "folder"
-    with pytest.raises(StockpotError, match=rf"^task 'law': {tmp_path}{said}") as caught:
+    with pytest.raises(StockpotError, match=rf"^task 'law': {tmp_path}{expected}") as caught:
         open_text(DataSpec(path=str(path), test_split="train"), WHERE)
     assert "\n" not in str(caught.value)
 
@@ -231,6 +231,6 @@ def test_a_reader_is_told_which_texts_were_cut_or_left_out(tmp_path: Path) -> No
     default = DataSpec(test_split="train", max_length=8)
     tokenizer = train_tokenizer([], 300)
     stream = LanguageStream.open(LanguageSources.open(default, tasks, []), tokenizer, GPT2Config(n_positions=8))
-    said = "3 of 5 training texts lost their end, over 8 tokens; 3 of 5 test texts lost their end, over 8 tokens"
-    assert stream.notes(0) == [f"task 'a': {said}"]
+    expected = "3 of 5 training texts lost their end, over 8 tokens; 3 of 5 test texts lost their end, over 8 tokens"
+    assert stream.notes(0) == [f"task 'a': {expected}"]
     assert stream.notes(1) == ["task 'b': 2 empty texts were left out"]  # long texts are cut in pieces, and all learnt

@@ -159,9 +159,9 @@ def test_prompts_that_fill_the_context_are_dropped_where_that_is_asked_for() -> 
 def test_of_a_chat_what_the_assistant_says_is_learnt(template: str) -> None:
     tokenizer = templated(template)
     made = tokenise(rows(Chat(TALK)), tokenizer, 999, packing=False, training=False)
-    (said,) = learnt(made)
-    assert said.replace("\n", "") == "yöno"
-    assert made.bytes == len(said.encode())
+    (text,) = learnt(made)
+    assert text.replace("\n", "") == "yöno"
+    assert made.bytes == len(text.encode())
     (trained,) = learnt(tokenise(rows(Chat(TALK)), tokenizer, 999, packing=False, training=True))
     assert trained.replace("\n", "") == "yö<|endoftext|>no<|endoftext|>"
     (last,) = learnt(tokenise(rows(Chat(TALK, prompt_length=3)), tokenizer, 999, packing=False, training=True))
@@ -177,18 +177,18 @@ def test_the_prompt_of_a_chat_makes_the_assistant_speak() -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "said"),
+    ("template", "expected"),
     [
         (None, "no chat template: give model.chat_template"),
         ("{{ raise_exception('roles must alternate') }}", "fails: roles must alternate"),
         ("{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}", "{% generation %}"),
     ],
 )
-def test_a_chat_template_that_cannot_be_used_is_named_with_the_row(template: Any, said: str) -> None:
+def test_a_chat_template_that_cannot_be_used_is_named_with_the_row(template: Any, expected: str) -> None:
     with pytest.raises(StockpotError) as caught:
         tokenise(rows(Chat(TALK)), templated(template), 99, packing=False, training=True)
     assert "split 'train', row 10: " in str(caught.value)
-    assert said in str(caught.value)
+    assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

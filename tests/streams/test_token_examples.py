@@ -123,8 +123,8 @@ def test_packed_and_single_texts_can_be_joined() -> None:
     assert batch["input_ids"].tolist() == [[1, 2, 3, 0], [4, 5, 6, 7], [8, 9, 0, 0]]
 
 
-def assert_same(one: TokenExamples, mine: list[int], other: TokenExamples, theirs: list[int]) -> None:
-    batch, expected = one.__getitems__(mine), other.__getitems__(theirs)
+def assert_same(one: TokenExamples, indices: list[int], other: TokenExamples, other_indices: list[int]) -> None:
+    batch, expected = one.__getitems__(indices), other.__getitems__(other_indices)
     assert batch.keys() == expected.keys()
     for key, tensor in expected.items():
         assert torch.equal(batch[key], tensor), key

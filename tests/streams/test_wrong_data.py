@@ -74,9 +74,9 @@ def test_a_column_of_text_is_not_taken_for_images(tmp_path: Path) -> None:
     for file in ("rev.csv", "folder/train.csv"):
         (tmp_path / file).write_text("text,label\n" + "good,1\nbad,0\n" * 10)
     for path in ("rev.csv", "folder"):
-        told = refusal(open_images, DataSpec(path=str(tmp_path / path)))
-        assert "holds texts (text), not images: to classify them, name their column with data.text" in told
-        assert "scenario: language" in told
+        refused = refusal(open_images, DataSpec(path=str(tmp_path / path)))
+        assert "holds texts (text), not images: to classify them, name their column with data.text" in refused
+        assert "scenario: language" in refused
 
 
 @pytest.mark.parametrize("name", ["rev.csv", "rev.CSV", "rev.tsv", "rev.json", "rev.jsonl", "rev.parquet"])
