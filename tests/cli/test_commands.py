@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from stockpot.cli.app import app
 from stockpot.methods import registry
 from stockpot.methods.declare.docstring import sections
 from stockpot.recipe.read import read_recipe
@@ -39,6 +40,11 @@ def test_every_command_has_help_of_its_own(command: str, stockpot: Command) -> N
     assert done.code == 0
     assert f"stockpot {command}" in done.out or f" {command} " in done.out
     assert len(done.out.splitlines()) > 5
+
+
+def test_every_command_is_declared_in_the_file_of_its_name() -> None:
+    declared = {command.name: command.callback.__module__ for command in app.registered_commands if command.callback}
+    assert declared == {name: f"stockpot.cli.{name}" for name in COMMANDS}
 
 
 def test_the_version_is_that_of_the_package(stockpot: Command) -> None:
