@@ -117,10 +117,10 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         r"model\.tokenizer: .*/endless has no end-of-text token, .* save it again with tokenizer\.eos_token set"),
     "a tokenizer that is larger than the model": (["model.name=FOLDER/large"],
         r"model\.tokenizer: it has \d+ tokens, the model embeddings for 300; use the tokenizer"),
-    "a model that looks both ways": (["model.name=FOLDER/both-ways"], r"model: it is no causal language model"),
+    "a model that looks both ways": (["model.name=FOLDER/both-ways"], r"model: not a causal language model"),
     "a configuration that looks both ways": (
         [f"model={json.dumps({'config': {'model_type': 'bert', **BERT}, 'tokenizer': 'FOLDER/gpt2'})}"],
-        r"model: it is no causal language model: what it says at a token changes .* is_decoder: true"),
+        r"model: not a causal language model: its output at a token depends .* is_decoder: true"),
     "a model of another kind": (["model.name=FOLDER/t5"], r"/t5: Transformers has no causal language model 't5'"),
     "a model without a head for tokens": (["model.name=FOLDER/headless"],
         r"/headless is not a causal language model: it has no weights for 'lm_head\.weight'; name a model"),

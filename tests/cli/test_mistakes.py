@@ -114,7 +114,8 @@ def test_a_place_that_is_taken_is_not_overwritten(finished: Path, stockpot: Call
     recipe, run = finished / "recipe.yaml", finished / "run"
     before = (run / "journal.jsonl").read_bytes(), (run / "recipe.yaml").read_bytes()
     error = one_line(stockpot("run", recipe, "-o", run))
-    assert f"a run is here already; go on with `stockpot resume {run}`, or choose another folder with -o" in error
+    advice = f"continue it with `stockpot resume {run}`, or choose another folder with -o"
+    assert f"there is already a run here; {advice}" in error
     assert "this is the folder of one run; choose another for the comparison with -o" in one_line(
         stockpot("compare", recipe, "-o", run)
     )
@@ -144,7 +145,7 @@ def test_what_is_no_run_folder_is_said_to_be_none(
 @pytest.mark.parametrize(
     ("task", "overrides", "message"),
     [
-        ("name: part-1", [], r"task 'part-1': the stream has a task of this name already; choose another"),
+        ("name: part-1", [], r"task 'part-1': the stream already has a task of this name; choose another"),
         ("name: next", ["data.classes=[12]"], r"task 'next': data\.classes: 'digits' has no class 12"),
         ("name: next", ["dta=1"], r"task\.yaml: dta: unknown key\. Did you mean 'data'\?"),
         ("name: next", ["data.path=/nowhere"], r"task 'next': data\.path: /nowhere: there is no such folder"),

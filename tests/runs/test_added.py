@@ -75,7 +75,7 @@ def test_a_branch_leaves_the_run_byte_for_byte(stockpot: Stockpot, unbroken: Mak
     as_one_stream(tmp_path / "branch", unbroken(**settings).run)
     done = stockpot("add", run, tmp_path / "task.yaml", "-o", tmp_path / "branch", root=tmp_path)
     assert done.code == 2
-    assert f"{tmp_path / 'branch'}: something is there already" in done.error
+    assert f"{tmp_path / 'branch'}: already exists" in done.error
 
 
 @pytest.mark.parametrize("at", sample([1, 30, 60, 90]))

@@ -28,7 +28,7 @@ def test_a_second_process_is_refused_until_the_first_is_dead(
     assert first.wait().code is None  # it stands still, in its second task
     before = tree(run)
     task_file = write(tmp_path / "task.yaml", task("fourth", 6, 7))
-    taken, busy = "a run is here already", "another process is working on this run"
+    taken, busy = "there is already a run here", "another process is working on this run"
     for command, why in (
         (["resume", run], busy),
         (["run", whole.file, "-o", run], taken),

@@ -125,7 +125,7 @@ def test_a_damaged_checkpoint_may_be_deleted(
 ) -> None:
     checkpoint = run / "checkpoints" / "02-second" / "checkpoint-3"
     flip(checkpoint / "model.safetensors")
-    refused(run, f"Or delete {checkpoint}: the task is then learnt again from its start")
+    refused(run, f"Or delete {checkpoint}, and the task is learnt again from its start")
     rmtree(checkpoint)
     assert stockpot("resume", run, root=run).code == 0
     same(run, half[1].run)
@@ -177,9 +177,9 @@ def test_an_edited_recipe_is_refused_and_a_missing_one_put_back(
     text = (run / "recipe.yaml").read_text(encoding="utf-8")
     for new in (text.replace("0.01", "0.02"), "", "\ufeff", text + "#"):
         (run / "recipe.yaml").write_text(new, encoding="utf-8")
-        refused(run, f"{run / 'recipe.yaml'}: edited since the run began")
+        refused(run, f"{run / 'recipe.yaml'}: edited since the run was created")
     (run / "recipe.yaml").write_bytes(b"\xff\xfe")
-    refused(run, f"{run / 'recipe.yaml'}: edited since the run began")
+    refused(run, f"{run / 'recipe.yaml'}: edited since the run was created")
     (run / "recipe.yaml").unlink()
     assert stockpot("resume", run, root=run).code == 0
     same(run, half[1].run)
@@ -205,7 +205,7 @@ def test_a_foreign_folder_is_left_alone(
 def test_a_run_is_not_begun_over_another(refuse: Refuse, run: Path, tmp_path: Path) -> None:
     before = tree(run)
     error = refuse("run", write(tmp_path / "recipe.yaml", recipe()), "-o", run)
-    assert f"{run}: a run is here already; go on with `stockpot resume {run}`" in error
+    assert f"{run}: there is already a run here; continue it with `stockpot resume {run}`" in error
     assert tree(run) == before
 
 
@@ -225,7 +225,7 @@ def test_another_schema_is_named(refused: Refused, run: Path) -> None:
 
 def test_data_that_changed_are_named(refused: Refused, run: Path) -> None:
     forge(run, lambda events: events[0]["data"]["third"].update(fingerprint="0" * 16))
-    refused(run, "task 'third': the data at digits changed since the run began")
+    refused(run, "task 'third': the data at digits changed since the run was created")
 
 
 @pytest.mark.parametrize("place", ["tasks/01-first/model", "checkpoints/02-second/checkpoint-3", "state/01-first"])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -291,5 +291,5 @@ def _start(session: Session) -> list[float]:
     """The start model's scores on every task as they would be taken after the last one."""
     count = len(session.stream.tasks)
     model, _ = session.starting_model("pretrained", count - 1)
-    scores: list[float] = evaluate_model(session, model, learnt=count)["scores"][session.recipe.primary_score.title]
-    return scores
+    scores = evaluate_model(session, model, learnt=count)["scores"]
+    return cast(list[float], scores[session.recipe.primary_score.title])

@@ -1,4 +1,4 @@
-"""What can be done with a run folder: begin one, go on with one, add a task to one."""
+"""What can be done with a run folder: create one, continue one, add a task to one, branch one."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from stockpot.recipe.resolve import resolve, resolve_task
 from stockpot.recipe.schema import Recipe
 from stockpot.results import Results
 from stockpot.runs.evaluating import evaluate_late
+from stockpot.runs.events import Added, RunFacts
 from stockpot.runs.folder import RunFolder
 from stockpot.runs.loop import learn_stream
 from stockpot.runs.model_checks import check_model
@@ -31,14 +32,18 @@ from stockpot.training.job import Stop, training_arguments
 def create_run(recipe: Recipe, method: BaseConfig, seed: int, path: Path, opened: Stream | None = None) -> Stream:
     """Creates a run folder for one method and one seed; returns the opened stream, which `continue_run` can use.
 
-    Every mistake that can be known beforehand is raised here, before there is a folder; a caller that hands in the
-    opened stream has had it checked by `check_start`.
+    Every mistake that can be known beforehand is raised here, before there is a folder. A stream that is passed in as
+    `opened` must have come from `check_start`.
     """
     RunFolder.check_free(path)
     resolved = resolve(recipe, method, seed)
     stream = opened or check_start(resolved)
-    facts = {"start_rows": _start_rows(resolved, stream), "data": stream.facts()}
-    facts |= {"versions": versions(), "commit": commit()}
+    facts: RunFacts = {
+        "start_rows": _start_rows(resolved, stream),
+        "data": stream.facts(),
+        "versions": versions(),
+        "commit": commit(),
+    }
     run = RunFolder.create(path, resolved, method.title, facts)
     run.journal.close()
     return stream
@@ -47,7 +52,7 @@ def create_run(recipe: Recipe, method: BaseConfig, seed: int, path: Path, opened
 def check_start(resolved: Recipe, methods: Sequence[BaseConfig] = ()) -> Stream:
     """Opens the stream; raises StockpotError where it, the training settings, the model or a method would fail later.
 
-    `methods` are those that the stream is opened for; the recipe's alone by default.
+    `methods` are the methods to check; by default the recipe's alone.
     """
     assert isinstance(resolved.tasks, list), "a resolved recipe lists its tasks"
     _check_scores(resolved)
@@ -68,7 +73,7 @@ def check_start(resolved: Recipe, methods: Sequence[BaseConfig] = ()) -> Stream:
         if problem := method.problem_with_model(resolved.model) or method.problem_in(model, tasks):
             raise StockpotError(f"method {method.title!r}: {problem}")
     if resolved.model.lora is not None:
-        attach(model, resolved.model.lora, seed=0)  # what it refuses is told now
+        attach(model, resolved.model.lora, seed=0)  # raises now what would be refused later
     return stream
 
 
@@ -106,9 +111,18 @@ def continue_run(
     progress: Progress | None = None,
     opened: Stream | None = None,
 ) -> Results:
-    """Learns what a run has not learnt yet, from wherever it stopped; returns its results.
+    """Learns the tasks that a run has not learnt yet, from wherever it stopped; returns its results.
 
-    Raises Interrupted when `stop` was requested: everything so far is on disk then.
+    Args:
+        path: the run folder, as `create_run` made it.
+        allow_code: whether the model may be built by code that the run folder names.
+        stop: requests a stop after the current optimizer step.
+        progress: is called as the run proceeds; silent by default.
+        opened: the stream that `create_run` returned, to save opening it again.
+
+    Raises:
+        Interrupted: when `stop` was requested; everything so far is on disk then.
+        StockpotError: where the folder is not a run, was edited or damaged, or another process works in it.
     """
     with _locked(path) as run:
         if not run.is_finished:
@@ -118,14 +132,17 @@ def continue_run(
 
 
 def add_task(path: Path, task: TaskSpec, *, allow_code: bool = False) -> None:
-    """Appends a task to a finished run, and evaluates the models so far on it; `continue_run` then learns it."""
+    """Appends a task to a finished run, and evaluates the models so far on it; `continue_run` then learns it.
+
+    Raises StockpotError where the run is not finished, or the task does not fit into its stream.
+    """
     with _locked(path) as run:
         if not run.is_finished:
-            raise StockpotError(f"{path}: the run is not finished; go on with `stockpot resume {path}` first.")
+            raise StockpotError(f"{path}: the run is not finished; first continue it with `stockpot resume {path}`.")
         recipe = run.recipe
         taken = [other.name for other in (*run.tasks, *recipe.controls)]
         if task.name in taken:
-            raise StockpotError(f"task {task.name!r}: the stream has a task of this name already; choose another.")
+            raise StockpotError(f"task {task.name!r}: the stream already has a task of this name; choose another.")
         resolved = resolve_task(task, recipe.data)
         training_arguments({**recipe.train, **resolved.train}, path, run.seed)
         longer = recipe.model_copy(update={"tasks": [*run.tasks, resolved]})
@@ -133,13 +150,13 @@ def add_task(path: Path, task: TaskSpec, *, allow_code: bool = False) -> None:
         newest = len(run.finished) - 1
         if recipe.model.lora is not None and session.rows(newest + 1) > session.rows(newest):
             raise StockpotError(
-                f"task {task.name!r}: it brings new classes, and under model.lora the head cannot grow: begin a new "
+                f"task {task.name!r}: it brings new classes, and under model.lora the head cannot grow: start a new "
                 "run that names all tasks."
             )
         run.verify_model(newest)
         model = session.load(newest)
         check_model(model, session.stream, session.rows(newest), first=len(run.tasks))
-        event = {
+        event: Added = {
             "event": "added",
             "task": resolved.model_dump(mode="json", exclude_none=True),
             "data": {task.name: session.stream.facts()[task.name]},
@@ -150,16 +167,16 @@ def add_task(path: Path, task: TaskSpec, *, allow_code: bool = False) -> None:
 
 
 def branch(path: Path, target: Path) -> None:
-    """Copies a finished run to a new folder, to go on in another direction."""
+    """Copies a finished run to a new folder, to continue it there with other tasks."""
     run = RunFolder.open(path)
     files.refuse_links(path)
     run.journal.lock(shared=True)
     try:
         if not run.is_finished:
-            raise StockpotError(f"{path}: the run is not finished; go on with `stockpot resume {path}` first.")
+            raise StockpotError(f"{path}: the run is not finished; first continue it with `stockpot resume {path}`.")
         if target.exists():
             raise StockpotError(
-                f"{target}: something is there already; choose another folder with -o, or add to this one without -o."
+                f"{target}: already exists; choose another folder with -o, or add to this run without -o."
             )
         with files.publishing(target, replace=False) as folder:
             ignore = shutil.ignore_patterns(f"{files.TEMPORARY}*")

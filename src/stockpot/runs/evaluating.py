@@ -1,9 +1,8 @@
-"""Filling the matrices: every score of every task and control, for one model."""
+"""Fills the matrices: every score of every task and control, for one model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -11,14 +10,13 @@ from stockpot.batches.examples import Examples
 from stockpot.evaluation.consent import has_consent
 from stockpot.evaluation.measure import measure
 from stockpot.evaluation.scores.base import Subject
+from stockpot.runs.events import Evaluated, Measured
 from stockpot.runs.session import Session
 from stockpot.streams.text.part import TextPart
 
-Measured = dict[str, float | None]  # label of a score → value, None where it is not measured
 
-
-def evaluate_model(session: Session, model: nn.Module, learnt: int) -> dict[str, Any]:
-    """`scores`: label → a value for each task, and `controls`: label → name → value, when `learnt` tasks are learnt."""
+def evaluate_model(session: Session, model: nn.Module, learnt: int) -> Evaluated:
+    """One row of every score's matrix, when `learnt` tasks have been learnt."""
     specs = session.recipe.measured
     tasks = [evaluate_task(session, model, index, learnt) for index in range(len(session.stream.tasks))]
     controls = {
@@ -69,14 +67,14 @@ def _measure(
 def evaluate_late(session: Session, index: int) -> dict[str, list[float | None]]:
     """The scores that task `index` would have had before it was added: of the start model, then after each task.
 
-    Null where a model is not kept any more.
+    None where a model was not kept.
     """
     column: dict[str, list[float | None]] = {spec.title: [] for spec in session.recipe.measured}
     for learnt in range(len(session.run.finished) + 1):
-        found: Mapping[str, float | None] = {}
+        scores: Mapping[str, float | None] = {}
         if session.run.model(learnt - 1).is_dir():
             session.run.verify_model(learnt - 1)
-            found = evaluate_task(session, session.load(learnt - 1).to(session.device), index, learnt)
+            scores = evaluate_task(session, session.load(learnt - 1).to(session.device), index, learnt)
         for title, values in column.items():
-            values.append(found.get(title))
+            values.append(scores.get(title))
     return column

@@ -1,22 +1,23 @@
-"""A run folder: what is where, and whether it is still what the journal recorded."""
+"""A run folder: where its files are, and whether they are still what the journal recorded."""
 
 from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from stockpot import files
 from stockpot.errors import StockpotError
 from stockpot.recipe.read import validate
 from stockpot.recipe.resolve import to_values, to_yaml
 from stockpot.recipe.schema import Recipe
-from stockpot.runs.journal import Event, Journal
+from stockpot.runs.events import Checkpoint, Created, RunFacts, Started, TaskDone
+from stockpot.runs.journal import Journal
 from stockpot.streams.spec import TaskSpec
 
 SCHEMA = 1
 START = "tasks/00-start"
-CHECKPOINT = "checkpoint-"  # and the step: the Trainer's name for it
+CHECKPOINT = "checkpoint-"  # followed by the step, as the Trainer names it
 
 
 class RunFolder:
@@ -25,18 +26,18 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.journal = Journal(path / "journal.jsonl")
-        self._recipe: tuple[int, Recipe] | None = None  # with the number of `added` events that it was made of
+        self._recipe: tuple[int, Recipe] | None = None  # and the number of `added` events that it includes
 
     @classmethod
-    def create(cls, path: Path, recipe: Recipe, label: str, facts: dict[str, Any]) -> RunFolder:
-        """A new run folder, locked; raises StockpotError where something stands there already."""
+    def create(cls, path: Path, recipe: Recipe, label: str, facts: RunFacts) -> RunFolder:
+        """A new run folder, locked; raises StockpotError where `path` is taken."""
         cls.check_free(path)
         with files.explaining_disk_errors(path):
             files.make_folder(path)
         run = cls(path)
         run.journal.lock()
         try:
-            cls.check_free(path)  # again: it is ours only now
+            cls.check_free(path)  # again: the lock is ours only now
             values = to_values(recipe)
             run.journal.append({"event": "created", "schema": SCHEMA, "label": label, "recipe": values, **facts})
             run.write_recipe()
@@ -47,30 +48,30 @@ class RunFolder:
 
     @classmethod
     def check_free(cls, path: Path) -> None:
-        """Raises StockpotError where a run, or anything else, stands at `path`."""
+        """Raises StockpotError where `path` holds a run, or anything else."""
         with files.explaining_disk_errors(path):
             others = sorted(entry.name for entry in path.iterdir()) if path.exists() else []
         if "journal.jsonl" in others:
             if cls(path).journal.events:
                 raise StockpotError(
-                    f"{path}: a run is here already; go on with `stockpot resume {path}`, "
+                    f"{path}: there is already a run here; continue it with `stockpot resume {path}`, "
                     "or choose another folder with -o."
                 )
-            others.remove("journal.jsonl")  # stopped before its first line
+            others.remove("journal.jsonl")  # left by a run that was stopped before its first line
         if others:
             raise StockpotError(f"{path}: the folder is not empty (it holds {others[0]}); choose another with -o.")
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """An existing run folder, for reading; raises StockpotError where it is not one, or was edited."""
+        """An existing run folder, for reading; raises StockpotError where it is not one, or its journal was edited."""
         if not path.is_dir():
             raise StockpotError(f"{path}: there is no such folder.")
         if not (path / "journal.jsonl").is_file():
             raise StockpotError(f"{path}: not a run folder: it has no journal.jsonl.")
         run = cls(path)
-        first = run.journal.events[0] if run.journal.events else {}
         if not run.journal.events:
-            raise StockpotError(f"{path}: the run was stopped before it began; start it again with `stockpot run`.")
+            raise StockpotError(f"{path}: the run was stopped before it started; start it again with `stockpot run`.")
+        first = run.created
         if first.get("event") != "created" or first.get("schema") != SCHEMA:
             raise StockpotError(
                 f"{path}: its journal has schema {first.get('schema')!r}, this version of Stockpot reads {SCHEMA}."
@@ -78,7 +79,7 @@ class RunFolder:
         return run
 
     def lock(self) -> RunFolder:
-        """Claims the run for this process, and clears away what an interrupted write or deletion left."""
+        """Claims the run for this process, and removes what an interrupted write or deletion left behind."""
         files.refuse_links(self.path)
         self.journal.lock()
         try:
@@ -93,13 +94,18 @@ class RunFolder:
     # What the journal says
 
     @property
-    def created(self) -> Event:
+    def created(self) -> Created:
         """The first event."""
-        return self.journal.events[0]
+        return cast(Created, self.journal.events[0])
+
+    @property
+    def started(self) -> Started:
+        """The event of the start model."""
+        return self.journal.of("started")[0]
 
     @property
     def recipe(self) -> Recipe:
-        """The resolved recipe, with the tasks that were added since."""
+        """The resolved recipe, with the tasks that were added since; validated once, and again when a task is added."""
         added = self.journal.of("added")
         if self._recipe is None or self._recipe[0] != len(added):
             values = {**self.created["recipe"]}
@@ -116,7 +122,7 @@ class RunFolder:
 
     @property
     def begun_tasks(self) -> int:
-        """How many tasks the stream had when the run began: none of those that were added since."""
+        """How many tasks the stream had when the run was created, without those added since."""
         return len(self.created["recipe"]["tasks"])
 
     @property
@@ -126,26 +132,25 @@ class RunFolder:
 
     @property
     def facts(self) -> dict[str, dict[str, Any]]:
-        """Task and control names → what their data was."""
+        """Name of a task or control → what its data was."""
         facts: dict[str, dict[str, Any]] = {**self.created["data"]}
         for event in self.journal.of("added"):
             facts |= event["data"]
         return facts
 
     @property
-    def finished(self) -> list[Event]:
-        """The `task` events: one for each task that was learnt."""
+    def finished(self) -> list[TaskDone]:
+        """The `task` events, one for each task learnt."""
         return self.journal.of("task")
 
     @property
     def is_finished(self) -> bool:
-        """Whether every task was learnt."""
+        """Whether every task has been learnt."""
         return bool(self.journal.of("started")) and len(self.finished) == len(self.tasks)
 
     def drawn(self, index: int) -> list[str]:
-        """The tensors that the start model's checkpoint lacked, in the first task; later they are the run's own."""
-        names: list[str] = self.journal.of("started")[0].get("drawn", []) if index == 0 else []
-        return names
+        """The tensors that the start model's checkpoint lacked, for the first task; later the run has saved them."""
+        return self.started.get("drawn", []) if index == 0 else []
 
     # Where things are
 
@@ -163,21 +168,21 @@ class RunFolder:
         return self.path / "state" / self.place(index)
 
     def checkpoints(self, index: int) -> Path:
-        """The Trainer's checkpoints inside task `index`."""
+        """The folder of the checkpoints inside task `index`."""
         return self.path / "checkpoints" / self.place(index)
 
     def logs(self, index: int) -> Path:
-        """What trackers such as TensorBoard write while task `index` is learnt; it is kept."""
+        """The logs that trackers such as TensorBoard write while task `index` is learnt; they are kept."""
         return self.path / "logs" / self.place(index)
 
-    def checkpoint_folder(self, event: Event) -> Path:
-        """Where the checkpoint of a `checkpoint` event is."""
+    def checkpoint_folder(self, event: Checkpoint) -> Path:
+        """The folder of a `checkpoint` event."""
         return self.checkpoints(int(event["task"])) / f"{CHECKPOINT}{int(event['step'])}"
 
     # Checks and writes
 
     def check_recipe(self) -> None:
-        """Raises StockpotError where recipe.yaml is not what the journal holds; puts it back where it is missing."""
+        """Raises StockpotError where recipe.yaml was edited; writes it again from the journal where it is missing."""
         path = self.path / "recipe.yaml"
         if not path.is_file():
             self.write_recipe()
@@ -192,8 +197,8 @@ class RunFolder:
             self.write_recipe()
             return
         raise StockpotError(
-            f"{path}: edited since the run began; the journal holds the recipe that was used. "
-            "Start another run with the edited one, or delete the file to get the recorded one back."
+            f"{path}: edited since the run was created; the journal holds the recipe that was used. "
+            "Start another run with the edited recipe, or delete the file to restore the recorded one."
         )
 
     def _recipe_text(self, added: int | None = None) -> str:
@@ -202,28 +207,28 @@ class RunFolder:
         return to_yaml(values)
 
     def write_recipe(self) -> None:
-        """recipe.yaml, from the journal."""
+        """Writes recipe.yaml from the journal."""
         files.write_text(self.path / "recipe.yaml", self._recipe_text())
 
     def verify_model(self, index: int) -> None:
         """Raises StockpotError where the model after task `index` (−1: the start) is not what was recorded."""
-        event = self.journal.of("started")[0] if index < 0 else self.finished[index]
+        event = self.started if index < 0 else self.finished[index]
         files.verify_fingerprint(self.model(index), event["files"])
 
     def verify_state(self, index: int) -> None:
         """Raises StockpotError where what the method kept after task `index` is not what was recorded."""
         files.verify_fingerprint(self.state(index), self.finished[index]["state_files"])
 
-    def checkpoint(self, index: int) -> Event | None:
-        """The newest checkpoint inside task `index`, verified; None where there is none yet."""
+    def checkpoint(self, index: int) -> Checkpoint | None:
+        """The newest checkpoint inside task `index`, verified; None where there is none."""
         events = [event for event in self.journal.of("checkpoint") if event["task"] == index]
         if not events or not self.checkpoint_folder(events[-1]).exists():
-            return None  # the task can always be learnt again from its start, to the same weights
+            return None  # the task can always be learnt again from its start, with the same result
         folder = self.checkpoint_folder(events[-1])
         try:
             files.verify_fingerprint(folder, events[-1]["files"])
         except StockpotError as error:
-            raise StockpotError(f"{error} Or delete {folder}: the task is then learnt again from its start.") from error
+            raise StockpotError(f"{error} Or delete {folder}, and the task is learnt again from its start.") from error
         return events[-1]
 
     def drop_older_checkpoints(self, newest: Path) -> None:
@@ -233,7 +238,7 @@ class RunFolder:
                 files.remove_folder(folder)
 
     def prune(self) -> None:
-        """Deletes what nothing will read again: old states and checkpoints, and old models with keep: needed."""
+        """Deletes what is not needed any more: old states and checkpoints, and with `keep: needed` old models."""
         newest = len(self.finished) - 1
         keep_all = self.recipe.keep == "all"
         for index in range(newest):
@@ -243,17 +248,17 @@ class RunFolder:
         for index in range(newest + 1):
             self._keep_logs(index)
             files.remove_folder(self.checkpoints(index))
-        with contextlib.suppress(OSError):  # not there, or not empty
+        with contextlib.suppress(OSError):  # missing, or not empty
             (self.path / "checkpoints").rmdir()
 
     def _keep_logs(self, index: int) -> None:
-        """Moves what stands beside the checkpoints of task `index`: trackers write there that know no other place."""
+        """Moves what trackers wrote beside the checkpoints of task `index`, their only choice, to its logs."""
         if not self.checkpoints(index).is_dir():
             return
         for entry in sorted(self.checkpoints(index).iterdir()):
             if not entry.name.startswith((CHECKPOINT, files.TEMPORARY)):
                 target = self.logs(index) / entry.name
                 files.make_folder(target.parent)
-                if target.exists():  # of the same task, begun again
+                if target.exists():  # from an earlier start of the same task
                     target = target.with_name(f"{entry.name}.{len(list(target.parent.iterdir()))}")
                 entry.rename(target)

@@ -1,4 +1,4 @@
-"""The loop over tasks: the method starts, trains, ends; then all tasks are evaluated and recorded."""
+"""The loop over tasks: the method starts, trains and ends; then all tasks are evaluated, and the task is recorded."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from stockpot.models.head import name_rows
 from stockpot.models.start import build_start_model
 from stockpot.results import Costs
 from stockpot.runs.evaluating import evaluate_model
+from stockpot.runs.events import LearntTask
 from stockpot.runs.meter import Clock, peak_memory, reset_peak_memory
 from stockpot.runs.recording import publish_model, record_task
 from stockpot.runs.session import Session
@@ -21,7 +22,7 @@ from stockpot.training.job import Interrupted, Job, check_finite, planned_steps
 
 
 def learn_stream(session: Session) -> None:
-    """Learns every task that the run has not learnt yet. Raises Interrupted when it was asked to stop."""
+    """Learns every task that the run has not learnt yet. Raises Interrupted when a stop was requested."""
     if not session.run.journal.of("started"):
         start(session)
     for index in range(len(session.run.finished), len(session.stream.tasks)):
@@ -31,7 +32,7 @@ def learn_stream(session: Session) -> None:
 
 
 def start(session: Session) -> None:
-    """Publishes the start model and its scores."""
+    """Publishes and evaluates the start model."""
     run, recipe, rows = session.run, session.recipe, session.rows(-1)
     run.journal.check_place()
     model, drawn = build_start_model(recipe.model, rows, run.seed, recipe.kind, session.stream.tokenizer)
@@ -102,20 +103,16 @@ def learn(session: Session, index: int) -> None:
     costs.peak_memory_bytes = peak_memory()
     notes = [*method.notes, *stream.notes(index)]
     kept = optimizer_state if recipe.boundary == "keep-optimizer" else {}
-    record_task(
-        session,
-        model,
-        method,
-        index,
-        kept,
-        {**scores, "costs": costs.model_dump(), "notes": notes},
-    )
+    event: LearntTask = {
+        "event": "task", "index": index, "name": task.name, **scores, "costs": costs.model_dump(), "notes": notes
+    }  # fmt: skip
+    record_task(session, model, method, kept, event)
     primary = scores["scores"][recipe.primary_score.title]
     session.progress.evaluated(dict(zip((task.name for task in stream.tasks), primary, strict=True)))
 
 
 def _resume(session: Session, job: Job, index: int) -> Clock:
-    """Takes up the newest checkpoint of the task, and journals those to come; the clock goes on from where it stood."""
+    """Resumes from the task's newest checkpoint, if any, and journals later ones; returns the clock of the task."""
     run = session.run
     checkpoint = run.checkpoint(index)
     wall, cpu = (0.0, 0.0) if checkpoint is None else checkpoint["seconds"]
@@ -124,8 +121,10 @@ def _resume(session: Session, job: Job, index: int) -> Clock:
         job.resume_from = run.checkpoint_folder(checkpoint)
 
     def journal(step: int, folder: Path) -> None:
-        facts = {"files": files.fingerprint(folder), "seconds": list(clock.read())}
-        run.journal.append({"event": "checkpoint", "task": index, "step": step, **facts})
+        fingerprint, seconds = files.fingerprint(folder), list(clock.read())
+        run.journal.append(
+            {"event": "checkpoint", "task": index, "step": step, "files": fingerprint, "seconds": seconds}
+        )
         run.drop_older_checkpoints(folder)
 
     job.before_checkpoint = run.journal.check_place

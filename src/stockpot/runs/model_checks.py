@@ -1,4 +1,4 @@
-"""What is tried out before a stream begins: whether the model takes each task's inputs."""
+"""Checks before a stream starts: whether the model takes each task's inputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stockpot.streams.stream import Stream
 
 @torch.no_grad()
 def check_model(model: nn.Module, stream: Stream, rows: int, first: int = 0) -> None:
-    """Raises StockpotError where the model cannot take an example of a task, or answers in another shape."""
+    """Raises StockpotError where the model cannot take an example of a task, or its output has the wrong shape."""
     model.eval()
     if not stream.has_classes:
         _check_direction(model, stream.sample(first))
@@ -23,7 +23,7 @@ def check_model(model: nn.Module, stream: Stream, rows: int, first: int = 0) -> 
         batch = stream.sample(index)
         shape = "x".join(map(str, next(iter(batch.values())).shape[1:]))
         try:
-            given = tuple(logits_of(model, batch).shape)
+            output_shape = tuple(logits_of(model, batch).shape)
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             remedy = ", or its image_processor" if stream.example_noun == "images" else ""
@@ -32,22 +32,29 @@ def check_model(model: nn.Module, stream: Stream, rows: int, first: int = 0) -> 
                 f"Change the model{remedy}."
             ) from error
         if not stream.has_classes:
-            if given[0] != len(targets_of(batch)):
-                raise StockpotError(f"the model's output has shape {given}; a language model answers at every token.")
-            stream.test(index)  # a row of it that is bad is told before anything is learnt
-        elif given != (1, rows):
-            raise StockpotError(f"the model's output for one example has shape {given}; the stream needs (1, {rows}).")
+            if output_shape[0] != len(targets_of(batch)):
+                raise StockpotError(
+                    f"the model's output has shape {output_shape}; a language model has one at every token."
+                )
+            stream.test(index)  # so that a bad row raises before anything is learnt
+        elif output_shape != (1, rows):
+            raise StockpotError(
+                f"the model's output for one example has shape {output_shape}; the stream needs (1, {rows})."
+            )
 
 
 def _check_direction(model: nn.Module, batch: Batch) -> None:
-    """Raises StockpotError where the answer at a token changes with the token after it, which it is to predict."""
-    few = batch["input_ids"].repeat(1, 2)[:, : max(2, min(8, batch["input_ids"].shape[1]))]
-    other = few.clone()
-    other[:, -1] = 1 - (few[:, -1] > 0).long()
-    logits = model(input_ids=torch.cat([few, other])).logits[:, :-1]
-    one, two = logits.float()
-    if (one - two).abs().max() > max(1e-4, 4 * torch.finfo(logits.dtype).eps) * one.abs().max():
+    """Raises StockpotError where the output at a token depends on the next token, which it should predict.
+
+    Two sequences that differ in their last token alone must have the same logits before it, up to rounding.
+    """
+    original = batch["input_ids"].repeat(1, 2)[:, : max(2, min(8, batch["input_ids"].shape[1]))]
+    changed = original.clone()
+    changed[:, -1] = 1 - (original[:, -1] > 0).long()
+    logits = model(input_ids=torch.cat([original, changed])).logits[:, :-1]
+    first, second = logits.float()
+    if (first - second).abs().max() > max(1e-4, 4 * torch.finfo(logits.dtype).eps) * first.abs().max():
         raise StockpotError(
-            "model: it is no causal language model: what it says at a token changes with the tokens after it, so it "
-            "would learn to copy them; choose a model that only looks back (of BERT's kind: is_decoder: true)."
+            "model: not a causal language model: its output at a token depends on the tokens after it, so it would "
+            "learn to copy them; choose a causal model (for BERT-like models, set is_decoder: true)."
         )

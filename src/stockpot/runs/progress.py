@@ -1,4 +1,4 @@
-"""Progress of a run, told to whoever listens: bars in a terminal, lines in a log, silence by default."""
+"""Progress of a run: bars in a terminal, lines in a log, silence by default."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from stockpot.printing import escape_controls
 
 
 class Progress:
-    """Says nothing; the base of those that do."""
+    """Shows nothing; the base class of those that do."""
 
     def task(self, number: int, count: int, name: str) -> None:
-        """Task `number` of `count` begins to train."""
+        """Task `number` of `count` starts training."""
 
     def step(self, step: int, total: int) -> None:
         """An optimizer step was made."""
 
-    def evaluated(self, scores: dict[str, float]) -> None:
-        """A task was learnt and all tasks were evaluated: task name → score."""
+    def evaluated(self, scores: dict[str, float | None]) -> None:
+        """A task was learnt and all tasks were evaluated: name of a task → primary score."""
 
     def cell(self, name: str, score: float | None) -> None:
-        """A run of a comparison is finished, with this average score."""
+        """A run of a comparison finished, with this average score."""
 
     def close(self) -> None:
-        """Tidies up the terminal."""
+        """Leaves the terminal tidy."""
 
 
 class Bars(Progress):
-    """A bar for every task; with `cells`, one more for the runs of a comparison."""
+    """A bar for every task; with `cells`, another for the runs of a comparison, `cells` in all."""
 
     def __init__(self, cells: int | None = None) -> None:
         self._task: Any = None
@@ -43,19 +43,19 @@ class Bars(Progress):
         self._task = _bar(desc=f"{indent}task {number}/{count} {name}", unit=" steps", leave=alone)
 
     def step(self, step: int, total: int) -> None:
-        """Moves the bar."""
+        """Advances the bar."""
         if self._task is not None:
             self._task.total = total
             self._task.update(step - self._task.n)
 
-    def evaluated(self, scores: dict[str, float]) -> None:
+    def evaluated(self, scores: dict[str, float | None]) -> None:
         """Writes the scores beside the bar."""
         if self._task is not None:
             self._task.set_postfix_str(_listed(scores))
         self._close_task()
 
     def cell(self, name: str, score: float | None) -> None:
-        """Moves the bar of the runs."""
+        """Advances the bar of the runs."""
         if self._cells is not None:
             self._cells.set_postfix_str(_scored(name, score))
             self._cells.update()
@@ -66,14 +66,14 @@ class Bars(Progress):
             self._task = None
 
     def close(self) -> None:
-        """Leaves the bars standing, finished or not."""
+        """Closes the bars, finished or not."""
         self._close_task()
         if self._cells is not None:
             self._cells.close()
 
 
 class Lines(Progress):
-    """A line on stderr for every task, or with `cells` for every run of a comparison: for logs."""
+    """A line on stderr for every task, or with `cells` for every run of a comparison, `cells` in all: for logs."""
 
     def __init__(self, cells: int | None = None) -> None:
         self._count = cells
@@ -81,10 +81,10 @@ class Lines(Progress):
         self._head = ""
 
     def task(self, number: int, count: int, name: str) -> None:
-        """Remembers what the scores will be of."""
+        """Remembers the task for its line."""
         self._head = f"task {number}/{count} {name}"
 
-    def evaluated(self, scores: dict[str, float]) -> None:
+    def evaluated(self, scores: dict[str, float | None]) -> None:
         """Writes the task's line."""
         if self._count is None:
             _write(f"{self._head}: {_listed(scores)}")
@@ -96,7 +96,7 @@ class Lines(Progress):
 
 
 def terminal_progress(cells: int | None = None) -> Progress:
-    """Bars where stderr is a terminal, else lines."""
+    """Bars where stderr is a terminal, else lines; `cells` is the number of runs of a comparison."""
     return Bars(cells) if sys.stderr.isatty() else Lines(cells)
 
 
@@ -107,13 +107,13 @@ def _bar(**settings: Any) -> Any:
 
 
 def _write(line: str) -> None:
-    """On stderr; nobody's loss where that cannot be written: the run goes on."""
+    """Writes to stderr; where that fails, the run goes on without."""
     with suppress(OSError):
         sys.stderr.write(f"{escape_controls(line, lines=False)}\n")
 
 
-def _listed(scores: dict[str, float]) -> str:
-    return ", ".join(f"{task} {score:.3f}" for task, score in scores.items())
+def _listed(scores: dict[str, float | None]) -> str:
+    return ", ".join(f"{task} {'not finite' if score is None else f'{score:.3f}'}" for task, score in scores.items())
 
 
 def _scored(name: str, score: float | None) -> str:

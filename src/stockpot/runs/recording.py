@@ -1,4 +1,4 @@
-"""Publishing what a task left, and journalling it: with that line the task is learnt."""
+"""Publishes what a task left behind, and journals it: only that line makes the task learnt."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from stockpot import files
 from stockpot.methods.base import Method
 from stockpot.models import lora
 from stockpot.models.store import save_model
-from stockpot.runs.journal import Event
+from stockpot.runs.events import FileFingerprints, LearntTask
 from stockpot.runs.results_json import results_of, write_results
 from stockpot.runs.session import OPTIMIZER, Session
 from stockpot.training.method_state import write_state
 
 
 def publish_model(session: Session, model: nn.Module, index: int, card: str | None = None) -> None:
-    """Writes the model folder after task `index` (−1: the start model), whole or not at all."""
+    """Writes the model folder after task `index` (−1: the start model), all of it or nothing."""
     folder = session.run.model(index)
     session.run.journal.check_place()
     with files.publishing(folder.parent) as temporary:
@@ -36,20 +36,20 @@ def publish_model(session: Session, model: nn.Module, index: int, card: str | No
 
 
 def _base(session: Session) -> str:
-    """What an adapter sits on: a model of the hub, where that is the start model; else the run's own copy of it."""
+    """The base of an adapter: the hub's model where that is the start model, else the run's own copy."""
     spec = session.recipe.model
-    whole = not session.stream.has_classes and spec.revision is None  # a classifier's output layer is drawn anew
+    whole = not session.stream.has_classes and spec.revision is None  # a classifier's output layer is random
     return (_hub_name(spec.name) if whole else None) or str(session.run.model(-1).resolve())
 
 
 def _hub_name(path: str | None) -> str | None:
-    """A name of the hub; None of a local folder, whose path is absolute, and of the digits that scikit-learn brings."""
+    """A name on the hub; None for a local folder, whose path is absolute, and for scikit-learn's digits."""
     return None if path is None or path == "digits" or Path(path).is_absolute() else path
 
 
 def _publish_state(
     session: Session, method: Method[Any], index: int, optimizer_state: Mapping[str, Tensor]
-) -> dict[str, dict[str, Any]]:
+) -> FileFingerprints:
     folder = session.run.state(index)
     with files.publishing(folder) as temporary:
         write_state(method, temporary)
@@ -62,15 +62,13 @@ def record_task(
     session: Session,
     model: nn.Module,
     method: Method[Any],
-    index: int,
     optimizer_state: Mapping[str, Tensor],
-    facts: Event,
+    event: LearntTask,
 ) -> None:
-    """Publishes model, card and state, and journals the task with its facts; then results.json follows."""
+    """Publishes model, card and state, and journals the task as done; then writes results.json."""
     from stockpot.report.card import model_card
 
-    run = session.run
-    event: Event = {"event": "task", "index": index, "name": run.tasks[index].name, **facts}
+    run, index = session.run, event["index"]
     spec = session.recipe.model
     datasets = {name for task in session.stream.tasks[: index + 1] if (name := _hub_name(task.data.path))}
     card = model_card(results_of(run, pending=event), _hub_name(spec.name), sorted(datasets), None)

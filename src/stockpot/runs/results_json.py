@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from stockpot import files
@@ -9,14 +10,14 @@ from stockpot.evaluation.metrics import control_metrics, stream_metrics
 from stockpot.evaluation.scores import AnyScore
 from stockpot.methods import registry
 from stockpot.results import Costs, Results, Scores
+from stockpot.runs.events import LearntTask
 from stockpot.runs.folder import RunFolder
-from stockpot.runs.journal import Event
 from stockpot.streams.scenario import Rows
 
 
-def results_of(run: RunFolder, pending: Event | None = None) -> Results:
-    """The results of the tasks learnt so far; `pending` is a task that is about to be journalled."""
-    learnt = [*run.finished, *([pending] if pending else [])]
+def results_of(run: RunFolder, pending: LearntTask | None = None) -> Results:
+    """The results of the tasks learnt so far; `pending` is a task that is about to be journalled as done."""
+    learnt: list[LearntTask] = [*run.finished, *([pending] if pending else [])]
     specs, primary = run.recipe.measured, run.recipe.primary_score
     scores = {spec.title: _scores(run, learnt, spec) for spec in specs}
     costs = [Costs(**event["costs"]) for event in learnt]
@@ -26,7 +27,7 @@ def results_of(run: RunFolder, pending: Event | None = None) -> Results:
     rows = Rows.of(recipe.scenario, classes)
     method = recipe.method.decided(rows.count(run.begun_tasks), not recipe.has_classes)
     notes = [f"optimizer and schedule at a new task: {recipe.boundary}"]
-    notes += [f"output rows: {recipe.head}"] if rows.names else []  # texts to be continued have none
+    notes += [f"output rows: {recipe.head}"] if rows.names else []  # a language stream has none
     for event in learnt:
         notes += [note for note in event["notes"] if note not in notes]
     return Results(
@@ -50,9 +51,9 @@ def results_of(run: RunFolder, pending: Event | None = None) -> Results:
     )
 
 
-def _scores(run: RunFolder, learnt: list[Event], spec: AnyScore) -> Scores:
+def _scores(run: RunFolder, learnt: Sequence[LearntTask], spec: AnyScore) -> Scores:
     title, count = spec.title, len(learnt)
-    first = run.journal.of("started")[0]
+    first = run.started
     added = run.journal.of("added")
     late = {len(run.tasks) - len(added) + number: event["column"] for number, event in enumerate(added)}
 

@@ -59,7 +59,7 @@ class Session:
     ) -> Session:
         """Opens the stream of the run, or of a recipe that goes beyond it.
 
-        Raises StockpotError where the data changed since the run began.
+        Raises StockpotError where the data changed since the run was created.
         """
         recipe = recipe or run.recipe
         _check_code(run, recipe.model, allow_code)
@@ -69,7 +69,7 @@ class Session:
             recorded = run.facts.get(task, facts)
             if recorded["fingerprint"] != facts["fingerprint"]:
                 raise StockpotError(
-                    f"task {task!r}: the data at {facts['path']} changed since the run began "
+                    f"task {task!r}: the data at {facts['path']} changed since the run was created "
                     f"(fingerprint {facts['fingerprint']}, recorded {recorded['fingerprint']})."
                 )
         device = training_arguments(recipe.train, run.path, run.seed).device
@@ -81,7 +81,7 @@ class Session:
         return start if index < 0 else max(start, self.stream.rows.count(index + 1))
 
     def starting_model(self, starts_from: StartsFrom, index: int) -> tuple[nn.Module, list[str]]:
-        """The model that task `index` starts from, its head grown to the task's rows; and what grew since the start.
+        """The model that task `index` starts from, its head grown to the task's rows; and the tensors that have grown.
 
         Raises StockpotError where the saved model is damaged, or needs code that was not allowed.
         """
@@ -89,7 +89,7 @@ class Session:
         self.run.verify_model(source)
         spec, rows = self.recipe.model, self.rows(index)
         model = self.load(source)
-        for task in range(source + 1, index + 1):  # row by row as the stream grew, so that every method draws the same
+        for task in range(source + 1, index + 1):  # task by task, so that every method draws the same rows
             fit_head(model, spec, self.rows(task - 1), self.rows(task), self.run.seed)
         name_rows(model, list(self.stream.rows.names[:rows]))
         # Not only what grew for this task: an older anchor lacks the rows of all the tasks since.
@@ -97,7 +97,7 @@ class Session:
         return model.to(self.device), grown
 
     def load(self, index: int) -> nn.Module:
-        """The model after task `index`; −1: the start model. With `lora.output: adapter` that one, and the adapter."""
+        """The model after task `index`; −1: the start model. With `lora.output: adapter`, that one plus the adapter."""
         spec = self.recipe.model
         if index < 0 or not spec.adapts:
             return load_model(self.run.model(index), self.allow_code, spec, self.recipe.kind)
@@ -105,7 +105,7 @@ class Session:
         return lora.load_adapter(self.load(-1), self.run.model(index))
 
     def checkpoint(self, source: str, index: int) -> Path:
-        """Where the weights of "previous", "pretrained" or a path are, verified where they are the run's own."""
+        """The folder of "previous", "pretrained" or a path; verified where it is the run's own."""
         models = {"previous": index - 1, "pretrained": -1}
         if source not in models:
             return Path(source)
@@ -113,7 +113,7 @@ class Session:
         return self.run.model(models[source])
 
     def load_method(self, method: Method[Any], index: int) -> dict[str, Tensor]:
-        """Gives the method what it kept after the task before; returns the optimizer's state of that task, if kept."""
+        """Gives the method its state after the previous task; returns the optimizer's state, if that was kept."""
         if index == 0:
             return {}
         self.run.verify_state(index - 1)
@@ -123,7 +123,7 @@ class Session:
 
 
 def _check_code(run: RunFolder, spec: ModelSpec, allowed: bool) -> None:
-    """A run folder may come from elsewhere: code that it names runs only where the user allowed it."""
+    """A run folder may come from someone else: code that it names runs only where the user allowed it."""
     build = spec.build if spec.build is not None and not is_own(spec.build) else None
     code = build or (spec.name if spec.trust_remote_code else None)
     if code is not None and not allowed:
@@ -133,7 +133,7 @@ def _check_code(run: RunFolder, spec: ModelSpec, allowed: bool) -> None:
 
 
 def check_consent(recipe: Recipe) -> None:
-    """Raises StockpotError where a score runs what the model writes, and the user did not agree to that."""
+    """Raises StockpotError where a score runs programs that the model writes, and the user did not agree to that."""
     for score in recipe.measured:
         score.require_consent(has_consent())
 
@@ -141,7 +141,7 @@ def check_consent(recipe: Recipe) -> None:
 def open_stream(recipe: Recipe, start: Path | None = None) -> Stream:
     """The stream of a resolved recipe, its examples ready for the model.
 
-    `start` is the folder of the run's start model: where it is there, a tokenizer is read from it, not trained anew.
+    `start` is the folder of the run's start model: where it exists, the tokenizer is read from it, not trained again.
     """
     assert isinstance(recipe.tasks, list), "a resolved recipe lists its tasks"
     config = model_config(recipe.model)

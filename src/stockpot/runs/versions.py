@@ -1,4 +1,4 @@
-"""Which software made a result."""
+"""Which software produced a result."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ PACKAGES = ("stockpot", "torch", "transformers", "accelerate", "datasets", "safe
 
 def versions() -> dict[str, str]:
     """Python's, the machine's and the packages' versions."""
-    found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
+    names = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            names[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed as a package"
-    return found
+            names[package] = "not installed as a package"
+    return names
 
 
 def commit() -> str | None:
-    """The commit of Stockpot's own checkout, where it runs from one."""
+    """The commit of Stockpot's checkout; None where it does not run from one."""
     here = Path(__file__).resolve().parents[3]
     if not (here / ".git").exists():
         return None
     try:
-        done = subprocess.run(
+        output = subprocess.run(
             ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=5
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() or None
+    return output.stdout.strip() or None

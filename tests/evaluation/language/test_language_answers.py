@@ -17,7 +17,7 @@ from stockpot.errors import StockpotError
 from stockpot.evaluation.measure import check_scores
 from stockpot.evaluation.scores import AnyScore, default_scores, exact_match
 from stockpot.evaluation.scores.accuracy import Accuracy
-from stockpot.evaluation.scores.base import Subject, evenly_spaced
+from stockpot.evaluation.scores.base import Subject, thinned
 from stockpot.evaluation.scores.bits_per_byte import BitsPerByte
 from stockpot.evaluation.scores.exact_match import ExactMatch, extracted, normalised
 from stockpot.evaluation.scores.lm_eval import LmEval
@@ -92,8 +92,8 @@ def test_a_completion_without_an_answer_is_named() -> None:
 
 
 def test_examples_are_evenly_evenly_spaced() -> None:
-    assert evenly_spaced(range(10), 4) == [0, 2, 5, 7]
-    assert evenly_spaced([1, 2], 5) == evenly_spaced([1, 2], None) == [1, 2]
+    assert thinned(range(10), 4) == [0, 2, 5, 7]
+    assert thinned([1, 2], 5) == thinned([1, 2], None) == [1, 2]
 
 
 def test_log_likelihoods_are_sums_over_the_candidates_own_tokens(tokenizer: Any) -> None:

@@ -91,8 +91,8 @@ class Score(StrictModel):
         return subject.text
 
 
-def evenly_spaced(items: Sequence[_T], limit: int | None) -> list[_T]:
-    """At most `limit` of the items, evenly spaced from the first: the same ones every time."""
+def thinned(items: Sequence[_T], limit: int | None) -> list[_T]:
+    """At most `limit` of the items, at even distances from the first: the same ones every time."""
     if limit is None or len(items) <= limit:
         return list(items)
     return [items[place * len(items) // limit] for place in range(limit)]

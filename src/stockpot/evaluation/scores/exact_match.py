@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from stockpot.errors import StockpotError
 from stockpot.evaluation.language.generation import continuations
-from stockpot.evaluation.scores.base import Score, Subject, Unsuited, evenly_spaced
+from stockpot.evaluation.scores.base import Score, Subject, Unsuited, thinned
 
 
 class ExactMatch(Score):
@@ -43,7 +43,7 @@ class ExactMatch(Score):
         Raises Unsuited where no completion holds an answer, and StockpotError where some do not.
         """
         part = self.prompted(subject)
-        chosen = evenly_spaced(range(len(part.prompts)), self.limit)
+        chosen = thinned(range(len(part.prompts)), self.limit)
         answers = [extracted(part.completions[index], self.extract) for index in chosen]
         if None in answers:
             error = Unsuited if answers.count(None) == len(answers) else StockpotError

@@ -14,7 +14,7 @@ from stockpot.batches.token_examples import TokenExamples
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.evaluation.language.generation import context_length, prompt_tokens
 from stockpot.evaluation.language.likelihood import sequence_scores
-from stockpot.evaluation.scores.base import Score, Subject, evenly_spaced
+from stockpot.evaluation.scores.base import Score, Subject, thinned
 from stockpot.models.tokenizer import padding
 from stockpot.streams.text.encoding import encode
 
@@ -46,7 +46,7 @@ class MultipleChoice(Score):
         `normalise` divides each log-likelihood by its candidate's UTF-8 bytes, or its tokens.
         """
         part, offered = subject.text, self.candidates(subject)
-        chosen = evenly_spaced(range(len(part.prompts)), self.limit)
+        chosen = thinned(range(len(part.prompts)), self.limit)
         questions = [(part.prompts[index], candidate) for index in chosen for candidate in offered[index]]
         likelihoods = iter(log_likelihoods(subject.model, subject.tokenizer, questions, subject.batch_size))
         hits = 0

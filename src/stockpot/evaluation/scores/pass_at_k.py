@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.evaluation.language.generation import continuations
 from stockpot.evaluation.language.sandbox import Limits, confined, passes
-from stockpot.evaluation.scores.base import Score, Subject, evenly_spaced
+from stockpot.evaluation.scores.base import Score, Subject, thinned
 
 _FENCED = re.compile(r"```[^\n]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
 
@@ -80,7 +80,7 @@ class PassAtK(Score):
         self.require_consent(subject.allow_code)
         part = self.prompted(subject)
         self._check_columns(subject)
-        chosen = evenly_spaced(range(len(part.prompts)), self.limit)
+        chosen = thinned(range(len(part.prompts)), self.limit)
         written = continuations(
             subject.model,
             subject.tokenizer,

@@ -1,0 +1,80 @@
+"""The events of a run's journal, schema 1: what each JSON line holds beside its `sum`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+FileFingerprints = dict[str, dict[str, Any]]  # relative file name → {"bytes": size, "sha256": digest}
+Measured = dict[str, float | None]  # title of a score, or name of a control → value; None where it was not measured
+
+
+class Evaluated(TypedDict):
+    """One row of every score's matrix."""
+
+    scores: dict[str, list[float | None]]  # title of a score → a value for each task
+    controls: dict[str, Measured]  # title of a score → name of a control → value
+
+
+class RunFacts(TypedDict):
+    """What is known about a run's data and software before it starts."""
+
+    start_rows: int  # output rows of the start model
+    data: dict[str, dict[str, Any]]  # name of a task or control → what its data was
+    versions: dict[str, str]
+    commit: str | None
+
+
+class Created(RunFacts):
+    """The first event: the run folder was made."""
+
+    event: Literal["created"]
+    schema: int
+    label: str
+    recipe: dict[str, Any]  # resolved
+
+
+class Started(Evaluated):
+    """The start model was published and evaluated."""
+
+    event: Literal["started"]
+    files: FileFingerprints
+    drawn: NotRequired[list[str]]  # tensors that the start model's checkpoint lacked; older journals do not say
+
+
+class Checkpoint(TypedDict):
+    """A checkpoint inside a task was published."""
+
+    event: Literal["checkpoint"]
+    task: int
+    step: int
+    files: FileFingerprints
+    seconds: list[float]  # of the wall clock and of the processor, since the task started
+
+
+class LearntTask(Evaluated):
+    """A task was learnt and all tasks were evaluated; its files are still to be written."""
+
+    event: Literal["task"]
+    index: int
+    name: str
+    costs: dict[str, Any]  # `results.Costs`
+    notes: list[str]
+
+
+class TaskDone(LearntTask):
+    """The same, with the model and the method's state published: the task is done."""
+
+    files: FileFingerprints
+    state_files: FileFingerprints
+
+
+class Added(TypedDict):
+    """A task was added to a finished run."""
+
+    event: Literal["added"]
+    task: dict[str, Any]  # its block of the recipe, resolved
+    data: dict[str, dict[str, Any]]
+    column: dict[str, list[float | None]]  # title of a score → a value for the start model, then after each task
+
+
+Event = Created | Started | Checkpoint | TaskDone | Added
