@@ -45,12 +45,12 @@ def test_a_label_comes_before_a_name() -> None:
 @pytest.mark.parametrize(
     ("ranges", "message"),
     [
-        ({"ewd": {"strength": [1, 2]}}, r"no method that is compared is called 'ewd'\. Did you mean 'ewc'\?"),
+        ({"ewd": {"strength": [1, 2]}}, r"no compared method is called 'ewd'\. Did you mean 'ewc'\?"),
         ({"ewc": {"strenght": [1, 2]}}, r"tune\.ranges\.ewc\.strenght: .*Did you mean 'strength'\?"),
         ({"sfa": {"p": [0.1, 0.2]}}, r"tune\.ranges\.sfa\.p: the recipe sets this key"),
         ({"ewc": {"strength": [5, 5]}}, r"the first number, 5, should be less than the second, 5"),
-        ({"ewc": {"strength": [0, 5]}}, r"searched by its logarithm, and should begin above 0"),
-        ({"sfa": {"beta": [0.5, 1.5]}}, r"0\.5 to 1\.5 goes beyond 0 to 1"),
+        ({"ewc": {"strength": [0, 5]}}, r"searched on a logarithmic scale, so it should start above 0"),
+        ({"sfa": {"beta": [0.5, 1.5]}}, r"0\.5 to 1\.5 goes beyond its possible values, 0 to 1"),
         ({"lwf": {"temperature": [1, 2]}}, r"one of 1\.0, 2\.0, 4\.0, and has no range"),
         ({"ewc": {"strength": [1]}}, r"strength: .*at least"),
         ({"ewc": {"strength": [1, 2, 3]}}, r"strength: .*at most"),

@@ -59,6 +59,11 @@ def test_an_unknown_key_is_an_error_at_every_level(override: str, message: str, 
     assert mistake(recipe, override) == message
 
 
+def test_a_key_that_is_named_like_a_branch_of_a_union_is_still_the_users(recipe: Path) -> None:
+    assert mistake(recipe, "method={sfa: {beta: 1}}").startswith("method.sfa: unknown key.")
+    assert mistake(recipe, "metrics=[{name: loss, loss: 1}]").startswith("metrics.0.loss: unknown key.")
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -83,15 +88,15 @@ def test_an_unknown_key_is_an_error_at_every_level(override: str, message: str, 
         ("scenario=class", "scenario: should be 'class-incremental', 'domain-incremental', 'task-incremental' or "
          "'language', not 'class'."),
         ("scenario=language",
-         "tasks.split: it cuts `data` by classes, and texts to be continued have none; list the tasks."),
+         "tasks.split: it cuts `data` by classes, and a language stream has none; list the tasks."),
         ("tasks=[{name: a, data: {text: a}}]",
          "model.build: texts need a model of Transformers; give model.name or model.config."),
         ("tasks=[]", "tasks: the stream is empty; name at least one task."),
         ("tasks=3", "tasks: should be a list of tasks, or {split: N} to cut `data` into tasks of N classes, not 3."),
         ("tasks.split=0", "tasks.split: should be greater than or equal to 1, not 0."),
-        ("tasks=[{name: a}, {name: a}]", "tasks: the name 'a' is used twice; every task and control needs its own."),
+        ("tasks=[{name: a}, {name: a}]", "tasks: the name 'a' appears twice; every task and control needs its own."),
         ("tasks=[{name: ../a}]",
-         "tasks.0.name: should begin with a letter or a digit, and hold no spaces or slashes, not '../a'."),
+         "tasks.0.name: should start with a letter or a digit, and have no spaces or slashes, not '../a'."),
         ("tasks=[{name: a, data: {classes: []}}]",
          "tasks.0.data.classes: an empty list leaves the task without classes; name at least one, or drop the key."),
         ("tasks=[{name: a, data: {classes: [1, 1]}}]", "tasks.0.data.classes: a class is named twice in [1, 1]."),
@@ -101,7 +106,7 @@ def test_an_unknown_key_is_an_error_at_every_level(override: str, message: str, 
         ("data.limit=0", "data.limit: should be greater than or equal to 1, not 0."),
         ("data.limit=ten", "data.limit: should be a valid integer, not 'ten'."),
         ("seeds=[]", "seeds: should have at least one entry."),
-        ("seeds=[1, 1]", "seeds: a seed is named twice in [1, 1]."),
+        ("seeds=[1, 1]", "seeds: a seed appears twice in [1, 1]."),
         ("seeds=[-1]", "seeds.0: should be greater than or equal to 0, not -1."),
         ("model={}", "model: give exactly one of name, config and build; none given."),
         ("model={name: a, build: 'b:c'}", "model: give exactly one of name, config and build; name and build given."),
@@ -123,7 +128,7 @@ def test_a_wrong_value_is_an_error_that_says_what_would_be_right(override: str, 
         ("train.fp16=true", "train.fp16: not for a recipe: methods act on unscaled gradients; use bf16."),
         (
             "train.optim=schedule_free_adamw",
-            "train.optim: schedule_free_adamw hands out other weights than those that it trains, which a run would "
+            "train.optim: schedule_free_adamw trains other weights than those it gives out, which a run would "
             "publish; choose adamw_torch, for example.",
         ),
         ("train.learning_rate=fast", "train.learning_rate: should be a number, not 'fast'."),
@@ -222,9 +227,9 @@ def test_a_later_override_wins_and_a_value_may_hold_an_equals_sign() -> None:
         ("list.2=1", "'list.2=1': '2' is not an entry of a list of 2 (numbered from 0)."),
         ("list.-1=1", "'list.-1=1': '-1' is not an entry of a list of 2 (numbered from 0)."),
         ("list.x.y=1", "'list.x.y=1': 'x' is not an entry of a list of 2 (numbered from 0)."),
-        ("a", "'a': an override reads key.sub=value."),
-        ("=1", "'=1': an override reads key.sub=value."),
-        ("a..b=1", "'a..b=1': an override reads key.sub=value."),
+        ("a", "'a': an override has the form key.sub=value."),
+        ("=1", "'=1': an override has the form key.sub=value."),
+        ("a..b=1", "'a..b=1': an override has the form key.sub=value."),
         ("a=[1", "a=[1: line 1, column 3: expected ',' or ']', but got '<stream end>'."),
     ],
 )

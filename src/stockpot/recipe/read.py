@@ -1,4 +1,4 @@
-"""From YAML and `key.sub=value` to a checked Recipe; every mistake in one line that says where."""
+"""From YAML and `key.sub=value` overrides to a checked Recipe; each mistake is one line that says where it is."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from stockpot.errors import StockpotError, did_you_mean
 from stockpot.file_names import as_file_name
 from stockpot.recipe.schema import Recipe, Split
 from stockpot.streams.spec import TaskSpec
-from stockpot.strict import StrictModel
 from stockpot.yaml_text import MAX_DEPTH, parse_yaml, read_yaml
 
 _T = TypeVar("_T", bound=BaseModel)
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """`values` with each `key.sub=value` set; list entries are numbered from 0; values are YAML."""
+    """A copy of `values` with each `key.sub=value` set; list entries are numbered from 0, values are YAML."""
     result = _unshared(values)
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not all(part.strip() for part in key.split(".")) or key.count(".") >= MAX_DEPTH:
-            raise StockpotError(f"{_shown(override)!r}: an override reads key.sub=value.")
+            raise StockpotError(f"{_shown(override)!r}: an override has the form key.sub=value.")
         _set(result, key.split("."), parse_yaml(text, _shown(override)), _shown(override))
     return dict(result)
 
@@ -34,7 +33,7 @@ def _shown(override: str) -> str:
 
 
 def _unshared(values: Any) -> Any:
-    """A copy in which what an alias repeated stands by itself: an override changes one place."""
+    """A deep copy in which YAML aliases are separate copies, so that an override changes one place only."""
     if isinstance(values, dict):
         return {key: _unshared(value) for key, value in values.items()}
     return [_unshared(value) for value in values] if isinstance(values, list) else values
@@ -73,8 +72,8 @@ def _known_keys(model: type[BaseModel], path: Sequence[str | int], values: Any) 
     blocks: Any = model
     for place, part in enumerate(path):
         if part == "metrics":
-            one = values["metrics"][path[place + 1]]
-            name = one.get("name") if isinstance(one, dict) else one
+            block = values["metrics"][path[place + 1]]
+            name = block.get("name") if isinstance(block, dict) else block
             return list(SCORES[name].model_fields) if name in SCORES else []
         if part in ("method", "compare"):
             name = values.get(part, {}).get("name", DEFAULT) if part == "method" else None
@@ -94,23 +93,31 @@ def _known_keys(model: type[BaseModel], path: Sequence[str | int], values: Any) 
     return list(blocks.model_fields)
 
 
-def _where(error: Any) -> list[str | int]:
-    """The user's path: without the names of union branches that pydantic puts in; an unknown key is the user's."""
-    from stockpot.evaluation.scores import SCORES
-    from stockpot.methods import registry
+def _user_path(error: Any, values: Any) -> list[str | int]:
+    """The error's path in what the user wrote.
 
-    last = len(error["loc"]) - (error["type"] == "extra_forbidden")
-    location, key = error["loc"][:last], error["loc"][last:]
-    blocks = {block.__name__ for block in StrictModel.__subclasses__()}
-    kept: list[str | int] = []
-    for part in location:
-        branch = isinstance(part, str) and ("[" in part or part in {*blocks, "float", "str", "int", "function-after"})
-        tag = (part in registry() and kept[:1] in (["method"], ["compare"])) or (
-            part in SCORES and kept[:1] == ["metrics"]
-        )
-        if not branch and not tag:
-            kept.append(part)
-    return [*kept, *key]
+    Pydantic also puts the branches of unions into a path (`list[TaskSpec]`, `sfa`, `function-after[…]`): these are the
+    parts that lead nowhere in `values`.
+    """
+    location = list(error["loc"])
+    missing = [location.pop()] if error["type"] == "missing" else []
+    path = _followed(location, values, to_the_end=error["type"] == "extra_forbidden")
+    return [*(location if path is None else path), *missing]
+
+
+def _followed(location: Sequence[str | int], values: Any, to_the_end: bool) -> list[str | int] | None:
+    """The parts of `location` that lead on from `values`; None where its last one must, and does not.
+
+    The key that a block must not hold is there, so it is followed to the end: `sfa` of method.sfa.sfa is the branch in
+    `method: {sfa: 1}`, and the key.
+    """
+    if not location:
+        return []
+    part, *rest = location
+    known = part in values if isinstance(values, dict) else isinstance(values, list) and part in range(len(values))
+    if known and (path := _followed(rest, values[part], to_the_end and bool(rest))) is not None:
+        return [part, *path]
+    return _followed(rest, values, to_the_end) if rest or not to_the_end else None
 
 
 def validate(model: type[_T], values: Any, source: str) -> _T:
@@ -119,12 +126,16 @@ def validate(model: type[_T], values: Any, source: str) -> _T:
         return model.model_validate(values)
     except ValidationError as error:
         errors = error.errors()
-        # Of a union's branches, report the one that got furthest: its message is about what the user meant.
+        # Of a union's branches, report the one that got furthest: most likely the user meant that one.
         worst = max(errors, key=lambda item: (item["type"] == "extra_forbidden", len(item["loc"])))
         if not any(item["type"] == "extra_forbidden" for item in errors):
-            worst = errors[0] if len({tuple(_where(item)) for item in errors}) == 1 else worst
-            text = [item for item in errors if item["type"] == "string_type" and _where(item) == _where(worst)]
-            worst = text[0] if text else worst  # what quotes would mend
+            worst = errors[0] if len({tuple(_user_path(item, values)) for item in errors}) == 1 else worst
+            text = [
+                item
+                for item in errors
+                if item["type"] == "string_type" and _user_path(item, values) == _user_path(worst, values)
+            ]
+            worst = text[0] if text else worst  # quotes would fix it
         raise StockpotError(f"{source}: {_explain(model, worst, values)}") from error
 
 
@@ -132,14 +143,14 @@ _PLAINLY = {
     **dict.fromkeys(("model_attributes_type", "model_type", "dict_type"), "should be a block of `key: value` lines"),
     "list_type": "should be a list, in [ ] or with a dash before each entry",
     "too_short": "should have at least one entry",
-    "string_pattern_mismatch": "should begin with a letter or a digit, and hold no spaces or slashes",
+    "string_pattern_mismatch": "should start with a letter or a digit, and have no spaces or slashes",
 }
 
 
 def _explain(model: type[BaseModel], error: Any, values: Any) -> str:
-    path = _where(error)
+    path = _user_path(error, values)
     place = ".".join(str(part) for part in path)
-    kind, given = error["type"], error.get("input")
+    kind, value = error["type"], error.get("input")
     if kind == "extra_forbidden":
         *parents, key = path
         known = _known_keys(model, parents, values)
@@ -150,7 +161,7 @@ def _explain(model: type[BaseModel], error: Any, values: Any) -> str:
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         from stockpot.methods import registry
 
-        name = given.get("name") if isinstance(given, dict) else given
+        name = value.get("name") if isinstance(value, dict) else value
         wrong = f"unknown method {name!r}" if name else "a method needs its `name`"
         return f"{place}.name: {wrong}.{did_you_mean(str(name), registry())} Known: {', '.join(registry())}."
     if kind == "value_error":
@@ -159,25 +170,33 @@ def _explain(model: type[BaseModel], error: Any, values: Any) -> str:
     message = _PLAINLY.get(kind) or error["msg"].replace("Input should be", "should be")
     if kind == "list_type" and path == ["tasks"]:
         message = "should be a list of tasks, or {split: N} to cut `data` into tasks of N classes"
-    if kind == "string_type" and isinstance(given, dict):
+    if kind == "string_type" and isinstance(value, dict):
         message = "should be text; in YAML `a: b` is a block, so put text with a colon in quotes"
     elif kind in ("string_type", "string_sub_type", "invalid_key"):
-        return f"{place}: should be text{_quotes(given)}."
-    shown = "" if isinstance(given, dict | list) else f", not {'null' if given is None else repr(given)}"
+        return f"{place}: should be text{_quotes(value)}."
+    shown = "" if isinstance(value, dict | list) else f", not {'null' if value is None else repr(value)}"
     return f"{place}: {message[0].lower()}{message[1:]}{shown}."
 
 
-def _quotes(given: Any) -> str:
-    """What YAML made of a text that has no quotes."""
-    if isinstance(given, list):
+def _quotes(value: Any) -> str:
+    """How YAML reads a text that has no quotes."""
+    if isinstance(value, list):
         return ", not a list"
     words = {None: "nothing", True: "true", False: "false"}
-    read = words[given] if given is None or isinstance(given, bool) else f"the number {given!r}"
+    read = words[value] if value is None or isinstance(value, bool) else f"the number {value!r}"
     return f": YAML reads it as {read}; put it in quotes"
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in a file, changed by `key.sub=value` overrides and checked."""
+    """The recipe in a file, with `key.sub=value` overrides, checked.
+
+    Args:
+        path: a YAML file.
+        overrides: `key.sub=value` each; list entries are numbered from 0, values are YAML.
+
+    Raises:
+        StockpotError: for the first mistake, with the file, the key, and what to do.
+    """
     from stockpot.recipe.train import check_train
 
     values = apply_overrides(read_yaml(path), overrides)
@@ -194,7 +213,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def read_task(path: Path, overrides: Sequence[str] = ()) -> TaskSpec:
-    """The one task in a file, as `stockpot add` takes it."""
+    """The one task in a file, as `stockpot add` takes it. Raises StockpotError for the first mistake."""
     from stockpot.recipe.train import check_train
 
     task = validate(TaskSpec, apply_overrides(read_yaml(path), overrides), str(path))

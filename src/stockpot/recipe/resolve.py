@@ -1,4 +1,4 @@
-"""A recipe made explicit: tasks listed, data inherited, local paths absolute. What a run folder records."""
+"""A recipe made explicit, as a run folder records it: tasks listed, data inherited, local paths absolute."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stockpot.yaml_text import dump_yaml
 
 
 def absolute(path: str) -> str:
-    """A local folder's absolute path; a hub name stays as it is."""
+    """The absolute path of a local folder; a name on the hub is returned unchanged."""
     folder = Path(path).expanduser()
     return str(folder.resolve()) if folder.exists() else path
 
@@ -31,21 +31,24 @@ def resolve_task(task: TaskSpec, default: DataSpec) -> TaskSpec:
 
 
 def listed_tasks(recipe: Recipe) -> list[TaskSpec]:
-    """The tasks, where the recipe says how to cut them as well."""
+    """The recipe's tasks; a `split` is carried out."""
     if isinstance(recipe.tasks, Split):
         return split_classes(recipe.data, recipe.tasks.split, recipe.tasks.shuffle)
     return recipe.tasks
 
 
 def resolve(recipe: Recipe, method: BaseConfig, seed: int) -> Recipe:
-    """The recipe of one run: one method, one seed, a list of tasks. Raises StockpotError where nothing would happen."""
-    resolved = [resolve_task(task, recipe.data) for task in listed_tasks(recipe)]
+    """The recipe of one run: one method, one seed, a list of tasks.
+
+    Raises StockpotError where the method cannot do anything on this stream, or a file that it names is missing.
+    """
+    tasks = [resolve_task(task, recipe.data) for task in listed_tasks(recipe)]
     method = method.settled(recipe.model.origin)
-    problem = method.problem_with(len(resolved))
+    problem = method.problem_with(len(tasks))
     if problem:
         raise StockpotError(f"method {method.title!r}: {problem}")
     changes: dict[str, Any] = {
-        "tasks": resolved,
+        "tasks": tasks,
         "controls": [resolve_task(task, recipe.data) for task in recipe.controls],
         "data": _located(recipe.data),
         "train": {**recipe.train, **(method.train or {})},
@@ -65,7 +68,7 @@ def resolve(recipe: Recipe, method: BaseConfig, seed: int) -> Recipe:
 
 def _absolute_paths(method: BaseConfig) -> dict[str, str]:
     """The method's keys that name files, with absolute paths. Raises StockpotError where there is no such file."""
-    found = {}
+    paths = {}
     for key, words in method.path_keys.items():
         path = getattr(method, key)
         if path is None or path in words:
@@ -73,12 +76,12 @@ def _absolute_paths(method: BaseConfig) -> dict[str, str]:
         if not Path(path).expanduser().exists():
             hint = did_you_mean(path, words)
             raise StockpotError(f"method {method.title!r}: {key}: {path}: there is no such file or folder.{hint}")
-        found[key] = absolute(path)
-    return found
+        paths[key] = absolute(path)
+    return paths
 
 
 def to_values(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain values, without keys that say nothing."""
+    """The recipe as plain values, without keys that are null."""
     values: dict[str, Any] = recipe.model_dump(mode="json", exclude_none=True)
     return values
 

@@ -1,4 +1,4 @@
-"""What a recipe may say. Unknown keys are errors; `stockpot schema` exports the JSON schema for editors."""
+"""What a recipe may contain. Unknown keys are errors; `stockpot schema` exports the JSON schema for editors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ else:
 
 
 class Split(StrictModel):
-    """Cuts the recipe's `data` into tasks of so many classes each."""
+    """Cuts the recipe's `data` into tasks of `split` classes each."""
 
     split: int = Field(ge=1, description="classes in a task")
     shuffle: int | None = Field(None, description="seed that shuffles the classes first; default: in label order")
@@ -33,40 +33,40 @@ class Evaluation(StrictModel):
 
     batch_size: int = Field(256, ge=1)
     limit: int | None = Field(
-        None, ge=1, description="at most so many test examples of each task and control, evenly spaced; default: all"
+        None, ge=1, description="the most test examples of each task and control, evenly spaced; default: all"
     )
     on: Literal["test", "tuning"] = Field(
-        "test", description="tuning: a fifth of the training examples is held out, and the test part never touched"
+        "test", description="tuning: a fifth of the training examples is held out, and the test part is never read"
     )
 
 
 class Tune(StrictModel):
-    """How `stockpot compare` chooses parameters before the reported runs: as many trials for every method."""
+    """How `stockpot compare` chooses parameters before the reported runs, with the same number of trials per method."""
 
     trials: int = Field(ge=1, description="for each method with parameters that the recipe does not set")
     search: Literal["grid", "random", "optuna"] = "grid"
     seeds: list[Annotated[int, Field(ge=0)]] = Field(
-        default_factory=lambda: [1000], min_length=1, description="of the trials; none of the reported ones"
+        default_factory=lambda: [1000], min_length=1, description="of the trials; must differ from the reported ones"
     )
     minutes: float | None = Field(
-        None, gt=0, description="no new round of trials begins later; every method has then had as many"
+        None, gt=0, description="no new round of trials starts later; all methods have then had the same number"
     )
     ranges: dict[str, dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]]] = Field(
         default_factory=dict,
-        description="label or name of a method → parameter → [low, high], where the search begins; default: built in",
+        description="label or name of a method → parameter → [low, high], where the search starts; default: built in",
     )
     extensions: int = Field(
         3,
         ge=0,
-        description="rounds at most in which, while a method's best value is the outermost tried, the search goes on "
-        "beyond it; every method gets as many further trials, a third of `trials` in a round",
+        description="the most rounds in which the search goes beyond the outermost value tried, while that is some "
+        "method's best; every method gets the same number of further trials, a third of `trials` in a round",
     )
 
 
 class Recipe(StrictModel):
     """A stream of tasks, a model and a method."""
 
-    name: str | None = Field(None, description="of the folder below runs/, without slashes; default: the file's name")
+    name: str | None = Field(None, description="of the folder under runs/, without slashes; default: the file's name")
     model: ModelSpec
     scenario: Scenario = "class-incremental"
     head: Literal["all", "seen", "masked"] = Field(
@@ -82,18 +82,22 @@ class Recipe(StrictModel):
     train: TrainSettings = Field(default_factory=dict, description="names and values of TrainingArguments")
     loop: Literal["trainer", "plain"] = Field("trainer", description="Transformers' Trainer, or a plain loop of torch")
     boundary: Literal["fresh", "keep-optimizer"] = Field(
-        "fresh", description="at a new task: a new optimizer, or its state carried over; the schedule is always new"
+        "fresh",
+        description="at a new task: a new optimizer, or the state of the old one; the schedule is always new",
     )
     metrics: list[AnyScore] = Field(
-        default_factory=list, description="scores of every task and control; default: accuracy, or loss of a language"
+        default_factory=list,
+        description="scores of every task and control; default: accuracy; for a language loss and bits per byte",
     )
-    primary: str | None = Field(None, description="the score that the metrics are made of; default: the first")
+    primary: str | None = Field(None, description="the score that the metrics are computed from; default: the first")
     evaluation: Evaluation = Field(default_factory=Evaluation)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default_factory=lambda: [0], min_length=1)
-    orders: int = Field(1, ge=1, description="of the tasks, in `stockpot compare`: as written, then others at random")
-    tune: Tune | None = Field(None, description="in `stockpot compare`; default: parameters as the recipe has them")
+    orders: int = Field(
+        1, ge=1, description="orders of the tasks in `stockpot compare`: as written, then others at random"
+    )
+    tune: Tune | None = Field(None, description="in `stockpot compare`; default: the parameters of the recipe")
     front: int | None = Field(
-        None, ge=2, description="in `stockpot compare`: every method at so many strengths, past against new"
+        None, ge=2, description="in `stockpot compare`: the number of strengths of every method, past against new"
     )
     keep: Literal["all", "needed"] = Field("all", description="models kept in the run folder")
 
@@ -112,12 +116,12 @@ class Recipe(StrictModel):
 
     @property
     def measured(self) -> list[AnyScore]:
-        """The scores, with what is measured where the recipe names none."""
+        """The scores; the default ones where the recipe names none."""
         return self.metrics or default_scores(self.kind)
 
     @property
     def primary_score(self) -> AnyScore:
-        """The score that the metrics are made of."""
+        """The score that the metrics are computed from."""
         return next((score for score in self.measured if score.title == self.primary), self.measured[0])
 
     @field_validator("name")
@@ -125,8 +129,8 @@ class Recipe(StrictModel):
     def _no_path(cls, name: str | None) -> str | None:
         if name is not None and not is_file_name(name):
             raise ValueError(
-                f"{name!r} is not a name: no slashes, no dot or blank at its ends, 1 to 120 printable letters; "
-                "-o says where a folder goes"
+                f"{name!r} is not a name: no slashes, no dot or space at its ends, 1 to 120 printable characters; "
+                "use -o to choose a folder"
             )
         return name
 
@@ -139,8 +143,8 @@ class Recipe(StrictModel):
     def _masks_classes(self) -> Recipe:
         if self.head == "masked" and self.scenario != "class-incremental":
             raise ValueError(
-                "head: masked leaves classes to come out of the loss, which only class-incremental streams have; "
-                f"with scenario: {self.scenario} say head: all"
+                "head: masked leaves future classes out of the loss, and only class-incremental streams have those; "
+                f"with scenario: {self.scenario}, set head: all"
             )
         return self
 
@@ -148,26 +152,26 @@ class Recipe(StrictModel):
     def _consistent(self) -> Recipe:
         if self.model.lora is not None:
             if self.head == "seen" and self.has_classes:
-                raise ValueError("head: seen grows the head, which no adapter follows; with model.lora say head: all")
+                raise ValueError("head: seen grows the head, which adapters cannot; with model.lora, set head: all")
             if self.boundary == "keep-optimizer":
-                raise ValueError("boundary: under model.lora each task trains a new adapter, with no state to keep")
+                raise ValueError(
+                    "boundary: under model.lora each task trains a new adapter, so there is no state to keep"
+                )
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds: a seed is named twice in {self.seeds}")
+            raise ValueError(f"seeds: a seed appears twice in {self.seeds}")
         if self.tune:
             check_ranges(self.tune.ranges, self.compare or [self.method])
         if self.tune and (shared := set(self.tune.seeds) & set(self.seeds)):
-            raise ValueError(f"tune.seeds: {min(shared)} is one of `seeds`, which must not have been tuned on")
+            raise ValueError(f"tune.seeds: {min(shared)} is one of `seeds`, which must not be tuned on")
         if isinstance(self.tasks, list):
             if not self.tasks:
                 raise ValueError("tasks: the stream is empty; name at least one task")
             names = [task.name for task in (*self.tasks, *self.controls)]
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
-                raise ValueError(f"tasks: the name {twice[0]!r} is used twice; every task and control needs its own")
+                raise ValueError(f"tasks: the name {twice[0]!r} appears twice; every task and control needs its own")
         elif not self.has_classes:
-            raise ValueError(
-                "tasks.split: it cuts `data` by classes, and texts to be continued have none; list the tasks"
-            )
+            raise ValueError("tasks.split: it cuts `data` by classes, and a language stream has none; list the tasks")
         if self.kind != "image" and self.model.build is not None:
             raise ValueError("model.build: texts need a model of Transformers; give model.name or model.config")
         labels = [method.title for method in self.compare]

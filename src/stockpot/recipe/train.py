@@ -1,4 +1,4 @@
-"""The `train` block: names of Transformers' TrainingArguments, less those that a stream decides itself."""
+"""The `train` block: names of Transformers' TrainingArguments, except those that a stream decides itself."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ RESERVED = {
     ),
     **dict.fromkeys(
         ("activation_checkpointing", "activation_checkpointing_kwargs"),
-        "it acts under FSDP alone; use gradient_checkpointing",
+        "it has an effect only under FSDP; use gradient_checkpointing",
     ),
     **dict.fromkeys(
         (
@@ -82,12 +82,12 @@ RESERVED = {
             "dataloader_in_order",
             "dataloader_multiprocessing_context",
         ),
-        "the order of the examples depends on the seed alone, so that every method sees the same",
+        "the order of the examples depends only on the seed, so that every method sees the same",
     ),
-    "save_total_limit": "a run keeps the newest checkpoint of a task alone, until the task is learnt",
-    "restore_callback_states_from_checkpoint": "the run itself restores all that it needs",
-    "disable_tqdm": "the run has bars of its own in a terminal, and lines in a log",
-    "skip_memory_metrics": "the run measures its memory itself",
+    "save_total_limit": "a run keeps only the newest checkpoint of a task, until the task is learnt",
+    "restore_callback_states_from_checkpoint": "the run restores everything itself",
+    "disable_tqdm": "the run has its own bars in a terminal, and lines in a log",
+    "skip_memory_metrics": "the run measures memory itself",
     "fp16": "methods act on unscaled gradients; use bf16",
     "auto_find_batch_size": "the number of steps must be known before a task starts",
     "save_only_model": "a checkpoint without the optimizer could not be resumed exactly",
@@ -98,7 +98,7 @@ RESERVED = {
 }
 
 
-# Smaller values than these would train nothing, or fail in the middle of a run.
+# Smaller values would train nothing, or fail in the middle of a run.
 LEAST = {
     "per_device_train_batch_size": 1,
     "gradient_accumulation_steps": 1,
@@ -112,7 +112,7 @@ WHOLE = ("per_device_train_batch_size", "gradient_accumulation_steps", "save_ste
 
 def check_train(train: dict[str, Any], source: str, loop: str = "trainer") -> None:
     """Raises StockpotError for a name that TrainingArguments or the loop does not know, or that is not the recipe's to
-    set, and for a value that is no number where one is needed, or too small to train with.
+    set, and for a value that is not a number where one is needed, or is too small to train with.
     """
     from transformers import TrainingArguments
 
@@ -125,8 +125,8 @@ def check_train(train: dict[str, Any], source: str, loop: str = "trainer") -> No
             raise StockpotError(f"{source}.{key}: unknown key.{hint}")
         if key == "optim" and str(value).startswith("schedule_free"):
             raise StockpotError(
-                f"{source}.optim: {value} hands out other weights than those that it trains, which a run would "
-                "publish; choose adamw_torch, for example."
+                f"{source}.optim: {value} trains other weights than those it gives out, which a run would publish; "
+                "choose adamw_torch, for example."
             )
         if _is_number(known[key]) and not _is_number(value):
             raise StockpotError(f"{source}.{key}: should be a number, not {'null' if value is None else repr(value)}.")
