@@ -8,11 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stockpot.errors import StockpotError
+from stockpot.evaluation.method_summaries import FinishedRun, compare_methods
 from stockpot.evaluation.metrics import stream_metrics
 from stockpot.evaluation.statistics import (
-    FinishedRun,
     Paired,
-    compare_methods,
     correct,
     estimate_mean,
     holm_multipliers,
@@ -270,7 +269,7 @@ def test_compare_without_a_reference_compares_nothing() -> None:
 def test_compare_refuses_what_it_cannot_pair() -> None:
     with pytest.raises(StockpotError, match="'sfa' has no finished run"):
         compare_methods({"sfa": []})
-    with pytest.raises(StockpotError, match="seed that comes twice"):
+    with pytest.raises(StockpotError, match="seed that appears twice"):
         compare_methods({"sfa": cells("sfa", {0: 0.5}) * 2})
     with pytest.raises(StockpotError, match="different scores"):
         compare_methods({"a": cells("a", {0: 0.5}), "b": [(0, "", run(0, 0.5, "b", higher=False))]})
@@ -311,6 +310,6 @@ def test_orders_are_paired_order_by_order_and_seed_by_seed() -> None:
 
 def test_a_seed_that_comes_twice_in_one_order_is_an_error() -> None:
     twice = [FinishedRun(0, "", run(0, 0.5), 1), FinishedRun(0, "", run(0, 0.5), 1)]
-    with pytest.raises(StockpotError, match="comes twice"):
+    with pytest.raises(StockpotError, match="appears twice"):
         compare_methods({"sequential": twice})
     compare_methods({"sequential": [FinishedRun(0, "", run(0, 0.5), 0), FinishedRun(0, "", run(0, 0.5), 1)]})

@@ -51,7 +51,7 @@ def test_a_label_comes_before_a_name() -> None:
         ({"ewc": {"strength": [5, 5]}}, r"the first number, 5, should be less than the second, 5"),
         ({"ewc": {"strength": [0, 5]}}, r"searched on a logarithmic scale, so it should start above 0"),
         ({"sfa": {"beta": [0.5, 1.5]}}, r"0\.5 to 1\.5 goes beyond its possible values, 0 to 1"),
-        ({"lwf": {"temperature": [1, 2]}}, r"one of 1\.0, 2\.0, 4\.0, and has no range"),
+        ({"lwf": {"temperature": [1, 2]}}, r"has no range; it is one of 1\.0, 2\.0, 4\.0"),
         ({"ewc": {"strength": [1]}}, r"strength: .*at least"),
         ({"ewc": {"strength": [1, 2, 3]}}, r"strength: .*at most"),
     ],

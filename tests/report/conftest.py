@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stockpot.evaluation.method_summaries import compare_methods
 from stockpot.evaluation.metrics import stream_metrics
-from stockpot.evaluation.statistics import METRIC_NAMES, compare_methods, estimate_mean
+from stockpot.evaluation.statistics import METRIC_NAMES, estimate_mean
 from stockpot.results import (
     Cell,
     Comparison,

@@ -154,7 +154,7 @@ def test_a_page_has_one_training_time_for_a_method(comparison_of: Factory) -> No
     comparison, cells = comparison_of(3, PLAIN | {"sfa": sfa})
     slow = [run.model_copy(update={"costs": run.costs.model_copy(update={"training_seconds": seconds})})
             for run, seconds in zip(cells["sequential"], (9.0, 13.0, 18.0), strict=True)]  # fmt: skip
-    from stockpot.evaluation.statistics import compare_methods
+    from stockpot.evaluation.method_summaries import compare_methods
 
     runs = {"sequential": slow, "sfa": cells["sfa"]}
     methods = compare_methods({label: [(run.seed, "", run) for run in some] for label, some in runs.items()})
@@ -178,7 +178,7 @@ def test_controls_of_a_comparison_are_told_where_an_interval_shows_them(comparis
         for run in cells[label]:
             shift = 0.01 * (run.seed - 1)
             run.scores["accuracy"].controls = {"general": [0.5, 0.5 - drop + shift, 0.5 - drop, 0.5 - drop + shift]}
-    from stockpot.evaluation.statistics import compare_methods
+    from stockpot.evaluation.method_summaries import compare_methods
 
     methods = compare_methods({label: [(run.seed, "", run) for run in some] for label, some in cells.items()})
     found = comparison.model_copy(update={"methods": methods})

@@ -60,7 +60,7 @@ def test_one_seed_claims_nothing_and_says_why(comparison_of: Factory) -> None:
 
 
 def test_a_method_with_one_seed_among_others_with_three(comparison_of: Factory) -> None:
-    from stockpot.evaluation.statistics import compare_methods
+    from stockpot.evaluation.method_summaries import compare_methods
 
     comparison, cells = comparison_of(3, SEQUENTIAL | {"sfa": SFA, "wise_ft": {"keep": 0.5}})
     runs = {label: [(r.seed, "", r) for r in found] for label, found in cells.items()}

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from stockpot.compare.front import point_of
 from stockpot.compare.summary import recompared
 from stockpot.errors import StockpotError
-from stockpot.evaluation.statistics import COST_NAMES, METRIC_NAMES, FinishedRun
+from stockpot.evaluation.method_summaries import FinishedRun
+from stockpot.evaluation.statistics import COST_NAMES, METRIC_NAMES
 from stockpot.results import Comparison, FrontPoint, Results, read_comparison, read_results
 from stockpot.runs.folder import RunFolder
 from stockpot.runs.results_json import results_of

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from stockpot import files
 from stockpot.compare.cells import CellPlan, orders_of
-from stockpot.evaluation.statistics import METRIC_NAMES, FinishedRun, compare_methods
+from stockpot.evaluation.method_summaries import FinishedRun, compare_methods
+from stockpot.evaluation.statistics import METRIC_NAMES
 from stockpot.recipe.schema import Recipe
 from stockpot.report.findings import findings
 from stockpot.report.search_ends import chosen_at_end, fair_verdict

@@ -13,60 +13,31 @@ from collections.abc import Mapping, Sequence
 from math import fsum, sqrt
 from typing import Literal, NamedTuple
 
-from stockpot.errors import StockpotError
-from stockpot.evaluation.metrics import control_metrics, kept_fraction
-from stockpot.methods import floor_among
-from stockpot.results import (
-    Cell,
-    ControlMetrics,
-    ControlSummary,
-    Costs,
-    Difference,
-    Estimate,
-    MethodSummary,
-    Metrics,
-    Results,
-)
+from stockpot.evaluation.metrics import kept_fraction
+from stockpot.results import Costs, Difference, Estimate, Metrics
 
 METRIC_NAMES = tuple(Metrics.model_fields)
 COST_NAMES = tuple(Costs.model_fields)
-# Counted, not sampled: the same difference at every seed is a fact about them, and needs no test.
-COUNTED = frozenset(
-    {name for name in COST_NAMES if name.endswith("_bytes")} - {"peak_memory_bytes"} | {"steps", "averages"}
-)
-CONTROLS = tuple(ControlMetrics.model_fields)
-# Steps and averages are how a method works; fewer is neither better nor worse.
-COMPARED = METRIC_NAMES + tuple(name for name in COST_NAMES if name not in {"steps", "averages"})
-# These carry the direction of the score itself; the other metrics are changes, and fixed in sign.
+# Higher is better in these where it is in the score itself; the other metrics are changes, with a fixed sign.
 SCORE_LEVELS = frozenset({"average_accuracy", "average_over_time", "plasticity", "past_accuracy", "newest_accuracy"})
 
 Verdict = Literal["better", "worse", "no difference shown"]
-
-
-class FinishedRun(NamedTuple):
-    """A finished run of a comparison; `order` is an index into its orders of the tasks."""
-
-    seed: int
-    path: str
-    results: Results
-    order: int = 0
-    digest: str | None = None  # of its journal
 
 
 RunKey = tuple[int, int]  # order, seed
 
 
 def lower_is_better(metric: str, higher_scores: bool = True) -> bool:
-    """Whether less of a metric or cost is better, where `higher_scores` says which way the score itself runs."""
+    """Whether less of a metric or cost is better; `higher_scores`: whether higher is better in the score itself."""
     if metric in SCORE_LEVELS:
         return not higher_scores
     return metric == "forgetting" or metric in COST_NAMES
 
 
 class Paired(NamedTuple):
-    """A paired difference before correction: mean, its standard error, the two-sided p, and the pairs.
+    """A paired difference before correction: its mean, standard error, two-sided p, and the number of pairs.
 
-    `constant` differences have no spread to test against: their standard error is 0 and p is None.
+    Where all differences are the same (`constant`), the standard error is 0 and there is no p.
     """
 
     mean: float | None
@@ -77,7 +48,7 @@ class Paired(NamedTuple):
 
 
 def _moments(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean, and the standard error of the mean: `s/√n`, None below two values, 0 where they differ by rounding only."""
+    """Mean, and its standard error `s/√n`: None below two values, 0 where they differ only by rounding."""
     n = len(values)
     mean = fsum(values) / n
     if n < 2:
@@ -107,15 +78,15 @@ def estimate_mean(values: Sequence[float | None], confidence: float = 0.95) -> E
 
 
 def over_orders(values: Mapping[RunKey, float | None]) -> list[float | None]:
-    """What there is a sample of: one value a seed; with several orders one value an order, the mean over its seeds."""
+    """The sample: one value per seed; with several orders, one value per order, the mean over its seeds."""
     orders = sorted({order for order, _ in values})
     if len(orders) < 2:
         return list(values.values())
-    found: list[float | None] = []
-    for wanted in orders:
-        own = [value for (order, _), value in values.items() if order == wanted and value is not None]
-        found.append(fsum(own) / len(own) if own else None)
-    return found
+    means: list[float | None] = []
+    for order in orders:
+        measured = [value for (other, _), value in values.items() if other == order and value is not None]
+        means.append(fsum(measured) / len(measured) if measured else None)
+    return means
 
 
 def paired(values: Sequence[float | None], reference: Sequence[float | None]) -> Paired:
@@ -137,7 +108,7 @@ def paired(values: Sequence[float | None], reference: Sequence[float | None]) ->
 
 
 def holm_multipliers(p_values: Sequence[float]) -> list[float]:
-    """By how much Holm's step-down rule multiplies each p: `p_holm_(k) = max_{j≤k} (m−j+1)·p_(j)`, over `p_(k)`.
+    """The factor of Holm's step-down rule for each p, `p_holm_(k) / p_(k)`: `p_holm_(k) = max_{j≤k} (m−j+1)·p_(j)`.
 
     Between 1 and m. The interval at confidence `1 − α/multiplier` excludes zero exactly where `p_holm < α`.
     """
@@ -157,12 +128,12 @@ def correct(
 ) -> dict[str, Difference]:
     """One metric's paired differences of every method, Holm-corrected, with matching intervals and verdicts.
 
-    "better" and "worse" only where the corrected interval excludes zero. Fewer than two pairs, or differences that are
-    the same at every seed (no spread to estimate), claim nothing; `counted` quantities that differ by the same amount
-    at every seed do, for that is no sample.
+    "better" and "worse" only where the corrected interval excludes zero. Nothing is claimed from fewer than two pairs,
+    nor from differences that are the same at every seed, which show no spread, unless the quantity is `counted`: then
+    it is not a sample, and a constant difference is a fact.
     """
     family = [label for label, test in tests.items() if test.n >= 2]
-    # A constant difference stays in the family at p = 1: it was looked at, and the others pay for that.
+    # A constant difference stays in the family at p = 1: it was tested too, so the others are corrected for it.
     p_values = [1.0 if (p := tests[label].p_value) is None else p for label in family]
     multipliers = dict(zip(family, holm_multipliers(p_values), strict=True))
 
@@ -191,130 +162,31 @@ def correct(
 def kept_estimate(
     forgetting: Mapping[RunKey, float | None], sequential: Mapping[RunKey, float | None], confidence: float = 0.95
 ) -> Estimate:
-    """What was kept of sequential's loss, run by run: `1 − F/F_sequential`; all None where that loss is not shown.
+    """The share of sequential's forgetting that was avoided, run by run: `1 − F/F_sequential`.
 
-    It is not shown where sequential's interval touches 0 or does not exist, or where one of its runs lost nothing.
+    All None where sequential is not shown to forget: its interval touches 0 or does not exist, or one of its runs lost
+    nothing.
     """
-    lost = {place: sequential.get(place) for place in forgetting}
+    lost = {key: sequential.get(key) for key in forgetting}
     loss = estimate_mean(over_orders(lost), confidence)
     shown = loss.low is not None and loss.low > 0 and all(value is None or value > 0 for value in lost.values())
     return estimate_runs(
-        {place: kept_fraction(f, lost[place]) if shown else None for place, f in forgetting.items()}, confidence
+        {key: kept_fraction(f, lost[key]) if shown else None for key, f in forgetting.items()}, confidence
     )
 
 
 def estimate_runs(values: Mapping[RunKey, float | None], confidence: float = 0.95) -> Estimate:
-    """The estimate over orders or seeds; its `values` are those of all runs."""
-    found = estimate_mean(over_orders(values), confidence)
-    return found.model_copy(update={"values": list(values.values())})
+    """The estimate over orders or seeds; its `values` are all runs'."""
+    estimate = estimate_mean(over_orders(values), confidence)
+    return estimate.model_copy(update={"values": list(values.values())})
 
 
-def paired_runs(own: Mapping[RunKey, float | None], other: Mapping[RunKey, float | None]) -> Paired:
-    """The paired test on common runs; with several orders, of each order's mean difference."""
+def paired_runs(values: Mapping[RunKey, float | None], other: Mapping[RunKey, float | None]) -> Paired:
+    """The paired test on the runs that both have; with several orders, on each order's mean difference."""
     gaps: dict[RunKey, float | None] = {}
-    for place, value in own.items():
-        if place in other:
-            reference = other[place]
-            gaps[place] = None if value is None or reference is None else value - reference
+    for key, value in values.items():
+        if key in other:
+            reference = other[key]
+            gaps[key] = None if value is None or reference is None else value - reference
     means = over_orders(gaps)
     return paired(means, [None if mean is None else 0.0 for mean in means])
-
-
-def _reference_label(cells: Mapping[str, Sequence[FinishedRun]], reference: str) -> str | None:
-    """The reference's label: the label itself, or that of the only method of this name."""
-    if reference in cells:
-        return reference
-    named = [label for label, runs in cells.items() if runs and runs[0].results.method.get("name") == reference]
-    return named[0] if len(named) == 1 else None
-
-
-def _by_place(runs: Sequence[FinishedRun], metric: str) -> dict[RunKey, float | None]:
-    return {
-        (run.order, run.seed): getattr(run.results.metrics if metric in METRIC_NAMES else run.results.costs, metric)
-        for run in runs
-    }
-
-
-def compare_methods(
-    given: Mapping[str, Sequence[FinishedRun | tuple[int, str, Results]]],
-    reference: str = "sequential",
-    confidence: float = 0.95,
-) -> dict[str, MethodSummary]:
-    """Every method's estimates over its seeds or orders, and its paired, corrected differences to the reference.
-
-    `given` are runs by label. Methods are paired with the reference on their common seeds and orders; without a
-    reference nothing is compared. Raises StockpotError for a label without runs, a seed that comes twice in one order
-    under one label, or runs of different scores.
-    """
-    cells = {label: [FinishedRun(*run) for run in runs] for label, runs in given.items()}
-    for label, runs in cells.items():
-        seeds = [(run.order, run.seed) for run in runs]
-        if not runs:
-            raise StockpotError(f"Method '{label}' has no finished run.")
-        if len(set(seeds)) != len(seeds):
-            raise StockpotError(f"Method '{label}' has a seed that comes twice among {[seed for _, seed in seeds]}.")
-    kinds = {
-        (run.results.primary, run.results.scores[run.results.primary].higher_is_better)
-        for runs in cells.values()
-        for run in runs
-    }
-    if len(kinds) > 1:
-        raise StockpotError("Runs of different scores cannot be compared: " + ", ".join(sorted(str(k) for k in kinds)))
-    higher_scores = all(higher for _, higher in kinds)
-
-    base = floor_among({label: runs[0].results.method for label, runs in cells.items()})
-    versus: dict[str, dict[str, Difference]] = {label: {} for label in cells}
-    if base is not None:
-        others = [label for label in cells if label != base]
-        for metric in COMPARED:
-            sequential = _by_place(cells[base], metric)
-            tests = {label: paired_runs(_by_place(cells[label], metric), sequential) for label in others}
-            direction = lower_is_better(metric, higher_scores)
-            for label, found in correct(tests, direction, confidence, counted=metric in COUNTED).items():
-                versus[label][metric] = found
-
-    controls = _controls(cells, base, confidence)
-    lost = _by_place(cells[base], "forgetting") if base is not None else {}
-    summaries = {}
-    for label, runs in cells.items():
-        estimates = {metric: estimate_runs(_by_place(runs, metric), confidence) for metric in METRIC_NAMES + COST_NAMES}
-        estimates["kept"] = kept_estimate(_by_place(runs, "forgetting"), lost, confidence)
-        summaries[label] = MethodSummary(
-            method=runs[0].results.method,
-            cells=[Cell(seed=run.seed, order=run.order, run=run.path, digest=run.digest) for run in runs],
-            versus_sequential=versus[label],
-            controls=controls[label],
-            **estimates,
-        )
-    return summaries
-
-
-def _controls(
-    cells: Mapping[str, Sequence[FinishedRun]], base: str | None, confidence: float
-) -> dict[str, dict[str, ControlSummary]]:
-    """Every control that all runs have, under every method: estimates, and corrected differences to the reference."""
-    measured = {
-        label: {(run.order, run.seed): control_metrics(run.results.scores[run.results.primary]) for run in runs}
-        for label, runs in cells.items()
-    }
-    every = [names for places in measured.values() for names in places.values()]
-    found: dict[str, dict[str, ControlSummary]] = {label: {} for label in cells}
-    for name in (name for name in every[0] if all(name in names for names in every)):
-        values = {
-            metric: {
-                label: {place: getattr(known[name], metric) for place, known in places.items()}
-                for label, places in measured.items()
-            }
-            for metric in CONTROLS
-        }
-        versus: dict[str, dict[str, Difference]] = {label: {} for label in cells}
-        for metric in CONTROLS if base is not None else ():
-            reference = values[metric][str(base)]
-            others = {label: own for label, own in values[metric].items() if label != base}
-            tests = {label: paired_runs(own, reference) for label, own in others.items()}
-            for label, difference in correct(tests, lower_is_better=False, confidence=confidence).items():
-                versus[label][metric] = difference
-        for label in cells:
-            estimates = {metric: estimate_runs(values[metric][label], confidence) for metric in CONTROLS}
-            found[label][name] = ControlSummary(versus_sequential=versus[label], **estimates)
-    return found
