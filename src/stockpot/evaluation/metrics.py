@@ -29,7 +29,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def _gain(after: float | None, before: float | None, higher_is_better: bool) -> float | None:
-    """How much better `after` is than `before`, whichever way the score runs."""
+    """How much better `after` is than `before`, in the direction of the score."""
     if after is None or before is None:
         return None
     return after - before if higher_is_better else before - after
@@ -55,20 +55,20 @@ def forgetting(matrix: Matrix, higher_is_better: bool = True) -> float | None:
     best = max if higher_is_better else min
 
     def loss(j: int) -> float | None:
-        seen = [matrix[i][j] for i in range(j, K - 1)]
-        measured = [score for score in seen if score is not None]
-        return _gain(best(measured), matrix[-1][j], higher_is_better) if len(measured) == len(seen) else None
+        column = [matrix[i][j] for i in range(j, K - 1)]
+        measured = [score for score in column if score is not None]
+        return _gain(best(measured), matrix[-1][j], higher_is_better) if len(measured) == len(column) else None
 
     return _mean(loss(j) for j in range(K - 1))
 
 
 def backward_transfer(matrix: Matrix, higher_is_better: bool = True) -> float | None:
-    """What later tasks did to earlier ones: `mean_{j<K} (R[K][j] − R[j][j])`; positive is better. None for one task."""
+    """How later tasks changed earlier ones: `mean_{j<K} (R[K][j] − R[j][j])`; positive is better. None for one task."""
     return _mean(_gain(matrix[-1][j], matrix[j][j], higher_is_better) for j in range(len(matrix) - 1))
 
 
 def forward_transfer(matrix: Matrix, initial: MatrixRow, higher_is_better: bool = True) -> float | None:
-    """What earlier tasks taught of one not yet learnt: `mean_{j>1} (R[j−1][j] − initial[j])`; positive is better."""
+    """How earlier tasks helped one not yet learnt: `mean_{j>1} (R[j−1][j] − initial[j])`; positive is better."""
     return _mean(_gain(matrix[j - 1][j], initial[j], higher_is_better) for j in range(1, len(matrix)))
 
 
@@ -90,7 +90,7 @@ def newest_accuracy(matrix: Matrix) -> float | None:
 
 
 def control_change(scores: MatrixRow, higher_is_better: bool = True) -> float | None:
-    """What the stream did to data that is never trained on: `c[K] − c[0]`, c[0] of the start model; positive is better.
+    """The change on data never trained on: `c[K] − c[0]`, c[0] being the start model's score; positive is better.
 
     For scores where lower is better the sign is turned. None before the first task.
     """
@@ -116,9 +116,9 @@ def control_metrics(scores: Scores) -> dict[str, ControlMetrics]:
 
 
 def kept_fraction(forgetting: float | None, forgetting_sequential: float | None) -> float | None:
-    """The share kept of what plain sequential fine-tuning lost: `1 − F/F_sequential`.
+    """The share of sequential fine-tuning's forgetting that was avoided: `1 − F/F_sequential`.
 
-    None where either is unknown, or where sequential fine-tuning lost nothing.
+    None where either is unknown, or where sequential fine-tuning forgot nothing.
     """
     if forgetting is None or forgetting_sequential is None or forgetting_sequential <= 0:
         return None
@@ -128,8 +128,8 @@ def kept_fraction(forgetting: float | None, forgetting_sequential: float | None)
 def stream_metrics(scores: Scores, chained: bool = True) -> Metrics:
     """All metrics of one score's matrix, in the unit of the score.
 
-    `chained=False` is for stages that do not go on from one another (joint training starts each anew): nothing is
-    carried over that could be forgotten, so forgetting and backward transfer are None.
+    `chained=False` is for tasks that do not start from the model of the previous one (joint training starts anew each
+    time): nothing is carried over that could be forgotten, so forgetting and backward transfer are None.
     """
     R, higher = scores.matrix, scores.higher_is_better
     return Metrics(

@@ -42,7 +42,10 @@ def results_of(run: RunFolder, pending: LearntTask | None = None) -> Results:
         costs=total_costs(costs),
         task_costs=costs,
         seed=run.seed,
-        head={name: [rows.names[row] for row in own] for (name, _), own in zip(classes, rows.tasks, strict=True)},
+        head={
+            name: [rows.names[row] for row in task_rows]
+            for (name, _), task_rows in zip(classes, rows.tasks, strict=True)
+        },
         notes=notes,
         versions=created["versions"],
         commit=created["commit"],

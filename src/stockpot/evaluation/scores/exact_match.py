@@ -82,5 +82,5 @@ def extracted(text: str, pattern: str | None) -> str | None:
     """The normalised group of the first match; without a pattern the stripped text; None where nothing matches."""
     if pattern is None:
         return text.strip()
-    found = re.search(pattern, text)
-    return None if found is None or found[1] is None else normalised(found[1])
+    match = re.search(pattern, text)
+    return None if match is None or match[1] is None else normalised(match[1])
