@@ -105,7 +105,7 @@ def test_the_tuning_split_never_touches_the_test_part(recipes: Recipes) -> None:
     recipe = recipes(data={"path": "digits", "limit": 20}, controls=[{"name": "ones", "data": {"classes": [1]}}])
     method = only(recipe, "sequential")[0]
     streams = [
-        open_stream(resolve(recipe_of(recipe, CellPlan(method, 0, Path(), tuning=tuning)), method, 0))[0]
+        open_stream(resolve(recipe_of(recipe, CellPlan(method, 0, Path(), tuning=tuning)), method, 0))
         for tuning in (False, True)
     ]
 
@@ -127,7 +127,7 @@ def test_the_tuning_split_is_the_same_each_time(recipes: Recipes) -> None:
     recipe = recipes()
     method = only(recipe, "sequential")[0]
     labels = [
-        open_stream(resolve(recipe_of(recipe, CellPlan(method, seed, Path(), tuning=True)), method, seed))[0]
+        open_stream(resolve(recipe_of(recipe, CellPlan(method, seed, Path(), tuning=True)), method, seed))
         .test(0).pixel_values.sum((1, 2, 3)).tolist()
         for seed in (0, 7)
     ]  # fmt: skip
