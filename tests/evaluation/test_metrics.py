@@ -57,14 +57,14 @@ def test_kept_is_undefined_where_nothing_was_lost(kept: tuple[float | None, floa
 
 
 def test_one_task_has_nothing_to_forget() -> None:
-    found = metrics.stream_metrics(Scores(matrix=[[0.8]], initial=[0.1], higher_is_better=True, unit="fraction"))
-    assert found.forgetting is found.backward_transfer is found.forward_transfer is None
-    assert found.average_accuracy == found.average_over_time == found.plasticity == found.newest_accuracy == 0.8
+    summary = metrics.stream_metrics(Scores(matrix=[[0.8]], initial=[0.1], higher_is_better=True, unit="fraction"))
+    assert summary.forgetting is summary.backward_transfer is summary.forward_transfer is None
+    assert summary.average_accuracy == summary.average_over_time == summary.plasticity == summary.newest_accuracy == 0.8
 
 
 def test_no_task_at_all_has_no_metric() -> None:
-    found = metrics.stream_metrics(Scores(matrix=[], initial=[], higher_is_better=True, unit="fraction"))
-    assert set(found.model_dump().values()) == {None}
+    summary = metrics.stream_metrics(Scores(matrix=[], initial=[], higher_is_better=True, unit="fraction"))
+    assert set(summary.model_dump().values()) == {None}
 
 
 def test_an_unmeasured_cell_undoes_only_the_metrics_that_need_it() -> None:

@@ -53,16 +53,16 @@ def cells(method: str, firsts: dict[int, float], **costs: int) -> list[tuple[int
 
 
 def test_interval_by_hand() -> None:
-    found = estimate_mean([1.0, 2.0, 3.0])
+    estimate = estimate_mean([1.0, 2.0, 3.0])
     half = T_975_2 * 1.0 / 3**0.5
-    assert (found.mean, found.n) == (2.0, 3)
-    assert found.low == pytest.approx(2 - half, rel=1e-8) and found.high == pytest.approx(2 + half, rel=1e-8)
+    assert (estimate.mean, estimate.n) == (2.0, 3)
+    assert estimate.low == pytest.approx(2 - half, rel=1e-8) and estimate.high == pytest.approx(2 + half, rel=1e-8)
 
 
 def test_estimates_of_few_constant_and_missing_values() -> None:
     assert estimate_mean([]).model_dump() == {"mean": None, "low": None, "high": None, "n": 0, "values": []}
-    one = estimate_mean([0.4])
-    assert (one.mean, one.low, one.high, one.n) == (0.4, None, None, 1)
+    single = estimate_mean([0.4])
+    assert (single.mean, single.low, single.high, single.n) == (0.4, None, None, 1)
     same = estimate_mean([0.4, 0.4, 0.4])
     assert same.low == same.mean == same.high == pytest.approx(0.4)
     gap = estimate_mean([0.1, None, 0.3])
@@ -71,18 +71,18 @@ def test_estimates_of_few_constant_and_missing_values() -> None:
 
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=8), st.floats(0.5, 0.99))
 def test_the_interval_holds_the_mean_and_grows_with_confidence(values: list[float], confidence: float) -> None:
-    found, wider = estimate_mean(values, confidence), estimate_mean(values, 0.995)
-    assert found.low is not None and found.mean is not None and found.high is not None
+    estimate, wider = estimate_mean(values, confidence), estimate_mean(values, 0.995)
+    assert estimate.low is not None and estimate.mean is not None and estimate.high is not None
     assert wider.low is not None and wider.high is not None
-    assert wider.low <= found.low <= found.mean <= found.high <= wider.high
+    assert wider.low <= estimate.low <= estimate.mean <= estimate.high <= wider.high
 
 
 def test_paired_t_by_hand() -> None:
     """Differences 1, 2, 3: t = 2/(1/√3) = 3.4641 on 2 degrees of freedom; p = 1 − t/√(t²+2)."""
-    found = paired([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
+    test = paired([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
     t = 2 * 3**0.5
-    assert found.mean == 2.0 and found.n == 3
-    assert found.p_value == pytest.approx(1 - t / (t * t + 2) ** 0.5, rel=1e-9)
+    assert test.mean == 2.0 and test.n == 3
+    assert test.p_value == pytest.approx(1 - t / (t * t + 2) ** 0.5, rel=1e-9)
 
 
 def test_pairs_with_a_gap_are_left_out() -> None:
@@ -110,18 +110,18 @@ def test_holm_keeps_the_order_and_lies_between_p_and_bonferroni(p_values: list[f
 @given(st.lists(st.lists(st.floats(-1, 3, width=32), min_size=4, max_size=4), min_size=1, max_size=5))
 def test_the_interval_excludes_zero_exactly_where_holm_rejects(samples: list[list[float]]) -> None:
     tests = {str(k): paired(sample, [0.0] * 4) for k, sample in enumerate(samples)}
-    for found in correct(tests, lower_is_better=False).values():
-        if found.p_holm is None or abs(found.p_holm - 0.05) < 1e-9:
+    for difference in correct(tests, lower_is_better=False).values():
+        if difference.p_holm is None or abs(difference.p_holm - 0.05) < 1e-9:
             continue
-        assert found.low is not None and found.high is not None and found.mean is not None
-        assert (found.low > 0 or found.high < 0) == (found.p_holm < 0.05)
-        expected = "no difference shown" if found.p_holm >= 0.05 else "better" if found.mean > 0 else "worse"
-        assert found.verdict == expected
+        assert difference.low is not None and difference.high is not None and difference.mean is not None
+        assert (difference.low > 0 or difference.high < 0) == (difference.p_holm < 0.05)
+        expected = "no difference shown" if difference.p_holm >= 0.05 else "better" if difference.mean > 0 else "worse"
+        assert difference.verdict == expected
 
 
 def test_one_method_alone_is_not_corrected() -> None:
-    found = correct({"a": paired([1.0, 2.0, 3.0], [0.0] * 3)}, lower_is_better=False)["a"]
-    assert found.low == pytest.approx(2 - T_975_2 / 3**0.5) and found.p_holm == found.p_value
+    difference = correct({"a": paired([1.0, 2.0, 3.0], [0.0] * 3)}, lower_is_better=False)["a"]
+    assert difference.low == pytest.approx(2 - T_975_2 / 3**0.5) and difference.p_holm == difference.p_value
 
 
 def test_correction_widens_and_can_undo_a_verdict() -> None:
@@ -140,7 +140,9 @@ def test_false_verdicts_are_rare_when_all_methods_are_equal() -> None:
     for _ in range(trials):
         reference = generator.normal(size=3).tolist()
         tests = {str(k): paired(generator.normal(size=3).tolist(), reference) for k in range(4)}
-        false += any(found.verdict != "no difference shown" for found in correct(tests, lower_is_better=False).values())
+        false += any(
+            difference.verdict != "no difference shown" for difference in correct(tests, lower_is_better=False).values()
+        )
     assert false / trials <= 0.05 + 2 * (0.05 * 0.95 / trials) ** 0.5
 
 
@@ -157,39 +159,39 @@ def test_a_single_uncorrected_test_errs_in_5_percent() -> None:
 
 def test_a_real_difference_is_found() -> None:
     tests = {"a": paired([0.90, 0.91, 0.89], [0.50, 0.52, 0.49]), "b": paired([0.5, 0.53, 0.48], [0.50, 0.52, 0.49])}
-    found = correct(tests, lower_is_better=False)
-    assert found["a"].verdict == "better" and found["b"].verdict == "no difference shown"
+    differences = correct(tests, lower_is_better=False)
+    assert differences["a"].verdict == "better" and differences["b"].verdict == "no difference shown"
     assert correct(tests, lower_is_better=True)["a"].verdict == "worse"
 
 
 @pytest.mark.parametrize("values", [[0.3, 0.3, 0.3], [0.1 + 0.2, 0.3, 0.3], [0.0, 0.0, 0.0]])
 def test_constant_differences_of_scores_claim_nothing(values: list[float]) -> None:
-    found = correct({"a": paired(values, [0.0] * 3)}, lower_is_better=False)["a"]
-    assert found.verdict == "no difference shown" and found.n == 3
-    assert found.low is found.high is found.p_value is found.p_holm is None
-    assert found.mean == pytest.approx(values[0])
+    difference = correct({"a": paired(values, [0.0] * 3)}, lower_is_better=False)["a"]
+    assert difference.verdict == "no difference shown" and difference.n == 3
+    assert difference.low is difference.high is difference.p_value is difference.p_holm is None
+    assert difference.mean == pytest.approx(values[0])
 
 
 def test_constant_differences_of_counted_bytes_are_facts() -> None:
     tests = {"a": paired([5.0, 5.0], [0.0, 0.0]), "b": paired([0.0, 0.0], [0.0, 0.0])}
-    found = correct(tests, lower_is_better=True, counted=True)
-    assert (found["a"].low, found["a"].high, found["a"].verdict) == (5.0, 5.0, "worse")
-    assert found["b"].verdict == "no difference shown" and found["b"].p_value is None
+    differences = correct(tests, lower_is_better=True, counted=True)
+    assert (differences["a"].low, differences["a"].high, differences["a"].verdict) == (5.0, 5.0, "worse")
+    assert differences["b"].verdict == "no difference shown" and differences["b"].p_value is None
 
 
 def test_a_constant_difference_still_counts_in_the_family() -> None:
     """It was tested too: the other method pays for two looks, not one."""
     real = paired([1.0, 2.0, 3.0], [0.0] * 3)
-    found = correct({"real": real, "constant": paired([1.0] * 3, [0.0] * 3)}, lower_is_better=False)["real"]
-    assert found.p_value is not None and found.p_holm == pytest.approx(2 * found.p_value)
+    difference = correct({"real": real, "constant": paired([1.0] * 3, [0.0] * 3)}, lower_is_better=False)["real"]
+    assert difference.p_value is not None and difference.p_holm == pytest.approx(2 * difference.p_value)
 
 
 def test_one_seed_claims_nothing() -> None:
-    found = correct({"a": paired([0.9], [0.1])}, lower_is_better=False)["a"]
+    difference = correct({"a": paired([0.9], [0.1])}, lower_is_better=False)["a"]
     expected = Difference(
         mean=0.8, low=None, high=None, p_value=None, p_holm=None, verdict="no difference shown", n=1
     )  # fmt: skip
-    assert found == expected
+    assert difference == expected
 
 
 def test_directions() -> None:
@@ -207,15 +209,15 @@ def placed(values: list[float | None]) -> dict[tuple[int, int], float | None]:
 
 
 def test_kept_by_hand() -> None:
-    found = kept_estimate(placed([0.1, 0.2, 0.05]), placed([0.8, 0.8, 0.5]))
-    assert found.values == pytest.approx([1 - 0.1 / 0.8, 1 - 0.2 / 0.8, 1 - 0.05 / 0.5])
-    assert found.mean == pytest.approx((0.875 + 0.75 + 0.9) / 3)
+    estimate = kept_estimate(placed([0.1, 0.2, 0.05]), placed([0.8, 0.8, 0.5]))
+    assert estimate.values == pytest.approx([1 - 0.1 / 0.8, 1 - 0.2 / 0.8, 1 - 0.05 / 0.5])
+    assert estimate.mean == pytest.approx((0.875 + 0.75 + 0.9) / 3)
 
 
 @pytest.mark.parametrize("sequential", [[0.1, -0.1, 0.05], [0.5], [0.0, 0.0, 0.0], [0.9, 0.9, 0.9, -0.01] * 6])
 def test_kept_is_null_where_sequential_is_not_shown_to_forget(sequential: list[float | None]) -> None:
-    found = kept_estimate(placed([0.01] * len(sequential)), placed(sequential))
-    assert found.mean is None and set(found.values) == {None}
+    estimate = kept_estimate(placed([0.01] * len(sequential)), placed(sequential))
+    assert estimate.mean is None and set(estimate.values) == {None}
 
 
 def test_compare_pairs_by_seed_not_by_position() -> None:
@@ -223,47 +225,47 @@ def test_compare_pairs_by_seed_not_by_position() -> None:
     levels = {0: 0.1, 1: 0.4, 2: 0.7}
     base = cells("sequential", levels)
     better = cells("sfa", {s: v + 0.1 + 0.01 * s for s, v in reversed(levels.items())})
-    found = compare_methods({"sequential": base, "sfa": better})["sfa"]
-    difference = found.versus_sequential["forgetting"]
+    summary = compare_methods({"sequential": base, "sfa": better})["sfa"]
+    difference = summary.versus_sequential["forgetting"]
     assert difference.mean == pytest.approx(-0.11) and difference.verdict == "better" and difference.n == 3
-    assert [cell.seed for cell in found.cells] == [2, 1, 0]
-    assert found.cells[0].run == "sfa/2"
+    assert [cell.seed for cell in summary.cells] == [2, 1, 0]
+    assert summary.cells[0].run == "sfa/2"
 
 
 def test_compare_uses_the_seeds_in_common() -> None:
-    found = compare_methods(
+    summaries = compare_methods(
         {"sequential": cells("sequential", {0: 0.1, 1: 0.2, 2: 0.1}), "sfa": cells("sfa", {1: 0.8, 2: 0.8, 9: 0.7})}
     )
-    assert found["sfa"].versus_sequential["average_accuracy"].n == 2
-    assert found["sfa"].average_accuracy.n == 3
-    assert found["sfa"].kept.values[2] is None and found["sfa"].kept.n in {0, 2}
+    assert summaries["sfa"].versus_sequential["average_accuracy"].n == 2
+    assert summaries["sfa"].average_accuracy.n == 3
+    assert summaries["sfa"].kept.values[2] is None and summaries["sfa"].kept.n in {0, 2}
 
 
 def test_compare_leaves_the_reference_and_undefined_metrics_alone() -> None:
     joint = cells("joint", dict.fromkeys(range(3), 0.9))
     for _, _, results in joint:
         results.metrics = stream_metrics(results.scores["accuracy"], chained=False)
-    found = compare_methods({"plain": cells("sequential", {0: 0.1, 1: 0.2, 2: 0.15}), "joint": joint})
-    assert found["plain"].versus_sequential == {}  # the only method named sequential is the reference
-    assert found["plain"].kept.values == [0.0] * 3
-    assert found["joint"].forgetting.mean is None and found["joint"].kept.mean is None
-    assert found["joint"].versus_sequential["forgetting"].mean is None
-    assert found["joint"].versus_sequential["average_accuracy"].verdict == "better"
+    summaries = compare_methods({"plain": cells("sequential", {0: 0.1, 1: 0.2, 2: 0.15}), "joint": joint})
+    assert summaries["plain"].versus_sequential == {}  # the only method named sequential is the reference
+    assert summaries["plain"].kept.values == [0.0] * 3
+    assert summaries["joint"].forgetting.mean is None and summaries["joint"].kept.mean is None
+    assert summaries["joint"].versus_sequential["forgetting"].mean is None
+    assert summaries["joint"].versus_sequential["average_accuracy"].verdict == "better"
 
 
 def test_compare_costs_and_directions_of_losses() -> None:
     base = [(s, "", run(s, 0.5 + 0.01 * s, higher=False)) for s in range(3)]
     worse = [(s, "", run(s, 2.0 + 0.1 * s, "sfa", higher=False, stored_bytes=7)) for s in range(3)]
-    found = compare_methods({"sequential": base, "sfa": worse})["sfa"].versus_sequential
-    assert found["average_accuracy"].verdict == "worse" and found["average_accuracy"].mean is not None
-    assert found["average_accuracy"].mean > 0
-    assert found["forgetting"].verdict == "worse" and found["backward_transfer"].verdict == "worse"
-    assert found["stored_bytes"].verdict == "worse" and "steps" not in found
+    differences = compare_methods({"sequential": base, "sfa": worse})["sfa"].versus_sequential
+    assert differences["average_accuracy"].verdict == "worse" and differences["average_accuracy"].mean is not None
+    assert differences["average_accuracy"].mean > 0
+    assert differences["forgetting"].verdict == "worse" and differences["backward_transfer"].verdict == "worse"
+    assert differences["stored_bytes"].verdict == "worse" and "steps" not in differences
 
 
 def test_compare_without_a_reference_compares_nothing() -> None:
-    found = compare_methods({"sfa": cells("sfa", {0: 0.5, 1: 0.6})})["sfa"]
-    assert found.versus_sequential == {} and found.kept.mean is None
+    summary = compare_methods({"sfa": cells("sfa", {0: 0.5, 1: 0.6})})["sfa"]
+    assert summary.versus_sequential == {} and summary.kept.mean is None
 
 
 def test_compare_refuses_what_it_cannot_pair() -> None:
@@ -282,17 +284,17 @@ def test_seeds_are_averaged_within_each_order_and_the_test_is_over_orders() -> N
         for seed, shift in ((0, -0.05), (1, 0.05)):
             base.append(FinishedRun(seed, "", run(seed, 0.4, last=0.5), order))
             better.append(FinishedRun(seed, "", run(seed, 0.4 + 2 * (gain + shift), "sfa", last=0.5), order))
-    found = compare_methods({"sequential": base, "sfa": better})["sfa"]
-    difference = found.versus_sequential["average_accuracy"]
-    assert difference.n == found.average_accuracy.n == 3
+    summary = compare_methods({"sequential": base, "sfa": better})["sfa"]
+    difference = summary.versus_sequential["average_accuracy"]
+    assert difference.n == summary.average_accuracy.n == 3
     assert difference.mean == pytest.approx(0.2)
     half = T_975_2 * 0.1 / 3**0.5
     assert difference.low == pytest.approx(0.2 - half) and difference.high == pytest.approx(0.2 + half)
     assert difference.verdict == "no difference shown"  # pooled, the six gains would be called better
     assert paired([gain + shift for gain in (0.1, 0.2, 0.3) for shift in (-0.05, 0.05)], [0.0] * 6).p_value < 0.01
-    assert len(found.average_accuracy.values) == 6
-    assert found.average_accuracy.mean == pytest.approx(0.45 + 0.2)
-    assert [(cell.order, cell.seed) for cell in found.cells] == [(o, s) for o in range(3) for s in range(2)]
+    assert len(summary.average_accuracy.values) == 6
+    assert summary.average_accuracy.mean == pytest.approx(0.45 + 0.2)
+    assert [(cell.order, cell.seed) for cell in summary.cells] == [(o, s) for o in range(3) for s in range(2)]
 
 
 def test_orders_are_paired_order_by_order_and_seed_by_seed() -> None:
@@ -302,8 +304,10 @@ def test_orders_are_paired_order_by_order_and_seed_by_seed() -> None:
         for order in range(2)
         for seed in range(2)
     ]
-    found = compare_methods({"sequential": base, "sfa": [*reversed(sfa)]})["sfa"].versus_sequential["average_accuracy"]
-    assert (found.n, found.mean) == (2, pytest.approx(0.1))
+    difference = compare_methods({"sequential": base, "sfa": [*reversed(sfa)]})["sfa"].versus_sequential[
+        "average_accuracy"
+    ]
+    assert (difference.n, difference.mean) == (2, pytest.approx(0.1))
     fewer = compare_methods({"sequential": base, "sfa": sfa[:2]})["sfa"].versus_sequential["average_accuracy"]
     assert (fewer.n, fewer.mean) == (2, pytest.approx(0.1))  # one order in common: over its seeds
 

@@ -31,15 +31,15 @@ def recipe(ranges: Any) -> Recipe:
 
 
 def test_a_label_comes_before_a_name() -> None:
-    asked = recipe({"ewc": {"strength": [1.0, 1e9]}, "ewc-online": {"strength": [2, 4]}}).tune
-    assert asked is not None
+    tune = recipe({"ewc": {"strength": [1.0, 1e9]}, "ewc-online": {"strength": [2, 4]}}).tune
+    assert tune is not None
     first, online, sfa, _ = recipe({}).compare
-    assert with_ranges(first.searched(), first, asked.ranges)["strength"] == Range(1, 1e9, log=True)
-    assert with_ranges(online.searched(), online, asked.ranges) == {
+    assert with_ranges(first.searched(), first, tune.ranges)["strength"] == Range(1, 1e9, log=True)
+    assert with_ranges(online.searched(), online, tune.ranges) == {
         "strength": Range(2, 4, log=True),
         "gamma": online.space["gamma"],
     }
-    assert with_ranges(sfa.searched(), sfa, asked.ranges) == sfa.searched()
+    assert with_ranges(sfa.searched(), sfa, tune.ranges) == sfa.searched()
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,6 @@ def test_a_label_comes_before_a_name() -> None:
     ],
 )
 def test_mistakes_are_told_in_one_line(ranges: Any, message: str) -> None:
-    with pytest.raises(StockpotError, match=message) as told:
+    with pytest.raises(StockpotError, match=message) as caught:
         recipe(ranges)
-    assert "\n" not in str(told.value) and "?." not in str(told.value)
+    assert "\n" not in str(caught.value) and "?." not in str(caught.value)

@@ -98,9 +98,9 @@ def test_one_chat_model_and_one_file_and_what_it_lost(shared_data: Callable[[str
     spec = ModelSpec(config=llama)
     save_model(start_model(spec, 0, 0, "language", tokenizer), tmp_path / "base", spec, 0)
     tokenizer.save_pretrained(tmp_path / "base")
-    said = [{"messages": [{"role": "user", "content": f"what is {n}"}, {"role": "assistant", "content": f"it is {n}"}]}
+    rows = [{"messages": [{"role": "user", "content": f"what is {n}"}, {"role": "assistant", "content": f"it is {n}"}]}
             for n in range(20)]  # fmt: skip
-    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in said))
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     changes = [
         *SHRUNK[1:],
         f"model.name={tmp_path / 'base'}",

@@ -97,21 +97,23 @@ def test_examples_are_evenly_evenly_spaced() -> None:
 
 
 def test_log_likelihoods_are_sums_over_the_candidates_own_tokens(tokenizer: Any) -> None:
-    said = {text: prompt_and_candidate_tokens(tokenizer, "Is it? ", text)[1] for text in ("Yes", "No", "Maybe so")}
-    model = Favour(len(tokenizer), {said["Yes"][0]: 5.0})
+    tokens_of = {text: prompt_and_candidate_tokens(tokenizer, "Is it? ", text)[1] for text in ("Yes", "No", "Maybe so")}
+    model = Favour(len(tokenizer), {tokens_of["Yes"][0]: 5.0})
     total = len(tokenizer) - 1 + 5
-    found = log_likelihoods(model, tokenizer, [("Is it? ", text) for text in said], 2)
-    for (likelihood, tokens), ids in zip(found, said.values(), strict=True):
+    likelihoods = log_likelihoods(model, tokenizer, [("Is it? ", text) for text in tokens_of], 2)
+    for (likelihood, tokens), ids in zip(likelihoods, tokens_of.values(), strict=True):
         assert tokens == len(ids)
-        assert likelihood == pytest.approx(sum(log((5 if token == said["Yes"][0] else 1) / total) for token in ids))
+        assert likelihood == pytest.approx(
+            sum(log((5 if token == tokens_of["Yes"][0] else 1) / total) for token in ids)
+        )
 
 
 def test_candidates_are_tokenised_as_training_tokenises_completions(tokenizer: Any) -> None:
     cases = [("Is it? ", "Yes"), ("Is it?", " Yes"), ("Is i", "t? No"), ("", "Maybe"), ("Yes", "")]
     rows = TextRows("here", [PromptPair(*case) for case in cases[:-1]], list(range(4)), [])
-    for one, case in zip(encode_pairs(rows, tokenizer, training=False), cases[:-1], strict=True):
-        given, said = prompt_and_candidate_tokens(tokenizer, *case)
-        assert (one.tokens.tolist(), int(one.learnt.sum())) == (given + said, len(said))
+    for pair, case in zip(encode_pairs(rows, tokenizer, training=False), cases[:-1], strict=True):
+        prompt_ids, candidate_ids = prompt_and_candidate_tokens(tokenizer, *case)
+        assert (pair.tokens.tolist(), int(pair.learnt.sum())) == (prompt_ids + candidate_ids, len(candidate_ids))
 
 
 def test_the_likeliest_candidate_wins_and_lengths_can_be_divided_out(tokenizer: Any) -> None:
@@ -129,8 +131,8 @@ def test_the_likeliest_candidate_wins_and_lengths_can_be_divided_out(tokenizer: 
 
 def test_candidates_are_the_completions_of_the_same_group() -> None:
     part = questions("Yes", "No", "A", "B", "Yes", kind=["x", "x", "y", "y", "x"])
-    found = MultipleChoice(group="kind").candidates(subject(part))
-    assert found == [["Yes", "No"], ["Yes", "No"], ["A", "B"], ["A", "B"], ["Yes", "No"]]
+    candidates = MultipleChoice(group="kind").candidates(subject(part))
+    assert candidates == [["Yes", "No"], ["Yes", "No"], ["A", "B"], ["A", "B"], ["Yes", "No"]]
     with pytest.raises(StockpotError, match=r"no column 'kin'\. Did you mean 'kind'"):
         MultipleChoice(group="kin").candidates(subject(part))
     with pytest.raises(StockpotError, match=r"test example 2, 'A', is not in `choices`"):
@@ -140,8 +142,8 @@ def test_candidates_are_the_completions_of_the_same_group() -> None:
 def test_cells_that_cannot_be_measured_are_empty_unless_named() -> None:
     plain = TextPart("wiki", NOTHING, 1)
     model = Favour(4, {})
-    found = measured([Loss(), ExactMatch(), MultipleChoice(), Perplexity(tasks=["law"])], model, None, plain, 1)
-    assert found == {
+    values = measured([Loss(), ExactMatch(), MultipleChoice(), Perplexity(tasks=["law"])], model, None, plain, 1)
+    assert values == {
         "loss": pytest.approx(log(4)), "exact_match": None, "multiple_choice": None, "perplexity": None
     }  # fmt: skip
     for spec in (ExactMatch(tasks=["wiki"]), MultipleChoice(tasks=["wiki"]), Accuracy(tasks=["wiki"])):

@@ -48,9 +48,9 @@ def by_hand(model: LlamaForCausalLM, tokenizer: Any, prompt: str, many: int) -> 
 def test_greedy_writing_takes_the_likeliest_token_each_time_in_any_batch(
     model: LlamaForCausalLM, tokenizer: Any, batch_size: int
 ) -> None:
-    found = sample_continuations(model, tokenizer, PROMPTS, max_new_tokens=8, batch_size=batch_size)
-    assert found == [by_hand(model, tokenizer, prompt, 8) for prompt in PROMPTS]
-    assert len(set(found)) > 1
+    written = sample_continuations(model, tokenizer, PROMPTS, max_new_tokens=8, batch_size=batch_size)
+    assert written == [by_hand(model, tokenizer, prompt, 8) for prompt in PROMPTS]
+    assert len(set(written)) > 1
 
 
 def test_penalties_of_the_generation_configuration_do_not_count(model: LlamaForCausalLM, tokenizer: Any) -> None:
@@ -70,10 +70,10 @@ def test_an_adapter_writes_like_the_model_that_it_makes(model: LlamaForCausalLM,
     peft = pytest.importorskip("peft")
     adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
     before = [dict(vars(module)) for module in adapted.modules()]
-    found = sample_continuations(adapted, tokenizer, PROMPTS, max_new_tokens=8)
-    for module, own in zip(adapted.modules(), before, strict=True):
-        assert vars(module).get("generation_config") is own.get("generation_config")
-    assert sample_continuations(adapted.merge_and_unload(), tokenizer, PROMPTS, max_new_tokens=8) == found
+    written = sample_continuations(adapted, tokenizer, PROMPTS, max_new_tokens=8)
+    for module, attributes in zip(adapted.modules(), before, strict=True):
+        assert vars(module).get("generation_config") is attributes.get("generation_config")
+    assert sample_continuations(adapted.merge_and_unload(), tokenizer, PROMPTS, max_new_tokens=8) == written
 
 
 def test_writing_stops_at_the_end_of_text(model: LlamaForCausalLM, tokenizer: Any) -> None:
@@ -86,15 +86,17 @@ def test_writing_stops_at_the_end_of_text(model: LlamaForCausalLM, tokenizer: An
 def test_evaluation_leaves_random_states_and_the_model_as_they_were(model: LlamaForCausalLM, tokenizer: Any) -> None:
     model.train()
     state, config = torch.get_rng_state(), copy.deepcopy(model.generation_config.to_dict())
-    own = copy.deepcopy(model.config.to_dict())
+    model_config = copy.deepcopy(model.config.to_dict())
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    one = continuations(model, tokenizer, PROMPTS, batch_size=2, max_new_tokens=6, temperature=1.0, samples=3)
+    written = continuations(model, tokenizer, PROMPTS, batch_size=2, max_new_tokens=6, temperature=1.0, samples=3)
     assert torch.equal(torch.get_rng_state(), state)
-    assert model.training and model.generation_config.to_dict() == config and model.config.to_dict() == own
+    assert model.training and model.generation_config.to_dict() == config and model.config.to_dict() == model_config
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
-    assert [len(texts) for texts in one] == [3] * 5
+    assert [len(texts) for texts in written] == [3] * 5
     torch.rand(7)
-    assert continuations(model, tokenizer, PROMPTS, batch_size=2, max_new_tokens=6, temperature=1.0, samples=3) == one
+    assert (
+        continuations(model, tokenizer, PROMPTS, batch_size=2, max_new_tokens=6, temperature=1.0, samples=3) == written
+    )
 
 
 def test_sampling_follows_the_softmax_at_its_temperature(model: LlamaForCausalLM, tokenizer: Any) -> None:

@@ -65,10 +65,10 @@ def test_a_uniform_model_has_the_loss_of_its_vocabulary() -> None:
     V, text = 7, [0, 3, 2, 2, 6, 1]
     model = Bigram(torch.full((V, V), 1 / V))
     part = TextPart("a", sequences(text, text[:3]), bytes=11)
-    found = measured([Loss(), Perplexity(), BitsPerByte(), TokenAccuracy()], model, None, part, 2)
-    assert found["loss"] == pytest.approx(log(V), rel=1e-14)
-    assert found["perplexity"] == pytest.approx(V, rel=1e-13)
-    assert found["bits_per_byte"] == pytest.approx((5 + 2) * log2(V) / 11, rel=1e-14)
+    values = measured([Loss(), Perplexity(), BitsPerByte(), TokenAccuracy()], model, None, part, 2)
+    assert values["loss"] == pytest.approx(log(V), rel=1e-14)
+    assert values["perplexity"] == pytest.approx(V, rel=1e-13)
+    assert values["bits_per_byte"] == pytest.approx((5 + 2) * log2(V) / 11, rel=1e-14)
     assert model.passes == 1
 
 
@@ -89,9 +89,9 @@ def test_what_is_given_is_not_scored() -> None:
 def test_the_mean_is_over_tokens_not_over_sequences() -> None:
     table = torch.tensor([[0.5, 0.5], [0.125, 0.875]])
     part = TextPart("a", sequences([0, 0, 0, 0], [1, 0]), bytes=1)
-    found = measured([Loss(), Perplexity()], Bigram(table), None, part, 1)
-    assert found["loss"] == pytest.approx((3 * log(2) + log(8)) / 4)
-    assert found["perplexity"] == pytest.approx(exp((3 * log(2) + log(8)) / 4))
+    values = measured([Loss(), Perplexity()], Bigram(table), None, part, 1)
+    assert values["loss"] == pytest.approx((3 * log(2) + log(8)) / 4)
+    assert values["perplexity"] == pytest.approx(exp((3 * log(2) + log(8)) / 4))
 
 
 def test_bits_per_byte_are_the_same_for_one_distribution_over_two_vocabularies() -> None:
@@ -100,10 +100,10 @@ def test_bits_per_byte_are_the_same_for_one_distribution_over_two_vocabularies()
     pairs = Bigram(torch.outer(p, p).flatten().expand(16, 16))
     text = [0, 3, 1, 2, 2, 0, 0, 1]
     in_pairs = [4 * a + b for a, b in zip(text[::2], text[1::2], strict=True)]
-    one = token_scores(letters, sequences([0, *text]), 1)
-    two = token_scores(pairs, sequences([0, *in_pairs]), 1)
-    assert one.bits_per_byte(len(text)) == pytest.approx(two.bits_per_byte(len(text)), rel=1e-13)
-    assert one.loss != pytest.approx(two.loss)
+    of_letters = token_scores(letters, sequences([0, *text]), 1)
+    of_pairs = token_scores(pairs, sequences([0, *in_pairs]), 1)
+    assert of_letters.bits_per_byte(len(text)) == pytest.approx(of_pairs.bits_per_byte(len(text)), rel=1e-13)
+    assert of_letters.loss != pytest.approx(of_pairs.loss)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 13, 100])
@@ -111,9 +111,9 @@ def test_batches_and_padding_change_nothing(batch_size: int) -> None:
     model, examples = llama(), ragged()
     alone = [token_scores(model, examples.picked([index]), 1) for index in range(len(examples))]
     scores = sequence_scores(model, examples, batch_size)
-    assert scores.nats.tolist() == pytest.approx([one.nats for one in alone], rel=1e-12)
-    assert scores.tokens.tolist() == [one.tokens for one in alone]
-    assert scores.hits.tolist() == [one.hits for one in alone]
+    assert scores.nats.tolist() == pytest.approx([scores_of_one.nats for scores_of_one in alone], rel=1e-12)
+    assert scores.tokens.tolist() == [scores_of_one.tokens for scores_of_one in alone]
+    assert scores.hits.tolist() == [scores_of_one.hits for scores_of_one in alone]
 
 
 def test_the_loss_is_that_of_transformers_and_the_model_is_left_as_it_was() -> None:
@@ -132,12 +132,16 @@ def test_limits_on_logits_change_nothing_but_the_batches(monkeypatch: pytest.Mon
     wanted = token_scores(model, examples, 13)
     monkeypatch.setattr(likelihood, "LOGITS_ON_CPU", 40 * 25)
     monkeypatch.setattr(likelihood, "LOGITS_AT_ONCE", 40 * 3)
-    seen: list[int] = []
-    hook = model.register_forward_hook(lambda _m, _i, output: seen.append(output.logits.numel()))
-    found = token_scores(model, examples, 13)
+    sizes: list[int] = []
+    hook = model.register_forward_hook(lambda _m, _i, output: sizes.append(output.logits.numel()))
+    scores = token_scores(model, examples, 13)
     hook.remove()
-    assert max(seen) <= 40 * 25 and len(seen) > 1
-    assert (found.nats, found.tokens, found.hits) == (pytest.approx(wanted.nats, rel=1e-12), wanted.tokens, wanted.hits)
+    assert max(sizes) <= 40 * 25 and len(sizes) > 1
+    assert (scores.nats, scores.tokens, scores.hits) == (
+        pytest.approx(wanted.nats, rel=1e-12),
+        wanted.tokens,
+        wanted.hits,
+    )
 
 
 def test_batches_hold_every_sequence_once_and_respect_their_bounds() -> None:

@@ -56,8 +56,8 @@ def test_the_score_is_the_mean_of_pass_at_k(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(module, "continuations", lambda *_a, **_k: written)
     spec = PassAtK(run_code=True, k=2, samples=3)
     rows = [{"test_list": ["assert f(1) == 2"]}] * 3
-    found = measured([spec], nn.Linear(1, 1), None, part(rows), 1, allow_code=True)
-    assert found == {"pass@2": pytest.approx((2 / 3 + 0 + 1) / 3)}
+    values = measured([spec], nn.Linear(1, 1), None, part(rows), 1, allow_code=True)
+    assert values == {"pass@2": pytest.approx((2 / 3 + 0 + 1) / 3)}
 
 
 @pytest.mark.parametrize(("run_code", "allowed"), [(False, False), (False, True), (True, False)])
@@ -73,11 +73,11 @@ def test_nothing_runs_without_consent_given_twice(
 
 
 def test_missing_columns_are_named_or_leave_the_cell_empty() -> None:
-    given = part([{"tests": ["pass"]}])
+    without_tests = part([{"tests": ["pass"]}])
     keys: dict[str, Any] = {"run_code": True, "tests": "test"}
-    assert measured([PassAtK(**keys)], nn.Linear(1, 1), None, given, 1, allow_code=True) == {"pass@1": None}
+    assert measured([PassAtK(**keys)], nn.Linear(1, 1), None, without_tests, 1, allow_code=True) == {"pass@1": None}
     with pytest.raises(StockpotError, match=r"no column 'test'\. Did you mean 'tests'"):
-        measured([PassAtK(**keys, tasks=["code"])], nn.Linear(1, 1), None, given, 1, allow_code=True)
+        measured([PassAtK(**keys, tasks=["code"])], nn.Linear(1, 1), None, without_tests, 1, allow_code=True)
 
 
 @pytest.mark.parametrize("unsandboxed", [False, True])
@@ -86,6 +86,6 @@ def test_programs_of_the_harness_which_no_sandbox_confines_need_the_consent_for_
 ) -> None:
     monkeypatch.setenv("STOCKPOT_RUN_CODE", "1")
     monkeypatch.setenv("STOCKPOT_RUN_CODE_UNSANDBOXED", str(int(unsandboxed)))
-    monkeypatch.setattr("stockpot.evaluation.scores.lm_eval.run_harness", lambda *given: float(given[-1]))
+    monkeypatch.setattr("stockpot.evaluation.scores.lm_eval.run_harness", lambda *arguments: float(arguments[-1]))
     spec = LmEval(name="lm_eval", task="humaneval", metric="pass@1", tasks=["code"])
     assert measured([spec], nn.Linear(1, 1), None, part([]), 1, allow_code=True) == {spec.title: float(unsandboxed)}

@@ -58,17 +58,17 @@ def test_accuracy_of_a_local_task_is_that_of_our_own_likelihoods_and_nothing_is_
     task = definition(tmp_path)
     hits = 0
     for question, answer in QUESTIONS:
-        asked = [(f"{question}?", f" {choice}") for choice in CHOICES]
-        likelihoods = [value for value, _ in log_likelihoods(model, tokenizer, asked, 2)]
+        prompts = [(f"{question}?", f" {choice}") for choice in CHOICES]
+        likelihoods = [value for value, _ in log_likelihoods(model, tokenizer, prompts, 2)]
         hits += likelihoods.index(max(likelihoods)) == answer
     model.train()
     python, state = random.getstate(), torch.get_rng_state()
-    found = run_harness(spec(task), model, tokenizer, batch_size=4)
-    assert found == pytest.approx(hits / len(QUESTIONS))
+    score = run_harness(spec(task), model, tokenizer, batch_size=4)
+    assert score == pytest.approx(hits / len(QUESTIONS))
     assert model.training and random.getstate() == python and torch.equal(torch.get_rng_state(), state)
 
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(task))
-    assert run_harness(spec(str(tmp_path / "mine.yaml")), model, tokenizer, batch_size=1) == found
+    assert run_harness(spec(str(tmp_path / "mine.yaml")), model, tokenizer, batch_size=1) == score
 
 
 def test_the_harness_says_which_way_its_metrics_run() -> None:
