@@ -16,11 +16,11 @@ import yaml
 from safetensors.torch import load_file
 
 WARM = Path(__file__).with_name("warm.py")
-VIT = {
+VIT = {"config": {
     "model_type": "vit", "image_size": 8, "patch_size": 4, "num_channels": 1, "hidden_size": 16,
     "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
     "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
-}  # fmt: skip
+}}  # fmt: skip
 MLP = {"build": "stockpot.models.networks:mlp", "args": {"inputs": 64, "hidden": [16]}}
 TRAIN = {
     "num_train_epochs": 2, "per_device_train_batch_size": 4, "learning_rate": 1e-2, "lr_scheduler_type": "cosine",
@@ -37,9 +37,10 @@ TASKS = [task("first", 0, 1), task("second", 2, 3), task("third", 4, 5)]
 
 
 def recipe(**changes: Any) -> dict[str, Any]:
-    """Three tasks of two digits and eight steps each, on a tiny ViT with dropout; SFA where nothing else is said."""
+    """Three tasks of two digits and eight steps each, learnt with SFA where nothing else is said: in the Trainer by a
+    tiny ViT with dropout, in the plain loop by an MLP, which takes half the time."""
     base = {
-        "model": {"config": VIT},
+        "model": MLP if changes.get("loop") == "plain" else VIT,
         "data": {"path": "digits", "limit": 8},
         "tasks": TASKS,
         "method": {"name": "sfa", "beta": 0.25, "p": 0.25},

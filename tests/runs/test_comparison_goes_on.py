@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import MLP, TASKS, Stockpot, recipe, same, write
+from running import TASKS, Stockpot, recipe, same, write
 from tiers import sample
 
 RECIPE = recipe(
     loop="plain",
-    model=MLP,
     tasks=TASKS[:2],
     compare=[{"name": "sfa"}, {"label": "half", "name": "wise_ft"}],
     seeds=[0, 1],

@@ -10,11 +10,11 @@ from shutil import copytree
 from typing import Any
 
 import pytest
-from running import MLP, TASKS, Stockpot, Unbroken, journal, same, settled, tree, write
+from running import TASKS, Stockpot, Unbroken, journal, same, settled, tree, write
 from tiers import crossed, sample
 
 Make = Callable[..., Unbroken]
-PLAIN: dict[str, Any] = {"loop": "plain", "model": MLP, "boundary": "keep-optimizer", "method": {"name": "replay"}}
+PLAIN: dict[str, Any] = {"loop": "plain", "boundary": "keep-optimizer", "method": {"name": "replay"}}
 NEEDS_SPACE = ("append", "sync", "tensors", "pickle", "text", "open", "mkdir", "rename", "replace")
 
 
@@ -59,7 +59,7 @@ def test_a_checkpoint_of_the_trainer_may_meet_a_full_disk(
     goes_on(stockpot, whole, run)
 
 
-@pytest.mark.parametrize("at", [2, 8, 40])
+@pytest.mark.parametrize("at", [2, pytest.param(8, marks=pytest.mark.thorough), 40])
 def test_a_branch_may_meet_a_full_disk(stockpot: Stockpot, unbroken: Make, tmp_path: Path, at: int) -> None:
     run = tmp_path / "run"
     copytree(unbroken(**PLAIN, head="seen", tasks=TASKS[:2]).run, run)

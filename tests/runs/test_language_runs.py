@@ -36,7 +36,12 @@ LORA = {"r": 2, "lora_dropout": 0.1}
 MODELS: dict[str, dict[str, Any]] = {
     "full": {}, "merged": {"lora": LORA}, "adapter": {"lora": {**LORA, "output": "adapter"}},
 }  # fmt: skip
-LOOPS = {"full": "trainer", "merged": "plain", "adapter": "trainer"}
+CASES = [
+    ("full", "plain"),
+    ("adapter", "trainer"),
+    pytest.param("full", "trainer", marks=pytest.mark.thorough),
+    pytest.param("merged", "plain", marks=pytest.mark.thorough),
+]
 
 
 def said(number: int, many: int) -> str:
@@ -91,7 +96,7 @@ def steps(whole: Unbroken) -> list[int]:
     return [event["costs"]["steps"] for event in journal(whole.run) if event["event"] == "task"]
 
 
-@pytest.mark.parametrize(("kind", "loop"), [("full", "plain"), *LOOPS.items()])
+@pytest.mark.parametrize(("kind", "loop"), CASES)
 def test_a_run_killed_inside_a_task_goes_on_bit_for_bit_and_tokenises_nothing_again(
     stockpot: Stockpot, unbroken: Make, texts: Path, tmp_path: Path, kind: str, loop: str
 ) -> None:
@@ -108,7 +113,7 @@ def test_a_run_killed_inside_a_task_goes_on_bit_for_bit_and_tokenises_nothing_ag
     assert "tokenise" not in {kind for kind, _ in done.events}
 
 
-@pytest.mark.parametrize(("kind", "loop"), LOOPS.items())
+@pytest.mark.parametrize(("kind", "loop"), CASES)
 def test_an_added_task_equals_the_longer_stream_and_the_folder_is_what_a_user_loads(
     stockpot: Stockpot, unbroken: Make, texts: Path, tmp_path: Path, kind: str, loop: str
 ) -> None:

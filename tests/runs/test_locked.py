@@ -19,7 +19,7 @@ from stockpot.runs.journal import Journal
 Make = Callable[..., Unbroken]
 
 
-@pytest.mark.parametrize("loop", ["trainer", "plain"])
+@pytest.mark.parametrize("loop", ["plain", pytest.param("trainer", marks=pytest.mark.thorough)])
 def test_a_second_process_is_refused_until_the_first_is_dead(
     stockpot: Stockpot, unbroken: Make, tmp_path: Path, loop: str
 ) -> None:

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 import torch
-from running import TASKS, Stockpot, Unbroken, journal, recipe, same, task, tree, write
+from running import TASKS, VIT, Stockpot, Unbroken, journal, recipe, same, task, tree, write
 
 Make = Callable[..., Unbroken]
 Refuse = Callable[..., str]
 Refused = Callable[..., None]
-PLAIN: dict[str, Any] = {"loop": "plain", "head": "seen", "method": {"name": "replay"}}
+PLAIN: dict[str, Any] = {"loop": "plain", "model": VIT, "head": "seen", "method": {"name": "replay"}}
 
 
 @pytest.fixture(scope="session", params=["plain", pytest.param("trainer", marks=pytest.mark.thorough)])
