@@ -41,7 +41,7 @@ class Started(Evaluated):
     drawn: NotRequired[list[str]]  # tensors that the start model's checkpoint lacked; older journals do not say
 
 
-class Checkpoint(TypedDict):
+class TrainingCheckpoint(TypedDict):
     """A checkpoint inside a task was published."""
 
     event: Literal["checkpoint"]
@@ -77,4 +77,4 @@ class Added(TypedDict):
     column: dict[str, list[float | None]]  # title of a score → a value for the start model, then after each task
 
 
-Event = Created | Started | Checkpoint | TaskDone | Added
+Event = Created | Started | TrainingCheckpoint | TaskDone | Added

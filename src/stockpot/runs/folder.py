@@ -11,7 +11,7 @@ from stockpot.errors import StockpotError
 from stockpot.recipe.read import validate
 from stockpot.recipe.resolve import to_values, to_yaml
 from stockpot.recipe.schema import Recipe
-from stockpot.runs.events import Checkpoint, Created, RunFacts, Started, TaskDone
+from stockpot.runs.events import Created, RunFacts, Started, TaskDone, TrainingCheckpoint
 from stockpot.runs.journal import Journal
 from stockpot.streams.spec import TaskSpec
 
@@ -175,7 +175,7 @@ class RunFolder:
         """The logs that trackers such as TensorBoard write while task `index` is learnt; they are kept."""
         return self.path / "logs" / self.place(index)
 
-    def checkpoint_folder(self, event: Checkpoint) -> Path:
+    def checkpoint_folder(self, event: TrainingCheckpoint) -> Path:
         """The folder of a `checkpoint` event."""
         return self.checkpoints(int(event["task"])) / f"{CHECKPOINT}{int(event['step'])}"
 
@@ -219,7 +219,7 @@ class RunFolder:
         """Raises StockpotError where what the method kept after task `index` is not what was recorded."""
         files.verify_fingerprint(self.state(index), self.finished[index]["state_files"])
 
-    def checkpoint(self, index: int) -> Checkpoint | None:
+    def checkpoint(self, index: int) -> TrainingCheckpoint | None:
         """The newest checkpoint inside task `index`, verified; None where there is none."""
         events = [event for event in self.journal.of("checkpoint") if event["task"] == index]
         if not events or not self.checkpoint_folder(events[-1]).exists():

@@ -13,7 +13,7 @@ from typing import Any, Literal, overload
 
 from stockpot.errors import StockpotError
 from stockpot.files import explaining_disk_errors
-from stockpot.runs.events import Added, Checkpoint, Created, Event, Started, TaskDone
+from stockpot.runs.events import Added, Created, Event, Started, TaskDone, TrainingCheckpoint
 
 
 def _sum(previous: str, body: str) -> str:
@@ -139,7 +139,7 @@ class Journal:
     @overload
     def of(self, kind: Literal["started"]) -> list[Started]: ...
     @overload
-    def of(self, kind: Literal["checkpoint"]) -> list[Checkpoint]: ...
+    def of(self, kind: Literal["checkpoint"]) -> list[TrainingCheckpoint]: ...
     @overload
     def of(self, kind: Literal["task"]) -> list[TaskDone]: ...
     @overload
