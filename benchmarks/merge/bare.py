@@ -19,7 +19,7 @@ PIECE = 1 << 18
 
 
 def header(file: Path) -> tuple[int, dict[str, Any]]:
-    """Where the tensors begin, and what the header says."""
+    """Where the tensors start, and what the header says."""
     with file.open("rb") as handle:
         (length,) = struct.unpack("<Q", handle.read(8))
         return length + 8, json.loads(handle.read(length))

@@ -45,7 +45,7 @@ def run(command: Sequence[str], output: Path) -> Run:
     """Runs a command that writes to `output`, which is deleted before and after."""
     shutil.rmtree(output, ignore_errors=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
-    began = time.perf_counter()
+    start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
     largest = 0
     while True:
@@ -54,7 +54,7 @@ def run(command: Sequence[str], output: Path) -> Run:
             break
         largest = max(largest, anonymous(process.pid))
         time.sleep(0.005)
-    wall = time.perf_counter() - began
+    wall = time.perf_counter() - start
     assert process.stdout is not None
     said = process.stdout.read().decode()
     process.returncode = os.waitstatus_to_exitcode(status)

@@ -1,6 +1,6 @@
 """SFA in a loop of Accelerate that accumulates gradients: the same two lines, which count optimizer steps.
 
-Digits 0-4, then digits 5-9, one after the other; afterwards the network is asked for all ten.
+Digits 0-4, then digits 5-9, one after the other; then the network is tested on all ten.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ def train_task(accelerator: Accelerator, model: nn.Module, x: Tensor, y: Tensor,
 
 
 def accuracy_on_both(beta: float) -> tuple[float, float]:
-    """Test accuracy on each half of the digits, after both were learnt in turn."""
+    """Test accuracy on each half of the digits, after learning both in turn."""
     torch.manual_seed(0)
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=ACCUMULATE)
     x, y, test_x, test_y = digits()
     model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 10))
-    train_task(accelerator, model, x[y < 5], y[y < 5], beta=0.0)  # nothing is known yet, so there is nothing to keep
+    train_task(accelerator, model, x[y < 5], y[y < 5], beta=0.0)  # nothing is known yet, so nothing to keep
     train_task(accelerator, model, x[y >= 5], y[y >= 5], beta)
     right = model(test_x).argmax(1) == test_y
     return right[test_y < 5].float().mean().item(), right[test_y >= 5].float().mean().item()
 
 
 def main() -> None:
-    """Trains twice, plainly and with SFA, and prints what is left of each task."""
+    """Trains twice, plainly and with SFA, and prints how much is left of each task."""
     for name, beta in (("plain", 0.0), ("SFA", 0.25)):
         first, second = accuracy_on_both(beta)
         print(f"{name:5}  first task {first:.2f}  second task {second:.2f}  both {(first + second) / 2:.2f}")

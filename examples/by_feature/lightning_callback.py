@@ -1,6 +1,6 @@
 """SFA in Lightning's Trainer: one callback.
 
-Digits 0-4, then digits 5-9, one after the other; afterwards the network is asked for all ten.
+Digits 0-4, then digits 5-9, one after the other; then the network is tested on all ten.
 """
 
 from __future__ import annotations
@@ -59,19 +59,19 @@ def train_task(module: Classifier, x: Tensor, y: Tensor, *callbacks: Callback) -
 
 
 def accuracy_on_both(beta: float) -> tuple[float, float]:
-    """Test accuracy on each half of the digits, after both were learnt in turn."""
+    """Test accuracy on each half of the digits, after learning both in turn."""
     seed_everything(0, verbose=False)
     x, y, test_x, test_y = digits()
     module = Classifier()
     train_task(module, x[y < 5], y[y < 5])
-    # The anchor is the module as this training begins: what it has learnt so far.
+    # The anchor is the module as this training starts: what it has learnt so far.
     train_task(module, x[y >= 5], y[y >= 5], SFALightning(beta=beta, p=0.25))
     right = module.layers(test_x).argmax(1) == test_y
     return right[test_y < 5].float().mean().item(), right[test_y >= 5].float().mean().item()
 
 
 def main() -> None:
-    """Trains twice, plainly and with SFA, and prints what is left of each task."""
+    """Trains twice, plainly and with SFA, and prints how much is left of each task."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     for name, beta in (("plain", 0.0), ("SFA", 0.25)):
         first, second = accuracy_on_both(beta)

@@ -1,6 +1,6 @@
-"""Merging models that were fine-tuned apart from the same start: no training, no data, one line a rule.
+"""Merging models that were fine-tuned separately from the same start: no training, no data, one line per rule.
 
-A network learns all ten digits a little; then one copy of it goes on with the digits 0-4 and another with 5-9. Each
+A network learns all ten digits a little; then one copy of it is trained on the digits 0-4 and another on 5-9. Each
 copy forgets what the other learns. Merged, they know both.
 """
 

@@ -1,4 +1,4 @@
-"""SFA for LoRA: a fresh adapter a task, folded into the weights when the task ends, and the same callback.
+"""SFA for LoRA: a fresh adapter per task, folded into the weights when the task ends, and the same callback.
 
 The two tasks of `trl_sft.py`: a model that knows the capitals of some countries is adapted to the colours of some
 fruits; for a third task, `train_task` would be called again. A new adapter adds nothing yet (B = 0), so the weights
@@ -47,7 +47,7 @@ def train_task(
 
 
 def right_on_both(beta: float) -> tuple[float, float]:
-    """Share of right answers on each task, after both were learnt in turn."""
+    """Share of correct answers on each task, after learning both in turn."""
     set_seed(0)
     tokenizer = trl_sft.make_tokenizer()
     config = LlamaConfig(
@@ -62,14 +62,14 @@ def right_on_both(beta: float) -> tuple[float, float]:
         bos_token_id=None,
     )
     model = LlamaForCausalLM(config)
-    trl_sft.train_task(model, tokenizer, "capitals")  # what the model knows before anybody adapts it
+    trl_sft.train_task(model, tokenizer, "capitals")  # what the model knows before it is adapted
     model = train_task(model, tokenizer, "colours", stockpot.SFACallback(beta=beta, p=0.1))
     first = trl_sft.share_right(model, tokenizer, "capitals")
     return first, trl_sft.share_right(model, tokenizer, "colours")
 
 
 def main() -> None:
-    """Trains twice, plainly and with SFA, and prints what is left of each task."""
+    """Trains twice, plainly and with SFA, and prints how much is left of each task."""
     for name, beta in (("plain", 0.0), ("SFA", 0.25)):
         first, second = right_on_both(beta)
         print(f"{name:5}  first task {first:.2f}  second task {second:.2f}  both {(first + second) / 2:.2f}")

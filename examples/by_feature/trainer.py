@@ -33,7 +33,7 @@ class Digits(Dataset[dict[str, Tensor]]):
 
 
 def splits() -> tuple[Digits, Digits]:
-    """What to train on, and what to test on."""
+    """Training and test data."""
     bunch = load_digits()
     x = torch.tensor(bunch.images, dtype=torch.float32)[:, None] / 8 - 1
     y = torch.tensor(bunch.target)
@@ -59,7 +59,7 @@ def train_task(model: ViTForImageClassification, data: Digits, rate: float, *cal
 
 
 def accuracy_on_both(beta: float) -> tuple[float, float]:
-    """Test accuracy on each half of the digits, after both were learnt in turn."""
+    """Test accuracy on each half of the digits, after learning both in turn."""
     set_seed(0)
     train, test = splits()
     config = ViTConfig(
@@ -74,7 +74,7 @@ def accuracy_on_both(beta: float) -> tuple[float, float]:
     )
     model = ViTForImageClassification(config)
     train_task(model, train.where(train.labels < 5), 1e-3)
-    # The anchor is the model as this training begins: what it has learnt so far.
+    # The anchor is the model as this training starts: what it has learnt so far.
     train_task(model, train.where(train.labels >= 5), 5e-4, stockpot.SFACallback(beta=beta, p=0.1))
     model.train(False)
     with torch.no_grad():
@@ -83,7 +83,7 @@ def accuracy_on_both(beta: float) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Trains twice, plainly and with SFA, and prints what is left of each task."""
+    """Trains twice, plainly and with SFA, and prints how much is left of each task."""
     for name, beta in (("plain", 0.0), ("SFA", 0.25)):
         first, second = accuracy_on_both(beta)
         print(f"{name:5}  first task {first:.2f}  second task {second:.2f}  both {(first + second) / 2:.2f}")

@@ -1,7 +1,7 @@
 """SFA in TRL's DPOTrainer: the same callback.
 
 From pairs of a chosen and a rejected answer, a tiny Llama-style model learns to greet officials politely, then friends
-casually, and is asked for both. Model and tokenizer are made here; nothing is downloaded.
+casually, and is tested on both. Model and tokenizer are made here; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def pairs(task: str) -> list[dict[str, str]]:
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word."""
+    """A tokenizer with one token per word."""
     tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     words = [" ".join(pair.values()) for pair in pairs("officials") + pairs("friends")]
@@ -43,7 +43,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 def train_task(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, task: str, *callbacks: TrainerCallback
 ) -> None:
-    """Aligns with the preferences of one task; the reference of DPO is the model as the task begins."""
+    """Aligns with the preferences of one task; the reference of DPO is the model as the task starts."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = DPOConfig(
             output_dir=folder,
@@ -84,7 +84,7 @@ def share_right(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tas
 
 
 def right_on_both(beta: float) -> tuple[float, float]:
-    """Share of right preferences on each task, after both were learnt in turn."""
+    """Share of right preferences on each task, after learning both in turn."""
     set_seed(0)
     tokenizer = make_tokenizer()
     config = LlamaConfig(
@@ -105,7 +105,7 @@ def right_on_both(beta: float) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Trains twice, plainly and with SFA, and prints what is left of each task."""
+    """Trains twice, plainly and with SFA, and prints how much is left of each task."""
     for name, beta in (("plain", 0.0), ("SFA", 0.25)):
         first, second = right_on_both(beta)
         print(f"{name:5}  first task {first:.2f}  second task {second:.2f}  both {(first + second) / 2:.2f}")

@@ -1,6 +1,6 @@
 """SFA in TRL's SFTTrainer: the same callback.
 
-A tiny Llama-style model learns the capitals of some countries, then the colours of some fruits, and is asked for both.
+A tiny Llama-style model learns the capitals of some countries, then the colours of some fruits, and is tested on both.
 Model and tokenizer are made here; nothing is downloaded.
 """
 
@@ -27,14 +27,14 @@ COLOURS = {
 
 
 def sentences(task: str) -> list[str]:
-    """What one task teaches, a line each."""
+    """What one task teaches, one sentence per line."""
     if task == "capitals":
         return [f"the capital of {country} is {city}" for country, city in CAPITALS.items()]
     return [f"the colour of {fruit} is {colour}" for fruit, colour in COLOURS.items()]
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word."""
+    """A tokenizer with one token per word."""
     tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     words = sentences("capitals") + sentences("colours")
@@ -81,7 +81,7 @@ def share_right(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, tas
 
 
 def right_on_both(beta: float) -> tuple[float, float]:
-    """Share of right answers on each task, after both were learnt in turn."""
+    """Share of correct answers on each task, after learning both in turn."""
     set_seed(0)
     tokenizer = make_tokenizer()
     config = LlamaConfig(
@@ -102,7 +102,7 @@ def right_on_both(beta: float) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Trains twice, plainly and with SFA, and prints what is left of each task."""
+    """Trains twice, plainly and with SFA, and prints how much is left of each task."""
     for name, beta in (("plain", 0.0), ("SFA", 0.25)):
         first, second = right_on_both(beta)
         print(f"{name:5}  first task {first:.2f}  second task {second:.2f}  both {(first + second) / 2:.2f}")

@@ -32,7 +32,7 @@ def rows() -> list[dict[str, Tensor]]:
 
 
 def trainer(folder: Path, *callbacks: TrainerCallback, model: Any = None, data: Any = None, **settings: Any) -> Trainer:
-    """Of the regression, unless another model and its rows are given."""
+    """A Trainer of the regression, or of another model on its rows."""
     arguments: dict[str, Any] = {
         "output_dir": str(folder),
         "per_device_train_batch_size": BATCH,

@@ -38,7 +38,7 @@ class Regression(LightningModule):
 
 
 class Batches:
-    """Batches in a fixed order that go on where they were: Lightning resumes within an epoch only with such."""
+    """Batches in a fixed order that continue where they were: Lightning resumes within an epoch only with these."""
 
     def __init__(self) -> None:
         x = torch.randn(BATCHES * 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

@@ -12,7 +12,7 @@ import torch.distributed
 
 
 def on_ranks(work: Callable[[int], Any], folder: Path, many: int = 2) -> list[Any]:
-    """`work(rank)` in each of so many processes of one gloo group; what each returned, by rank."""
+    """`work(rank)` in each of `many` processes of one gloo group; what each returned, by rank."""
     context = multiprocessing.get_context("fork")
     answers: Any = context.Queue()
 

@@ -1,4 +1,4 @@
-"""Where the anchor lives: never in the model's memory, and on disk in nobody's."""
+"""Where the anchor is stored: never in the model's memory, and on disk in no memory at all."""
 
 from __future__ import annotations
 

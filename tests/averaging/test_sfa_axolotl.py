@@ -133,7 +133,7 @@ def test_axolotls_own_keys_stay_as_they_are(plugin: Any) -> None:
         ({}, "Field required"),
     ],
 )
-def test_mistakes_are_told_when_the_file_is_read(plugin: Any, written: dict[str, Any], words: str) -> None:
+def test_mistakes_are_reported_when_the_file_is_read(plugin: Any, written: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError) as caught:
         validated(plugin, **written)
     assert "sfa" in str(caught.value)

@@ -1,4 +1,4 @@
-"""A training that ends early, and the best of its checkpoints: never plain fine-tuning under SFA's name."""
+"""A training that ends early, and the best of its checkpoints: never plain fine-tuning passed off as SFA."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_best_between_two_averages_is_refused_before_the_first_step(
     assert callback.sfa.averages == TOTAL // interval
 
 
-def test_p_that_falls_on_every_evaluation_is_taken(tmp_path: Path) -> None:
+def test_p_that_averages_at_every_evaluation_is_accepted(tmp_path: Path) -> None:
     callback = SFACallback(beta=0.25, p=0.25)
     trainer(tmp_path, callback, **stopping(eval_steps=3, save_steps=3, load_best_model_at_end=True)).train()
     assert callback.sfa.averages == 4
@@ -125,7 +125,7 @@ def test_a_stop_within_an_epoch_is_not_compared_between_averages(tmp_path: Path)
     torch.testing.assert_close(weights(early.model), averaged(spy.seen[2]), rtol=1e-6, atol=1e-7)
 
 
-def test_an_evaluation_that_nobody_foresaw_cannot_make_a_best_of_plain_fine_tuning(tmp_path: Path) -> None:
+def test_an_unforeseen_evaluation_cannot_make_plain_fine_tuning_the_best(tmp_path: Path) -> None:
     class AtStep3(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == 3:

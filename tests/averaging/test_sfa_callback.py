@@ -75,7 +75,7 @@ def test_resumed_equals_unbroken(settings: dict[str, Any], tmp_path: Path) -> No
         assert torch.equal(start[name], tensor)
 
 
-def test_stochastic_rounding_goes_on_as_it_would_have(tmp_path: Path) -> None:
+def test_stochastic_rounding_continues_as_if_unbroken(tmp_path: Path) -> None:
     def run(folder: Path, *callbacks: TrainerCallback, resume: str | None = None, seed: int = 3) -> Tensor:
         sfa = SFACallback(beta=0.25, every=2, rounding="stochastic", seed=seed)
         one = trainer(folder, sfa, *callbacks, learning_rate=0.1)
@@ -146,7 +146,7 @@ def test_each_training_takes_an_anchor_of_its_own(tmp_path: Path) -> None:
     assert torch.equal(weights(one.model), second)
 
 
-def test_mistakes_are_told_when_the_callback_is_made() -> None:
+def test_mistakes_are_reported_when_the_callback_is_made() -> None:
     for settings, words in (
         ({}, "either p .* or every"),
         ({"p": 0.1, "every": 3}, "either p .* or every"),

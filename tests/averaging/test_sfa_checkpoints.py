@@ -1,4 +1,4 @@
-"""A checkpoint of the Trainer is enough to resume from, wherever it lies, and whichever others are gone."""
+"""One checkpoint of the Trainer is enough to resume from, wherever it is and whichever others are missing."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_each_checkpoint_has_the_one_anchor_as_a_hard_link(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["checkpoint-5", "last-checkpoint", "elsewhere"])
-def test_a_single_checkpoint_is_enough_wherever_it_lies(
+def test_a_single_checkpoint_is_enough_wherever_it_is(
     name: str, stopped: Path, tmp_path: Path, unbroken: Tensor
 ) -> None:
     place = tmp_path / "moved" / name
@@ -122,7 +122,7 @@ def test_a_checkpoint_that_was_killed_before_it_was_complete_resumes(
     assert torch.equal(resumed(stopped, tmp_path / "run"), unbroken)
 
 
-def test_a_killed_training_over_another_ones_checkpoint_does_not_take_its_anchor(
+def test_a_killed_training_over_the_checkpoint_of_another_does_not_take_its_anchor(
     stopped: Path, tmp_path: Path, unbroken: Tensor
 ) -> None:
     old = tmp_path / "old"
@@ -156,7 +156,7 @@ def test_sigterm_is_an_interruption_and_resumes_to_the_same_bits(event: str, tmp
 
 
 def old_layout(checkpoint: Path) -> str:
-    """Makes of a checkpoint what Stockpot wrote before; returns the id of its anchor."""
+    """Rewrites a checkpoint as older versions of Stockpot did; returns the id of its anchor."""
     shutil.rmtree(checkpoint / "sfa-anchor")
     state = json.loads((checkpoint / "trainer_state.json").read_text())
     del state["stateful_callbacks"][NAME]
@@ -185,7 +185,7 @@ def test_what_is_missing_in_the_old_layout_is_named(stopped: Path, tmp_path: Pat
     assert "which is missing: pass the anchor of the run, anchor=PATH" in refusal(stopped, tmp_path / "run")
 
 
-def test_an_anchor_that_is_gone_or_another_is_named(stopped: Path, tmp_path: Path, unbroken: Tensor) -> None:
+def test_a_missing_or_different_anchor_is_named(stopped: Path, tmp_path: Path, unbroken: Tensor) -> None:
     file, beside = anchor_in(stopped), anchor_in(stopped.parent)
     moved = file.rename(tmp_path / "moved.safetensors")
     beside.unlink()
@@ -201,7 +201,7 @@ def test_an_anchor_that_is_gone_or_another_is_named(stopped: Path, tmp_path: Pat
     assert "differs, in what is trained here, from the anchor" in refusal(stopped, tmp_path / "run", given)
 
 
-def test_of_an_anchor_by_path_the_content_is_checked(tmp_path: Path, unbroken: Tensor) -> None:
+def test_the_content_of_an_anchor_by_path_is_checked(tmp_path: Path, unbroken: Tensor) -> None:
     old = tmp_path / "old.safetensors"
     save_checkpoint(Regression().state_dict(), old)
     settings = {**SETTINGS, "anchor": old}

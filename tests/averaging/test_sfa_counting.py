@@ -76,7 +76,7 @@ def test_finish_averages_after_batches_that_did_not_count() -> None:
 
 
 def broken_off() -> None:
-    """An Accelerate loop that ended between two updates."""
+    """An Accelerate loop that was interrupted between two updates."""
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=4)
     with accelerator.accumulate(network()):
         pass
@@ -96,7 +96,7 @@ def test_a_plain_loop_counts_whatever_accelerate_left_in_the_process(lr: float) 
     assert (sfa.steps, sfa.averages) == (6, 3)
 
 
-def test_updates_that_nobody_can_see_after_such_a_loop_are_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_unseen_updates_after_such_a_loop_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     broken_off()
     sfa = SFA(network(), beta=0.25, every=2)
     with caplog.at_level(logging.WARNING, logger="stockpot"):
@@ -110,16 +110,16 @@ def test_a_loop_that_never_uses_accelerate_counts_every_call() -> None:
     assert not GradientState._shared_state
     sfa = SFA(network(), beta=0.25, every=2)
     assert [sfa.step() for _ in range(4)] == [False, True, False, True]
-    assert not GradientState._shared_state  # and does not begin to use it
+    assert not GradientState._shared_state  # and does not create it
 
 
-@pytest.mark.parametrize(("total_steps", "told"), [(4711 * 6, 1), (4711 * 2, 0)], ids=["of batches", "of steps"])
-def test_total_steps_that_may_be_of_batches_is_told_once(
-    total_steps: int, told: int, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("total_steps", "warnings"), [(4711 * 6, 1), (4711 * 2, 0)], ids=["of batches", "of steps"])
+def test_total_steps_that_may_count_batches_is_reported_once(
+    total_steps: int, warnings: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="stockpot"):
         under_accelerate(6, epochs=2, p=1, total_steps=total_steps)
-    assert caplog.text.count(f"total_steps, {total_steps}, must be the number of optimizer steps") == told
+    assert caplog.text.count(f"total_steps, {total_steps}, must be the number of optimizer steps") == warnings
 
 
 def scaled_loop(pass_optimizer: bool, overflow: set[int]) -> SFA:
@@ -178,7 +178,7 @@ def test_a_trainer_that_counts_a_skipped_step_does_not_average_the_same_weights_
     assert (sfa.steps, sfa.averages) == (6, 2)
 
 
-def test_an_sfa_that_is_gone_leaves_no_hook() -> None:
+def test_a_deleted_sfa_leaves_no_hook() -> None:
     gc.collect()
     before = len(_global_optimizer_post_hooks)
     model = network()
@@ -188,7 +188,7 @@ def test_an_sfa_that_is_gone_leaves_no_hook() -> None:
     assert len(_global_optimizer_post_hooks) == before
 
 
-def test_another_model_s_optimizer_makes_no_step_of_this_one() -> None:
+def test_the_optimizer_of_another_model_does_not_count() -> None:
     broken_off()
     model, other = network(), network()
     optimizer = torch.optim.SGD(other.parameters(), lr=0.1)

@@ -1,4 +1,4 @@
-"""SFA with what people switch on in the Trainer: precision, clipping, checkpointing, compiling, stopping early."""
+"""SFA with common options of the Trainer: precision, clipping, checkpointing, compiling, stopping early."""
 
 from __future__ import annotations
 

@@ -62,15 +62,17 @@ def test_a_best_between_two_averages_is_refused_before_the_first_step(tmp_path: 
             fit(tmp_path, SFALightning(beta=0.25, **settings), saver, module=module, **trainer)
             assert module.steps == [8]
             continue
-        with pytest.raises(StockpotError, match=rf"would compare step {step}, which lies between two averages") as told:
+        with pytest.raises(
+            StockpotError, match=rf"would compare step {step}, which lies between two averages"
+        ) as caught:
             fit(tmp_path, SFALightning(beta=0.25, **settings), saver, module=module, **trainer)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(caught.value)
         assert module.steps == []
     latest = ModelCheckpoint(tmp_path, monitor="step", mode="max", save_top_k=1)
     fit(tmp_path, SFALightning(beta=0.25, p=1), latest, module=Validated([1.0] * 9))  # no score is compared
 
 
-def test_a_comparison_that_nobody_foresaw_is_stopped(tmp_path: Path) -> None:
+def test_an_unforeseen_comparison_is_stopped(tmp_path: Path) -> None:
     module = Validated([1.0] * 9)
     with pytest.raises(StockpotError, match="would compare step 3, which lies between two averages"):
         fit(tmp_path, SFALightning(beta=0.25, every=2), best_of(tmp_path), module=module,
@@ -81,7 +83,7 @@ def test_a_comparison_that_nobody_foresaw_is_stopped(tmp_path: Path) -> None:
         fit(tmp_path, SFALightning(beta=0.25, every=3), of_training)
 
 
-def test_what_it_cannot_average_rightly_is_refused_by_name(tmp_path: Path) -> None:
+def test_what_it_cannot_average_correctly_is_refused_by_name(tmp_path: Path) -> None:
     class Manual(Regression):
         def __init__(self) -> None:
             super().__init__()
@@ -115,7 +117,7 @@ class PutsBack(torch.optim.SGD):
         return loss
 
 
-def test_an_average_that_the_next_step_undoes_is_noticed_here_too(tmp_path: Path) -> None:
+def test_an_average_that_the_next_step_undoes_is_detected_here_too(tmp_path: Path) -> None:
     class Masters(Regression):
         def configure_optimizers(self) -> Any:
             return PutsBack(self.parameters(), lr=0.0)

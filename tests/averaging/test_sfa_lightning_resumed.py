@@ -130,7 +130,7 @@ def test_resume_with_other_settings_is_refused(stopped: Callable[..., Path], tmp
         fit(tmp_path, SFALightning(beta=0.25, p=0.25), resume=checkpoint, max_epochs=4)
 
 
-def test_of_an_anchor_by_path_the_content_is_checked(stopped: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_content_of_an_anchor_by_path_is_checked(stopped: Callable[..., Path], tmp_path: Path) -> None:
     file = tmp_path / "anchor.safetensors"
     save_checkpoint(Regression().state_dict(), file)
     settings: dict[str, Any] = {"beta": 0.25, "p": 0.25}
@@ -143,7 +143,7 @@ def test_of_an_anchor_by_path_the_content_is_checked(stopped: Callable[..., Path
         fit(tmp_path, SFALightning(**settings, anchor=there), resume=checkpoint)
 
 
-def test_a_checkpoint_resumes_wherever_it_lies_and_longer_with_every(
+def test_a_checkpoint_resumes_wherever_it_is_and_longer_with_every(
     stopped: Callable[..., Path], tmp_path: Path
 ) -> None:
     expected = fit(tmp_path / "longer", SFALightning(beta=0.25, every=5), max_epochs=4)

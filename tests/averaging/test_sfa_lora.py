@@ -116,7 +116,7 @@ def test_the_layers_of_gpt2_and_convolutions_are_averaged_alike() -> None:
         assert torch.isfinite(model(x).logits if x.dtype == torch.int64 else model(x)).all()
 
 
-def test_averaging_a_and_b_apart_is_something_else() -> None:
+def test_averaging_a_and_b_separately_is_something_else() -> None:
     model = adapted()
     start = dense(model)
     factors = {name: tensor.detach().clone() for name, tensor in model.named_parameters() if tensor.requires_grad}
@@ -146,7 +146,7 @@ def test_what_is_trained_beside_the_factors_keeps_a_small_anchor() -> None:
     assert list(SFA(extra, beta=0.25, every=1).anchor) == [BASE + "0.lora_B.task.bias"]
 
 
-def test_beta_0_is_bitwise_plain_and_beta_1_gives_the_base_back() -> None:
+def test_beta_0_is_bitwise_plain_and_beta_1_restores_the_base() -> None:
     base = llama()
     expected = base(tokens(9)).logits
     results = []
@@ -360,7 +360,7 @@ def test_a_trainer_resumed_half_way_equals_the_unbroken_one(settings: dict[str, 
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     assert again.sfa.averages == 4
     assert all(map(torch.equal, unbroken.model.parameters(), resumed.model.parameters()))
-    with pytest.raises(StockpotError, match="ΔW = s·B·A ≠ 0"):  # a second task must begin a new adapter
+    with pytest.raises(StockpotError, match="ΔW = s·B·A ≠ 0"):  # a second task must start a new adapter
         trainer(tmp_path / "second", resumed.model, SFACallback(beta=0.25, p=0.3)).train()
 
 

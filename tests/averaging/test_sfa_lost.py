@@ -1,4 +1,4 @@
-"""An average that the next optimizer step undoes is noticed; what an optimizer does by right is not."""
+"""An average that the next optimizer step undoes is detected; what an optimizer may do is not mistaken for it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def train(model: nn.Module, optimizer: Any, sfa: SFA, steps: int, seed: int = 0)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("known", [False, True], ids=["unknown", "optimizer="])
 @pytest.mark.parametrize(("lr", "every"), [(0.0, 1), (0.0, 3), (1e-4, 3)])
-def test_masters_that_come_back_are_noticed_at_the_next_step(
+def test_masters_that_come_back_are_detected_at_the_next_step(
     dtype: torch.dtype, known: bool, lr: float, every: int
 ) -> None:
     model = network(dtype)
@@ -94,7 +94,7 @@ def test_a_skipped_step_is_not_the_one_to_judge_by() -> None:
         sfa.reach(4)
 
 
-def test_masters_outside_of_a_torch_optimizer_are_noticed_too() -> None:
+def test_masters_outside_a_torch_optimizer_are_detected_too() -> None:
     model = network()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
     sfa = SFA(model, beta=0.25, every=1, anchor=zeros(model))
@@ -140,7 +140,7 @@ def test_no_plain_optimizer_is_accused(optimizer: str, beta: float, every: int, 
         assert sfa.averages == 3
 
 
-def test_the_same_step_made_again_from_the_anchor_is_none_of_them() -> None:
+def test_repeating_a_step_from_the_anchor_is_not_mistaken_for_masters() -> None:
     for kind in (torch.optim.SGD, Signs):
         model = nn.Linear(4, 4)
         start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -182,7 +182,7 @@ def test_weights_that_are_frozen_or_loaded_after_the_average_are_not_accused() -
 
 
 def test_nothing_is_changed_by_looking() -> None:
-    """A training that goes on from right after the first average, where there is nothing to compare with."""
+    """A training that resumes right after the first average, with nothing to compare with."""
 
     def steps(model: nn.Module, sfa: SFA, first: int, last: int) -> None:
         for step in range(first, last):
@@ -223,7 +223,7 @@ def through_the_trainer(folder: Path, model: nn.Module, optimizer: Any) -> None:
     Trainer(model, arguments, train_dataset=rows, callbacks=[callback], optimizers=(optimizer, schedule)).train()
 
 
-def test_the_callback_notices_masters_and_an_optimizer_of_other_tensors(tmp_path: Path) -> None:
+def test_the_callback_detects_masters_and_an_optimizer_of_other_tensors(tmp_path: Path) -> None:
     model = Regression()
     with pytest.raises(StockpotError, match="restored the weights"):
         through_the_trainer(tmp_path, model, Masters(model.parameters(), lr=0.0))
@@ -239,7 +239,7 @@ def test_an_optimizer_of_other_tensors_is_refused_before_the_first_step() -> Non
     SFA(model, beta=0.25, every=1, optimizer=torch.optim.SGD(model[2].parameters(), lr=0.1))  # the head alone
 
 
-def test_deepspeed_is_known_by_its_optimizer_and_by_what_it_leaves_in_the_module() -> None:
+def test_deepspeed_is_recognised_by_its_optimizer_and_by_its_marks_on_the_module() -> None:
     model = network(torch.bfloat16)
     optimizer = type("BF16_Optimizer", (torch.optim.SGD,), {"__module__": "deepspeed.runtime.bf16_optimizer"})
     with pytest.raises(StockpotError, match="DeepSpeed's BF16_Optimizer keeps fp32 copies"):

@@ -1,4 +1,4 @@
-"""SFA against what it is equal to, in float64."""
+"""SFA against equal formulas, in float64."""
 
 from __future__ import annotations
 

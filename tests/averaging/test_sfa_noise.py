@@ -1,4 +1,4 @@
-"""Stochastic rounding: noise that all processes agree on, whole tensors and shards alike, and still without bias."""
+"""Stochastic rounding: unbiased noise on which all processes agree, for whole tensors and shards alike."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def drawn(noise: Noise, name: str, many: int) -> Tensor:
     return noise.of(name, torch.empty(many)).bits(0, many)
 
 
-def test_noise_is_uniform_and_another_for_each_seed_step_average_and_tensor() -> None:
+def test_noise_is_uniform_and_differs_by_seed_step_average_and_tensor() -> None:
     many, first = 100_000, Noise(0, 10, 1)
     bits = drawn(first, "w", many)
     assert int(bits.min()) >= 0
@@ -70,7 +70,7 @@ def test_over_averages_the_mean_is_the_exact_one() -> None:
 
 @pytest.fixture(params=[0, 1])
 def rank(request: pytest.FixtureRequest) -> Iterator[int]:
-    """One of two processes that never talk to each other."""
+    """One of two processes that never communicate."""
     dist.init_process_group("fake", rank=request.param, world_size=2, store=FakeStore())
     yield request.param
     dist.destroy_process_group()
@@ -133,7 +133,7 @@ def three_averages(model: nn.Module, seed: int = 0) -> Tensor:
     return torch.cat([tensor.detach().flatten() for tensor in model.parameters()])
 
 
-def test_torch_s_generators_have_no_say_and_the_seed_has() -> None:
+def test_noise_depends_on_the_seed_and_not_on_torchs_generators() -> None:
     results = []
     for seed in (1, 2):
         model = half_network()

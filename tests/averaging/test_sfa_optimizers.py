@@ -213,7 +213,7 @@ def no_rate(optimizer: Any) -> None:
 
 
 def check_the_anchor_comes_back_and_stays(make: Callable[[Any], Any], known: bool, dtype: torch.dtype) -> None:
-    """β = 1: the weights that the optimizer hands out are the anchor, and steps of length 0 leave them there."""
+    """β = 1: the weights that the optimizer returns are the anchor, and steps of length 0 leave them there."""
     model = network(dtype)
     optimizer = make(list(model.parameters()))
     switch(optimizer, "train")
@@ -275,7 +275,7 @@ def test_schedule_free_is_averaged_in_its_own_terms() -> None:
     torch.testing.assert_close(model.weight.detach()[0], x, rtol=1e-12, atol=1e-13)
 
 
-def test_masters_on_the_host_are_averaged_where_they_are_known_and_noticed_where_not() -> None:
+def test_masters_on_the_host_are_averaged_if_known_and_detected_if_not() -> None:
     model = network()
     anchor = {name: torch.zeros_like(tensor) for name, tensor in model.state_dict().items()}
     optimizer = Offloaded(model.parameters(), lr=0.0)
@@ -300,7 +300,7 @@ def test_what_would_undo_an_average_bit_by_bit_is_refused(name: str, known: bool
         steps(model, optimizer, sfa, 2)
 
 
-def test_a_model_of_swa_utils_beside_the_trained_one_has_no_say_in_it() -> None:
+def test_a_model_of_swa_utils_beside_the_trained_one_does_not_matter() -> None:
     def train(with_ema: bool) -> nn.Module:
         model = network()
         ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
@@ -327,7 +327,7 @@ def test_forgetting_the_optimizer_s_state_forgets_its_copies_too() -> None:
     assert torch.equal(model[0].weight, start)
 
 
-def test_the_page_names_every_optimizer_that_is_tried_here() -> None:
+def test_the_page_names_every_optimizer_that_is_tested_here() -> None:
     page = PAGE.read_text(encoding="utf-8")
     for name in (*INSTALLED, *REFUSED):
         package, kind = name.split(".")[0], name.rpartition(".")[2]

@@ -1,4 +1,4 @@
-"""What SFA cannot do rightly it refuses by name, in one line."""
+"""What SFA cannot do correctly it refuses by name, in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights that are spread over processes: whole distances, local bytes, and FSDP1 refused by name."""
+"""Weights that are sharded over processes: whole distances, local bytes, and FSDP1 refused by name."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def refusals(model: nn.Module) -> list[str]:
     for attempt in (
         lambda: SFA(model, beta=0.25, every=1),
         lambda: SFA(model, beta={"0.*": 0.1, "*": 0.2}, every=1, anchor=anchor),
-        lambda: begin(model),
+        lambda: start_training(model),
         lambda: fisher(model, examples, "exact", logits=lambda model, batch: batch),
         lambda: sensitivity(model, examples, logits=lambda model, batch: batch),
     ):
@@ -105,7 +105,7 @@ def refusals(model: nn.Module) -> list[str]:
     return messages
 
 
-def begin(model: nn.Module) -> None:
+def start_training(model: nn.Module) -> None:
     arguments: Any = type("Arguments", (), {"save_strategy": "no", "output_dir": "."})()
     state: Any = type("State", (), {"global_step": 0, "max_steps": 8})()
     SFACallback(beta=0.25, p=0.25).on_train_begin(arguments, state, None, model=model)  # type: ignore[arg-type]

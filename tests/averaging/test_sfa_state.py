@@ -120,13 +120,13 @@ def test_the_order_of_patterns_counts() -> None:
         SFA(network(), beta={"*": 0.2, "0.*": 0.1}, every=1).load_state_dict(state)
 
 
-def test_what_is_no_state_is_refused() -> None:
+def test_what_is_not_a_state_is_refused() -> None:
     sfa = SFA(network(), beta=0.25, every=1)
     with pytest.raises(StockpotError, match=r"not a state of SFA: it has no 'steps'. Did you mean 'step'"):
         sfa.load_state_dict({"step": 3})
 
 
-def test_an_anchor_file_that_went_away_is_named(tmp_path: Path) -> None:
+def test_a_missing_anchor_file_is_named(tmp_path: Path) -> None:
     sfa = SFA(network(), beta=0.25, every=1, keep="disk", folder=tmp_path)
     state = sfa.state_dict()
     Path(state["anchor"]).unlink()
@@ -145,7 +145,7 @@ def test_an_anchor_file_that_moved_with_its_folder_is_found(tmp_path: Path) -> N
     assert all(map(torch.equal, model.parameters(), start))
 
 
-def test_of_an_anchor_in_a_file_the_content_is_checked(tmp_path: Path) -> None:
+def test_the_content_of_an_anchor_in_a_file_is_checked(tmp_path: Path) -> None:
     first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     save_checkpoint(network(5).state_dict(), first)
     save_checkpoint(network(5).state_dict(), second)
@@ -161,7 +161,7 @@ def test_of_an_anchor_in_a_file_the_content_is_checked(tmp_path: Path) -> None:
         SFA(network(), **settings).load_state_dict(state)
 
 
-def test_a_longer_training_goes_on_where_every_says_when_to_average() -> None:
+def test_a_longer_training_resumes_if_every_says_when_to_average() -> None:
     state = SFA(network(), beta=0.25, every=4, total_steps=10).state_dict()
     longer = SFA(network(), beta=0.25, every=4, total_steps=20)
     longer.load_state_dict(state)

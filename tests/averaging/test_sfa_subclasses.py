@@ -1,4 +1,4 @@
-"""A frozen base may be of any tensor type: an average touches what is trained, and asks nothing of the rest."""
+"""A frozen base may be of any tensor type: an average touches only what is trained."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stockpot import SFA, StockpotError
 
 
 class Int8(Tensor):
-    """Shows fp32 and holds int8 and a scale, as torchao's and other quantisers' weights do; it has no storage."""
+    """Reports fp32 but holds int8 and a scale, as weights of torchao and other quantisers do; it has no storage."""
 
     @staticmethod
     def __new__(cls, values: Tensor, scale: Tensor) -> Int8:
@@ -86,7 +86,7 @@ def test_buffers_that_are_quantised_stay_as_they_are() -> None:
     assert torch.equal(model.mean, torch.full((4,), 2.0))
 
 
-def test_frozen_tensors_without_memory_are_no_hindrance() -> None:
+def test_frozen_tensors_without_memory_do_not_matter() -> None:
     model = nn.Linear(2, 2)
     with FakeTensorMode():
         fake = torch.zeros(2)

@@ -129,7 +129,7 @@ def test_a_parameter_unfrozen_later_is_named() -> None:
         sfa.step()
 
 
-def test_a_replaced_head_is_seen() -> None:
+def test_a_replaced_head_is_noticed() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     sfa = SFA(model, beta=0.5, every=1)
     sfa.step()
@@ -167,7 +167,7 @@ def test_batchnorm_statistics_are_averaged_or_kept_and_integers_left() -> None:
         assert torch.equal(model.table, torch.full((3,), 2.0))
 
 
-def test_what_happens_to_batchnorm_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_happens_to_batchnorm_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     notes._log_once.cache_clear()
     with caplog.at_level(logging.WARNING, logger="stockpot"):
         for _ in range(3):
@@ -240,7 +240,7 @@ def test_an_anchor_of_another_model_is_refused_by_name(
     assert "\n" not in str(caught.value)
 
 
-def test_tensors_that_the_model_lacks_are_told() -> None:
+def test_tensors_that_the_model_lacks_are_reported() -> None:
     model = nn.Linear(2, 2)
     anchor = {**state(model), "pooler.weight": torch.zeros(2), "position_ids": torch.arange(3)}
     sfa = SFA(model, beta=0.5, every=1, anchor=anchor)
@@ -273,7 +273,7 @@ def test_the_state_of_what_beta_0_leaves_alone_is_not_reset() -> None:
     assert list(optimizer.state) == [model.bias]
 
 
-def test_training_goes_on_through_an_average_in_place() -> None:
+def test_training_continues_through_an_average_in_place() -> None:
     model = nn.Linear(2, 2)
     pointer, anchor = model.weight.data_ptr(), copy.deepcopy(model.state_dict())
     model(torch.ones(1, 2)).sum().backward()

@@ -1,4 +1,4 @@
-"""Headers and indexes, damaged and hostile ones: each refused in one line, none trusted."""
+"""Damaged and hostile headers and indexes: each refused in one line, none trusted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def described(file: Path, header: dict[str, Any], nbytes: int = 4) -> Path:
 
 
 def refusal(path: Path) -> str:
-    """The one line with which it is refused; it names the file, and what is hostile in it stays short."""
+    """The one-line refusal; it names the file, and keeps hostile content short."""
     with pytest.raises(StockpotError) as caught:
         read_layout(path)
     said = str(caught.value)
@@ -123,7 +123,7 @@ WRONG: dict[str, list[object]] = {
 
 
 @pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in WRONG.items() for value in values])
-def test_types_shapes_and_places_that_cannot_be_are_refused_with_the_tensors_name(
+def test_impossible_types_shapes_and_offsets_are_refused_with_the_tensors_name(
     file: Path, key: str, value: object
 ) -> None:
     said = refusal(described(file, {"the.weight": FOUR_BYTES | {key: value}}))
@@ -156,7 +156,7 @@ def test_overlapping_and_gapped_tensors_are_refused(file: Path) -> None:
         assert str(file) in refusal(two(first, second, nbytes))
 
 
-def test_a_key_that_stands_twice_is_refused(file: Path) -> None:
+def test_a_key_that_appears_twice_is_refused(file: Path) -> None:
     one = json.dumps(FOUR_BYTES)
     for header in (
         f'{{"a":{one},"a":{one}}}',
@@ -167,24 +167,24 @@ def test_a_key_that_stands_twice_is_refused(file: Path) -> None:
         assert "appears twice" in refusal(raw(file, header, bytes(4)))
 
 
-def test_many_keys_of_which_the_last_stands_twice_take_no_quadratic_time(file: Path) -> None:
+def test_many_keys_with_one_repeated_take_linear_time(file: Path) -> None:
     keys = ",".join(f'"{number:06}":""' for number in range(200_000))
     assert "'199999' appears twice" in refusal(raw(file, f'{{"__metadata__":{{{keys},"199999":""}}}}'))
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a\0b", "\x1b[2J", "\ud800", "\u202e", "a" * 1001, "\x7f"])
-def test_a_name_that_cannot_stand_in_one_line_is_refused(file: Path, name: str) -> None:
+def test_a_name_that_does_not_fit_in_one_line_is_refused(file: Path, name: str) -> None:
     assert "name" in refusal(described(file, {name: FOUR_BYTES}))
 
 
 @pytest.mark.parametrize(
     "name", ["../../etc/passwd", "/etc/passwd", "a\\b", "", " ", "größe.权重", "a" * 1000, "a'b\"c"]
 )
-def test_other_names_are_names_and_no_places(file: Path, name: str) -> None:
+def test_other_names_are_names_and_not_paths(file: Path, name: str) -> None:
     assert list(read_layout(described(file, {name: FOUR_BYTES})).entries) == [name]
 
 
-def test_every_type_that_is_known_has_the_size_that_it_has_in_the_format(file: Path) -> None:
+def test_every_known_type_has_the_size_of_the_format(file: Path) -> None:
     for kind, size in ITEM_SIZE.items():
         header = {"a": {"dtype": kind, "shape": [3], "data_offsets": [0, 3 * size]}}
         assert read_layout(described(file, header, 3 * size)).entries["a"].nbytes == 3 * size
@@ -312,7 +312,7 @@ def test_the_hubs_cache_links_from_snapshots_to_blobs_and_nowhere_else(tmp_path:
     assert "is a link out of its folder" in refusal(snapshot)
 
 
-def test_what_is_no_file_is_refused_at_once_and_never_waited_for(tmp_path: Path) -> None:
+def test_what_is_not_a_file_is_refused_at_once_and_never_waited_for(tmp_path: Path) -> None:
     folder = tmp_path / "m"
     folder.mkdir()
     model = folder / "model.safetensors"
@@ -331,7 +331,7 @@ def test_what_is_no_file_is_refused_at_once_and_never_waited_for(tmp_path: Path)
     assert "is not a file" in refusal(folder)
 
 
-def test_a_shard_that_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
+def test_a_shard_that_is_not_a_file_is_refused_at_once(tmp_path: Path) -> None:
     folder = sharded(tmp_path / "m", {"a": "1.safetensors"})
     os.mkfifo(folder / "1.safetensors")
     assert "1.safetensors is not a file" in refusal(folder)
@@ -348,7 +348,7 @@ def test_a_path_that_leads_nowhere_is_refused(tmp_path: Path, path: str) -> None
 
 
 def peak(folder: Path, text: bytes, index: bool) -> int:
-    """MB that refusing a hostile header or index adds to what the interpreter takes."""
+    """MB of memory that refusing a hostile header or index adds to the interpreter's."""
     if index:
         folder.mkdir(exist_ok=True)
         (folder / "model.safetensors.index.json").write_bytes(text)

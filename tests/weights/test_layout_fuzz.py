@@ -30,7 +30,7 @@ TYPES = st.sampled_from([*ITEM_SIZE, "F4", "F8_E8M0", "C64", "f32"])
 
 @st.composite
 def headers(draw: st.DrawFn) -> tuple[dict[str, Any], int]:
-    """A header that is whole, and how many bytes of data it describes, with some of its values exchanged."""
+    """A valid header with some of its values exchanged, and how many bytes of data it describes."""
     header: dict[str, Any] = {}
     end = 0
     for name in draw(st.lists(NAMES, max_size=3, unique=True)):

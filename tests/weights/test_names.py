@@ -32,7 +32,7 @@ def test_patterns_are_those_of_the_shell() -> None:
     assert not match_any(["a.weight"], "A.*")
 
 
-def test_a_pattern_of_nothing_is_answered_with_the_nearest() -> None:
+def test_a_pattern_that_matches_nothing_gets_a_suggestion() -> None:
     names = ["encoder.layer.0.weight", "classifier.weight"]
     assert suggest_pattern("clasifier.*", names) == " Did you mean 'classifier.*'?"
     assert suggest_pattern("encoder.layr.*", names) == " Did you mean 'encoder.layer.*'?"

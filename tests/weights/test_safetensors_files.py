@@ -1,4 +1,4 @@
-"""Checkpoints on disk, damaged and hostile ones among them."""
+"""Checkpoints on disk, including damaged and hostile ones."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_folders_with_nothing_to_open(tmp_path: Path) -> None:
     assert "it is an adapter" in refusal(tmp_path)
 
 
-def test_a_type_that_no_library_knows_is_not_called_damage(tmp_path: Path) -> None:
+def test_an_unknown_type_is_not_called_damage(tmp_path: Path) -> None:
     header = json.dumps({"w": {"dtype": "F7", "shape": [1], "data_offsets": [0, 4]}}).encode()
     (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
     said = refusal(tmp_path / "x.safetensors")

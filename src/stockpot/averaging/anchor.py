@@ -37,13 +37,13 @@ class Anchor:
         return 0 if self.path else sum(local_shard(tensor).nbytes for tensor in self.tensors.values())
 
 
-def find_anchor(source: AnchorSource, live: list[ModelTensor], model: nn.Module) -> Anchor:
+def find_anchor(source: AnchorSource, trained: list[ModelTensor], model: nn.Module) -> Anchor:
     """The anchor that `source` names; nothing is copied yet.
 
     Raises StockpotError for a path that cannot be opened, and for names that collide once prefixes are removed.
     """
     if isinstance(source, str) and source == "start":
-        return Anchor({each.name: each.tensor.detach() for each in live}, "the anchor (the model at its start)")
+        return Anchor({each.name: each.tensor.detach() for each in trained}, "the anchor (the model at its start)")
     if isinstance(source, str | os.PathLike):
         checkpoint = open_checkpoint(source)
         tensors, mapped = under_own_names(checkpoint, model)
@@ -75,9 +75,9 @@ def hold_anchor(anchor: Anchor, pairs: list[TensorPair], model: nn.Module, keep:
     return replace(anchor, tensors=tensors, path=None)
 
 
-def move_anchor(anchor: Anchor, live: list[ModelTensor]) -> None:
+def move_anchor(anchor: Anchor, trained: list[ModelTensor]) -> None:
     """Moves each tensor of the anchor to the device that the model's tensor is on now."""
-    for each in live:
+    for each in trained:
         for name in each.names:
             if name in anchor.tensors:
                 anchor.tensors[name] = anchor.tensors[name].to(each.tensor.device)

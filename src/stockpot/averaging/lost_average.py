@@ -26,8 +26,8 @@ class LostAverage:
 
     def __init__(self) -> None:
         self._samples: list[tuple[str, Tensor, Tensor]] = []  # name, weight, positions
-        self._last: list[Tensor] = []  # values at the last look
-        self._earlier: list[Tensor] = []  # the same, when the last average began
+        self._last: list[Tensor] = []  # values when last remembered
+        self._earlier: list[Tensor] = []  # those before the step that the last average followed
         self._before: list[Tensor] = []
         self._after: list[Tensor] = []
         self._settled = False
@@ -39,12 +39,12 @@ class LostAverage:
         self._samples = [(pair.name, pair.tensor, _spread(pair.views[0].numel(), pair.tensor)) for pair in chosen]
         self._last, self._earlier, self._before, self._after = [], [], [], []
 
-    def look(self) -> None:
+    def remember(self) -> None:
         """Called at the end of the step before an average is due: remembers the weights."""
         if not self._settled:
             self._last = self._values()
 
-    def begin(self, pairs: Sequence[TensorPair]) -> None:
+    def before_average(self, pairs: Sequence[TensorPair]) -> None:
         """Called right before an average."""
         if not (self._settled or self._after):  # an average that was not judged yet comes first
             here = {id(pair.tensor) for pair in pairs}
@@ -52,7 +52,7 @@ class LostAverage:
                 self.choose(pairs)
             self._earlier, self._before = self._last, self._values()
 
-    def end(self) -> None:
+    def after_average(self) -> None:
         """Called right after an average."""
         if self._before and not self._after:
             self._after = self._values()

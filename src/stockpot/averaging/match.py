@@ -49,7 +49,7 @@ def check_patterns(kind: str, patterns: Sequence[str], names: frozenset[str]) ->
 
 
 def match(
-    live: list[ModelTensor], anchor: Mapping[str, Tensor], label: str, beta: Beta, new: Sequence[str]
+    trained: list[ModelTensor], anchor: Mapping[str, Tensor], label: str, beta: Beta, new: Sequence[str]
 ) -> list[TensorPair]:
     """Pairs the model's tensors with the anchor's, by name.
 
@@ -59,7 +59,7 @@ def match(
     that the anchor holds with different values, for a tensor without a β, and if nothing is left to average.
     """
     pairs = []
-    for item in live:
+    for item in trained:
         weight = _beta_of(item, beta)
         names = [name for name in item.names if name in anchor]
         is_new = any(match_any(item.names, pattern) for pattern in new)

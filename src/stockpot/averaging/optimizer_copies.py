@@ -29,8 +29,8 @@ def check_optimizer(optimizer: Any, model: nn.Module) -> None:
         _refuse_recomputing(innermost)
         if type(innermost).__module__.split(".")[0] == "deepspeed":
             raise deepspeed(f"DeepSpeed's {type(innermost).__name__}")
-    known = getattr(optimizer, "param_d2h_map", {})  # torchao's CPUOffloadOptimizer
-    if not (holds_any(optimizer, model) or any(tensor in known for tensor in model.parameters())):
+    on_host = getattr(optimizer, "param_d2h_map", {})  # torchao's CPUOffloadOptimizer
+    if not (holds_any(optimizer, model) or any(tensor in on_host for tensor in model.parameters())):
         raise StockpotError(
             f"optimizer: {type(innermost).__name__} holds none of the model's own tensors, so its next step would "
             "overwrite an average with the copies that it does hold: build it from model.parameters(), after the model "

@@ -24,7 +24,7 @@ class OptimizerSteps:
     def __init__(self, model: nn.Module, guard: LostAverage) -> None:
         self._model = model
         self._guard = guard
-        self._seen: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._made = False  # since the last call of `follows_step`
         self._not_counted = 0  # calls in a row
         reference = weakref.ref(self)
@@ -37,9 +37,9 @@ class OptimizerSteps:
         weakref.finalize(self, register_optimizer_step_post_hook(after).remove)
 
     @property
-    def seen(self) -> list[Optimizer]:
+    def optimizers(self) -> list[Optimizer]:
         """The optimizers that have made a step on the model's tensors and still exist."""
-        return list(self._seen)
+        return list(self._optimizers)
 
     def follows_step(self, optimizer: object) -> bool:
         """Whether this call of `SFA.step()`, with this `optimizer=`, counts as an optimizer step."""
@@ -68,10 +68,10 @@ class OptimizerSteps:
         )
 
     def _after(self, optimizer: Optimizer) -> None:
-        if optimizer not in self._seen:
+        if optimizer not in self._optimizers:
             if not holds_any(optimizer, self._model):
                 return
-            self._seen.add(optimizer)
+            self._optimizers.add(optimizer)
         self._made = True
         self._guard.stepped(optimizer)
 

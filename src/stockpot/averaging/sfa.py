@@ -191,7 +191,7 @@ class SFA:
         self.steps = step
         averaged = self.schedule.due(step) and self._average_moved()
         if self.schedule.due(step + 1):
-            self._guard.look()
+            self._guard.remember()
         return averaged
 
     def finish(self) -> bool:
@@ -204,12 +204,12 @@ class SFA:
         wall, cpu = time.perf_counter(), time.process_time()
         pairs = self._anchored.pairs()
         refuse_merged(factors_of(pairs))
-        optimizers = [self._optimizer, *self._optimizer_steps.seen]
+        optimizers = [self._optimizer, *self._optimizer_steps.optimizers]
         stochastic = self.settings.rounding == "stochastic"
         noise = Noise(self.seed, self.steps, self.averages) if stochastic else None
-        self._guard.begin(pairs)
+        self._guard.before_average(pairs)
         average(with_copies(pairs, optimizers), noise)
-        self._guard.end()
+        self._guard.after_average()
         self._moved = False
         if self.settings.reset_optimizer:
             forget(self._optimizer, pairs)
@@ -250,7 +250,7 @@ class SFA:
         return self._anchored.sha256()
 
     def progress(self) -> dict[str, Any]:
-        """Where the task stands: `state_dict` without the anchor."""
+        """How far the task is: `state_dict` without the anchor."""
         counts = {"steps": self.steps, "averages": self.averages, "last_average": self.last_average}
         return {**counts, **self._compared(), "seed": self.seed}
 
@@ -297,5 +297,5 @@ class SFA:
 
     def _watch(self, pairs: list[TensorPair]) -> list[TensorPair]:
         self._guard.choose(pairs)
-        self._guard.look()
+        self._guard.remember()
         return pairs

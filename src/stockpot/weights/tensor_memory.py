@@ -1,4 +1,4 @@
-"""Where a tensor's numbers lie in memory: shards, tied weights, and tensors that have no memory of their own."""
+"""Where a tensor's numbers are in memory: shards, tied weights, and tensors that have no memory of their own."""
 
 from __future__ import annotations
 
