@@ -76,7 +76,7 @@ class SFA:
         folder: where keep="disk" writes an anchor that is not a file yet; a temporary folder by default.
         seed: of stochastic rounding, whose noise depends on seed, step, name and element alone, so that the processes
             of DDP round alike, whatever the state of their generators.
-        generator: draws the seed instead, once; give every process the same.
+        generator: draws the seed instead, once; its state has to be equal in all processes.
 
     Attributes:
         steps: optimizer steps done.
@@ -84,7 +84,6 @@ class SFA:
         seconds: wall-clock seconds spent averaging; `cpu_seconds` those of the processor.
         anchor: θ_o by name; `anchor_bytes` is the memory that it takes beside the model, 0 when memory-mapped.
         factors: how many LoRA adapters are scaled.
-        notes: sentences on what was decided about the model.
         doubt: why `step()` refuses unless a saved state is loaded first, or None.
 
     Raises:
@@ -205,8 +204,7 @@ class SFA:
         pairs = self._anchored.pairs()
         refuse_merged(factors_of(pairs))
         optimizers = [self._optimizer, *self._optimizer_steps.optimizers]
-        stochastic = self.settings.rounding == "stochastic"
-        noise = Noise(self.seed, self.steps, self.averages) if stochastic else None
+        noise = Noise(self.seed, self.steps, self.averages) if self.settings.rounding == "stochastic" else None
         self._guard.before_average(pairs)
         average(with_copies(pairs, optimizers), noise)
         self._guard.after_average()
@@ -276,8 +274,8 @@ class SFA:
         if not self.settings.anchor_is_path:
             self._watch(self._anchored.replace(saved_source(state, self._folder)))
         if state.get("anchor_sha256") not in (None, self.anchor_sha256()):
-            label = self._anchored.anchor.label
-            raise StockpotError(f"{label} differs, in what is trained here, from the anchor of the saved state.")
+            name = self._anchored.anchor.label
+            raise StockpotError(f"{name} differs, in what is trained here, from the anchor of the saved state.")
         self.doubt = None
         self.steps, self.averages, self.last_average = state["steps"], state["averages"], state["last_average"]
         self.seed = state.get("seed", self.seed)

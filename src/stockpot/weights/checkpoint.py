@@ -46,8 +46,12 @@ class Checkpoint(Mapping[str, Tensor]):
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Opens a `.safetensors` file, or a folder with `model.safetensors` or `model.safetensors.index.json`.
 
-    Raises StockpotError if there is nothing to open, or only pickles; for a damaged file, and for an index that names a
-    file outside its own folder.
+    Returns:
+        Its tensors by name, memory-mapped.
+
+    Raises:
+        StockpotError: if there is nothing to open, or only pickles; for a damaged file, and for an index that names a
+            file outside its own folder.
     """
     path = Path(path)
     files = files_of(path)
@@ -67,8 +71,13 @@ def save_checkpoint(
 ) -> None:
     """Writes one safetensors file under a temporary name, syncs it, renames it: a reader sees all of it or nothing.
 
-    Tensors are written contiguous, in their own dtype; none may share memory. Raises StockpotError if the disk is full
-    or the folder cannot be written.
+    Args:
+        tensors: name → tensor, written contiguous and in its own dtype; none may share memory.
+        file: where to write; its folder is made.
+        metadata: text for the file's header.
+
+    Raises:
+        StockpotError: if the disk is full or the folder cannot be written.
     """
     file = Path(file)
     temporary = file.with_name(f"{TEMPORARY}{os.getpid()}-{file.name}")
