@@ -64,9 +64,9 @@ def weights(model: Any) -> Tensor:
 
 
 def train(folder: Path, *callbacks: TrainerCallback, **settings: Any) -> Tensor:
-    one = trainer(folder, *callbacks, **settings)
-    one.train()
-    return weights(one.model)
+    training = trainer(folder, *callbacks, **settings)
+    training.train()
+    return weights(training.model)
 
 
 class Spy(TrainerCallback):

@@ -29,11 +29,11 @@ def on_ranks(work: Callable[[int], Any], folder: Path, many: int = 2) -> list[An
     for process in processes:
         process.start()
     try:
-        got = [answers.get(timeout=60) for _ in processes]
+        answered = [answers.get(timeout=60) for _ in processes]
     finally:
         for process in processes:
             process.join(timeout=10)
             process.kill()
-    for number, _, failure in got:
+    for number, _, failure in answered:
         assert failure is None, f"rank {number}: {failure}"
-    return [answer for _, answer, _ in sorted(got, key=lambda one: one[0])]
+    return [answer for _, answer, _ in sorted(answered, key=lambda answer: answer[0])]

@@ -86,11 +86,11 @@ def validated(plugin: Any, **written: Any) -> DictDefault:
 
 
 def trained(folder: Path, make: Any) -> Tensor:
-    one = trainer(folder, learning_rate=0.1, save_strategy="no")
-    for callback in make(one):
-        one.add_callback(callback)
-    one.train()
-    return weights(one.model)
+    training = trainer(folder, learning_rate=0.1, save_strategy="no")
+    for callback in make(training):
+        training.add_callback(callback)
+    training.train()
+    return weights(training.model)
 
 
 def test_the_block_in_the_file_is_the_callback_with_these_arguments(plugin: Any, tmp_path: Path) -> None:

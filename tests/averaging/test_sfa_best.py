@@ -20,26 +20,26 @@ BEST: dict[str, Any] = {"load_best_model_at_end": True, "metric_for_best_model":
 class Scores:
     """Gives the evaluations of a Trainer these losses, one after the other, whatever the weights."""
 
-    def __init__(self, one: Trainer, losses: list[float]) -> None:
-        loop, rest = one.evaluation_loop, iter(losses)
+    def __init__(self, training: Trainer, losses: list[float]) -> None:
+        loop, rest = training.evaluation_loop, iter(losses)
         self.steps: list[int] = []
 
         def scored(*arguments: Any, **settings: Any) -> Any:
-            self.steps.append(one.state.global_step)
+            self.steps.append(training.state.global_step)
             output = loop(*arguments, **settings)
             return output._replace(metrics={**output.metrics, "eval_loss": next(rest)})
 
-        one.evaluation_loop = scored
+        training.evaluation_loop = scored
 
 
 def run(folder: Path, callback: SFACallback, losses: list[float], *more: Any, **settings: Any) -> tuple[Any, Spy]:
     """The Trainer, and the weights after each update, before SFA's turn."""
     spy = Spy()
-    one = trainer(folder, spy, callback, *more, **settings)
-    scores = Scores(one, losses)
-    one.train()
-    one.evaluated = scores.steps
-    return one, spy
+    training = trainer(folder, spy, callback, *more, **settings)
+    scores = Scores(training, losses)
+    training.train()
+    training.evaluated = scores.steps
+    return training, spy
 
 
 def averaged(tuned: torch.Tensor) -> torch.Tensor:
@@ -53,10 +53,10 @@ def stopping(**settings: Any) -> dict[str, Any]:
 def test_early_stopping_before_the_first_average_ends_with_one(tmp_path: Path, caplog: Any) -> None:
     callback = SFACallback(beta=0.25, every=10)
     with caplog.at_level(logging.WARNING, logger="stockpot"):
-        one, spy = run(tmp_path, callback, [1.0, 2.0], EarlyStoppingCallback(1), **stopping())
-    assert one.state.global_step == 4
+        training, spy = run(tmp_path, callback, [1.0, 2.0], EarlyStoppingCallback(1), **stopping())
+    assert training.state.global_step == 4
     assert callback.sfa.averages == 1
-    torch.testing.assert_close(weights(one.model), averaged(spy.seen[-1]), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(weights(training.model), averaged(spy.seen[-1]), rtol=1e-6, atol=1e-7)
     assert "stopped early, at step 4" in caplog.text
     on_disk = open_checkpoint(tmp_path / "checkpoint-4")  # to resume from, as an unbroken training would be there
     assert all(torch.equal(on_disk[name], spy_part) for name, spy_part in parts(spy.seen[-1]).items())
@@ -81,13 +81,13 @@ def parts(flat: torch.Tensor) -> dict[str, torch.Tensor]:
 def test_a_best_between_two_averages_is_refused_before_the_first_step(
     settings: dict[str, Any], step: int, interval: int, tmp_path: Path
 ) -> None:
-    one = trainer(tmp_path, SFACallback(beta=0.25, every=5), **settings)
+    training = trainer(tmp_path, SFACallback(beta=0.25, every=5), **settings)
     with pytest.raises(StockpotError) as caught:
-        one.train()
+        training.train()
     assert f"would compare the evaluation at step {step}, which lies between two averages" in str(caught.value)
     assert f"every={interval}" in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert one.state.global_step == 0
+    assert training.state.global_step == 0
     callback = SFACallback(beta=0.25, every=interval)  # the remedy
     trainer(tmp_path, callback, **settings).train()
     assert callback.sfa.averages == TOTAL // interval
@@ -109,17 +109,17 @@ def test_the_best_checkpoint_holds_averaged_weights_however_training_stops(tmp_p
     ):
         callback = SFACallback(beta=0.25, every=2)
         settings = stopping(load_best_model_at_end=True)
-        one, spy = run(tmp_path / name, callback, losses, *more, **settings)
-        assert one.state.best_global_step == best
-        torch.testing.assert_close(weights(one.model), averaged(spy.seen[best - 1]), rtol=1e-6, atol=1e-7)
+        training, spy = run(tmp_path / name, callback, losses, *more, **settings)
+        assert training.state.best_global_step == best
+        torch.testing.assert_close(weights(training.model), averaged(spy.seen[best - 1]), rtol=1e-6, atol=1e-7)
 
 
 def test_a_stop_within_an_epoch_is_not_compared_between_averages(tmp_path: Path) -> None:
     callback = SFACallback(beta=0.25, every=6)
     settings: dict[str, Any] = {"eval_strategy": "epoch", "save_strategy": "epoch", **BEST}
-    one, spy = run(tmp_path, callback, [1.0, 0.0], StopAt(8), **settings)
-    assert one.evaluated == [6]  # at step 8, were it compared, plain fine-tuning would be the best
-    torch.testing.assert_close(weights(one.model), averaged(spy.seen[5]), rtol=1e-6, atol=1e-7)
+    training, spy = run(tmp_path, callback, [1.0, 0.0], StopAt(8), **settings)
+    assert training.evaluated == [6]  # at step 8, were it compared, plain fine-tuning would be the best
+    torch.testing.assert_close(weights(training.model), averaged(spy.seen[5]), rtol=1e-6, atol=1e-7)
     early, spy = run(tmp_path / "early", callback, [0.0], StopAt(3), **settings)
     assert early.state.best_model_checkpoint is None
     torch.testing.assert_close(weights(early.model), averaged(spy.seen[2]), rtol=1e-6, atol=1e-7)
@@ -139,7 +139,7 @@ def test_an_unforeseen_evaluation_cannot_make_plain_fine_tuning_the_best(tmp_pat
 def test_the_last_step_is_averaged_whatever_the_schedule(tmp_path: Path) -> None:
     for settings in ({"every": 5}, {"p": 1}):
         callback = SFACallback(beta=0.25, **settings)
-        one, spy = run(tmp_path, callback, [], max_steps=7)
-        torch.testing.assert_close(weights(one.model), averaged(spy.seen[-1]), rtol=1e-6, atol=1e-7)
+        training, spy = run(tmp_path, callback, [], max_steps=7)
+        torch.testing.assert_close(weights(training.model), averaged(spy.seen[-1]), rtol=1e-6, atol=1e-7)
         on_disk = open_checkpoint(tmp_path / "checkpoint-7")
-        assert all(torch.equal(on_disk[name], tensor) for name, tensor in one.model.state_dict().items())
+        assert all(torch.equal(on_disk[name], tensor) for name, tensor in training.model.state_dict().items())

@@ -20,8 +20,8 @@ from stockpot.weights.checkpoint import open_checkpoint, save_checkpoint
 @pytest.mark.parametrize("settings", [{"p": 0.25}, {"every": 5}], ids=["p", "every"])
 def test_the_trainer_equals_the_loop_written_by_hand(settings: dict[str, Any], tmp_path: Path) -> None:
     callback = SFACallback(beta=0.25, **settings)
-    one = trainer(tmp_path, callback, max_grad_norm=0.0)
-    one.train()
+    training = trainer(tmp_path, callback, max_grad_norm=0.0)
+    training.train()
 
     batches = []  # the Trainer's own order: it seeds the sampler with args.seed
     twin = trainer(tmp_path, max_grad_norm=0.0)
@@ -40,7 +40,7 @@ def test_the_trainer_equals_the_loop_written_by_hand(settings: dict[str, Any], t
         sfa.step()
     assert sfa.steps == TOTAL
     assert callback.sfa.averages == sfa.averages == {"p": 4, "every": 3}[next(iter(settings))]
-    torch.testing.assert_close(weights(one.model), weights(model), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(weights(training.model), weights(model), rtol=1e-5, atol=1e-6)
 
 
 def test_it_averages_after_updates_only_and_by_the_formula(tmp_path: Path) -> None:
@@ -78,12 +78,12 @@ def test_resumed_equals_unbroken(settings: dict[str, Any], tmp_path: Path) -> No
 def test_stochastic_rounding_continues_as_if_unbroken(tmp_path: Path) -> None:
     def run(folder: Path, *callbacks: TrainerCallback, resume: str | None = None, seed: int = 3) -> Tensor:
         sfa = SFACallback(beta=0.25, every=2, rounding="stochastic", seed=seed)
-        one = trainer(folder, sfa, *callbacks, learning_rate=0.1)
-        one.model.bfloat16()
-        for row in one.train_dataset:
+        training = trainer(folder, sfa, *callbacks, learning_rate=0.1)
+        training.model.bfloat16()
+        for row in training.train_dataset:
             row.update({key: value.bfloat16() for key, value in row.items()})
-        one.train(resume_from_checkpoint=resume)
-        return weights(one.model)
+        training.train(resume_from_checkpoint=resume)
+        return weights(training.model)
 
     unbroken = run(tmp_path / "unbroken")
     assert not torch.equal(run(tmp_path / "other", seed=4), unbroken)
@@ -136,14 +136,14 @@ def test_a_training_that_stops_early_is_averaged_at_its_end(tmp_path: Path, capl
 
 def test_each_training_takes_an_anchor_of_its_own(tmp_path: Path) -> None:
     callback = SFACallback(beta=1.0, p=1)
-    one = trainer(tmp_path, callback)
-    one.train()
+    training = trainer(tmp_path, callback)
+    training.train()
     with torch.no_grad():
-        for tensor in one.model.parameters():
+        for tensor in training.model.parameters():
             tensor.add_(1.0)
-    second = weights(one.model).clone()
-    one.train()
-    assert torch.equal(weights(one.model), second)
+    second = weights(training.model).clone()
+    training.train()
+    assert torch.equal(weights(training.model), second)
 
 
 def test_mistakes_are_reported_when_the_callback_is_made() -> None:
@@ -158,8 +158,8 @@ def test_mistakes_are_reported_when_the_callback_is_made() -> None:
 
 
 def test_deepspeed_is_refused(tmp_path: Path) -> None:
-    one = trainer(tmp_path, SFACallback(beta=0.25, p=1))
+    training = trainer(tmp_path, SFACallback(beta=0.25, p=1))
     callback = SFACallback(beta=0.25, p=1)
     arguments = type("Arguments", (), {"deepspeed": "zero2.json"})()
     with pytest.raises(StockpotError, match="train without DeepSpeed"):
-        callback.on_train_begin(arguments, one.state, one.control, model=one.model)
+        callback.on_train_begin(arguments, training.state, training.control, model=training.model)

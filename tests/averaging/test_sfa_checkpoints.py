@@ -23,9 +23,9 @@ NAME = "stockpot.SFACallback"
 
 
 def resumed(checkpoint: Path, output: Path, callback: SFACallback | None = None, **settings: Any) -> Tensor:
-    one = trainer(output, callback or SFACallback(**SETTINGS), **settings)
-    one.train(resume_from_checkpoint=str(checkpoint))
-    return weights(one.model)
+    training = trainer(output, callback or SFACallback(**SETTINGS), **settings)
+    training.train(resume_from_checkpoint=str(checkpoint))
+    return weights(training.model)
 
 
 def refusal(checkpoint: Path, output: Path, settings: dict[str, Any] | None = None, **arguments: Any) -> str:
@@ -141,13 +141,13 @@ def test_sigterm_is_an_interruption_and_resumes_to_the_same_bits(event: str, tmp
 
     def arrives(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 7:
-            jit = next(own for own in one.callback_handler.callbacks if "JIT" in type(own).__name__)
+            jit = next(callback for callback in training.callback_handler.callbacks if "JIT" in type(callback).__name__)
             jit.jit_manager.is_checkpoint_requested = True
 
     setattr(Signal, event, arrives)
-    one = trainer(tmp_path, SFACallback(**SETTINGS), enable_jit_checkpoint=True, save_strategy="no")
-    one.add_callback(Signal())
-    one.train()
+    training = trainer(tmp_path, SFACallback(**SETTINGS), enable_jit_checkpoint=True, save_strategy="no")
+    training.add_callback(Signal())
+    training.train()
     (checkpoint,) = tmp_path.glob("checkpoint-*")
     assert checkpoint.name == {"on_step_begin": "checkpoint-7", "on_optimizer_step": "checkpoint-8"}[event]
     checkpoint.rename(tmp_path / "moved")
@@ -225,9 +225,9 @@ def test_a_longer_training_resumes_with_every_and_is_refused_with_p(tmp_path: Pa
     assert torch.equal(resumed(tmp_path / "run" / "checkpoint-5", tmp_path / "on", callback, max_steps=20), longer)
     assert callback.sfa.averages == 5
     train(tmp_path / "p", SFACallback(**SETTINGS), StopAt(5), max_steps=10)
-    said = refusal(tmp_path / "p" / "checkpoint-5", tmp_path / "p", max_steps=20)
-    assert "T, the steps of the training, is 20 here and 10 in" in said
-    assert "p·T says when to average" in said
+    message = refusal(tmp_path / "p" / "checkpoint-5", tmp_path / "p", max_steps=20)
+    assert "T, the steps of the training, is 20 here and 10 in" in message
+    assert "p·T says when to average" in message
 
 
 def test_an_earlier_trainings_checkpoint_of_the_same_step_is_left_alone(stopped: Path) -> None:
@@ -237,25 +237,25 @@ def test_an_earlier_trainings_checkpoint_of_the_same_step_is_left_alone(stopped:
 
 
 def test_a_checkpoint_is_complete_before_it_goes_to_the_hub(tmp_path: Path) -> None:
-    one = trainer(tmp_path, SFACallback(**SETTINGS), StopAt(5))
+    training = trainer(tmp_path, SFACallback(**SETTINGS), StopAt(5))
     pushed: list[bool] = []
 
     def push(folder: str) -> None:
-        one.callback_handler.on_push_begin(one.args, one.state, one.control)
+        training.callback_handler.on_push_begin(training.args, training.state, training.control)
         pushed.append((Path(folder) / "sfa_state.json").is_file() and anchor_in(Path(folder)).is_file())
 
-    one._push_from_checkpoint = push
-    one.args.push_to_hub = True
-    one._finish_current_push = lambda: None
-    one.train()
+    training._push_from_checkpoint = push
+    training.args.push_to_hub = True
+    training._finish_current_push = lambda: None
+    training.train()
     assert pushed == [True]
 
 
 def test_a_search_has_its_checkpoints_in_a_folder_for_each_trial(tmp_path: Path, unbroken: Tensor) -> None:
     for place in ("run-0", "run-1"):  # as hyperparameter_search does
-        one = trainer(tmp_path, SFACallback(**SETTINGS), StopAt(5))
-        one._get_output_dir = lambda trial, place=place: str(tmp_path / place)
-        one.train()
+        training = trainer(tmp_path, SFACallback(**SETTINGS), StopAt(5))
+        training._get_output_dir = lambda trial, place=place: str(tmp_path / place)
+        training.train()
     assert not (tmp_path / "checkpoint-5").exists()
     for place in ("run-0", "run-1"):
         assert torch.equal(resumed(tmp_path / place / "checkpoint-5", tmp_path / "new"), unbroken)

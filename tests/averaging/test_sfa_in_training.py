@@ -37,9 +37,9 @@ def trainer(folder: Path, *callbacks: TrainerCallback, model: Any = None, **sett
 
 
 def train(folder: Path, *callbacks: TrainerCallback, **settings: Any) -> Tensor:
-    one = trainer(folder, *callbacks, **settings)
-    one.train()
-    return weights(one.model)
+    training = trainer(folder, *callbacks, **settings)
+    training.train()
+    return weights(training.model)
 
 
 def check_formula(before: Spy, after: Spy, start: Tensor, due: set[int]) -> None:
@@ -154,12 +154,14 @@ class Losses(TrainerCallback):
 def test_early_stopping_ends_with_an_average(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     before, callback, start = Spy(), SFACallback(beta=0.25, p=1), weights(tiny())
     settings: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "eval_loss"}
-    one = trainer(tmp_path, before, callback, Losses(), EarlyStoppingCallback(2), greater_is_better=False, **settings)
+    training = trainer(
+        tmp_path, before, callback, Losses(), EarlyStoppingCallback(2), greater_is_better=False, **settings
+    )
     with caplog.at_level(logging.WARNING, logger="stockpot"):
-        one.train()
-    assert one.state.global_step == 3 < TOTAL
+        training.train()
+    assert training.state.global_step == 3 < TOTAL
     assert (callback.sfa.steps, callback.sfa.averages) == (3, 1)
-    assert torch.equal(weights(one.model), before.seen[-1].lerp(start, 0.25))
+    assert torch.equal(weights(training.model), before.seen[-1].lerp(start, 0.25))
     assert "stopped early, at step 3" in caplog.text
 
 
@@ -167,7 +169,7 @@ def test_the_best_model_that_is_loaded_is_a_checkpoint_of_averaged_weights(tmp_p
     before, start = Spy(), weights(tiny())
     settings: dict[str, Any] = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 2, "save_steps": 2}
     best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False}
-    one = trainer(tmp_path, before, SFACallback(beta=0.25, p=0.25), Losses(), **settings, **best)
-    one.train()
-    assert one.state.best_global_step == 2
-    assert torch.equal(weights(one.model), before.seen[1].lerp(start, 0.25))
+    training = trainer(tmp_path, before, SFACallback(beta=0.25, p=0.25), Losses(), **settings, **best)
+    training.train()
+    assert training.state.best_global_step == 2
+    assert torch.equal(weights(training.model), before.seen[1].lerp(start, 0.25))

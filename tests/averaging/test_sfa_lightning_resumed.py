@@ -56,9 +56,9 @@ def test_checkpoints_hold_averaged_weights_and_the_anchor(stopped: Callable[...,
     file = stopped(6, spy, SFALightning(beta=0.25, p=0.5))
     saved = torch.load(file, weights_only=True)
     tuned = next(seen for step, seen in spy.seen if step == 6)
-    held = torch.cat([tensor.flatten() for tensor in saved["state_dict"].values()])
+    saved_weights = torch.cat([tensor.flatten() for tensor in saved["state_dict"].values()])
     start = weights(Regression())
-    torch.testing.assert_close(held, 0.75 * tuned + 0.25 * start, rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close(saved_weights, 0.75 * tuned + 0.25 * start, rtol=1e-14, atol=1e-14)
     anchor = saved["callbacks"]["SFALightning"]["anchor"]
     assert torch.equal(torch.cat([tensor.flatten() for tensor in anchor.values()]), start)
 

@@ -113,7 +113,7 @@ def test_beta_0_is_bitwise_plain_fine_tuning(dtype: torch.dtype, schedule: dict[
     plain = network().to(dtype)
     averaged = copy.deepcopy(plain)
     sfa = SFA(averaged, beta=0.0, **schedule)
-    for model, one in ((plain, None), (averaged, sfa)):
+    for model, averager in ((plain, None), (averaged, sfa)):
         optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
         generator = torch.Generator().manual_seed(3)
         for _ in range(40):
@@ -121,8 +121,8 @@ def test_beta_0_is_bitwise_plain_fine_tuning(dtype: torch.dtype, schedule: dict[
             optimizer.zero_grad()
             model(x).pow(2).mean().backward()
             optimizer.step()
-            if one is not None:
-                one.step()
+            if averager is not None:
+                averager.step()
     assert sfa.averages > 0
     assert torch.equal(weights(plain), weights(averaged))
 

@@ -100,9 +100,9 @@ def test_a_shard_is_rounded_as_its_elements_in_the_whole_tensor(
         stride = tensor.stride()
         return DTensor.from_local(piece(tensor), mesh, [placement], run_check=False, shape=tensor.shape, stride=stride)
 
-    mine = nn.Parameter(sharded(weight))
-    average([TensorPair("w", mine, sharded(anchor), 0.3, None, False)], Noise(5, 2, 1))
-    assert torch.equal(mine.to_local(), piece(whole.detach()))
+    shard = nn.Parameter(sharded(weight))
+    average([TensorPair("w", shard, sharded(anchor), 0.3, None, False)], Noise(5, 2, 1))
+    assert torch.equal(shard.to_local(), piece(whole.detach()))
 
 
 def test_the_layout_in_memory_does_not_matter() -> None:

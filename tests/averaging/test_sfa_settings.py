@@ -23,8 +23,8 @@ def test_the_options_that_type_checkers_see_are_the_settings() -> None:
 @pytest.mark.parametrize("way", [SFA, SFACallback, SFALightning], ids=lambda way: way.__name__)
 def test_help_lists_every_setting_with_its_default(way: Any) -> None:
     listed = inspect.signature(way).parameters
-    own = set(listed) - set(NAMES)
-    assert own == ({"model", "total_steps", "optimizer", "folder", "generator"} if way is SFA else set())
+    others = set(listed) - set(NAMES)
+    assert others == ({"model", "total_steps", "optimizer", "folder", "generator"} if way is SFA else set())
     for name, parameter in inspect.signature(SFASettings).parameters.items():
         assert listed[name].default == parameter.default
         assert listed[name].kind is inspect.Parameter.KEYWORD_ONLY

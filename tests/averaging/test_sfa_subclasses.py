@@ -31,7 +31,7 @@ class Int8(Tensor):
     def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function in (torch.ops.aten.detach.default, torch.ops.aten.alias.default):
             return cls(args[0].values, args[0].scale)
-        dense = [one.values * one.scale if isinstance(one, cls) else one for one in args]
+        dense = [value.values * value.scale if isinstance(value, cls) else value for value in args]
         return function(*dense, **(kwargs or {}))
 
 

@@ -85,11 +85,11 @@ def test_tied_weights_are_averaged_once() -> None:
     assert model.head.weight is model.embed.weight
 
 
-@pytest.mark.parametrize("held", [["embed.weight"], ["head.weight"], ["embed.weight", "head.weight"]])
-def test_tied_weights_find_their_anchor_under_any_name(held: list[str]) -> None:
+@pytest.mark.parametrize("names", [["embed.weight"], ["head.weight"], ["embed.weight", "head.weight"]])
+def test_tied_weights_find_their_anchor_under_any_name(names: list[str]) -> None:
     model = Tied()
     start = model.embed.weight.detach().clone()
-    sfa = SFA(model, beta=0.5, every=1, anchor=dict.fromkeys(held, torch.zeros(5, 3)))
+    sfa = SFA(model, beta=0.5, every=1, anchor=dict.fromkeys(names, torch.zeros(5, 3)))
     sfa.step()
     torch.testing.assert_close(model.embed.weight.detach(), 0.5 * start)
 

@@ -35,10 +35,10 @@ def refusal(path: Path) -> str:
     """The one-line refusal; it names the file, and keeps hostile content short."""
     with pytest.raises(StockpotError) as caught:
         read_layout(path)
-    said = str(caught.value)
-    assert said.isprintable()
-    assert len(said) < 1000
-    return said
+    message = str(caught.value)
+    assert message.isprintable()
+    assert len(message) < 1000
+    return message
 
 
 @pytest.fixture
@@ -59,10 +59,10 @@ def test_a_whole_file_is_laid_out_as_the_library_writes_it(file: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["F4", "F6_E2M3", "F8_E8M0", "F8_E4M3FNUZ", "C64", "float32", "X" * 5000])
 def test_a_type_that_is_not_supported_is_not_called_damage(file: Path, dtype: str) -> None:
-    said = refusal(described(file, {"w": {"dtype": dtype, "shape": [1], "data_offsets": [0, 4]}}))
-    assert said.startswith(f"{file}: tensor 'w' has the type '{dtype[:400]}")
-    assert "which is not supported here; supported are F64, F32" in said
-    assert "damaged" not in said
+    message = refusal(described(file, {"w": {"dtype": dtype, "shape": [1], "data_offsets": [0, 4]}}))
+    assert message.startswith(f"{file}: tensor 'w' has the type '{dtype[:400]}")
+    assert "which is not supported here; supported are F64, F32" in message
+    assert "damaged" not in message
 
 
 @pytest.mark.parametrize("header", ["{}", "{ }", "{}   ", '{"__metadata__":{}}'])
@@ -126,9 +126,9 @@ WRONG: dict[str, list[object]] = {
 def test_impossible_types_shapes_and_offsets_are_refused_with_the_tensors_name(
     file: Path, key: str, value: object
 ) -> None:
-    said = refusal(described(file, {"the.weight": FOUR_BYTES | {key: value}}))
-    assert str(file) in said
-    assert "the.weight" in said
+    message = refusal(described(file, {"the.weight": FOUR_BYTES | {key: value}}))
+    assert str(file) in message
+    assert "the.weight" in message
 
 
 def test_a_number_that_the_format_does_not_allow_is_refused(file: Path) -> None:
@@ -157,12 +157,12 @@ def test_overlapping_and_gapped_tensors_are_refused(file: Path) -> None:
 
 
 def test_a_key_that_appears_twice_is_refused(file: Path) -> None:
-    one = json.dumps(FOUR_BYTES)
+    entry = json.dumps(FOUR_BYTES)
     for header in (
-        f'{{"a":{one},"a":{one}}}',
-        f'{{"a":{one},"\\u0061":{one}}}',
+        f'{{"a":{entry},"a":{entry}}}',
+        f'{{"a":{entry},"\\u0061":{entry}}}',
         '{"a":{"dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
-        '{"__metadata__":{"k":"1","k":"2"},"a":' + one + "}",
+        '{"__metadata__":{"k":"1","k":"2"},"a":' + entry + "}",
     ):
         assert "appears twice" in refusal(raw(file, header, bytes(4)))
 
@@ -236,8 +236,8 @@ def test_a_tensor_that_the_index_does_not_name_is_refused_and_not_dropped(tmp_pa
     ],
 )  # fmt: skip
 def test_an_index_that_is_not_one_is_refused(tmp_path: Path, text: str) -> None:
-    said = refusal(sharded(tmp_path / "m", text, {"x.safetensors": ["a"]}))
-    assert "model.safetensors.index.json is not an index of model files" in said
+    message = refusal(sharded(tmp_path / "m", text, {"x.safetensors": ["a"]}))
+    assert "model.safetensors.index.json is not an index of model files" in message
 
 
 def test_an_index_that_is_longer_than_any_model_needs_is_refused_unread(tmp_path: Path) -> None:

@@ -69,15 +69,15 @@ def agrees(file: Path) -> None:
         assert str(file) in str(error)
         return
     data = file.read_bytes()
-    with safe_open(file, framework="numpy") as theirs:
-        assert set(theirs.keys()) == set(layout.entries)
-        assert (theirs.metadata() or {}) == layout.files[0].metadata
+    with safe_open(file, framework="numpy") as reader:
+        assert set(reader.keys()) == set(layout.entries)
+        assert (reader.metadata() or {}) == layout.files[0].metadata
         for name, entry in layout.entries.items():
-            piece = theirs.get_slice(name)
+            piece = reader.get_slice(name)
             assert (piece.get_dtype(), tuple(piece.get_shape())) == (entry.dtype, entry.shape)
             if entry.dtype in ("F32", "I64", "U8", "BOOL"):
                 inside = data[entry.offset : entry.offset + entry.nbytes]
-                assert theirs.get_tensor(name).tobytes() == inside
+                assert reader.get_tensor(name).tobytes() == inside
     end = len(data) - sum(entry.nbytes for entry in layout.entries.values())
     assert end == 8 + struct.unpack("<Q", data[:8])[0]
 

@@ -143,6 +143,6 @@ def test_folders_with_nothing_to_open(tmp_path: Path) -> None:
 def test_an_unknown_type_is_not_called_damage(tmp_path: Path) -> None:
     header = json.dumps({"w": {"dtype": "F7", "shape": [1], "data_offsets": [0, 4]}}).encode()
     (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
-    said = refusal(tmp_path / "x.safetensors")
-    assert "tensor 'w' has the type 'F7', which is not supported here" in said
-    assert "damaged" not in said
+    message = refusal(tmp_path / "x.safetensors")
+    assert "tensor 'w' has the type 'F7', which is not supported here" in message
+    assert "damaged" not in message
