@@ -98,7 +98,7 @@ def test_a_cut_journal_is_an_unfinished_run(comparison: Path, capsys: pytest.Cap
     said = capsys.readouterr().out
     assert "unfinished: 1 of 2 tasks" in said and "results.json does not say what the run's journal does" in said
     page = (run / "report.html").read_text()
-    assert "unfinished: 1 of 2 tasks" in page and "After 1 of 2 tasks" in page
+    assert "unfinished: 1 of 2 tasks" in page and " after 1 of 2 tasks: " in page
 
 
 def test_a_run_that_changed_since_is_refused_by_its_digest(comparison: Path) -> None:

@@ -20,7 +20,7 @@ def test_metadata(run_of: Factory) -> None:
         round(value, 6) for value in run.scores["accuracy"].matrix[-1]
     ]
     assert [result.dataset_name for result in data.eval_results] == run.tasks
-    assert "AutoModelForImageClassification" in card.text and "After 3 tasks, SFA scores" in card.text
+    assert "AutoModelForImageClassification" in card.text and "SFA after 3 tasks: average accuracy" in card.text
 
 
 def test_unknown_things_are_left_out(run_of: Factory) -> None:

@@ -11,10 +11,11 @@ from rich.console import Console
 
 from stockpot.evaluation.metrics import control_change, control_worst, stream_metrics
 from stockpot.report import formatting, orders
-from stockpot.report.answers import answer_questions
+from stockpot.report.answers import BEST_MEAN, against_the_best, answer_questions
 from stockpot.report.findings import findings, run_summary
 from stockpot.report.run_page import _overview, write_run_report
-from stockpot.report.tables import comparison_rows, comparison_table, metric_rows
+from stockpot.report.tables import metric_rows
+from stockpot.report.terminal import comparison_table
 from stockpot.results import Comparison, Scores
 
 Factory = Callable[..., Any]
@@ -22,8 +23,10 @@ LOSS = {"higher_is_better": False, "unit": "nats"}
 PLAIN = {"sequential": {}}
 
 
-def said(comparison: Comparison) -> list[str]:
-    return [sentence for answer in answer_questions(comparison) for sentence in answer.sentences]
+def column(comparison: Comparison, question: int, heading: str) -> dict[str, str]:
+    """Row → cell of one of the four tables."""
+    table = answer_questions(comparison)[question].table
+    return {name: values[table.headings.index(heading)] for name, values in table.rows}
 
 
 @pytest.mark.parametrize(
@@ -52,10 +55,8 @@ def harmed(run: Any) -> Any:
 
 def test_a_headline_does_not_hide_a_control_that_got_worse(run_of: Factory) -> None:
     [headline] = run_summary(harmed(run_of("sfa", K=2)))
-    assert "earlier tasks are 0.100 nats better than at their best" in headline
-    assert (
-        "general, never trained on, is 0.310 nats worse than at the start (at its worst 0.520 nats worse)" in headline
-    )
+    assert "forgetting −0.100 nats; " in headline
+    assert "general (never trained on) −0.310 nats since the start (at its worst −0.520 nats)" in headline
     rows = {name: value for name, value, _ in metric_rows(harmed(run_of("sfa", K=2)))}
     assert rows["general since the start"] == "−0.310" and rows["general at its worst"] == "−0.520"
 
@@ -63,53 +64,52 @@ def test_a_headline_does_not_hide_a_control_that_got_worse(run_of: Factory) -> N
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ([0.5, 0.5], "is as at the start"),
-        ([0.5, 0.6], "is 10.0 points better than at the start"),
-        ([0.5, 0.4, 0.6], "is 10.0 points better than at the start (at its worst 10.0 points worse)"),
-        ([0.5, 0.3, 0.3], "is 20.0 points worse than at the start"),
+        ([0.5, 0.5], "0.0 points since the start"),
+        ([0.5, 0.6], "+10.0 points since the start"),
+        ([0.5, 0.4, 0.6], "+10.0 points since the start (at its worst −10.0 points)"),
+        ([0.5, 0.3, 0.3], "−20.0 points since the start"),
     ],
 )
 def test_a_control_is_told_by_its_sign(values: list[float], words: str, run_of: Factory) -> None:
     run = run_of("sfa", K=len(values) - 1)
     run.scores["accuracy"].controls = {"noise": values}
-    assert f"noise, never trained on, {words}" in run_summary(run)[0]
+    assert f"noise (never trained on) {words}" in run_summary(run)[0]
     assert run_summary(run)[0].endswith(f"{words} (1 seed, so no interval).")
 
 
 def test_a_run_that_lost_nothing_is_not_said_to_have_lost(run_of: Factory) -> None:
     run = run_of("sfa", K=2)
     still = run.metrics.model_copy(update={"forgetting": 0.0})
-    assert "earlier tasks are as at their best" in run_summary(run.model_copy(update={"metrics": still}))[0]
+    assert "forgetting 0.0 points" in run_summary(run.model_copy(update={"metrics": still}))[0]
 
 
 def test_an_unfinished_run_is_not_said_to_be_whole(run_of: Factory) -> None:
     run = run_of("sfa", K=1)
     run.recipe["tasks"] = [{"name": name} for name in "abc"]
-    assert run_summary(run)[0].startswith("After 1 of 3 tasks, SFA ")
+    assert run_summary(run)[0].startswith("SFA after 1 of 3 tasks: accuracy ")
     run.recipe["tasks"] = [{"name": "a"}]
-    assert run_summary(run)[0].startswith("After 1 task, SFA scores")
-    assert "on average" not in run_summary(run)[0]
+    assert run_summary(run)[0].startswith("SFA after 1 task: accuracy ")
+    assert "average" not in run_summary(run)[0]
 
 
-def test_a_single_contestant_ranks_nowhere(comparison_of: Factory) -> None:
+def test_a_single_contestant_has_no_best_mean(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(3, PLAIN | {"sfa": {"keep": 0.9}, "joint": {}})
-    assert not any("ranks first" in sentence or "best mean" in sentence for sentence in said(comparison))
-    assert said(comparison)[0].startswith("The only method beside the references, SFA, has a mean average accuracy of")
+    assert set(column(comparison, 0, "against the best mean").values()) == {formatting.MISSING}
 
 
-def test_what_is_not_told_apart_does_not_rank_first(comparison_of: Factory) -> None:
+def test_what_is_not_told_apart_is_not_called_worse(comparison_of: Factory) -> None:
     alike = {"a": {"name": "sfa", "keep": 0.90}, "b": {"name": "sfa", "keep": 0.895}}
     comparison, _ = comparison_of(5, PLAIN | alike)
-    first = said(comparison)[0]
-    assert "ranks first" not in first and "has the best mean" in first and "cannot be told apart" in first
-    apart, _ = comparison_of(5, PLAIN | {"a": {"name": "sfa", "keep": 0.9}, "b": {"name": "sfa", "keep": 0.2}})
-    assert "a (" in said(apart)[0] and "ranks first" in said(apart)[0]
-    one_seed, _ = comparison_of(1, PLAIN | {"a": {"name": "sfa", "keep": 0.9}, "b": {"name": "sfa", "keep": 0.2}})
-    assert "ranks first" not in " ".join(said(one_seed))
+    assert set(against_the_best(comparison, "average_accuracy").values()) == {BEST_MEAN, "no difference shown"}
+    different = {"a": {"name": "sfa", "keep": 0.9}, "b": {"name": "sfa", "keep": 0.2}}
+    apart, _ = comparison_of(5, PLAIN | different)
+    assert against_the_best(apart, "average_accuracy") == {"a": BEST_MEAN, "b": "worse"}
+    one_seed, _ = comparison_of(1, PLAIN | different)
+    assert against_the_best(one_seed, "average_accuracy") == {"a": BEST_MEAN}  # one seed allows no verdict
 
 
 @pytest.mark.parametrize("lower", [False, True])
-def test_the_best_of_the_methods_is_not_told_without_plain_fine_tuning_that_beats_it(
+def test_the_best_of_the_methods_stands_below_plain_fine_tuning_that_beats_it(
     lower: bool, comparison_of: Factory
 ) -> None:
     """SFA (6.91) stood above plain 6.80, lower being better."""
@@ -119,20 +119,19 @@ def test_the_best_of_the_methods_is_not_told_without_plain_fine_tuning_that_beat
     comparison, _ = comparison_of(5, methods)
     if lower:
         comparison = comparison.model_copy(update=LOSS)
-    first = said(comparison)[0]
-    plain = formatting.score(comparison.methods["sequential"].average_accuracy.mean, comparison.unit)
-    assert f"behind sequential fine-tuning ({plain})" in first and "ranks first" not in first
+    assert list(column(comparison, 0, "forgetting")) == ["sequential (floor)", "a", "b"]
     ahead, _ = comparison_of(5, PLAIN | {"a": {"name": "sfa", "keep": 0.9}, "b": {"name": "sfa", "keep": 0.2}})
-    assert "behind" not in said(ahead)[0]
+    assert list(column(ahead, 0, "forgetting")) == ["a", "b", "sequential (floor)"]
 
 
 def test_no_order_is_won_behind_plain_fine_tuning_without_saying_so(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(2, PLAIN | {"a": {"name": "sfa", "keep": 0.3}, "b": {"name": "sfa", "keep": 0.2}},
                                   orders=2)  # fmt: skip
-    assert "better still" not in " ".join(orders.order_sentences(comparison))
+    assert "behind" not in " ".join(orders.order_facts(comparison))
     worse, _ = comparison_of(2, {"sequential": {"keep": 1.0}, "a": {"name": "sfa", "keep": 0.3},
                                  "b": {"name": "sfa", "keep": 0.2}}, orders=2)  # fmt: skip
-    assert "that of sequential fine-tuning is better still in 2 of 2" in " ".join(orders.order_sentences(worse))
+    [best] = orders.order_facts(worse)
+    assert "1 a, behind sequential fine-tuning; 2 a, behind sequential fine-tuning (described, not tested" in best
 
 
 def test_stored_models_and_statistics_are_not_nothing(comparison_of: Factory) -> None:
@@ -140,12 +139,10 @@ def test_stored_models_and_statistics_are_not_nothing(comparison_of: Factory) ->
              "ewc": {"stored_bytes": 2_000_000, "stored_statistics_bytes": 2_000_000},
              "sfa": {"keep": 0.9}, "old": {"name": "ties", "stored_bytes": 5_000}}  # fmt: skip
     comparison, _ = comparison_of(3, PLAIN | kinds)
-    rows = {row.label: row.stored for row in comparison_rows(comparison)}
+    rows = column(comparison, 2, "stored between tasks")
     assert (rows["ties"], rows["ewc"], rows["sfa"]) == ("13.7 MB models", "2 MB statistics", "none")
     assert rows["old"] == "5 kB"  # of which an older version did not say what they are
-    [stored] = [sentence for sentence in said(comparison) if sentence.startswith("Stored between tasks")]
-    assert "nothing by SFA; 13.7 MB models by TIES, 2 MB statistics by EWC and 5 kB by old" in stored
-    assert not any("nothing stored" in sentence for sentence in findings(comparison) if "TIES" in sentence)
+    assert not any("nothing stored" in line for line in findings(comparison) if line.startswith("TIES"))
 
 
 def test_a_page_has_one_training_time_for_a_method(comparison_of: Factory) -> None:
@@ -160,9 +157,8 @@ def test_a_page_has_one_training_time_for_a_method(comparison_of: Factory) -> No
     methods = compare_methods({label: [(run.seed, "", run) for run in some] for label, some in runs.items()})
     noisy = comparison.model_copy(update={"methods": methods})
     assert methods["sfa"].training_seconds.mean < 0.8 * methods["sequential"].training_seconds.mean
-    assert {row.label: row.time for row in comparison_rows(noisy)}["sfa"] == "1.01 ×"
-    assert any("0.6 % more training time" in sentence for sentence in findings(noisy))
-    assert any("1.01 × that" in sentence for sentence in said(noisy))
+    assert column(noisy, 2, "relative")["sfa"] == "1.01 ×"
+    assert any("0.6 % more training time" in line for line in findings(noisy))
 
 
 def test_single_runs_are_not_said_to_have_intervals(comparison_of: Factory) -> None:
@@ -186,23 +182,15 @@ def test_controls_of_a_comparison_are_told_where_an_interval_shows_them(comparis
     assert change.mean == pytest.approx(-0.2) and change.low is not None and change.high is not None and change.high < 0
     versus = methods["sfa"].controls["general"].versus_sequential["change"]
     assert versus.mean == pytest.approx(0.2)
-    told = [sentence for sentence in findings(found) if sentence.startswith("general, never trained on")]
-    assert len(told) == 1
-    assert "worse than at the start after sequential fine-tuning (by 20.0 points)" in told[0]
-    assert "not shown to have changed after SFA" in told[0]
-    assert any("changed since the start by" in sentence and "−0.200 after sequential" in sentence
-               for sentence in said(found))  # fmt: skip
+    [line] = [line for line in findings(found) if line.startswith("general (never trained on), since the start")]
+    assert "worse after sequential fine-tuning (−20.0 points); no change shown after SFA" in line
+    assert column(found, 0, "general since the start") == {"sequential (floor)": "−0.200", "sfa": "+0.000"}
 
 
 def test_a_tie_is_not_said_to_be_won(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(5, PLAIN | {"a": {"name": "sfa", "keep": 0.9}, "c": {"name": "sfa", "keep": 0.2}})
-    assert "equalled" not in said(comparison)[0]
     tied = comparison.model_copy(update={"methods": {**comparison.methods, "b": comparison.methods["a"]}})
-    first = said(tied)[0]
-    assert "ranks first" not in first and "has the best mean, equalled by b, then b (" in first
-    level = comparison.methods["sequential"].model_copy(update={"average_accuracy": tied.methods["a"].average_accuracy})
-    equal = comparison.model_copy(update={"methods": {**comparison.methods, "sequential": level}})
-    assert ", equal to sequential fine-tuning's" in said(equal)[0] and "ranks first" not in said(equal)[0]
+    assert against_the_best(tied, "average_accuracy") == {"a": BEST_MEAN, "b": BEST_MEAN, "c": "worse"}
 
 
 def test_several_runs_side_by_side_have_a_column_for_each_control(run_of: Factory, tmp_path: Path) -> None:
@@ -210,8 +198,8 @@ def test_several_runs_side_by_side_have_a_column_for_each_control(run_of: Factor
     runs[0][1].scores["accuracy"].controls = {"general": [0.5, 0.4, 0.2]}
     found = _overview(runs)
     assert found is not None and _overview(runs[:1]) is None
-    assert found["headings"][3:5] == ["general since the start", "noise since the start"]
-    assert [row[6:8] for row in found["rows"]] == [("−0.300", "—"), ("—", "−0.100")]
+    assert found.headings[5:7] == ["general since the start", "noise since the start"]
+    assert [values[5:7] for _, values in found.rows] == [["−0.300", "—"], ["—", "−0.100"]]
     page = write_run_report(runs, tmp_path).read_text(encoding="utf-8")
     assert "general since the start</th>" in page and "−0.300</td>" in page
 
@@ -229,12 +217,9 @@ def test_names_are_whole_and_lines_short_where_much_is_stored(comparison_of: Fac
     assert any("38 kB data," in line for line in lines) and any("1.34 MB models" in line for line in lines)
 
 
-def test_nothing_is_not_said_of_a_reference_that_has_some(comparison_of: Factory) -> None:
+def test_a_reference_that_stores_something_is_not_said_to_store_nothing(comparison_of: Factory) -> None:
     joint = {"stored_bytes": 38_000, "stored_data_bytes": 38_000, "extra_memory_bytes": 20_500}
     comparison, _ = comparison_of(2, PLAIN | {"sfa": {"keep": 0.9}, "joint": joint})
-    costs = " ".join(answer_questions(comparison)[2].sentences)
-    for words in ("none for any method but joint training", "nothing by any method but joint training",
-                  "No method but joint training keeps examples"):  # fmt: skip
-        assert words in costs
-    without, _ = comparison_of(2, PLAIN | {"sfa": {"keep": 0.9}})
-    assert " but " not in " ".join(answer_questions(without)[2].sentences)
+    stored, memory = column(comparison, 2, "stored between tasks"), column(comparison, 2, "extra memory")
+    assert (stored["joint (ceiling)"], memory["joint (ceiling)"]) == ("38 kB data", "20.5 kB")
+    assert (stored["sfa"], memory["sfa"]) == ("none", "none")

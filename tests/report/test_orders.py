@@ -31,7 +31,7 @@ def test_numbers_stand_at_their_averages(comparison_of: Factory) -> None:
     assert [tick.get_text() for tick in axes.get_yticklabels()] == list(found)
 
 
-def test_the_sentences_say_how_far_and_who_is_first(comparison_of: Factory) -> None:
+def test_the_table_says_how_far_and_the_fact_who_is_best(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(2, orders=2)
     rows = {label: [0.9, 0.9] for label in comparison.methods}
     rows |= {"sfa": [0.8, 0.7], "replay": [0.7, 0.95], "wise_ft": [0.1, 0.1]}
@@ -39,12 +39,14 @@ def test_the_sentences_say_how_far_and_who_is_first(comparison_of: Factory) -> N
         summary = comparison.methods[label]
         values = summary.average_accuracy.model_copy(update={"values": [first, first, second, second]})
         comparison.methods[label] = summary.model_copy(update={"average_accuracy": values})
-    moved, ranks = orders.order_sentences(comparison)
-    assert "of rehearsal moves by 25.0 points, the most" in moved and "0.0 points, the least" in moved
-    assert ranks == (
-        "Which method has the best mean goes with the order: SFA and rehearsal; that of sequential fine-tuning is "
-        "better still in 1 of 2; described, not tested (2 seeds × 2 orders)."
-    )
+    grid = orders.order_grid(comparison)
+    assert grid.headings == ["order 1", "order 2", "moves by"] and "2 seeds × 2 orders" in grid.caption
+    assert dict(grid.rows)["replay"] == ["0.700", "0.950", "25.0 points"]
+    assert dict(grid.rows)["wise_ft"][-1] == "0.0 points"
+    assert orders.order_facts(comparison) == [
+        "Best mean in each order: 1 SFA, behind sequential fine-tuning; 2 rehearsal (described, not tested; "
+        "2 seeds × 2 orders)."
+    ]
 
 
 def test_a_method_without_one_of_the_orders_is_not_ranked(comparison_of: Factory) -> None:
@@ -53,5 +55,6 @@ def test_a_method_without_one_of_the_orders_is_not_ranked(comparison_of: Factory
     hole = summary.average_accuracy.model_copy(update={"values": [0.999, None]})
     comparison.methods["sfa"] = summary.model_copy(update={"average_accuracy": hole})
     assert orders.per_order(comparison)["sfa"] == [0.999, None]
-    assert not any("SFA" in sentence for sentence in orders.order_sentences(comparison))
+    assert not any("SFA" in fact for fact in orders.order_facts(comparison))
+    assert dict(orders.order_grid(comparison).rows)["sfa"] == ["0.999", "—", "—"]
     orders.orders_figure(comparison)

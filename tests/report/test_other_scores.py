@@ -13,7 +13,7 @@ from stockpot.report import other_scores, whatif_page
 from stockpot.report.findings import run_summary
 from stockpot.report.formatting import amount, score, score_with_interval
 from stockpot.report.run_page import write_run_report
-from stockpot.report.tables import run_table
+from stockpot.report.terminal import run_table
 from stockpot.results import Estimate, Scores, WhatIf, WhatIfMethod, WhatIfPoint
 
 Factory = Callable[..., Any]
@@ -54,8 +54,8 @@ def test_each_other_score_has_its_own_row_unit_and_direction(run_of: Factory, tm
 
 def test_a_loss_is_told_as_one(run_of: Factory) -> None:
     [text] = run_summary(with_loss(run_of(), "loss"))
-    assert "has an average loss of 2.50 nats per token and 2.00 on the newest" in text
-    assert "earlier tasks are 1.50 nats per token worse than at their best" in text
+    assert "average loss 2.50 nats per token, loss on the newest task (task2) 2.00 nats per token" in text
+    assert "forgetting +1.50 nats per token" in text
 
 
 def test_controls_and_other_scores_of_a_comparison_are_means_over_runs(comparison_of: Factory) -> None:

@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from stockpot.report import formatting, tables
+from stockpot.report import formatting, terminal
+from stockpot.report.answers import answer_questions
 
 Factory = Callable[..., Any]
 
@@ -24,11 +25,12 @@ def test_the_comparison_fits_100_columns_with_every_number_whole(comparison_of: 
     comparison, _ = comparison_of(
         3, {"sequential": {}, label: {"name": "sfa", "keep": 0.9, "extra_memory_bytes": 340_000_000}}
     )
-    text = printed(tables.comparison_table(comparison))
+    text = printed(terminal.comparison_table(comparison))
     assert max(map(len, text.splitlines())) <= 100
-    for row in tables.comparison_rows(comparison):
-        for value in (row.average_accuracy, row.forgetting, row.newest_accuracy, row.seconds, row.stored):
-            assert value in text
+    for summary in comparison.methods.values():
+        for metric in ("average_accuracy", "forgetting", "newest_accuracy"):
+            assert formatting.score_with_interval(getattr(summary, metric)) in text
+        assert formatting.seconds(summary.training_seconds.mean) in text
     assert "noise" in text and "−0.150" in text  # the control, in the place of the extra memory
     assert "sfa-" in text and "(floor)" in text and "over 3 seeds" in text
 
@@ -36,27 +38,30 @@ def test_the_comparison_fits_100_columns_with_every_number_whole(comparison_of: 
 def test_seeds_get_a_column_where_they_differ(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(3)
     comparison.methods["sfa"].cells.pop()
-    text = printed(tables.comparison_table(comparison))
+    text = printed(terminal.comparison_table(comparison))
     assert "runs" in text.split("joint")[0] and "2 to 3 seeds" in text and max(map(len, text.splitlines())) <= 100
 
 
 def test_methods_stand_best_first_with_floor_and_ceiling_marked(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(3)
-    rows = tables.comparison_rows(comparison)
-    assert [row.label for row in rows] == ["joint", "replay", "sfa", "wise_ft", "sequential"]
-    assert [row.role for row in rows] == ["ceiling", "", "", "", "floor"]
-    assert rows[0].forgetting == formatting.MISSING and rows[2].stored == "none"
+    table = answer_questions(comparison)[0].table
+    assert [name for name, _ in table.rows] == ["joint (ceiling)", "replay", "sfa", "wise_ft", "sequential (floor)"]
+    forgetting = table.headings.index("forgetting")
+    assert table.rows[0][1][forgetting] == formatting.MISSING != table.rows[1][1][forgetting]
+    lines = [line.split()[0] for line in printed(terminal.comparison_table(comparison)).splitlines() if "±" in line]
+    assert lines[:4] == ["joint", "replay", "sfa", "wise_ft"]
 
 
 def test_a_single_seed_shows_no_interval(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(1)
-    assert not any("±" in row.average_accuracy for row in tables.comparison_rows(comparison))
+    assert "±" not in printed(terminal.comparison_table(comparison)).partition("means")[0]
+    assert not any("±" in value for _, values in answer_questions(comparison)[0].table.rows for value in values)
 
 
 @pytest.mark.parametrize("K", [1, 3, 8, 12, 16, 20])
 def test_a_run_fits_100_columns(run_of: Factory, K: int) -> None:
     run = run_of("sfa", K=K, keep=0.9, tasks=[f"a task of a long name {j}" for j in range(K)])
-    text = printed(tables.run_table(run))
+    text = printed(terminal.run_table(run))
     assert max(map(len, text.splitlines())) <= 100
     assert "average accuracy" in text and "training" in text
     last = run.scores["accuracy"].matrix[-1][-1]
@@ -64,14 +69,14 @@ def test_a_run_fits_100_columns(run_of: Factory, K: int) -> None:
 
 
 def test_markup_in_names_is_text(run_of: Factory) -> None:
-    text = printed(tables.run_table(run_of(K=2, tasks=["[red]a", "[/]b"])))
+    text = printed(terminal.run_table(run_of(K=2, tasks=["[red]a", "[/]b"])))
     assert "[red]a" in text and "[/]b" in text
 
 
 def test_unmeasured_cells_are_blank(run_of: Factory) -> None:
     run = run_of(K=3)
     run.scores["accuracy"].matrix[0][1:] = [None, None]
-    row = next(line for line in printed(tables.run_table(run)).splitlines() if "1 task0" in line)
+    row = next(line for line in printed(terminal.run_table(run)).splitlines() if "1 task0" in line)
     controls = [f"{values[1]:.3f}" for values in run.scores["accuracy"].controls.values()]
     assert controls
     assert row.split() == ["1", "task0", f"{run.scores['accuracy'].matrix[0][0]:.3f}", *controls]

@@ -1,5 +1,6 @@
 """How parameters were chosen is said whole: search, trials, seeds, split, and what had nothing to tune."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -14,41 +15,40 @@ Factory = Callable[..., Any]
 
 def test_the_search_is_described(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(3, tuned=True)
-    first, nothing, *_ = tuning_section.tuning_sentences(comparison)
+    first, nothing, *_ = tuning_section.tuning_facts(comparison)
     for words in (
-        "by a grid: 4 trials for each method",
-        "2 seeds (100, 101)",
-        "average accuracy",
+        "grid, 4 trials for each method, 2 seeds (100, 101)",
+        "by average accuracy",
         "a tenth of each task's",
     ):
         assert words in first
-    assert nothing == "Nothing to tune, for want of parameters: sequential fine-tuning and joint training."
+    assert nothing == "No parameters to tune: sequential fine-tuning and joint training."
 
 
 def test_rows_are_the_choices_and_the_best_trials(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(3, tuned=True)
-    rows = {row.label: row for row in tuning_section.tuning_rows(comparison)}
-    assert list(rows) == ["replay", "sfa", "wise_ft"]  # best average of the reported runs first
-    for label, row in rows.items():
+    grid = tuning_section.tuning_grid(comparison)
+    assert [name for name, _ in grid.rows] == ["replay", "sfa", "wise_ft"]  # best average of the reported runs first
+    for label, (chosen, score, trials) in grid.rows:
         best = max(trial.score for trial in comparison.tuning.methods[label])
-        assert row.score == f"{best:.3f}" and row.trials == "4"
-        assert row.chosen == f"beta = {comparison.tuning.chosen[label]['beta']:g}"
+        assert score == f"{best:.3f}" and trials == "4"
+        assert chosen.removesuffix(" (end)") == f"beta {comparison.tuning.chosen[label]['beta']:g}"
 
 
 def test_a_choice_at_the_end_of_the_range_is_said(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(3, tuned=True)
     assert comparison.tuning.chosen["sfa"] == {"beta": 0.05} and comparison.tuning.chosen["wise_ft"] == {"beta": 0.1}
-    [edge] = [
-        sentence for sentence in tuning_section.tuning_sentences(comparison) if sentence.startswith("Chosen at the end")
-    ]
-    assert "SFA" in edge and "WiSE-FT" not in edge
+    grid = tuning_section.tuning_grid(comparison)
+    chosen = {name: values[0] for name, values in grid.rows}
+    assert chosen["sfa"] == "beta 0.05 (end)" and chosen["wise_ft"] == "beta 0.1"
+    assert "end: the outermost value tried" in grid.caption
 
 
 def test_diverged_trials_are_counted_and_not_drawn(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(3, tuned=True)
     trials = comparison.tuning.methods["sfa"]
     trials[3] = trials[3].model_copy(update={"score": None})
-    assert any("diverged: SFA (1)." in sentence for sentence in tuning_section.tuning_sentences(comparison))
+    assert dict(tuning_section.tuning_grid(comparison).rows)["sfa"][2] == "4 (1 diverged)"
     panel = next(axes for axes in tuning_section.tuning_figure(comparison).axes if axes.get_title(loc="left") == "sfa")
     assert list(panel.lines[0].get_xdata()) == [0.05, 0.1, 0.25]
 
@@ -87,19 +87,22 @@ def test_a_search_that_found_its_best_inside_says_nothing_of_ends_extensions_or_
     comparison, _ = comparison_of(3, tuned=True)
     inside = {label: {"beta": 0.1} for label in comparison.tuning.chosen}
     comparison = comparison.model_copy(update={"tuning": comparison.tuning.model_copy(update={"chosen": inside})})
-    text = " ".join(tuning_section.tuning_sentences(comparison))
-    for words in ("Chosen at", "went on", "diverged", "at most"):
-        assert words not in text
+    text = str((tuning_section.tuning_facts(comparison), tuning_section.tuning_grid(comparison)))
+    for words in ("end", "limit", "extended", "diverged", "at most"):
+        assert not re.search(rf"\b{words}\b", text)
     everything, _ = comparison_of(3, {"sfa": {"keep": 0.9}, "ewc": {"keep": 0.5}}, tuned=True)
-    assert "Nothing to tune" not in " ".join(tuning_section.tuning_sentences(everything))
+    assert "No parameters to tune" not in " ".join(tuning_section.tuning_facts(everything))
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"extensions": 1, "further_trials": 2}, "the search went on: up to 2 further trials for each method"),
-        ({"extensions": 3, "further_trials": 6}, "the search went on 3 times: up to 6 further trials"),
-        ({"at_limit": {"sfa": {"beta": 1.0}}}, "Chosen at a mathematical limit, beyond which there is nothing: SFA"),
+        (
+            {"extensions": 1, "further_trials": 2},
+            "the search was extended 1 time: up to 2 further trials for each method",
+        ),
+        ({"extensions": 3, "further_trials": 6}, "the search was extended 3 times: up to 6 further trials"),
+        ({"at_limit": {"sfa": {"beta": 1.0}}}, "limit: a mathematical limit, beyond which nothing lies"),
         ({"trials": 1, "seeds": [7]}, "1 trial for each method, 1 seed (7)"),
         ({"at_end": {}}, ""),
     ],
@@ -109,13 +112,13 @@ def test_what_became_of_the_search_is_said_as_it_is_recorded(
 ) -> None:
     comparison, _ = comparison_of(3, tuned=True)
     changed = comparison.model_copy(update={"tuning": comparison.tuning.model_copy(update=changes)})
-    text = " ".join(tuning_section.tuning_sentences(changed))
+    text = str((tuning_section.tuning_facts(changed), tuning_section.tuning_grid(changed)))
     assert words in text
     if "at_end" in changes:  # recorded: no choice lies at an end, whatever its trials look like
-        assert "Chosen at the end" not in text
+        assert "(end)" not in text
 
 
 def test_a_grid_of_fewer_points_is_not_said_to_have_as_many_trials(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(3, tuned=True)
     del comparison.tuning.methods["sfa"][3]
-    assert "by a grid: at most 4 trials for each method" in tuning_section.tuning_sentences(comparison)[0]
+    assert "grid, at most 4 trials for each method" in tuning_section.tuning_facts(comparison)[0]

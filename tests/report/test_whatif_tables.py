@@ -1,4 +1,4 @@
-"""What a sweep says of best values, knees and controls, each in a case in which it would be false."""
+"""What the table of a sweep shows of best values, knees and controls, each in a case in which it would be false."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from stockpot.evaluation.metrics import stream_metrics
-from stockpot.report.whatif_tables import whatif_findings, whatif_rows, whatif_table
+from stockpot.report.formatting import MISSING
+from stockpot.report.terminal import whatif_table
+from stockpot.report.whatif_tables import NO_KNEE, NOTHING_TRADED, WHATIF_HEADINGS, point_rows, whatif_rows
 from stockpot.results import Scores, WhatIf, WhatIfMethod, WhatIfPoint
 
 Both = tuple[float, float]  # on the earlier task and on the newest, at the end
@@ -47,29 +49,29 @@ def sweep(
     )  # fmt: skip
 
 
-def test_the_best_of_several_values_is_named_with_those_that_equal_it() -> None:
-    [single] = whatif_findings(sweep((0.8, 0.7), (0.2, 0.9)))
-    assert "Task Arithmetic scores best on average at λ = 0, with 0.750 (plain fine-tuning 0.550)" in single
-    assert "equalled" not in single
-    [tied] = whatif_findings(sweep((0.7, 0.8), (0.8, 0.7), (0.2, 0.9), (0.75, 0.75)))
-    assert "at λ = 0 (equalled at λ = 0.5 and λ = 1.5)" in tied
+def cell(whatif: WhatIf, heading: str) -> str:
+    """The method's cell in the first column of this heading."""
+    return whatif_rows(whatif)[-1].values[WHATIF_HEADINGS.index(heading)]
 
 
-def test_a_value_that_is_alone_is_not_called_the_best() -> None:
-    [alone] = whatif_findings(sweep((0.8, 0.7)))
-    assert "best" not in alone and "knee" not in alone
-    assert alone.startswith("Task Arithmetic has a score at one value only, λ = 0: 0.750 on average")
+def test_the_best_of_several_values_is_shown_with_those_that_equal_it() -> None:
+    single = sweep((0.8, 0.7), (0.2, 0.9))
+    assert (cell(single, "best"), cell(single, "average")) == ("λ = 0", "0.750")
+    assert whatif_rows(single)[0].values[1] == "0.550"  # plain fine-tuning
+    assert cell(sweep((0.7, 0.8), (0.8, 0.7), (0.2, 0.9), (0.75, 0.75)), "best") == "λ = 0 (or 0.5 and 1.5)"
+
+
+def test_a_value_that_is_alone_is_called_so() -> None:
+    alone = sweep((0.8, 0.7))
+    assert (cell(alone, "best"), cell(alone, "knee")) == ("λ = 0 (only)", MISSING)
 
 
 def test_why_there_is_no_knee() -> None:
-    [straight] = whatif_findings(sweep((0.8, 0.2), (0.5, 0.5), (0.2, 0.8)))
-    assert "There is no knee: no value lies beyond the straight line" in straight
-    [untraded] = whatif_findings(sweep((0.8, 0.9), (0.5, 0.5), (0.2, 0.8)))
-    assert "There is no knee: one value is best on earlier tasks and on the newest" in untraded
-    [losses] = whatif_findings(sweep((0.2, 0.3), (0.5, 0.5), lower=True))
-    assert "one value is best on earlier tasks and on the newest" in losses
-    [bent] = whatif_findings(sweep((0.9, 0.1), (0.8, 0.8), (0.1, 0.9), best=1, knee=1))
-    assert bent.endswith("This is the knee, too.")
+    assert cell(sweep((0.8, 0.2), (0.5, 0.5), (0.2, 0.8)), "knee") == NO_KNEE
+    assert cell(sweep((0.8, 0.9), (0.5, 0.5), (0.2, 0.8)), "knee") == NOTHING_TRADED
+    assert cell(sweep((0.2, 0.3), (0.5, 0.5), lower=True), "knee") == NOTHING_TRADED
+    bent = sweep((0.9, 0.1), (0.8, 0.8), (0.1, 0.9), best=1, knee=1)
+    assert cell(bent, "best") == cell(bent, "knee") == "λ = 0.5"
 
 
 def test_a_post_hoc_value_is_never_passed_off_as_exact() -> None:
@@ -84,19 +86,12 @@ def test_a_post_hoc_value_is_never_passed_off_as_exact() -> None:
     ):
         found = sweep(*curve, best=best, knee=knee, exact=exact)
         assert whatif_rows(found)[-1].real == real
-        [text] = whatif_findings(found)
-        at_best, _, at_knee = text.partition("The knee is at")
-        assert ("(post-hoc)" in at_best) == (not exact[best])
-        assert ("(post-hoc)" in at_knee) == (bool(at_knee) and not exact[knee])
+        points = point_rows(found.methods["task_arithmetic"], found)
+        assert [values[-1] for _, values in points] == ["exact" if real else "exact to task 1" for real in exact]
 
 
-def test_controls_are_told_by_their_direction_and_only_where_there_are_any() -> None:
+def test_controls_have_their_direction_and_a_column_only_where_there_are_any() -> None:
     losses = sweep((3.0, 3.0), (2.0, 4.5), lower=True, controls=([4.1, 4.2, 4.5], [4.1, 4.1, 4.0], [4.1, 4.2, 4.3]))
-    [_, told] = whatif_findings(losses)
-    assert told == (
-        "general, never trained on, changed since the start by −0.400 after plain fine-tuning and +0.100 after Task "
-        "Arithmetic at λ = 0; below zero is worse (1 seed, so no interval)."
-    )
     assert [row.controls for row in whatif_rows(losses)] == [["−0.400"], ["0"], ["+0.100"]]
     assert [str(column.header) for column in whatif_table(losses).columns][-2] == "general\nchange"
     console = Console(width=200)
@@ -104,5 +99,5 @@ def test_controls_are_told_by_their_direction_and_only_where_there_are_any() -> 
         console.print(whatif_table(losses))
     assert max(len(line.rstrip()) for line in capture.get().splitlines()) <= 100
     without = sweep((0.8, 0.7), (0.2, 0.9))
-    assert len(whatif_findings(without)) == 1 and len(whatif_table(without).columns) == 9
+    assert len(whatif_table(without).columns) == 9
     assert all(row.controls == [] for row in whatif_rows(without))

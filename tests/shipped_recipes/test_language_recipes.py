@@ -113,7 +113,7 @@ def test_one_chat_model_and_one_file_and_what_it_lost(shared_data: Callable[[str
     create_run(recipe, recipe.method, 0, tmp_path / "run")
     results = continue_run(tmp_path / "run")
     assert results.method["first_task"] == "average" and results.costs.averages == 2
-    assert "general, never trained on, is " in run_summary(results)[0]
+    assert "general (never trained on) " in run_summary(results)[0]
     assert results.controls["general"].change is not None
 
 

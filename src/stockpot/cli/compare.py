@@ -88,8 +88,8 @@ def _compare(
     from stockpot.recipe.read import read_recipe
     from stockpot.recipe.resolve import to_values, to_yaml
     from stockpot.report.comparison_page import write_comparison_report
-    from stockpot.report.other_scores import grid_table, other_scores_of_comparison
-    from stockpot.report.tables import comparison_table
+    from stockpot.report.other_scores import other_scores_of_comparison
+    from stockpot.report.terminal import comparison_table, grid_table
     from stockpot.runs.progress import terminal_progress
     from stockpot.training.job import Interrupted
 
@@ -136,7 +136,7 @@ def _show_so_far(recipe: Recipe, cells: Sequence[CellPlan], path: Path) -> None:
     """The table of the reported runs that are finished, without conclusions; nothing is written."""
     from stockpot.compare.cells import is_finished
     from stockpot.compare.summary import summarise_comparison
-    from stockpot.report.tables import comparison_table
+    from stockpot.report.terminal import comparison_table
     from stockpot.runs.folder import RunFolder
     from stockpot.runs.results_json import results_of
 

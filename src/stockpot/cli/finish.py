@@ -19,7 +19,7 @@ def finish_run(path: Path, stop: Stop, allow_code: bool, opened: Stream | None =
     """Learns the tasks that are left, writes the report, and prints table, findings and where things are."""
     from stockpot.report.findings import run_summary
     from stockpot.report.run_page import write_run_report
-    from stockpot.report.tables import run_table
+    from stockpot.report.terminal import run_table
     from stockpot.runs.actions import continue_run
     from stockpot.runs.folder import RunFolder
     from stockpot.runs.progress import terminal_progress

@@ -43,8 +43,8 @@ def whatif_command(
     import torch
 
     from stockpot.compare.whatif import FILE, OPTIMISTIC, known_methods, reading, swept
+    from stockpot.report.terminal import whatif_table
     from stockpot.report.whatif_page import write_whatif_report
-    from stockpot.report.whatif_tables import whatif_findings, whatif_table
 
     names = list(swept()) if methods is None else known_methods([name.strip() for name in methods.split(",") if name])
     target = output or folder / "whatif"
@@ -59,8 +59,6 @@ def whatif_command(
         write_json(target / FILE, whatif.model_dump(mode="json"))
         page = write_whatif_report(whatif, target)
     show(whatif_table(whatif))
-    for sentence in whatif_findings(whatif):
-        say(sentence)
     for warning in sorted(whatif.notes, key=OPTIMISTIC.__eq__):  # the most important one last, where it is read
         say(f"Note: {warning}")
     say(f"Numbers: {target / FILE}")

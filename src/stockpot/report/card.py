@@ -6,9 +6,11 @@ import re
 from typing import Any
 
 from stockpot.markdown import code_span, escape_markdown, markdown_table
+from stockpot.printing import counted
+from stockpot.report.costs import cost_rows
 from stockpot.report.findings import run_summary
-from stockpot.report.formatting import MISSING, score, title
-from stockpot.report.tables import cost_rows, metric_rows
+from stockpot.report.formatting import score, title
+from stockpot.report.tables import metric_rows, score_rows
 from stockpot.results import Results
 
 MAX_HEAD_ROWS = 100
@@ -63,9 +65,9 @@ def model_card(results: Results, base_model: str | None, datasets: list[str], li
 
 
 def _body(results: Results, built: bool) -> str:
-    K = len(results.scores[results.primary].matrix)
+    learnt = counted(len(results.scores[results.primary].matrix), "task")
     parts = [
-        f"# {escape_markdown(title(results.label))}: {K} task{'s' * (K != 1)}, one after the other",
+        f"# {escape_markdown(title(results.label))}: {learnt}, one after the other",
         "\n".join(escape_markdown(sentence) for sentence in run_summary(results)),
         f"## Scores\n\nOn every task, after every task; seed {results.seed}.",
         *(part for name in dict.fromkeys((results.primary, *results.scores)) for part in _matrix(name, results)),
@@ -113,11 +115,9 @@ def _matrix(name: str, results: Results) -> list[str]:
     """One score's name, unit and direction, and its matrix, the controls beside the tasks."""
     scores = results.scores[name]
     better = "higher" if scores.higher_is_better else "lower"
-    controls = list(scores.controls.values())
     rows = [
-        [when, *(_written(value, scores.unit) for value in [*row, *(column[i] for column in controls)])]
-        for i, row in enumerate([scores.initial, *scores.matrix])
-        for when in (f"{i} {results.tasks[i - 1]}" if i else "before the stream",)
+        [f"{i} {stage}" if i else "before the stream", *(score(value, scores.unit) for value in values)]
+        for i, (stage, values) in enumerate(score_rows(results, name))
     ]
     heads = ["after, on", *results.tasks, *(f"({control})" for control in scores.controls)]
     title = f"**{escape_markdown(name)}**, {escape_markdown(scores.unit)}: {better} is better."
@@ -136,10 +136,6 @@ def _kind(results: Results) -> str:
     if results.scenario == "language":
         return "language"
     return "text" if any(one.get("text") for one in data) else "image"
-
-
-def _written(value: float | None, unit: str) -> str:
-    return MISSING if value is None else score(value, unit)
 
 
 def _slug(name: str) -> str:

@@ -1,8 +1,8 @@
 """The house style, and the methods of a comparison against each other; importing this file loads matplotlib.
 
-Each figure is one function that returns a matplotlib Figure: no pyplot and so no global state. Drawn with mid-tone
-colours of at least 3:1 contrast on white and on near-black, told apart by marker as well as by hue; `INK` is the one
-dark colour, which the page replaces by that of its text. Names come from users: they are never read as mathematics.
+Each figure is one function that returns a matplotlib Figure, without pyplot and its global state. Colours have at least
+3:1 contrast on white and on near-black, and markers differ as well as hues; `INK` is the one dark colour, which the
+page replaces by that of its text. Names come from users: they are never read as mathematics.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import functools
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec
 
@@ -20,8 +21,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from stockpot.methods import role_of
-from stockpot.report.formatting import fit, metric_title, ranked
-from stockpot.report.placement import Segment, place_labels
+from stockpot.report.formatting import fit, metric_title
+from stockpot.report.ranking import ranked
 from stockpot.results import Comparison, Estimate
 
 INK = "#24292e"
@@ -29,7 +30,7 @@ FLOOR, CEILING = "#7d828a", "#8c6d4f"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#c0659a", "#b37a00", "#2e9bd6")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "p", "h")
 FIGURE_WIDTH = 4.6
-MANY_METHODS = 10  # methods, beyond which figures grow
+MANY_METHODS = 10  # beyond these, rows are closer together
 _STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -60,23 +61,16 @@ class Look(NamedTuple):
 
 
 def looks(comparison: Comparison) -> dict[str, Look]:
-    """Grey for the floor, brown for the ceiling, the palette for the methods in the order of the comparison."""
-    given: dict[str, Look] = {}
-    others = 0
-    for label, summary in comparison.methods.items():
-        role = role_of(summary.method)
-        if role != "rival":
-            given[label] = Look(FLOOR, "|") if role == "floor" else Look(CEILING, "d")
-        else:
-            given[label] = Look(PALETTE[others % len(PALETTE)], MARKERS[others % len(MARKERS)])
-            others += 1
-    return given
+    """Label → its look: grey for the floor, brown for the ceiling, the palette in turn for the other methods."""
+    references = {"floor": Look(FLOOR, "|"), "ceiling": Look(CEILING, "d")}
+    own = map(Look, cycle(PALETTE), cycle(MARKERS))
+    return {label: references.get(role_of(s.method)) or next(own) for label, s in comparison.methods.items()}
 
 
 def house_style() -> AbstractContextManager[None]:
-    """The house style alone, whatever the user's matplotlibrc says."""
+    """The house style alone, whatever the user's matplotlibrc sets."""
     settings: dict[Any, Any] = {**mpl.rcParamsDefault, **_STYLE}
-    settings.pop("backend")  # which the user's own session may have chosen
+    settings.pop("backend")  # the user's session may have chosen one
     return mpl.rc_context(settings)
 
 
@@ -102,19 +96,12 @@ def save_figure(figure: Figure, stem: Path) -> tuple[Path, Path]:
 
 
 def short(name: str, length: int = 16) -> str:
-    """A name on one line, cut in the middle; unprintable characters, which SVG forbids, become blanks."""
+    """A name on one line, cut in the middle; unprintable characters, which SVG forbids, become spaces."""
     return fit("".join(c if c.isprintable() else " " for c in name).strip(), length)
 
 
-def _whisker(axes: Axes, at: float, estimate: Estimate, look: Look, horizontal: bool = True) -> None:
-    if estimate.low is None or estimate.high is None:
-        return
-    ends = ([estimate.low, estimate.high], [at, at])
-    axes.plot(*(ends if horizontal else ends[::-1]), color=look.color, linewidth=1.6, solid_capstyle="butt")
-
-
 def _frame(axes: Axes, estimates: list[Estimate]) -> None:
-    """Room for every run, and for intervals up to as much again on either side: few runs have very wide ones."""
+    """Limits that show every run, and intervals up to one span beyond: those of few runs are very wide."""
     values = [value for estimate in estimates for value in estimate.values if value is not None]
     if not values:
         return
@@ -127,19 +114,18 @@ def _frame(axes: Axes, estimates: list[Estimate]) -> None:
 
 @styled
 def methods_figure(comparison: Comparison, metric: str = "average_accuracy") -> Figure:
-    """The methods in one metric: mean, interval as a whisker, every seed a small dot."""
-    given = looks(comparison)
+    """The methods in one metric: mean, interval as a bar, every run a small dot."""
+    method_looks = looks(comparison)
     rows = [(label, s) for label, s in ranked(comparison) if getattr(s, metric).mean is not None]
-    figure = Figure(
-        figsize=(FIGURE_WIDTH, 1.0 + (0.36 if len(rows) <= MANY_METHODS else 0.26) * max(1, len(rows))),
-        layout="constrained",
-    )
+    height = 1.0 + (0.36 if len(rows) <= MANY_METHODS else 0.26) * max(1, len(rows))
+    figure = Figure(figsize=(FIGURE_WIDTH, height), layout="constrained")
     axes = figure.add_subplot()
     for y, (label, summary) in enumerate(rows):
         estimate: Estimate = getattr(summary, metric)
-        look = given[label]
+        look = method_looks[label]
         seeds = [value for value in estimate.values if value is not None]
-        _whisker(axes, y, estimate, look)
+        if estimate.low is not None and estimate.high is not None:
+            axes.plot([estimate.low, estimate.high], [y, y], color=look.color, linewidth=1.6, solid_capstyle="butt")
         axes.plot(seeds, [y + 0.24] * len(seeds), ".", color=look.color, markersize=4, alpha=0.75)
         assert estimate.mean is not None
         axes.plot(estimate.mean, y, marker=look.marker, color=look.color, markersize=6.5, markeredgewidth=1.5)
@@ -156,41 +142,25 @@ def methods_figure(comparison: Comparison, metric: str = "average_accuracy") -> 
     return figure
 
 
-def _one_minus(estimate: Estimate) -> Estimate:
-    mean, low, high = (None if v is None else 1 - v for v in (estimate.mean, estimate.high, estimate.low))
-    return Estimate(mean=mean, low=low, high=high, n=estimate.n, values=[])
+def legend_below(figure: Figure, axes: Axes, columns: int) -> None:
+    """The legend of `axes` below the panels."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels) or 1))
 
 
 @styled
 def stability_plasticity(comparison: Comparison) -> Figure:
     """What was kept against what was learnt: up is less forgetting, right is a better score on tasks just learnt."""
-    given = looks(comparison)
-    many = len(comparison.methods) > MANY_METHODS
-    figure = Figure(figsize=(FIGURE_WIDTH, 6.0 if many else 3.8), layout="constrained")
+    method_looks = looks(comparison)
+    figure = Figure(figsize=(FIGURE_WIDTH, 3.8 + 0.08 * len(comparison.methods)), layout="constrained")
     axes = figure.add_subplot()
     fraction = comparison.unit == "fraction"
-    points: list[tuple[float, float]] = []
-    names: list[str] = []
-    colors: list[str] = []
-    whiskers: list[Segment] = []
     for label, summary in comparison.methods.items():
-        x, lost = summary.plasticity, summary.forgetting
-        if x.mean is None or lost.mean is None:
-            continue
-        y = _one_minus(lost) if fraction else lost
-        assert y.mean is not None
-        look = given[label]
-        if not many:  # whose bars would hide each other's marks; the figures of one metric have them
-            _whisker(axes, y.mean, x, look)
-            _whisker(axes, x.mean, y, look, horizontal=False)
-        axes.plot(x.mean, y.mean, marker=look.marker, color=look.color, markersize=6.5, markeredgewidth=1.5)
-        points.append((x.mean, y.mean))
-        if x.low is not None and x.high is not None and not many:
-            whiskers.append(((x.low, y.mean), (x.high, y.mean)))
-        if y.low is not None and y.high is not None and not many:
-            whiskers.append(((x.mean, y.low), (x.mean, y.high)))
-        names.append(short(label, 18))
-        colors.append(look.color)
+        x, forgetting = summary.plasticity.mean, summary.forgetting.mean
+        if x is not None and forgetting is not None:
+            look, y = method_looks[label], 1 - forgetting if fraction else forgetting
+            mark: dict[str, Any] = {"marker": look.marker, "color": look.color, "markersize": 6.5}
+            axes.plot(x, y, **mark, markeredgewidth=1.5, linestyle="none", label=short(label, 18))
     axes.set_xlabel(f"plasticity: {comparison.primary} on a task just learnt")
     axes.set_ylabel("stability: 1 − forgetting" if fraction else f"forgetting ({comparison.unit}), less is higher")
     axes.grid(color=FLOOR, alpha=0.25, linewidth=0.6)
@@ -199,5 +169,5 @@ def stability_plasticity(comparison: Comparison) -> Figure:
         axes.invert_xaxis()
     if not fraction:
         axes.invert_yaxis()
-    place_labels(axes, points, names, colors, whiskers)
+    legend_below(figure, axes, 3)
     return figure

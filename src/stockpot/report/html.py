@@ -16,7 +16,7 @@ from stockpot.report.svg import inline
 
 
 class Gallery:
-    """Saves figures under a folder and hands them to the page, each under ids of its own."""
+    """Saves figures to a folder and returns them for the page, with ids that do not collide."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -31,13 +31,20 @@ class Gallery:
 
 
 def unbroken(text: str) -> str:
-    """The same sentence, its numbers never parted from their units at the end of a line."""
+    """The text with no-break spaces between numbers and their units."""
     units = r"(?<=\d) (?=%|seed|order|points|[kMGT]?B\b)"
     return re.sub(rf"{units}| (?=[×±])|(?<=[×±]) (?=\d)", "\u00a0", text)
 
 
+def _tone(value: str) -> str:
+    """The CSS class of a cell that ends with a verdict, or is too long for one line."""
+    return next(
+        (f" {verdict}" for verdict in ("better", "worse") if value.endswith(verdict)), " long" * (len(value) > 32)
+    )
+
+
 def write_page(template: str, folder: Path, **values: Any) -> Path:
-    """Renders with every value escaped, and publishes whole or not at all."""
+    """Renders `folder/report.html` with every value escaped; the file appears whole or not at all. Returns its path."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -45,7 +52,7 @@ def write_page(template: str, folder: Path, **values: Any) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["bound"] = unbroken
+    environment.filters |= {"bound": unbroken, "tone": _tone}
     style = Markup((Path(__file__).parent / "templates" / "style.css").read_text(encoding="utf-8"))
     page = environment.get_template(template).render(style=style, **values)
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,9 +13,8 @@ from stockpot.results import Comparison, Difference, Estimate, MethodSummary
 def pairwise_differences(comparison: Comparison, metric: str) -> dict[tuple[str, str], Difference]:
     """The paired difference, first − second, of every pair of methods, Holm-corrected over all the pairs.
 
-    Pairs are made of the runs that two methods share; where several orders were run, seeds are averaged within each
-    first. Floor and ceiling are left out, and so are methods without the metric. No verdict is against a method
-    that was tuned to an end of what was tried.
+    Only runs that both methods have are paired; with several orders, seeds are averaged within each first. Floor,
+    ceiling and methods without the metric are left out. No verdict is against a method that was tuned to an end.
     """
     measured = [
         label
@@ -27,9 +26,9 @@ def pairwise_differences(comparison: Comparison, metric: str) -> dict[tuple[str,
     }
     pairs = list(combinations(measured, 2))
     tests = {str(index): paired_runs(values[first], values[second]) for index, (first, second) in enumerate(pairs)}
-    found = correct(tests, lower_is_better(metric, comparison.higher_is_better), comparison.confidence)
+    corrected = correct(tests, lower_is_better(metric, comparison.higher_is_better), comparison.confidence)
     at_end = chosen_at_end(comparison)
-    return {pair: fair_verdict(found[str(index)], *pair, at_end) for index, pair in enumerate(pairs)}
+    return {pair: fair_verdict(corrected[str(index)], *pair, at_end) for index, pair in enumerate(pairs)}
 
 
 def _values(summary: MethodSummary, estimate: Estimate) -> dict[RunKey, float | None]:

@@ -7,18 +7,30 @@ from pathlib import Path
 from typing import Any
 
 from stockpot.evaluation.metrics import control_metrics
-from stockpot.report import findings, other_scores, stream_figures, tables
+from stockpot.report import stream_figures
+from stockpot.report.costs import cost_rows
+from stockpot.report.findings import run_summary
 from stockpot.report.formatting import MISSING, score, seconds, signed
 from stockpot.report.html import Gallery, write_page
+from stockpot.report.other_scores import other_scores_of_run, score_heading
+from stockpot.report.tables import Grid, metric_rows
 from stockpot.results import Results, Scores
 from stockpot.yaml_text import dump_yaml
 
-FEW_ROWS = 40
+FEW_ROWS = 40  # of a table on the page
 MOMENTS = ["before", "just learnt", "at its worst since", "at the end"]  # of a task, where there are many
 
 
 def write_run_report(results: list[tuple[str, Results]], folder: Path) -> Path:
-    """The report of one or several runs, given as (name, results): `folder/report.html`, whose path is returned."""
+    """Writes the report of one or several runs.
+
+    Args:
+        results: (name, results) of each run.
+        folder: Where `report.html` and `figures/` are written.
+
+    Returns:
+        The path of `report.html`.
+    """
     gallery = Gallery(folder / "figures")
     runs = []
     for index, (name, run) in enumerate(results):
@@ -30,7 +42,6 @@ def write_run_report(results: list[tuple[str, Results]], folder: Path) -> Path:
 
 def _run(name: str, run: Results, gallery: Gallery, stem: str) -> dict[str, Any]:
     scores = run.scores[run.primary]
-    grids = _grids(run, run.primary)
     pictures = []
     if scores.matrix:
         pictures = [
@@ -53,64 +64,68 @@ def _run(name: str, run: Results, gallery: Gallery, stem: str) -> dict[str, Any]
         "name": name,
         "unfinished": f"unfinished: {len(run.tasks)} of {planned} tasks" if planned > len(run.tasks) else "",
         "results": run,
-        "findings": findings.run_summary(run),
+        "findings": run_summary(run),
         "figures": pictures,
-        "metrics": tables.metric_rows(run),
-        "costs": tables.cost_rows([run.costs]),
+        "metrics": metric_rows(run),
+        "costs": Grid(
+            "Wall-clock time unless it says processor; sizes in decimal units",
+            ["whole stream"],
+            cost_rows([run.costs]),
+            "cost",
+        ),
         "task_costs": _task_costs(run),
-        **grids,
-        "told": other_scores.score_heading(run.primary, scores),
-        "beside": other_scores.other_scores_of_run(run),
-        "others": {
-            other_scores.score_heading(title, run.scores[title]): _grids(run, title)
-            for title in run.scores
-            if title != run.primary
-        },
-        "stages": ["start", *run.tasks[: len(scores.matrix)]],
+        "heading": score_heading(run.primary, scores),
+        "grids": _grids(run, run.primary, f"Every {run.primary}"),
+        "other": other_scores_of_run(run),
+        "others": [
+            grid
+            for name in run.scores
+            if name != run.primary
+            for grid in _grids(run, name, score_heading(name, run.scores[name]))
+        ],
         "head": run.head if 0 < sum(map(len, run.head.values())) <= FEW_ROWS else {},
         "recipe": dump_yaml(run.recipe),
     }
 
 
 def over_time_caption(tasks: int) -> str:
+    """What the trajectories show: each task, or of many tasks a summary."""
     if tasks > stream_figures.MANY_TASKS:
         return (
-            "After each task: the mean score of the tasks learnt so far, from the worst of them to the best, and the "
-            "task just learnt; the heat map has them one by one"
+            "After each task: the mean score of the tasks learnt so far, the range from the worst of them to the best, "
+            "and the task just learnt; the heat map shows every task"
         )
     return "Each task's score over the stream. The large mark is where the task was just learnt"
 
 
-def _grids(run: Results, title: str) -> dict[str, Any]:
-    """One score as tables: of every task after each, of many tasks at four moments, and of the controls."""
-    scores = run.scores[title]
-    headings, caption, corner = run.tasks, "after each task", "after \\ on"
+def _grids(run: Results, name: str, caption: str) -> list[Grid]:
+    """One score as tables: every task after each task, or of many tasks at four moments; and the controls."""
+    scores = run.scores[name]
 
     def written(values: list[float | None]) -> list[str]:
         return ["" if value is None else score(value, scores.unit) for value in values]
 
-    scored = [("start", written(scores.initial)), *zip(run.tasks, map(written, scores.matrix), strict=False)]
+    stages = ["start", *run.tasks[: len(scores.matrix)]]
+    rows = list(zip(stages, map(written, [scores.initial, *scores.matrix]), strict=True))
+    grids = [Grid(f"{caption}, after each task", run.tasks, rows, "after \\ on")]
     if len(run.tasks) > FEW_ROWS:
-        headings, caption, corner = MOMENTS, "at four moments; results.json has it after each task", "task"
-        scored = [(run.tasks[i], written(_moments(scores, i))) for i in range(len(scores.matrix))]
-    return {
-        "headings": headings,
-        "caption": caption,
-        "corner": corner,
-        "scored": scored,
-        "controls": [(control, row) for control, values in scores.controls.items() if any(row := written(values))],
-    }
+        rows = [(run.tasks[i], written(_moments(scores, i))) for i in range(len(scores.matrix))]
+        grids = [Grid(f"{caption}, at four moments; results.json has it after each task", MOMENTS, rows, "task")]
+    controls = [(control, row) for control, values in scores.controls.items() if any(row := written(values))]
+    return (
+        [*grids, Grid(f"{caption} of the controls, never trained on", stages, controls, "data")] if controls else grids
+    )
 
 
-def _task_costs(run: Results) -> dict[str, Any] | None:
-    """The costs of each task: a column each, or where there are many a row each."""
-    rows, tasks = tables.cost_rows(run.task_costs), run.tasks[: len(run.task_costs)]
+def _task_costs(run: Results) -> Grid | None:
+    """The costs of each task: a column each, or of many tasks a row each."""
+    rows, tasks = cost_rows(run.task_costs), run.tasks[: len(run.task_costs)]
     if not rows:
         return None
     if len(tasks) <= FEW_ROWS:
-        return {"headings": tasks, "rows": rows, "corner": "cost"}
-    turned = list(zip(tasks, zip(*(values for _, values in rows), strict=True), strict=True))
-    return {"headings": [name for name, _ in rows], "rows": turned, "corner": "task"}
+        return Grid("The same for every task", tasks, rows, "cost")
+    turned = list(zip(tasks, map(list, zip(*(values for _, values in rows), strict=True)), strict=True))
+    return Grid("The same for every task", [name for name, _ in rows], turned, "task")
 
 
 def _moments(scores: Scores, task: int) -> list[float | None]:
@@ -121,20 +136,21 @@ def _moments(scores: Scores, task: int) -> list[float | None]:
     return [scores.initial[task], since[0], worst, since[-1]]
 
 
-def _overview(results: list[tuple[str, Results]]) -> dict[str, Any] | None:
-    """One row a run, where there are several; of each control its change since the start."""
+def _overview(results: list[tuple[str, Results]]) -> Grid | None:
+    """Several runs side by side, with each control's change since the start; None for one run."""
     if len(results) < 2:
         return None
-    names = list(dict.fromkeys(name for _, run in results for name in run.scores[run.primary].controls))
+    controls = list(dict.fromkeys(name for _, run in results for name in run.scores[run.primary].controls))
     rows = []
     for name, run in results:
         m, scores = run.metrics, run.scores[run.primary]
         values = [score(value, scores.unit) for value in (m.average_accuracy, m.forgetting, m.newest_accuracy)]
         known = control_metrics(scores)
-        changes = [signed(known[one].change, scores.unit) if one in known else MISSING for one in names]
-        rows.append((name, run.label, str(run.seed), *values, *changes, seconds(run.costs.training_seconds)))
-    headings = ["average", "forgetting", "newest task", *(f"{one} since the start" for one in names), "training"]
-    return {"headings": headings, "rows": rows}
+        changes = [signed(known[c].change, scores.unit) if c in known else MISSING for c in controls]
+        rows.append((name, [run.label, str(run.seed), *values, *changes, seconds(run.costs.training_seconds)]))
+    changes = [f"{control} since the start" for control in controls]
+    headings = ["method", "seed", "average", "forgetting", "newest task", *changes, "training"]
+    return Grid("The runs side by side, 1 seed each", headings, rows, "run")
 
 
 def _slug(name: str) -> str:

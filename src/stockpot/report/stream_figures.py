@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from stockpot.report.figures import FIGURE_WIDTH, FLOOR, MARKERS, PALETTE, short, styled
-from stockpot.report.formatting import ranked, score
+from stockpot.report.formatting import score
+from stockpot.report.ranking import ranked
 from stockpot.results import Comparison, Results, Scores
 
 MANY_TASKS = 16  # beyond which a task has no line and no number of its own

@@ -1,27 +1,20 @@
-"""How the parameters were chosen: the same number of trials for every method that has any."""
+"""How the parameters were chosen: the same number of trials for every method that has parameters."""
 
 from __future__ import annotations
 
 from math import log10
-from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from stockpot.evaluation.statistics import lower_is_better
+from stockpot.printing import counted
 from stockpot.report.figures import FIGURE_WIDTH, FLOOR, looks, short, styled
-from stockpot.report.formatting import MISSING, listing, metric_title, ranked, score, seed_count, title
-from stockpot.report.search_ends import chosen_at_end, plain_number, searched_strength
+from stockpot.report.formatting import MISSING, listing, metric_title, score, title
+from stockpot.report.ranking import ranked
+from stockpot.report.search_ends import chosen_keys, searched_strength
+from stockpot.report.tables import Grid
 from stockpot.results import Comparison, Trial, Tuning
-
-
-class TunedRow(NamedTuple):
-    """One method's choice, in words."""
-
-    label: str
-    chosen: str
-    score: str
-    trials: str
 
 
 def tuned(comparison: Comparison) -> list[str]:
@@ -32,73 +25,49 @@ def tuned(comparison: Comparison) -> list[str]:
     return [label for label in dict.fromkeys(order) if tuning.methods.get(label)]
 
 
-def tuning_sentences(comparison: Comparison) -> list[str]:
-    """How the search was made, what had nothing to tune, and whose choice lies at the end of what was tried."""
+def tuning_facts(comparison: Comparison) -> list[str]:
+    """How the search was made, and which methods had nothing to tune."""
     tuning = comparison.tuning
     assert tuning is not None
-    searches = {"grid": "a grid", "random": "random search", "optuna": "Optuna"}
-    objective = metric_title(tuning.objective, comparison.primary)
-    whole = "trial" if tuning.trials == 1 else "trials"
+    search = {"grid": "grid", "random": "random search", "optuna": "Optuna"}[tuning.search]
     fewer = "at most " if any(0 < len(trials) < tuning.trials for trials in tuning.methods.values()) else ""
-    found = [
-        f"Before the reported runs, parameters were chosen by {searches[tuning.search]}: {fewer}{tuning.trials} "
-        f"{whole} for each method, {seed_count(len(tuning.seeds))} ({', '.join(map(str, tuning.seeds))}), "
-        f"by {objective} on {tuning.split}."
+    seeds = f"{counted(len(tuning.seeds), 'seed')} ({', '.join(map(str, tuning.seeds))})"
+    facts = [
+        f"Search, before the reported runs: {search}, {fewer}{counted(tuning.trials, 'trial')} for each method, "
+        f"{seeds}, by {metric_title(tuning.objective, comparison.primary)} on {tuning.split}."
     ]
-    nothing = [title(label) for label in comparison.methods if not tuning.methods.get(label)]
-    if nothing:
-        found.append(f"Nothing to tune, for want of parameters: {listing(nothing, 6)}.")
     if tuning.extensions:
-        found.append(
-            f"Since a best value was the outermost tried, {_rounds(tuning)}: up to {tuning.further_trials} further "
-            "trials for each method, beyond the end for those at one, around the best value for the others."
+        facts.append(
+            f"A best value was the outermost tried, so the search was extended {counted(tuning.extensions, 'time')}: "
+            f"up to {tuning.further_trials} further trials for each method, beyond the end where it was at one, else "
+            "around its best value."
         )
-    edge = [title(label) for label in tuned(comparison) if label in chosen_at_end(comparison)]
-    if edge:
-        found.append(f"Chosen at the end of what was tried, so that a better value may lie beyond: {listing(edge, 6)}.")
-    if tuning.at_limit:
-        at_limit = [
-            f"{title(label)} ({', '.join(f'{key} {plain_number(value)}' for key, value in keys.items())})"
-            for label, keys in tuning.at_limit.items()
-        ]
-        found.append(f"Chosen at a mathematical limit, beyond which there is nothing: {listing(at_limit, 6)}.")
-    lost = {title(label): sum(t.score is None for t in tuning.methods[label]) for label in tuned(comparison)}
-    if any(lost.values()):
-        which = [f"{name} ({count})" for name, count in lost.items() if count]
-        found.append(f"Trials without a score, for training diverged: {listing(which, 6)}.")
-    return found
+    untuned = [title(label) for label in comparison.methods if not tuning.methods.get(label)]
+    return [*facts, f"No parameters to tune: {listing(untuned, 6)}."] if untuned else facts
 
 
-def tuning_rows(comparison: Comparison) -> list[TunedRow]:
-    """Label, chosen values, the best trial's score, how many trials."""
+def tuning_grid(comparison: Comparison) -> Grid:
+    """For each method the chosen values, the score of its best trial, and how many trials it had."""
     tuning = comparison.tuning
     assert tuning is not None
-    found = []
+    rows = []
     for label in tuned(comparison):
         trials = tuning.methods[label]
+        diverged = sum(trial.score is None for trial in trials)
+        count = f"{len(trials)} ({diverged} diverged)" if diverged else str(len(trials))
         best = _best(trials, lower_is_better(tuning.objective, comparison.higher_is_better))
-        keys = {key for trial in trials for key in trial.keys}
-        chosen = {key: value for key, value in tuning.chosen.get(label, {}).items() if key in keys or not keys}
-        found.append(TunedRow(label, _values(chosen), score(best, comparison.unit), str(len(trials))))
-    return found
+        rows.append((label, [chosen_keys(comparison, label) or MISSING, score(best, comparison.unit), count]))
+    chosen = " ".join(values[0] for _, values in rows)
+    caption = f"Chosen parameters, and the best trial's {metric_title(tuning.objective, comparison.primary)} on the "
+    caption += f"tuning split; {counted(len(tuning.seeds), 'seed')}"
+    caption += "; end: the outermost value tried, beyond which a better one may lie" if "(end)" in chosen else ""
+    caption += "; limit: a mathematical limit, beyond which nothing lies" if "(limit)" in chosen else ""
+    return Grid(caption, ["chosen", "best trial", "trials"], rows)
 
 
 def _best(trials: list[Trial], lower: bool) -> float | None:
     scores = [trial.score for trial in trials if trial.score is not None]
     return (min if lower else max)(scores, default=None)
-
-
-def _values(values: dict[str, Any]) -> str:
-    return ", ".join(f"{key} = {number(value)}" for key, value in values.items()) or MISSING
-
-
-def number(value: Any) -> str:
-    """A parameter as short as it can be told."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _rounds(tuning: Tuning) -> str:
-    return "the search went on" if tuning.extensions == 1 else f"the search went on {tuning.extensions} times"
 
 
 def _is_chosen(trial: Trial, tuning: Tuning, label: str) -> bool:
@@ -112,10 +81,10 @@ def _is_chosen(trial: Trial, tuning: Tuning, label: str) -> bool:
 
 @styled
 def tuning_figure(comparison: Comparison) -> Figure:
-    """Small multiples, one a method: each trial's score over its strength, or its number; the chosen one large."""
+    """A panel for each method: each trial's score over its strength, or over its number; the chosen one large."""
     tuning = comparison.tuning
     assert tuning is not None
-    labels, given = tuned(comparison), looks(comparison)
+    labels, method_looks = tuned(comparison), looks(comparison)
     columns = min(4, len(labels))
     lines = -(-len(labels) // columns)
     drawing = Figure(figsize=(max(FIGURE_WIDTH, 2.3 * columns), 0.5 + 1.5 * lines), layout="constrained")
@@ -125,7 +94,7 @@ def tuning_figure(comparison: Comparison) -> Figure:
     for axes, label in zip(grid, labels, strict=False):
         trials = tuning.methods[label]
         key = searched_strength(trials)
-        color = given[label].color if label in given else FLOOR
+        color = method_looks[label].color if label in method_looks else FLOOR
         points = [
             (float(trial.keys[key]) if key else index + 1.0, trial.score, _is_chosen(trial, tuning, label))
             for index, trial in enumerate(trials)

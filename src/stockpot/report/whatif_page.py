@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -9,19 +10,20 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from stockpot.evaluation.metrics import newest_accuracy, past_accuracy
-from stockpot.report.figures import CEILING, FIGURE_WIDTH, FLOOR, INK, MARKERS, PALETTE, Look, styled
+from stockpot.evaluation.pareto import ScorePoint
+from stockpot.report.figures import CEILING, FIGURE_WIDTH, FLOOR, INK, MARKERS, PALETTE, Look, legend_below, styled
 from stockpot.report.formatting import METRIC_TITLES, metric_heading, metric_title, opening
 from stockpot.report.html import Gallery, write_page
-from stockpot.report.placement import PlotPoint, along, place_labels
+from stockpot.report.tables import Grid
 from stockpot.report.whatif_tables import (
     PLAIN,
     START,
     SYMBOLS,
+    WHATIF_HEADINGS,
     by_rank,
     is_exact,
     point_rows,
     valued,
-    whatif_findings,
     whatif_rows,
 )
 from stockpot.results import WhatIf
@@ -31,42 +33,45 @@ POST_HOC_DASHES = (0, (4, 2))  # dashed
 
 
 def write_whatif_report(whatif: WhatIf, folder: Path) -> Path:
-    """`folder/report.html` and its figures; returns the page's path."""
+    """Writes `folder/report.html` and `folder/figures/`; returns the path of the page."""
     gallery = Gallery(folder / "figures")
     last = whatif.tasks[-1]
     pictures = [
         gallery.add(
             tradeoff_figure(whatif),
             "past-against-newest",
-            f"{metric_heading('past_accuracy', whatif.primary)} against the newest one, one curve a method; "
+            f"{metric_heading('past_accuracy', whatif.primary)} against the newest one, one curve for each method; "
             "the numbers are in the tables.",
             f"After the last task: mean {whatif.primary} on earlier tasks against {whatif.primary} on the newest, "
-            f"{last}. Up and right is better. Points go along the strength; ring: the knee; star: the best average; "
+            f"{last}. Up and right is better. Curves run along the strength; ring: the knee; star: the best average; "
             "dashed: post-hoc, no real run gives these scores.",
         ),
         gallery.add(
             averages_figure(whatif),
             "average-over-strength",
-            f"{metric_heading('average_accuracy', whatif.primary)} over the strength, one curve a method; "
+            f"{metric_heading('average_accuracy', whatif.primary)} over the strength, one curve for each method; "
             "the numbers are in the tables.",
             f"Average {whatif.primary} after the last task over the strength. Star: the best value; ring: the knee; "
             "grey: plain fine-tuning; dotted: a method without a strength.",
         ),
     ]
-    points = [
-        (opening(name), SYMBOLS.get(method.key or "", ""), point_rows(method, whatif), dump_yaml(method.method))
-        for name, method in by_rank(whatif)
-    ]
+    changes = [f"{control} since the start" for control in whatif.plain.controls]
+    rows = [(row.name, [*row.values, *row.controls, row.real]) for row in whatif_rows(whatif)]
+    caption = f"After the last task, {last}: {whatif.primary}, 1 seed, best average first"
+    headings = ["average", "earlier tasks", "newest task", "forgetting", *changes, "a real run"]
+    points = []
+    for name, method in by_rank(whatif):
+        symbol = SYMBOLS.get(method.key or "", "")
+        grid = Grid(f"{opening(name)} after the last task", headings, point_rows(method, whatif), symbol)
+        points.append((opening(name), grid, dump_yaml(method.method)))
     return write_page(
         "whatif.html.j2",
         folder,
         title=f"What if: {whatif.run}",
         whatif=whatif,
-        findings=[sentence.replace(" = ", "\u00a0=\u00a0") for sentence in whatif_findings(whatif)],
         pictures=pictures,
-        rows=whatif_rows(whatif),
+        table=Grid(caption, [*WHATIF_HEADINGS, *changes, "a real run"], rows),
         points=points,
-        changes=[f"{control} since the start" for control in whatif.plain.controls],
         explanations=[
             (metric_title(key, whatif.primary), METRIC_TITLES[key][1])
             for key in ("average_accuracy", "past_accuracy", "newest_accuracy", "forgetting")
@@ -75,44 +80,37 @@ def write_whatif_report(whatif: WhatIf, folder: Path) -> Path:
 
 
 def sweep_looks(whatif: WhatIf) -> dict[str, Look]:
-    """The colour and marker of each method, by its place in the file."""
-    return {name: Look(PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(whatif.methods)}
+    """The colour and marker of each method, by its position in the file."""
+    return dict(zip(whatif.methods, map(Look, cycle(PALETTE), cycle(MARKERS)), strict=False))
 
 
 @styled
 def tradeoff_figure(whatif: WhatIf) -> Figure:
-    """Earlier tasks against the newest, after the last task: one curve a method along its strength, up is better."""
+    """Earlier tasks against the newest, after the last task: a curve for each method along its strength."""
     figure = Figure(figsize=(FIGURE_WIDTH, 4.4), layout="constrained")
     axes = figure.add_subplot()
-    named: list[tuple[PlotPoint, str, str]] = []
-    curves: list[list[PlotPoint]] = []
     for name, look in sweep_looks(whatif).items():
         method = whatif.methods[name]
         curve = [_place(point.metrics.newest_accuracy, point.metrics.past_accuracy) for point in method.points]
         dashed = not all(map(is_exact, method.points))
-        xs, ys = zip(*curve, strict=True)
+        knee = "" if method.knee is None else f", knee {valued(method, method.points[method.knee])}"
         axes.plot(
-            xs,
-            ys,
+            *zip(*curve, strict=True),
             color=look.color,
             marker=look.marker,
             markersize=3.5 if len(curve) > 1 else 6.5,
             linewidth=1.3,
             linestyle=POST_HOC_DASHES if dashed else "-",
-            label=f"{opening(name)}, post-hoc" if dashed else opening(name),
+            label=f"{opening(name)}{', post-hoc' if dashed else ''}{knee}",
         )
-        curves.append(curve)
         _star(axes, curve[method.best], look.color)
         if method.knee is not None:
             _ring(axes, curve[method.knee], look.color)
-            label = f"{opening(name)}, {valued(method, method.points[method.knee])}"
-            named.append((curve[method.knee], label, look.color))
     plain = _place(whatif.plain_metrics.newest_accuracy, whatif.plain_metrics.past_accuracy)
     rows_of_start = [whatif.start] * len(whatif.start)
     start = _place(newest_accuracy(rows_of_start), past_accuracy(rows_of_start))
     for place, name, color, marker in ((plain, PLAIN, FLOOR, "s"), (start, START, CEILING, "d")):
-        axes.plot(*place, marker=marker, color=color, markersize=7, linestyle="none", zorder=4)
-        named.append((place, name, color))
+        axes.plot(*place, marker=marker, color=color, markersize=7, linestyle="none", zorder=4, label=name)
     axes.set(
         xlabel=f"{whatif.primary} on the newest task",
         ylabel=f"mean {whatif.primary} on earlier tasks",
@@ -122,15 +120,13 @@ def tradeoff_figure(whatif: WhatIf) -> Figure:
     if not whatif.plain.higher_is_better:
         axes.invert_xaxis()
         axes.invert_yaxis()
-    _legend(figure, axes)
-    places, names, colors = zip(*named, strict=True)
-    place_labels(axes, places, names, colors, along(curves))
+    legend_below(figure, axes, 2)
     return figure
 
 
 @styled
 def averages_figure(whatif: WhatIf) -> Figure:
-    """The average after the last task over the strength, one curve a method."""
+    """The average after the last task over the strength, a curve for each method."""
     figure = Figure(figsize=(FIGURE_WIDTH, 4.4), layout="constrained")
     axes = figure.add_subplot()
     if whatif.plain_metrics.average_accuracy is not None:
@@ -158,28 +154,24 @@ def averages_figure(whatif: WhatIf) -> Figure:
     axes.set(xlabel="strength", ylabel=f"average {whatif.primary} ({better} is better)")
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.grid(color=FLOOR, alpha=0.25, linewidth=0.6)
-    _legend(figure, axes)
+    legend_below(figure, axes, 2)
     return figure
 
 
-def _place(x: float | None, y: float | None) -> PlotPoint:
+def _place(x: float | None, y: float | None) -> ScorePoint:
     assert x is not None and y is not None, "every task was evaluated"
     return x, y
 
 
-def _star(axes: Axes, place: PlotPoint, color: str) -> None:
+def _star(axes: Axes, place: ScorePoint, color: str) -> None:
     axes.plot(
         *place, marker="*", color=color, markersize=11, markeredgecolor=INK, markeredgewidth=0.6, linestyle="none",
         zorder=5,
     )  # fmt: skip
 
 
-def _ring(axes: Axes, place: PlotPoint, color: str) -> None:
+def _ring(axes: Axes, place: ScorePoint, color: str) -> None:
     axes.plot(
         *place, marker="o", color="none", markersize=14, markeredgecolor=color, markeredgewidth=1.4, linestyle="none",
         zorder=3,
     )  # fmt: skip
-
-
-def _legend(figure: Figure, axes: Axes) -> None:
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
