@@ -1,7 +1,7 @@
-"""The declared result schemas: what `results.json`, `comparison.json` and `whatif.json` hold.
+"""The schemas of `results.json`, `comparison.json` and `whatif.json`.
 
-Scores are fractions or losses as their `unit` says, seconds are seconds, sizes are bytes. A score that was not measured
-is null. Readers reject files of another major version and keys that they do not know.
+A score's `unit` says whether it is a fraction or a loss; times are in seconds, sizes in bytes. A score that was not
+measured is null. Readers reject files of another version, and unknown keys.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ class _Strict(BaseModel):
 
 
 class Scores(_Strict):
-    """One score of every task after every task: `matrix[i][j]` is the score on task j after learning task i."""
+    """One score on every task after every task: `matrix[i][j]` is the score on task j after learning task i."""
 
     matrix: list[list[float | None]] = Field(description="K rows of K scores; row i: after learning task i")
     initial: list[float | None] = Field(description="K scores before the first task was learnt")
     controls: dict[str, list[float | None]] = Field(
-        default_factory=dict, description="data never trained on: K+1 scores, the first one before task 1"
+        default_factory=dict, description="data never trained on: K+1 scores, the first before task 1"
     )
     higher_is_better: bool
     unit: str = Field(description="'fraction', 'nats', ...")
 
 
 class Metrics(_Strict):
-    """Pure functions of the primary score's matrix; formulas in `stockpot.evaluation.metrics`. Null: not defined."""
+    """Functions of the primary score's matrix; formulas in `stockpot.evaluation.metrics`. Null: not defined."""
 
     average_accuracy: float | None
     average_over_time: float | None
@@ -58,14 +58,14 @@ class Metrics(_Strict):
 
 
 class ControlMetrics(_Strict):
-    """What became of data that is never trained on; formulas in `stockpot.evaluation.metrics`. Positive: better."""
+    """How the score on data that is never trained on changed; formulas in `stockpot.evaluation.metrics`."""
 
-    change: float | None = Field(description="after the last task, against the start model")
+    change: float | None = Field(description="after the last task, relative to the start model; positive is better")
     worst: float | None = Field(description="the same after the task where it is lowest")
 
 
 class Costs(_Strict):
-    """What one task, or a whole stream, cost: seconds of the wall clock and of the processor, and bytes."""
+    """What one task, or a whole stream, cost: seconds of wall clock and processor time, and bytes."""
 
     training_seconds: float = Field(0.0, description="wall seconds inside training, averaging included")
     training_cpu_seconds: float = 0.0
@@ -73,12 +73,12 @@ class Costs(_Strict):
     averaging_cpu_seconds: float = 0.0
     evaluation_seconds: float = 0.0
     evaluation_cpu_seconds: float = 0.0
-    peak_memory_bytes: int = Field(0, description="highest memory of the process, on its training device")
-    extra_memory_bytes: int = Field(0, description="memory that the method holds while training, beside plain training")
-    stored_bytes: int = Field(0, description="what the method must keep between tasks, beside the newest model")
-    stored_data_bytes: int = Field(0, description="the part of it that is examples of past tasks")
-    stored_model_bytes: int = Field(0, description="the part of it that is models, or what tasks left of them")
-    stored_statistics_bytes: int = Field(0, description="the part of it that is importances and the like")
+    peak_memory_bytes: int = Field(0, description="highest memory use of the process, on its training device")
+    extra_memory_bytes: int = Field(0, description="memory that the method holds while training, beyond plain training")
+    stored_bytes: int = Field(0, description="what the method keeps between tasks, beside the newest model")
+    stored_data_bytes: int = Field(0, description="of it, examples of past tasks")
+    stored_model_bytes: int = Field(0, description="of it, models, or parts of them")
+    stored_statistics_bytes: int = Field(0, description="of it, importances and the like")
     steps: int = 0
     averages: int = 0
 
@@ -87,12 +87,12 @@ class Results(_Strict):
     """`results.json` of one run folder."""
 
     schema_version: Literal["1"] = SCHEMA_VERSION
-    label: str = Field(description="what the method is called in a comparison; the method's name by default")
-    method: dict[str, Any] = Field(description="the method's resolved parameters, its name among them")
+    label: str = Field(description="the method's name in a comparison")
+    method: dict[str, Any] = Field(description="the method's resolved parameters and its name")
     scenario: str
     tasks: list[str]
     scores: dict[str, Scores]
-    primary: str = Field(description="the score that the metrics are made of")
+    primary: str = Field(description="the score that the metrics are computed from")
     metrics: Metrics
     controls: dict[str, ControlMetrics] = Field(
         default_factory=dict, description="control → its metrics, of the primary score; positive is better"
@@ -103,7 +103,7 @@ class Results(_Strict):
     head: dict[str, list[str]] = Field(
         description="task name → the class of each output row that it uses, in row order"
     )
-    notes: list[str] = Field(default_factory=list, description="what a reader must know: skipped averages, boundaries")
+    notes: list[str] = Field(default_factory=list, description="what a reader must know, such as skipped averages")
     versions: dict[str, str]
     commit: str | None
     data: dict[str, dict[str, Any]] = Field(description="task name → fingerprints and sizes of its data")
@@ -129,7 +129,7 @@ class Difference(_Strict):
     p_value: float | None
     p_holm: float | None
     verdict: Literal["better", "worse", "no difference shown", "no comparison"] = Field(
-        description="no comparison: it would be against a method whose parameters were chosen at an end of their range"
+        description="no comparison: a verdict against a method whose parameters were chosen at an end of their range"
     )
     n: int
 
@@ -141,7 +141,7 @@ class Cell(_Strict):
     order: int = Field(0, description="index into the comparison's `orders`")
     run: InsidePath = Field(description="the run folder, relative to comparison.json")
     digest: str | None = Field(
-        None, description="of the run's journal when the comparison was written, and so of its scores; null: unknown"
+        None, description="of the run's journal, and so of its scores, when the comparison was written; null: unknown"
     )
 
 
@@ -202,24 +202,26 @@ class Trial(_Strict):
 
 
 class Tuning(_Strict):
-    """How parameters were chosen before the reported runs: by as many trials for every method that has any."""
+    """How parameters were chosen before the reported runs: the same number of trials for every method that has any."""
 
     search: Literal["grid", "random", "optuna"]
-    trials: int = Field(description="for each method, in the range that its search began with")
-    extensions: int = Field(0, description="rounds of further trials, for some method's best value was the outermost")
+    trials: int = Field(description="for each method, in its first range")
+    extensions: int = Field(
+        0, description="rounds of further trials, made because a method's best value was the outermost"
+    )
     further_trials: int = Field(0, description="for each method, in all of these rounds")
-    seeds: list[int] = Field(description="of the trials, apart from the reported ones")
+    seeds: list[int] = Field(description="of the trials; other seeds than the reported ones")
     objective: str = "average_accuracy"
     split: str = Field(description="what the objective is measured on")
     methods: dict[str, list[Trial]] = Field(description="label → its trials; methods without parameters have none")
-    chosen: dict[str, dict[str, Any]] = Field(description="label → the parameters that the reported runs have")
+    chosen: dict[str, dict[str, Any]] = Field(description="label → the parameters of the reported runs")
     ranges: dict[str, dict[str, list[float]]] = Field(
-        default_factory=dict, description="label → parameter → low and high, where its search began"
+        default_factory=dict, description="label → parameter → low and high of its first range"
     )
     at_end: dict[str, dict[str, float]] | None = Field(
         None,
-        description="label → the parameters whose chosen value is the outermost tried, though others lie beyond; null "
-        "in files of before this was recorded",
+        description="label → the parameters whose chosen value is the outermost tried, though others lie beyond; null: "
+        "not recorded, in older files",
     )
     at_limit: dict[str, dict[str, float]] = Field(
         default_factory=dict, description="label → the parameters chosen at a mathematical limit: nothing lies beyond"
@@ -263,7 +265,9 @@ class Comparison(_Strict):
     methods: dict[str, MethodSummary]
     tuning: Tuning | None = Field(None, description="null: the parameters are those of the recipe")
     front: list[FrontPoint] = Field(default_factory=list, description="every method over its strength")
-    sentences: list[str] = Field(default_factory=list, description="findings, only where an interval supports them")
+    sentences: list[str] = Field(
+        default_factory=list, description="findings, verdicts only where an interval supports them"
+    )
     versions: dict[str, str]
     commit: str | None
 
@@ -276,7 +280,7 @@ class WhatIfPoint(_Strict):
     metrics: Metrics
     exact: list[bool] = Field(
         description="for each row of the matrix: whether a real run with this value and this seed gives these scores; "
-        "false: post-hoc, for the run's later tasks would have started from other weights"
+        "false: post-hoc, since the run's later tasks would have started from other weights"
     )
 
 
@@ -285,8 +289,8 @@ class WhatIfMethod(_Strict):
 
     method: dict[str, Any] = Field(description="the method's resolved parameters, without its strength")
     key: str | None = Field(description="the parameter that is its strength; null where it has none")
-    points: list[WhatIfPoint] = Field(description="by growing strength")
-    best: int = Field(description="index of the point of the best average; of equal ones the first")
+    points: list[WhatIfPoint] = Field(description="in order of strength")
+    best: int = Field(description="index of the point with the best average; of equal ones the first")
     knee: int | None = Field(
         description="index of the knee, see `stockpot.evaluation.pareto`; null where there is none"
     )
@@ -304,20 +308,20 @@ class WhatIf(_Strict):
     unit: str
     plain: Scores = Field(description="of the run itself")
     plain_metrics: Metrics
-    start: list[float] = Field(description="K scores of the start model, as they would be taken after the last task")
+    start: list[float] = Field(description="K scores of the start model, evaluated as after the last task")
     methods: dict[str, WhatIfMethod]
-    notes: list[str] = Field(description="what a reader must know: what is exact, and on which data was chosen")
+    notes: list[str] = Field(description="what a reader must know: what is exact, and on which data values were chosen")
     versions: dict[str, str]
     commit: str | None
 
 
 def read_results(path: Path) -> Results:
-    """Reads a results.json; raises StockpotError where it is missing, of another version, or not as declared."""
+    """Reads a results.json; raises StockpotError if it is missing, of another version, or against the schema."""
     return _read(path, Results)
 
 
 def read_comparison(path: Path) -> Comparison:
-    """Reads a comparison.json; raises StockpotError where it is missing, of another version, or not as declared."""
+    """Reads a comparison.json; raises StockpotError if it is missing, of another version, or against the schema."""
     return _read(path, Comparison)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from stockpot.cli.compare_options import CompareOptions, apply_options
 from stockpot.compare.cells import CellPlan
-from stockpot.compare.running import Running
+from stockpot.compare.running import CellRunner
 from stockpot.errors import StockpotError
 from stockpot.recipe.read import validate
 from stockpot.recipe.schema import Recipe
@@ -95,14 +95,14 @@ def test_a_stopped_comparison_shows_what_is_finished(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The signal comes when the first method is done."""
-    begun = Running._begin
+    begun = CellRunner._begin
 
-    def stop(self: Running, cell: CellPlan) -> Any:
+    def stop(self: CellRunner, cell: CellPlan) -> Any:
         if cell.method.name == "wise_ft":
             os.kill(os.getpid(), signal.SIGTERM)
         return begun(self, cell)
 
-    monkeypatch.setattr(Running, "_begin", stop)
+    monkeypatch.setattr(CellRunner, "_begin", stop)
     file = write_yaml({**digits_recipe, "loop": "plain"})
     done = stockpot("compare", file, "--methods", "sequential,wise_ft", "-o", tmp_path / "out")
     assert done.code == 128 + signal.SIGTERM

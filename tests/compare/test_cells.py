@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from stockpot.compare.cells import CellPlan, contenders, orders_of, plan, prepare, recipe_of
 from stockpot.compare.engines import CellEngine, in_processes, on_ray
 from stockpot.compare.front import run_front
-from stockpot.compare.running import Running, ShareDone
+from stockpot.compare.running import CellRunner, ShardDone
 from stockpot.compare.summary import summarise_comparison
 from stockpot.compare.tuning import tune
 from stockpot.errors import StockpotError
@@ -50,8 +50,8 @@ class Said(Progress):
         self.cells.append((name, score))
 
 
-def running(recipe: Recipe, path: Path, **more: Any) -> Running:
-    return Running(recipe, path, Stop(), Said(), **more)
+def running(recipe: Recipe, path: Path, **more: Any) -> CellRunner:
+    return CellRunner(recipe, path, Stop(), Said(), **more)
 
 
 def only(recipe: Recipe, *names: str) -> list[BaseConfig]:
@@ -234,7 +234,7 @@ def weights(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("kind", ["processes", "ray"])
+@pytest.mark.parametrize("kind", ["processes", pytest.param("ray", marks=pytest.mark.thorough)])
 def test_cells_are_the_same_wherever_they_run(kind: str, recipes: Recipes, tmp_path: Path) -> None:
     engine: CellEngine
     if kind == "ray":
@@ -242,7 +242,7 @@ def test_cells_are_the_same_wherever_they_run(kind: str, recipes: Recipes, tmp_p
         engine = on_ray()
     else:
         engine = in_processes(2)
-    recipe = recipes(seeds=[0, 1])
+    recipe = recipes()
     here = running(recipe, tmp_path / "here").run(plan(recipe))
     there = running(recipe, tmp_path / "there", engine=engine).run(plan(recipe))
     assert [cell for cell, _ in here] == [cell for cell, _ in there]
@@ -255,13 +255,13 @@ def test_cells_are_the_same_wherever_they_run(kind: str, recipes: Recipes, tmp_p
 def test_shards_share_the_cells_out_and_the_last_one_sees_all(recipes: Recipes, tmp_path: Path) -> None:
     recipe = recipes(seeds=[0, 1])
     cells = plan(recipe)
-    with pytest.raises(ShareDone, match="Shard 1/2 is done: 3 of 6 cells"):
+    with pytest.raises(ShardDone, match="Shard 1/2 is done: 3 of 6 cells"):
         running(recipe, tmp_path, shard=(1, 2)).run(cells)
     assert len(list(tmp_path.glob("cells/*/*/results.json"))) == 3
     done = running(recipe, tmp_path, shard=(2, 2)).run(cells)
     assert all(results is not None for _, results in done)
     said = Said()
-    again = Running(recipe, tmp_path, Stop(), said).run(cells)
+    again = CellRunner(recipe, tmp_path, Stop(), said).run(cells)
     assert [cell for cell, _ in again] == cells
     assert len(said.cells) == 6
 

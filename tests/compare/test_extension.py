@@ -13,7 +13,7 @@ from toy import config
 
 from stockpot.compare.cells import CellPlan, contenders
 from stockpot.compare.extension import best_keys, further_points, keys_at_ends, round_size
-from stockpot.compare.running import Running, ShareDone
+from stockpot.compare.running import CellRunner, ShardDone
 from stockpot.compare.tuning import tune
 from stockpot.methods import registry
 from stockpot.methods.declare.space import Choices, Range
@@ -98,7 +98,7 @@ def test_of_equal_scores_the_first_at_no_end_is_the_best() -> None:
     assert best_keys(trials[1:2], space, 1) is None
 
 
-class Scored(Running):
+class Scored(CellRunner):
     """A comparison whose cells are not run: a function of the method is their score."""
 
     score: Score
@@ -205,12 +205,12 @@ def test_shards_share_each_round_out(digits_recipe: dict[str, Any], tmp_path: Pa
 
     def shard(number: int) -> Tuning:
         assert recipe.tune is not None
-        work = Running(recipe, tmp_path, Stop(), Progress(), shard=(number, 2))
+        work = CellRunner(recipe, tmp_path, Stop(), Progress(), shard=(number, 2))
         return tune(work, recipe.tune, contenders(recipe))[1]
 
-    with pytest.raises(ShareDone, match="Shard 1/2 is done: 1 of 2"):
+    with pytest.raises(ShardDone, match="Shard 1/2 is done: 1 of 2"):
         shard(1)
-    with pytest.raises(ShareDone, match="Shard 2/2 is done: 0 of 1"):
+    with pytest.raises(ShardDone, match="Shard 2/2 is done: 0 of 1"):
         shard(2)  # of the round beyond the end, the one run is the first shard's
     tuning = shard(1)
     assert len(list(tmp_path.glob("tuning/wise_ft/*/*/results.json"))) == len(tuning.methods["wise_ft"])

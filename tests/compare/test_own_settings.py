@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stockpot.compare.cells import contenders, plan
-from stockpot.compare.running import Running
+from stockpot.compare.running import CellRunner
 from stockpot.compare.summary import summarise_comparison
 from stockpot.errors import StockpotError
 from stockpot.recipe.read import read_recipe, validate
@@ -23,7 +23,7 @@ def test_a_method_trains_by_its_own_settings(digits_recipe: dict[str, Any], tmp_
              {"name": "b", "data": {"classes": [2, 3]}, "train": {"num_train_epochs": 3}}]  # fmt: skip
     changes = {"loop": "plain", "tasks": tasks, "compare": [{"name": "wise_ft", "train": train}]}
     recipe = validate(Recipe, {**digits_recipe, **changes}, "here")
-    done = Running(recipe, tmp_path, Stop(), Progress()).run(plan(recipe, contenders(recipe)[:2]))
+    done = CellRunner(recipe, tmp_path, Stop(), Progress()).run(plan(recipe, contenders(recipe)[:2]))
     by_label = {cell.method.title: results for cell, results in done}
     plain, own = by_label["sequential"], by_label["wise_ft"]
     assert plain is not None and own is not None

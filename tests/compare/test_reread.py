@@ -13,7 +13,7 @@ import pytest
 from stockpot.cli.report import report_command
 from stockpot.compare.cells import contenders, plan
 from stockpot.compare.reread import reread
-from stockpot.compare.running import Running
+from stockpot.compare.running import CellRunner
 from stockpot.compare.summary import summarise_comparison, write_comparison
 from stockpot.errors import StockpotError
 from stockpot.recipe.read import validate
@@ -34,7 +34,7 @@ VALUES: dict[str, Any] = {
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("made") / "comparison"
     recipe = validate(Recipe, VALUES, "here")
-    running = Running(recipe, path, Stop(), Progress())
+    running = CellRunner(recipe, path, Stop(), Progress())
     done = [(cell, results) for cell, results in running.run(plan(recipe, contenders(recipe))) if results is not None]
     write_comparison(summarise_comparison(recipe, done), path)
     return path
@@ -69,11 +69,11 @@ def test_an_edited_comparison_is_named_and_not_believed(comparison: Path, capsys
     edited(comparison / "comparison.json", better)
     found = reread(comparison)
     assert found.comparison.methods["sequential"].average_accuracy.mean == truth != 0.987654
-    assert [doubt.partition(":")[0] for doubt in found.doubts] == ["comparison.json does not say what the runs do"]
+    assert [doubt.partition(":")[0] for doubt in found.doubts] == ["comparison.json does not agree with the runs"]
     report_command([comparison], None)
-    assert "Note: comparison.json does not say what the runs do" in capsys.readouterr().out
+    assert "Note: comparison.json does not agree with the runs" in capsys.readouterr().out
     page = (comparison / "report.html").read_text()
-    assert "comparison.json does not say what the runs do" in page
+    assert "comparison.json does not agree with the runs" in page
     assert "0.988" not in page and "Everything is well" not in page
 
 
@@ -84,7 +84,7 @@ def test_a_changed_results_file_is_named(comparison: Path) -> None:
     file = comparison / "cells" / "joint" / "seed-1" / "results.json"
     edited(file, better)
     [doubt] = reread(comparison).doubts
-    assert doubt.startswith(f"{file} does not say what the run's journal does")
+    assert doubt.startswith(f"{file} does not agree with the run's journal")
 
 
 def test_a_cut_journal_is_an_unfinished_run(comparison: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,7 +96,7 @@ def test_a_cut_journal_is_an_unfinished_run(comparison: Path, capsys: pytest.Cap
         reread(comparison)
     report_command([run], None)
     said = capsys.readouterr().out
-    assert "unfinished: 1 of 2 tasks" in said and "results.json does not say what the run's journal does" in said
+    assert "unfinished: 1 of 2 tasks" in said and "results.json does not agree with the run's journal" in said
     page = (run / "report.html").read_text()
     assert "unfinished: 1 of 2 tasks" in page and " after 1 of 2 tasks: " in page
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stockpot.compare.cells import plan
-from stockpot.compare.running import Running
+from stockpot.compare.running import CellRunner
 from stockpot.errors import StockpotError
 from stockpot.recipe.read import validate
 from stockpot.recipe.schema import Recipe
@@ -86,7 +86,7 @@ def test_a_folder_in_its_place_is_left_alone(digits_recipe: dict[str, Any], tmp_
 
 def test_a_comparison_whose_folder_is_removed_makes_no_new_one(digits_recipe: dict[str, Any], tmp_path: Path) -> None:
     recipe, folder = recipe_of(digits_recipe), tmp_path / "comparison"
-    work = Running(recipe, folder, Stop(), Taking(lambda: shutil.rmtree(folder), "cell"))
+    work = CellRunner(recipe, folder, Stop(), Taking(lambda: shutil.rmtree(folder), "cell"))
     with pytest.raises(StockpotError, match="the comparison's folder was removed or moved"):
         work.run(plan(recipe))
     assert not folder.exists()

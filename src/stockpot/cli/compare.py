@@ -69,11 +69,11 @@ def compare_command(
     share = parse_shard(shard)
     refuse_launchers(shares=share[1] > 1)
     silence_libraries()
-    from stockpot.compare.running import ShareDone
+    from stockpot.compare.running import ShardDone
 
     try:
         _compare(recipe_file, overrides or [], output, options, share)
-    except ShareDone as done:  # the other shards are not finished: no mistake, exit code 0
+    except ShardDone as done:  # the other shards are not finished: no mistake, exit code 0
         say(str(done))
 
 
@@ -82,7 +82,7 @@ def _compare(
 ) -> None:
     from stockpot.compare.cells import contenders, plan, prepare
     from stockpot.compare.front import run_front
-    from stockpot.compare.running import Running
+    from stockpot.compare.running import CellRunner
     from stockpot.compare.summary import summarise_comparison, write_comparison
     from stockpot.compare.tuning import tune
     from stockpot.recipe.read import read_recipe
@@ -104,7 +104,7 @@ def _compare(
     again = command_line(recipe_file, overrides, path, options)
     bars = terminal_progress(_most_runs(recipe, methods, shard))
     with stopping_after_step(again) as stop, closing(bars) as progress:
-        running = Running(recipe, path, stop, progress, engine, shard)
+        running = CellRunner(recipe, path, stop, progress, engine, shard)
         if opened is not None and recipe.tune is None:
             running.opened[(0, False)] = opened
         try:

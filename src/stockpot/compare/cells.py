@@ -1,4 +1,4 @@
-"""A comparison: every method, order of the tasks and seed is a cell, and every cell is a run folder."""
+"""The cells of a comparison: one run folder for each method, order of the tasks and seed."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class CellPlan:
     keys: str = ""  # what a trial or a point of the front changes
 
     @property
-    def told(self) -> str:
-        """What progress calls it."""
+    def progress_name(self) -> str:
+        """Its name in progress messages."""
         words = [self.method.title, self.keys, f"order {self.order}" if self.order else "", f"seed {self.seed}"]
         return " ".join(word for word in (*words, "(tuning)" if self.tuning else "") if word)
 
@@ -52,22 +52,22 @@ def contenders(recipe: Recipe) -> list[BaseConfig]:
 
 
 def orders_of(recipe: Recipe) -> list[list[TaskSpec]]:
-    """The tasks as written, and so many other orders as the recipe asks for, drawn by fixed seeds.
+    """The tasks as written, then in other orders, drawn by fixed seeds: `recipe.orders` in all.
 
-    Raises StockpotError where the tasks have fewer orders.
+    Raises StockpotError if the tasks have fewer orders.
     """
     tasks = listed_tasks(recipe)
     if recipe.orders > math.factorial(len(tasks)):
         raise StockpotError(
             f"orders: {len(tasks)} tasks have {math.factorial(len(tasks))} orders, not {recipe.orders}; ask for fewer."
         )
-    found, number = [list(range(len(tasks)))], 0
-    while len(found) < recipe.orders:
+    orders, number = [list(range(len(tasks)))], 0
+    while len(orders) < recipe.orders:
         drawn: list[int] = torch.randperm(len(tasks), generator=generator(0, "order", number)).tolist()
-        if drawn not in found:
-            found.append(drawn)
+        if drawn not in orders:
+            orders.append(drawn)
         number += 1
-    return [[tasks[index] for index in order] for order in found]
+    return [[tasks[index] for index in order] for order in orders]
 
 
 def plan(recipe: Recipe, methods: Sequence[BaseConfig] | None = None) -> list[CellPlan]:
@@ -81,25 +81,25 @@ def plan(recipe: Recipe, methods: Sequence[BaseConfig] | None = None) -> list[Ce
 
 
 def cell_folder(order: int, seed: int) -> Path:
-    """The first order has no folder of its own: a comparison that had one can be given more."""
+    """A cell's folder below its method's; the first order has none of its own, so more orders can be added later."""
     return Path(f"order-{order}", f"seed-{seed}") if order else Path(f"seed-{seed}")
 
 
 def recipe_of(recipe: Recipe, cell: CellPlan) -> Recipe:
-    """The recipe with the cell's order and split; `resolve` makes the cell's own of it."""
+    """The recipe with the cell's order and split, for `resolve`."""
     on = recipe.evaluation.model_copy(update={"on": "tuning"}) if cell.tuning else recipe.evaluation
     return recipe.model_copy(update={"tasks": orders_of(recipe)[cell.order], "evaluation": on})
 
 
 def prepare(recipe: Recipe, path: Path) -> Stream | None:
-    """Opens the stream that the reported cells share; None where every cell is finished.
+    """Opens the stream that the reported cells share; None if every cell is finished.
 
-    Raises StockpotError for every mistake that can be known before the first cell runs.
+    Raises StockpotError for every mistake that can be found before the first cell runs.
     """
     if (path / "journal.jsonl").is_file():
-        raise StockpotError(f"{path}: this is the folder of one run; choose another for the comparison with -o.")
+        raise StockpotError(f"{path}: this is the folder of a single run; choose another for the comparison with -o.")
     if path.is_dir() and any(path.iterdir()) and not {"cells", "tuning"} & {entry.name for entry in path.iterdir()}:
-        raise StockpotError(f"{path}: the folder is not empty, and holds no comparison; choose another with -o.")
+        raise StockpotError(f"{path}: the folder is not empty and does not hold a comparison; choose another with -o.")
     cells = plan(recipe)
     resolved = [resolve(recipe_of(recipe, cell), cell.method, cell.seed) for cell in cells]
     if recipe.tune is None:  # else the parameters are not known yet
@@ -110,7 +110,7 @@ def prepare(recipe: Recipe, path: Path) -> Stream | None:
 
 
 def check_cells(recipe: Recipe, path: Path, cells: Sequence[CellPlan]) -> None:
-    """Raises StockpotError where one of the cells was run already, from another recipe."""
+    """Raises StockpotError if a cell was run already, from another recipe."""
     for cell in cells:
         folder = path / cell.path
         if is_started(folder):
@@ -123,10 +123,10 @@ def check_cells(recipe: Recipe, path: Path, cells: Sequence[CellPlan]) -> None:
 
 
 def is_started(folder: Path) -> bool:
-    """Whether there is a run."""
+    """Whether the folder holds a run."""
     return (folder / "journal.jsonl").is_file() and bool(RunFolder(folder).journal.events)
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether there is a run, and it has learnt every task."""
+    """Whether the folder holds a run that has learnt every task."""
     return is_started(folder) and RunFolder.open(folder).is_finished

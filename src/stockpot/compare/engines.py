@@ -1,4 +1,9 @@
-"""Where cells run beside this process: in worker processes, or on a Ray cluster. Both give back finished folders."""
+"""Where cells run outside this process: in worker processes, or on a Ray cluster.
+
+An engine takes the folders of started runs and yields each one when it is finished, or its training has diverged.
+Processes are our own, not `concurrent.futures`' or joblib's: these break the whole pool when one worker dies (out of
+memory) and kill the others, whose training since the last checkpoint is then lost.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +22,12 @@ from stockpot.compare.worker import raise_error_of, run_cell
 from stockpot.errors import StockpotError
 from stockpot.training.job import Interrupted, Stop
 
-# Run folders that were begun → the same, each once it is finished (or its training diverged).
 CellEngine = Callable[[Iterator[Path], Stop], Iterator[Path]]
-_ASK_AGAIN = 0.2  # seconds between looks at `stop`
+_POLL_SECONDS = 0.2  # between checks of `stop`
 
 
 def in_processes(jobs: int) -> CellEngine:
-    """Cells in so many worker processes on this machine, which share its processors out."""
+    """Cells in `jobs` worker processes on this machine, which share its processors equally."""
 
     def run(folders: Iterator[Path], stop: Stop) -> Iterator[Path]:
         processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -35,7 +39,7 @@ def in_processes(jobs: int) -> CellEngine:
                     subprocess.Popen(
                         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
                         env={**os.environ, "OMP_NUM_THREADS": threads},
-                        start_new_session=True,  # Ctrl-C is for this process, which passes it on once
+                        start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on once
                     )
                 )
                 for _ in range(jobs)
@@ -58,7 +62,7 @@ def _end(workers: list[subprocess.Popen[str]]) -> None:
 def _answers(
     workers: list[subprocess.Popen[str]], folders: Iterator[Path], stop: Stop
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """What the workers say of each folder; on `stop` they are told, and finish their step."""
+    """Each folder with its worker's answer; on `stop` the workers finish their step and end."""
     answers: queue.Queue[tuple[Path, dict[str, Any]]] = queue.Queue()
 
     def give(worker: subprocess.Popen[str]) -> bool:
@@ -74,21 +78,23 @@ def _answers(
                 answer = worker.stdout.readline()
             except OSError:
                 answer = ""
-            died = {"error": f"{folder}: the process of this cell died (out of memory?); run this again to go on."}
+            died = {
+                "error": f"{folder}: the process of this cell died (out of memory?); run the command again to continue."
+            }
             answers.put((folder, {**(json.loads(answer) if answer else died), "worker": worker}))
 
         threading.Thread(target=ask, daemon=True).start()
         return True
 
     busy = sum(give(worker) for worker in workers)
-    told = False
+    stopped = False
     while busy:
-        if stop.requested and not told:
-            told = True
+        if stop.requested and not stopped:
+            stopped = True
             for worker in workers:
-                worker.terminate()  # one SIGTERM: the step is finished, and a checkpoint written
+                worker.terminate()  # one SIGTERM: it finishes the step and writes a checkpoint
         try:
-            folder, answer = answers.get(timeout=_ASK_AGAIN)
+            folder, answer = answers.get(timeout=_POLL_SECONDS)
         except queue.Empty:
             continue
         busy += give(answer.pop("worker")) - 1
@@ -105,15 +111,15 @@ def _collected(answers: Iterator[tuple[Path, dict[str, Any]]], stop: Stop) -> It
 
 
 def on_ray(address: str | None = None) -> CellEngine:
-    """Cells as tasks of a Ray cluster that sees the same folders: the one at `address`, or one on this machine."""
+    """Cells as tasks of a Ray cluster that sees the same folders: the one at `address`, else one on this machine."""
     try:
         import ray
     except ImportError as error:
         raise StockpotError('--engine ray needs Ray: pip install "stockpot[ray]"') from error
 
     def run(folders: Iterator[Path], stop: Stop) -> Iterator[Path]:
-        ours = not ray.is_initialized()
-        if ours:
+        own_cluster = not ray.is_initialized()
+        if own_cluster:
             ray.init(address=address, log_to_driver=False, configure_logging=False, include_dashboard=False)
         remote = ray.remote(num_cpus=1)(run_cell)
         try:
@@ -121,15 +127,15 @@ def on_ray(address: str | None = None) -> CellEngine:
             while waiting:
                 if stop.requested:
                     for task in waiting:
-                        ray.cancel(task, force=True)  # the newest checkpoint stands
+                        ray.cancel(task, force=True)  # its newest checkpoint remains
                     raise Interrupted
-                done, _ = ray.wait([*waiting], timeout=_ASK_AGAIN)
+                done, _ = ray.wait([*waiting], timeout=_POLL_SECONDS)
                 for task in done:
                     folder = waiting.pop(task)
                     raise_error_of(ray.get(task))
                     yield folder
         finally:
-            if ours:
+            if own_cluster:
                 ray.shutdown()
 
     return run

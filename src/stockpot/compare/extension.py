@@ -1,4 +1,4 @@
-"""A search that ends at an end of what it tried goes on: beyond that end, and as long for every other method."""
+"""A search whose best value is the outermost tried is extended: beyond that end, and as much for every other method."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from stockpot.methods.declare.space import Range, Space
 from stockpot.results import Trial
 
 Keys = Mapping[str, Any]
-SHARE = 3  # a round of extension has a third of the trials that the search began with
-SAME = 1e-6  # widths of a range: closer values are not worth a trial
+SHARE = 3  # a round of extension has a third of the search's first trials
+SAME = 1e-6  # of a range's width: closer values count as the same
 
 
 def round_size(trials: int) -> int:
-    """Further trials for each method in a round: a third of those that the search began with, rounded up."""
+    """Further trials for each method in a round: a third of the first ones, rounded up."""
     return math.ceil(trials / SHARE)
 
 
 def best_keys(tried: Sequence[Trial], space: Space, sign: int) -> dict[str, Any] | None:
-    """What scored best, `sign` · score being better the higher; None where every trial diverged.
+    """The keys of the best trial, the highest `sign` · score; None if every trial diverged.
 
-    Of equal scores the first that is at no end: where the score is flat, no value beyond it can be better.
+    Of equal scores, the first that is at no end: where the score is flat, nothing beyond it is better.
     """
     scores = [sign * trial.score for trial in tried if trial.score is not None]
     equal = [trial.keys for trial in tried if trial.score is not None and sign * trial.score == max(scores)]
@@ -33,9 +33,9 @@ def best_keys(tried: Sequence[Trial], space: Space, sign: int) -> dict[str, Any]
 
 
 def keys_at_ends(chosen: Keys, tried: Sequence[Keys], space: Space) -> tuple[dict[str, bool], dict[str, bool]]:
-    """Keys whose chosen value is the outermost that was tried, with whether it is the highest.
+    """Keys whose chosen value is the outermost tried, with True for the highest and False for the lowest.
 
-    First those that could go on, then those at a mathematical limit. A key with one value only was not searched.
+    First those that can be extended, then those at a mathematical limit. A key with a single value was not searched.
     """
     going: dict[str, bool] = {}
     limited: dict[str, bool] = {}
@@ -51,10 +51,10 @@ def keys_at_ends(chosen: Keys, tried: Sequence[Keys], space: Space) -> tuple[dic
 def further_points(
     space: Space, strength: str | None, chosen: Keys, tried: Sequence[Keys], many: int
 ) -> list[dict[str, Any]]:
-    """So many more points, each the chosen one but for one key; fewer where nothing is left to try.
+    """Up to `many` more points, each equal to the chosen one except in one key; fewer if nothing is left to try.
 
-    Keys at an end take their turns, the strength first, each time a step further out. A method without any halves the
-    wider of the gaps beside its chosen values, its keys in turns.
+    Keys at an end take turns, the strength first, each time a step further out. If none is at an end, keys take
+    turns in halving the wider of the two gaps beside their chosen value.
     """
     going, _ = keys_at_ends(chosen, tried, space)
     known, points = list(tried), []
@@ -71,7 +71,7 @@ def further_points(
 
 
 def _first(keys: Sequence[str], turn: int, propose: Any) -> dict[str, float] | None:
-    """The first proposal of the keys in their order, which begins with another key in each turn."""
+    """The first proposal, the keys in order, each turn starting with the next one."""
     for place in range(len(keys)):
         key = keys[(turn + place) % len(keys)]
         if (value := propose(key)) is not None:
@@ -85,7 +85,7 @@ def _outwards(one: Any, key: str, upwards: bool, known: Sequence[Keys]) -> float
 
 
 def _inwards(one: Any, key: str, chosen: Keys, known: Sequence[Keys]) -> float | None:
-    """The middle of the wider of the gaps between the chosen value and its neighbours."""
+    """The middle of the wider gap between the chosen value and its neighbours."""
     middle = chosen[key]
     values = {one.low, one.high, *(keys[key] for keys in known)}
     beside = [

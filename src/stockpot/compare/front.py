@@ -1,4 +1,4 @@
-"""Every method over its strength: what it keeps of the past against what it learns of the new, and at what cost."""
+"""Every method over its strength: what it keeps of the past, what it learns of the new, and at what cost."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stockpot.compare.cells import CellPlan, cell_folder
-from stockpot.compare.running import Running
+from stockpot.compare.running import CellRunner
 from stockpot.compare.search import with_keys
 from stockpot.errors import StockpotError
 from stockpot.evaluation.metrics import control_metrics
@@ -30,20 +30,19 @@ class _Point:
     cells: list[CellPlan]
 
 
-def run_front(running: Running, methods: Sequence[BaseConfig], points: int) -> list[FrontPoint]:
-    """Each method at so many strengths over its range, its other parameters as they are, in every order and with every
-    seed, as the methods that are reported.
+def run_front(running: CellRunner, methods: Sequence[BaseConfig], points: int) -> list[FrontPoint]:
+    """Runs each method at `points` strengths over its range, in every order and with every seed that is reported.
 
-    Methods without a strength have no points.
+    Its other parameters stay as they are. Methods without a strength have no points.
     """
     planned = [point for method in methods for point in _points(method, points, running.recipe)]
     done = iter(running.run([cell for point in planned for cell in point.cells]))
-    found = []
+    measured = []
     for point in planned:
         results = {(cell.order, cell.seed): next(done)[1] for cell in point.cells}
         cells = [Cell(seed=cell.seed, order=cell.order, run=cell.path.as_posix()) for cell in point.cells]
-        found.append(point_of(point.label, point.key, point.value, cells, results))
-    return found
+        measured.append(point_of(point.label, point.key, point.value, cells, results))
+    return measured
 
 
 def point_of(
@@ -71,12 +70,12 @@ def _points(method: BaseConfig, points: int, recipe: Recipe) -> list[_Point]:
     key = method.strength_key
     if key is None:
         return []
-    found = []
+    planned = []
     space = with_ranges(method.space, method, recipe.tune.ranges if recipe.tune else {})
     for value in space[key].grid(points):
         try:
             changed = with_keys(method, {key: value})
-        except StockpotError:  # the size of a buffer is given by another key, for example
+        except StockpotError:  # for example, a buffer whose size another key gives
             return []
         folder = FRONT_FOLDER / method.title / f"{key}={value:g}"
         cells = [
@@ -84,5 +83,5 @@ def _points(method: BaseConfig, points: int, recipe: Recipe) -> list[_Point]:
             for order in range(recipe.orders)
             for seed in recipe.seeds
         ]
-        found.append(_Point(method.title, key, float(value), cells))
-    return found
+        planned.append(_Point(method.title, key, float(value), cells))
+    return planned

@@ -1,7 +1,7 @@
-"""Results read again for a report: what they say comes from the runs' journals, whose lines are check-summed.
+"""Results read again for a report, from the runs' journals, whose lines have checksums.
 
-comparison.json says which runs make a comparison, and results.json repeats a journal: either may have been edited, or
-be older than its run. What does not fit is named.
+comparison.json lists the runs of a comparison, and results.json repeats a journal. Either may have been edited, or be
+older than its run; what disagrees is reported.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ REPEATED = ("label", "seed", "tasks", "primary", "scores", "metrics", "costs", "
 
 
 class Reread(NamedTuple):
-    """A comparison made anew, its runs by label, and what a reader must know of the files."""
+    """A comparison computed again, its runs by label, and what a reader must know of the files."""
 
     comparison: Comparison
     cells: dict[str, list[Results]]
@@ -31,7 +31,7 @@ class Reread(NamedTuple):
 
 
 def reread(folder: Path) -> Reread:
-    """The comparison in `folder`. Raises StockpotError for a run that is unfinished, or has changed since."""
+    """The comparison in `folder`. Raises StockpotError for a run that is unfinished, or has changed since then."""
     recorded = read_comparison(folder / "comparison.json")
     doubts: list[str] = []
     unknown = 0
@@ -43,30 +43,30 @@ def reread(folder: Path) -> Reread:
             runs.setdefault(label, []).append(FinishedRun(cell.seed, cell.run, results, cell.order, cell.digest))
     if unknown:
         doubts.append(
-            f"comparison.json has no digests of {unknown} runs, as an earlier version wrote it: whether they have "
-            "changed since cannot be checked."
+            f"comparison.json has no digests of {unknown} runs, since an earlier version wrote it: whether they have "
+            "changed since then cannot be checked."
         )
     front = [_point(folder, point, doubts) for point in recorded.front]
     comparison = recompared(recorded, runs, front)
     if _differ(recorded, comparison):
         doubts.append(
-            "comparison.json does not say what the runs do: it was edited, or written by another version. Shown is "
-            "what the runs say; `stockpot compare` writes it again."
+            "comparison.json does not agree with the runs: it was edited, or written by another version. The report "
+            "shows the runs; `stockpot compare` writes the file again."
         )
     return Reread(comparison, {label: [run.results for run in some] for label, some in runs.items()}, doubts)
 
 
 def reread_run(path: Path, doubts: list[str]) -> Results:
-    """The results of a run from its journal; a results.json that says something else is named in `doubts`."""
+    """The results of a run from its journal; a results.json that does not agree is added to `doubts`."""
     if not (path / "journal.jsonl").is_file():
-        doubts.append(f"{path}: there is no journal, so its results.json cannot be checked.")
+        doubts.append(f"{path}: no journal, so its results.json cannot be checked.")
         return read_results(path / "results.json")
     run = RunFolder.open(path)
     results = results_of(run)
     if not _repeats(path / "results.json", results):
         doubts.append(
-            f"{path / 'results.json'} does not say what the run's journal does: it was changed, or the journal was "
-            "cut. Shown is what the journal says."
+            f"{path / 'results.json'} does not agree with the run's journal: it was changed, or the journal was cut. "
+            "The report shows the journal."
         )
     return results
 
@@ -87,7 +87,7 @@ def _cell(folder: Path, place: str, digest: str | None, doubts: list[str]) -> Re
 
 
 def _point(folder: Path, point: FrontPoint, doubts: list[str]) -> FrontPoint:
-    """A point of the front from its runs; as it was recorded where these are gone."""
+    """A point of the front from its runs; as recorded if these are gone."""
     if not all((folder / cell.run / "journal.jsonl").is_file() for cell in point.cells):
         return point
     found: dict[tuple[int, int], Results | None] = {
@@ -97,35 +97,35 @@ def _point(folder: Path, point: FrontPoint, doubts: list[str]) -> FrontPoint:
 
 
 def _repeats(file: Path, results: Results) -> bool:
-    """Whether what a results.json holds is what the journal says; keys that an older version lacked are no matter."""
+    """Whether a results.json agrees with the journal, apart from keys that an older version did not have."""
     if not file.is_file():
         return True
     try:
-        held: Any = json.loads(file.read_text(encoding="utf-8"))
+        recorded: Any = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
         return False
     made = results.model_dump(mode="json")
-    return isinstance(held, dict) and all(_within(held.get(key), made[key]) for key in REPEATED)
+    return isinstance(recorded, dict) and all(_within(recorded.get(key), made[key]) for key in REPEATED)
 
 
-def _within(held: Any, made: Any) -> bool:
-    if isinstance(held, dict) and isinstance(made, dict):
-        return all(key in made and _within(value, made[key]) for key, value in held.items())
-    if isinstance(held, list) and isinstance(made, list):
-        return len(held) == len(made) and all(map(_within, held, made))
-    return bool(held == made)
+def _within(recorded: Any, made: Any) -> bool:
+    if isinstance(recorded, dict) and isinstance(made, dict):
+        return all(key in made and _within(value, made[key]) for key, value in recorded.items())
+    if isinstance(recorded, list) and isinstance(made, list):
+        return len(recorded) == len(made) and all(map(_within, recorded, made))
+    return bool(recorded == made)
 
 
 def _differ(recorded: Comparison, made: Comparison) -> bool:
-    """Whether an estimate, a verdict or a point of the front is another one."""
+    """Whether an estimate, a verdict or a point of the front differs."""
 
-    def told(comparison: Comparison) -> list[Any]:
-        found: list[Any] = list(comparison.methods)
+    def summary_of(comparison: Comparison) -> list[Any]:
+        values: list[Any] = list(comparison.methods)
         for summary in comparison.methods.values():
-            found += [getattr(summary, name).mean for name in (*METRIC_NAMES, *COST_NAMES) if name in known]
-            found += [difference.verdict for name, difference in summary.versus_sequential.items() if name in known]
-        return found + [point.past_accuracy.mean for point in comparison.front]
+            values += [getattr(summary, name).mean for name in (*METRIC_NAMES, *COST_NAMES) if name in known]
+            values += [difference.verdict for name, difference in summary.versus_sequential.items() if name in known]
+        return values + [point.past_accuracy.mean for point in comparison.front]
 
     first = next(iter(recorded.methods.values()))
     known = {name for name in (*METRIC_NAMES, *COST_NAMES) if getattr(first, name).values}
-    return told(recorded) != told(made)
+    return summary_of(recorded) != summary_of(made)

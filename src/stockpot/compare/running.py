@@ -1,4 +1,4 @@
-"""Running the cells of a comparison: here one after the other, in processes, on a cluster, or a share of them."""
+"""Running the cells of a comparison: one after the other in this process, by an engine, or one shard of them."""
 
 from __future__ import annotations
 
@@ -23,70 +23,70 @@ from stockpot.streams.stream import Stream
 from stockpot.training.job import Diverged, Stop
 
 
-class ShareDone(Exception):  # noqa: N818 - what happened, not an error
-    """This shard's cells are finished, and those of other shards are missing: a comparison has nothing to say yet."""
+class ShardDone(Exception):  # noqa: N818 - what happened, not an error
+    """This shard's cells are finished, but those of other shards are not, so there is no comparison yet."""
 
 
-Done = tuple[CellPlan, Results | None]  # no results: training diverged
+DoneCell = tuple[CellPlan, Results | None]  # None: training diverged
 
 
 @dataclass
-class Running:
-    """A comparison's folder, and how its cells are run. A finished cell is only read."""
+class CellRunner:
+    """Runs the cells of a comparison in its folder; finished cells are only read."""
 
     recipe: Recipe
     path: Path
     stop: Stop
     progress: Progress
     engine: CellEngine | None = None  # None: in this process
-    shard: tuple[int, int] = (1, 1)  # number, of how many
-    opened: dict[tuple[int, bool], Stream] = field(default_factory=dict)  # by order and split: the newest alone
+    shard: tuple[int, int] = (1, 1)  # number, count
+    opened: dict[tuple[int, bool], Stream] = field(default_factory=dict)  # by order and split; only the newest is kept
 
-    def run(self, cells: Sequence[CellPlan]) -> list[Done]:
-        """Runs what is not finished of this shard's cells; every cell with its results, in the order given.
+    def run(self, cells: Sequence[CellPlan]) -> list[DoneCell]:
+        """Runs the unfinished cells of this shard; returns every cell with its results, in the order given.
 
-        Raises StockpotError where a cell that is to be reported diverged, ShareDone where the cells of other shards
-        are missing, and Interrupted where it was asked to stop.
+        Raises StockpotError if a reported cell diverged, ShardDone if cells of other shards are missing, and
+        Interrupted if `stop` was requested.
         """
         check_cells(self.recipe, self.path, cells)
         with files.explaining_disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         number, count = self.shard
-        own = cells[number - 1 :: count]
+        shard = cells[number - 1 :: count]
         waiting: list[CellPlan] = []
-        finished: list[Done] = []
-        for cell in own:
+        finished: list[DoneCell] = []
+        for cell in shard:
             if self._is_done(cell):
                 finished.append((cell, self._read(cell)))
             else:
                 waiting.append(cell)
         for cell, results in chain(finished, self._done(waiting)):
-            self.progress.cell(cell.told, None if results is None else results.metrics.average_accuracy)
+            self.progress.cell(cell.progress_name, None if results is None else results.metrics.average_accuracy)
         missing = [cell for cell in cells if not self._is_done(cell)]
         if missing:
-            raise ShareDone(
+            raise ShardDone(
                 f"Shard {number}/{count} is done: {len(cells) - len(missing)} of {len(cells)} cells of this stage are "
-                "finished. When the other shards are done, run this again."
+                "finished. When the other shards are done, run the command again."
             )
         return [(cell, self._read(cell)) for cell in cells]
 
-    def _done(self, cells: Sequence[CellPlan]) -> Iterator[Done]:
+    def _done(self, cells: Sequence[CellPlan]) -> Iterator[DoneCell]:
         if self.engine is None:
             for cell in cells:
                 yield cell, self._run_here(cell)
             return
         by_folder = {self.path / cell.path: cell for cell in cells}
-        for folder in self.engine(self._begun(cells), self.stop):
+        for folder in self.engine(self._started(cells), self.stop):
             cell = by_folder[folder]
             yield cell, self._read(cell)
 
-    def _begun(self, cells: Sequence[CellPlan]) -> Iterator[Path]:
+    def _started(self, cells: Sequence[CellPlan]) -> Iterator[Path]:
         for cell in cells:
-            self._begin(cell)
+            self._start(cell)
             yield self.path / cell.path
 
-    def _begin(self, cell: CellPlan) -> Stream:
-        if not self.path.is_dir():  # the next cell would make it anew
+    def _start(self, cell: CellPlan) -> Stream:
+        if not self.path.is_dir():  # the next cell would create it again
             raise StockpotError(f"{self.path}: the comparison's folder was removed or moved while it was running.")
         changed = recipe_of(self.recipe, cell)
         key = (cell.order, cell.tuning)
@@ -98,9 +98,9 @@ class Running:
         return self.opened[key]
 
     def _run_here(self, cell: CellPlan) -> Results | None:
-        opened = self._begin(cell)
+        opened = self._start(cell)
         try:
-            # The recipe that the user typed names the code to build the model: running it is what was asked for.
+            # The user typed the recipe that names the code to build the model.
             return continue_run(
                 self.path / cell.path, allow_code=True, stop=self.stop, progress=self.progress, opened=opened
             )

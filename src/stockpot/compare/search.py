@@ -1,4 +1,4 @@
-"""Which parameters to try: as many trials for every method, from a grid, at random, or by Optuna."""
+"""Which parameters to try: the same number of trials for every method, from a grid, at random, or by Optuna."""
 
 from __future__ import annotations
 
@@ -25,37 +25,37 @@ _C = TypeVar("_C", bound=BaseConfig)
 
 
 class Search(Protocol):
-    """The trials of one method. What was asked before is answered the same, in a new process, too."""
+    """The trials of one method. Asking again gives the same answer, also in a new process."""
 
     @property
     def trials(self) -> int:
-        """How many there are: fewer than were wanted where a grid has no more points, none where nothing is tuned."""
+        """Their number: fewer than asked for if a grid has no more points, 0 if nothing is tuned."""
 
     def ask(self, number: int) -> dict[str, Any]:
-        """The searched keys and their values in trial `number`, from 0."""
+        """The keys that are searched, with their values in trial `number`, from 0."""
 
     def tell(self, number: int, score: float | None) -> None:
-        """Says how good trial `number` was: higher is better, None means that it diverged. Only the first word counts.
+        """Records the score of trial `number`: higher is better, None if it diverged. Only the first call counts.
 
-        Raises ValueError where Optuna was not asked for it.
+        Raises ValueError if Optuna was not asked for this trial.
         """
 
 
 def open_search(
     kind: SearchKind, config: BaseConfig, trials: int, seed: int, folder: Path, space: Space | None = None
 ) -> Search:
-    """The search over what `config`, as the user wrote it, leaves open: `config.searched()`, or `space` in its place.
+    """The search over the parameters that the user left open in `config`: `config.searched()`, or `space` instead.
 
-    Optuna's journal, which a search goes on from, is a file in `folder`; the other kinds write nothing. Raises
-    StockpotError for an unknown kind, no trials, a missing Optuna, and a journal of another search.
+    Optuna continues from its journal, a file in `folder`; the other kinds write nothing. Raises StockpotError for an
+    unknown kind, no trials, a missing Optuna, and a journal of another search.
     """
     if kind not in get_args(SearchKind):
         raise StockpotError(
-            f"search {kind!r}: there is no such search: choose {', '.join(get_args(SearchKind))}."
+            f"search {kind!r}: unknown; choose {', '.join(get_args(SearchKind))}."
             f"{did_you_mean(kind, get_args(SearchKind))}"
         )
     if trials < 1:
-        raise StockpotError(f"{trials} trials: a search has at least one.")
+        raise StockpotError(f"{trials} trials: a search needs at least one.")
     if kind == "optuna":
         _need_optuna()
     space = config.searched() if space is None else space
@@ -73,22 +73,22 @@ def open_search(
 
 
 def with_keys(config: _C, keys: Mapping[str, Any]) -> _C:
-    """The configuration with these keys, validated like one that a user wrote.
+    """The configuration with these keys, validated like a user's.
 
-    Raises StockpotError where a value is refused, or a key beside those that are set.
+    Raises StockpotError if a value is refused, or does not go with the keys that are set.
     """
     return validate(type(config), {**config.model_dump(exclude_unset=True), **keys}, f"method {config.title!r}")
 
 
 @dataclass(frozen=True)
 class ListedSearch:
-    """Trials that are all known beforehand."""
+    """Trials that are all known in advance."""
 
     points: Sequence[dict[str, Any]]
 
     @property
     def trials(self) -> int:
-        """How many there are."""
+        """Their number."""
         return len(self.points)
 
     def ask(self, number: int) -> dict[str, Any]:
@@ -96,16 +96,16 @@ class ListedSearch:
         return dict(self.points[_checked(number, self.trials)])
 
     def tell(self, number: int, score: float | None) -> None:
-        """Changes nothing."""
+        """Only checks the number."""
         _checked(number, self.trials)
 
 
 def grid_points(space: Space, trials: int, strength: str | None) -> list[dict[str, Any]]:
-    """Exactly so many points of a grid, however many keys there are; fewer only where the space has no more.
+    """Exactly `trials` points of a grid, however many keys there are; fewer only if the space has no more.
 
-    The keys get another value in turn, the strength first, until their product reaches the number of trials: 12 trials
-    are 12, 4×3 or 3×2×2 points. If it is exceeded, points are left out evenly: 10 trials are 10 of 4×3. Their order is
-    such that the first trials, if time ends a search early, are spread over the grid, too.
+    The keys take turns in getting another value, the strength first, until their product reaches the number of trials:
+    12 trials are 12, 4×3 or 3×2×2 points. If it is exceeded, points are left out evenly: 10 trials are 10 of 4×3. The
+    first trials are spread over the grid as well, in case a time limit ends the search early.
     """
     keys = sorted(space, key=lambda key: key != strength)
     most = {key: len(one.values) if isinstance(one, Choices) else trials for key, one in space.items()}
@@ -120,20 +120,20 @@ def grid_points(space: Space, trials: int, strength: str | None) -> list[dict[st
 
 
 def _mirrored(number: int) -> str:
-    """Its bits from the last to the first: sorted by them, numbers jump about instead of rising (van der Corput)."""
+    """The bits in reverse: numbers sorted by them are spread out instead of rising (van der Corput)."""
     return f"{number:032b}"[::-1]
 
 
 def random_point(space: Space, label: str, number: int, seed: int) -> dict[str, Any]:
-    """A random trial: each value depends on the seed, the method's label, the number and the key, on nothing else."""
+    """A random trial: each value depends only on the seed, the method's label, the number and the key."""
     return {key: one.at(derive(seed, "search", label, number, key) / 2**31) for key, one in space.items()}
 
 
 class OptunaSearch:
-    """Trials that Optuna chooses one after the other by TPE, from what it was told of those before.
+    """Trials that Optuna chooses one after the other by TPE, from the scores of those before.
 
-    A third of the trials, ten at most, is random. Each trial is drawn by a sampler of its own, seeded with its number:
-    it depends on the journal alone, so that an interrupted search goes on as if it had never stopped.
+    A third of the trials, at most ten, is random. Each trial is drawn by its own sampler, seeded with its number, so it
+    depends on the journal alone: an interrupted search continues as if it had never stopped.
 
     Paper: "Algorithms for Hyper-Parameter Optimization" (NeurIPS 2011), §4
     """
@@ -147,7 +147,7 @@ class OptunaSearch:
         self._study = _open_study(self._path, config, seed, space)
 
     def ask(self, number: int) -> dict[str, Any]:
-        """The values of a trial. Raises StockpotError where those before it were not asked for yet."""
+        """The values of a trial. Raises StockpotError if those before it were not asked for yet."""
         import optuna
 
         past = self._study.trials
@@ -155,14 +155,14 @@ class OptunaSearch:
             return dict(past[number].params)
         if number > len(past):
             raise StockpotError(
-                f"{self._path}: trial {number} was asked for before trial {len(past)}: Optuna learns from one after "
-                "the other. Search by grid or random to run trials in any order."
+                f"{self._path}: trial {number} was asked for before trial {len(past)}: Optuna learns from one trial "
+                "after the other. Search by grid or random to run trials in any order."
             )
         sampler = optuna.samplers.TPESampler(
             seed=derive(self._seed, "search", self._config.title, number),
             n_startup_trials=min(10, max(1, self.trials // 3)),
         )
-        # In memory, since a trial in the journal gets its values key by key: a kill would leave a part of them there.
+        # In memory: the journal would get the values key by key, and a kill would leave only some of them.
         memory = optuna.create_study(direction="maximize", sampler=sampler)
         memory.add_trials(past)
         chosen = memory.ask(_distributions(self._space))
@@ -175,13 +175,13 @@ class OptunaSearch:
         return dict(chosen.params)
 
     def tell(self, number: int, score: float | None) -> None:
-        """Writes the score down, once. A trial that diverged counts as worse than all that did not."""
+        """Records the score, once. A trial that diverged counts as worse than all that did not."""
         import optuna
 
         if _checked(number, self.trials) >= len(self._study.trials):
             raise ValueError(f"{self._path}: trial {number} was not asked for")
         if score is None or not math.isfinite(score):
-            # Not FAIL: TPE forgets what failed, and would go there again.
+            # Not FAIL: TPE ignores failed trials, and would try the same region again.
             self._study.tell(number, state=optuna.trial.TrialState.PRUNED, skip_if_finished=True)
         else:
             self._study.tell(number, score, skip_if_finished=True)
@@ -189,7 +189,7 @@ class OptunaSearch:
 
 def _checked(number: int, trials: int) -> int:
     if not 0 <= number < trials:
-        raise ValueError(f"there is no trial {number}: they are numbered from 0, and there are {trials}")
+        raise ValueError(f"no trial {number}: there are {trials}, numbered from 0")
     return number
 
 
@@ -204,7 +204,7 @@ def _need_optuna() -> None:
 
 
 def _open_study(path: Path, config: BaseConfig, seed: int, space: Space) -> Study:
-    """The study in a journal, new or begun. Raises StockpotError where it is another search's, or damaged."""
+    """The study in a journal, new or started. Raises StockpotError if it belongs to another search, or is damaged."""
     import optuna
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
@@ -215,25 +215,25 @@ def _open_study(path: Path, config: BaseConfig, seed: int, space: Space) -> Stud
         storage = optuna.storages.JournalStorage(JournalFileBackend(str(path), JournalFileOpenLock(str(path))))
         study = optuna.create_study(storage=storage, study_name=config.title, direction="maximize", load_if_exists=True)
     except (ValueError, KeyError) as error:
-        raise StockpotError(f"{path}: the journal is damaged; delete it to search anew.") from error
+        raise StockpotError(f"{path}: the journal is damaged; delete it to start the search again.") from error
     searched = {
         "seed": seed,
         "method": config.model_dump(mode="json", exclude_unset=True),
         "space": {key: repr(one) for key, one in space.items()},
     }
-    begun = study.user_attrs.get("searched")
-    if begun is None:
+    recorded = study.user_attrs.get("searched")
+    if recorded is None:
         study.set_user_attr("searched", searched)
-    elif begun != searched:
+    elif recorded != searched:
         raise StockpotError(
-            f"{path}: this search was begun with another seed, method or search space; "
+            f"{path}: this search was started with another seed, method or search space; "
             "choose another folder, or delete the journal."
         )
     return study
 
 
 def _drop_torn_line(path: Path) -> None:
-    """Takes away what a kill left of a last line: Optuna would write the next one behind it, and read neither."""
+    """Removes an incomplete last line, left by a kill: Optuna would append to it, and then read neither line."""
     content = path.read_bytes()
     whole = content.rfind(b"\n") + 1
     if whole < len(content):

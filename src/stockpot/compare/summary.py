@@ -1,4 +1,4 @@
-"""comparison.json: the cells' results as means, intervals and paired differences."""
+"""comparison.json: the results of the cells as means, intervals and paired differences."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def summarise_comparison(
     tuning: Tuning | None = None,
     front: Sequence[FrontPoint] = (),
 ) -> Comparison:
-    """The comparison that the cells make."""
+    """The comparison of the cells' results."""
     by_label: dict[str, list[FinishedRun]] = {}
     for cell, results in cells:
         by_label.setdefault(cell.method.title, []).append(
@@ -48,11 +48,11 @@ def summarise_comparison(
 
 
 def recompared(recorded: Comparison, runs: dict[str, list[FinishedRun]], front: Sequence[FrontPoint]) -> Comparison:
-    """The comparison with its numbers, verdicts and sentences made anew from the runs."""
+    """The comparison with its numbers, verdicts and sentences computed again from the runs."""
     first = next(iter(runs.values()))[0].results
     scores = first.scores[first.primary]
-    told = {"primary": first.primary, "unit": scores.unit, "higher_is_better": scores.higher_is_better}
-    return _judged(recorded.model_copy(update={"methods": compare_methods(runs), "front": list(front), **told}))
+    primary = {"primary": first.primary, "unit": scores.unit, "higher_is_better": scores.higher_is_better}
+    return _judged(recorded.model_copy(update={"methods": compare_methods(runs), "front": list(front), **primary}))
 
 
 def _judged(comparison: Comparison) -> Comparison:
@@ -61,21 +61,21 @@ def _judged(comparison: Comparison) -> Comparison:
 
 
 def _fair(comparison: Comparison) -> dict[str, MethodSummary]:
-    """The methods, none called worse in a score whose parameters were chosen at an end of their range."""
+    """The methods, without verdicts against those whose parameters were chosen at an end of their range."""
     at_end = chosen_at_end(comparison)
 
-    def kept(label: str, metric: str, found: Difference) -> Difference:
-        return fair_verdict(found, label, "", at_end) if metric in METRIC_NAMES else found
+    def fair(label: str, metric: str, difference: Difference) -> Difference:
+        return fair_verdict(difference, label, "", at_end) if metric in METRIC_NAMES else difference
 
     def control(label: str, one: ControlSummary) -> ControlSummary:
-        versus = {key: fair_verdict(found, label, "", at_end) for key, found in one.versus_sequential.items()}
+        versus = {key: fair_verdict(d, label, "", at_end) for key, d in one.versus_sequential.items()}
         return one.model_copy(update={"versus_sequential": versus})
 
     return {
         label: one.model_copy(
             update={
-                "versus_sequential": {key: kept(label, key, d) for key, d in one.versus_sequential.items()},
-                "controls": {name: control(label, found) for name, found in one.controls.items()},
+                "versus_sequential": {key: fair(label, key, d) for key, d in one.versus_sequential.items()},
+                "controls": {name: control(label, summary) for name, summary in one.controls.items()},
             }
         )
         for label, one in comparison.methods.items()
@@ -83,7 +83,7 @@ def _fair(comparison: Comparison) -> dict[str, MethodSummary]:
 
 
 def write_comparison(comparison: Comparison, path: Path) -> None:
-    """Writes comparison.json, with the digests of the runs in `path` that it is made of."""
+    """Writes comparison.json, with the digests of its runs in `path`."""
     methods = {
         label: summary.model_copy(update={"cells": [_with_digest(cell, path) for cell in summary.cells]})
         for label, summary in comparison.methods.items()

@@ -1,4 +1,4 @@
-"""Parameters chosen before the reported runs: as many trials for every method, on data and seeds of their own."""
+"""Parameters chosen before the reported runs: the same number of trials for every method, on other data and seeds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Literal
 from stockpot import files
 from stockpot.compare.cells import CellPlan
 from stockpot.compare.extension import best_keys, further_points, keys_at_ends, round_size
-from stockpot.compare.running import Running
+from stockpot.compare.running import CellRunner
 from stockpot.compare.search import Search, open_search, with_keys
 from stockpot.errors import StockpotError
 from stockpot.methods.base import BaseConfig
@@ -25,39 +25,41 @@ TUNING_FOLDER = Path("tuning")
 Point = tuple[str, int, dict[str, Any]]  # label, number of the trial, the keys that it sets
 
 
-def tune(running: Running, asked: Tune, methods: Sequence[BaseConfig]) -> tuple[list[BaseConfig], Tuning]:
-    """The methods with the parameters that scored best, and all that was tried.
+def tune(running: CellRunner, settings: Tune, methods: Sequence[BaseConfig]) -> tuple[list[BaseConfig], Tuning]:
+    """The methods with the parameters that scored best, and all trials.
 
-    The score is the average accuracy on the tuning split, in the order of the tasks as written, averaged over the
-    tuning seeds; of equal ones the first counts that is at no end of what was tried. Where one is at an end, all
-    methods get further trials: see `extension`. Raises StockpotError where every trial of a method diverged.
+    The score is the average accuracy on the tuning split, with the tasks in the order written, averaged over the tuning
+    seeds. Of equal scores, the first that is at no end of the values tried is chosen. If a choice is at an end, all
+    methods get further trials, see `extension`. Raises StockpotError if every trial of a method diverged.
     """
-    if asked.search == "optuna" and running.shard != (1, 1):
-        raise StockpotError("--search optuna learns from one trial after the other: it cannot be sharded; use random.")
-    tuned = {method.title: _Tuned.of(method, asked, running.path) for method in methods}
+    if settings.search == "optuna" and running.shard != (1, 1):
+        raise StockpotError(
+            "--search optuna learns from one trial after the other, so it cannot be sharded; use random."
+        )
+    tuned = {method.title: _Tuned.of(method, settings, running.path) for method in methods}
     sign = 1 if running.recipe.primary_score.higher_is_better else -1
-    time_limit = _TimeLimit(running, asked)
-    for numbers in _rounds(asked, time_limit):
+    time_limit = _TimeLimit(running, settings)
+    for numbers in _rounds(settings, time_limit):
         points = [
             (label, number, one.search.ask(number))
             for number in numbers
             for label, one in tuned.items()
             if number < one.search.trials
         ]
-        for (label, number, _), trial in zip(points, _scored(running, tuned, points, asked.seeds), strict=True):
+        for (label, number, _), trial in zip(points, _scored(running, tuned, points, settings.seeds), strict=True):
             tuned[label].search.tell(number, None if trial.score is None else sign * trial.score)
             tuned[label].trials.append(trial)
-    begun = max((len(one.trials) for one in tuned.values()), default=0)
-    rounds = _extend(running, asked, tuned, sign, time_limit)
+    first = max((len(one.trials) for one in tuned.values()), default=0)
+    rounds = _extend(running, settings, tuned, sign, time_limit)
     most = max((len(one.trials) for one in tuned.values()), default=0)
     chosen = {label: keys for label, one in tuned.items() if (keys := one.best(sign)) is not None}
     ends = {label: _ends(tuned[label], keys) for label, keys in chosen.items()}
     tuning = Tuning(
-        search=asked.search,
-        trials=begun,
+        search=settings.search,
+        trials=first,
         extensions=rounds,
-        further_trials=most - begun,
-        seeds=asked.seeds,
+        further_trials=most - first,
+        seeds=settings.seeds,
         split="a fifth of each class's training examples, held out; the tasks in the order written",
         methods={label: one.trials for label, one in tuned.items()},
         chosen=chosen,
@@ -70,7 +72,7 @@ def tune(running: Running, asked: Tune, methods: Sequence[BaseConfig]) -> tuple[
 
 @dataclass
 class _Tuned:
-    """One method, its search, and what was tried."""
+    """One method, its search, and its trials."""
 
     method: BaseConfig
     space: Space
@@ -78,17 +80,19 @@ class _Tuned:
     trials: list[Trial] = field(default_factory=list)
 
     @classmethod
-    def of(cls, method: BaseConfig, asked: Tune, path: Path) -> _Tuned:
-        space = with_ranges(method.searched(), method, asked.ranges)
+    def of(cls, method: BaseConfig, settings: Tune, path: Path) -> _Tuned:
+        space = with_ranges(method.searched(), method, settings.ranges)
         folder = path / TUNING_FOLDER / method.title
-        return cls(method, space, open_search(asked.search, method, asked.trials, asked.seeds[0], folder, space))
+        return cls(
+            method, space, open_search(settings.search, method, settings.trials, settings.seeds[0], folder, space)
+        )
 
     @property
     def ranges(self) -> dict[str, list[float]]:
         return {key: [one.low, one.high] for key, one in self.space.items() if isinstance(one, Range)}
 
     def best(self, sign: int) -> dict[str, Any] | None:
-        """Raises StockpotError where every trial diverged; None where nothing was tuned."""
+        """The best keys; None if nothing was tuned. Raises StockpotError if every trial diverged."""
         keys = best_keys(self.trials, self.space, sign)
         if self.trials and keys is None:
             raise StockpotError(
@@ -102,24 +106,24 @@ def _ends(one: _Tuned, chosen: Mapping[str, Any]) -> tuple[dict[str, float], dic
     return {key: float(chosen[key]) for key in going}, {key: float(chosen[key]) for key in limited}
 
 
-def _extend(running: Running, asked: Tune, tuned: Mapping[str, _Tuned], sign: int, time_limit: _TimeLimit) -> int:
-    """Goes on, all methods alike, while one's best value is the outermost tried; returns the number of rounds.
+def _extend(running: CellRunner, settings: Tune, tuned: Mapping[str, _Tuned], sign: int, time_limit: _TimeLimit) -> int:
+    """Further rounds, equal for all methods, while one's best value is the outermost tried; returns their number.
 
-    Shards share each round's runs out as those of every stage. Raises StockpotError as `_Tuned.best` does.
+    Shards share the runs of each round. Raises StockpotError as `_Tuned.best` does.
     """
     size = round_size(max((len(one.trials) for one in tuned.values()), default=0))
     done = 0
-    while done < asked.extensions:
+    while done < settings.extensions:
         chosen = {label: keys for label, one in tuned.items() if (keys := one.best(sign)) is not None}
         at_end = any(_ends(tuned[label], keys)[0] for label, keys in chosen.items())
         if not at_end or not time_limit.has("extensions", done):
             break
         points = [
-            (label, asked.trials + done * size + number, keys)
+            (label, settings.trials + done * size + number, keys)
             for label, best in chosen.items()
             for number, keys in enumerate(_more(tuned[label], best, size))
         ]
-        for (label, _, _), trial in zip(points, _scored(running, tuned, points, asked.seeds), strict=True):
+        for (label, _, _), trial in zip(points, _scored(running, tuned, points, settings.seeds), strict=True):
             tuned[label].trials.append(trial)
         done += 1
     time_limit.keep("extensions", done)
@@ -131,9 +135,9 @@ def _more(one: _Tuned, best: Mapping[str, Any], size: int) -> list[dict[str, Any
 
 
 def _scored(
-    running: Running, tuned: Mapping[str, _Tuned], points: Sequence[Point], seeds: Sequence[int]
+    running: CellRunner, tuned: Mapping[str, _Tuned], points: Sequence[Point], seeds: Sequence[int]
 ) -> list[Trial]:
-    """The points as trials: each runs with every seed, and its score is their mean; None where one diverged."""
+    """The points as trials: each runs with every seed; its score is their mean, or None if one diverged."""
     done = iter(running.run([cell for point in points for cell in _cells(tuned[point[0]].method, point, seeds)]))
     trials = []
     for _, _, keys in points:
@@ -149,54 +153,54 @@ def _cells(method: BaseConfig, point: Point, seeds: Sequence[int]) -> list[CellP
     _, number, keys = point
     tried = with_keys(method, keys)
     folder = TUNING_FOLDER / method.title / f"trial-{number:03d}"
-    told = " ".join(
+    words = " ".join(
         f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in keys.items()
     )
-    return [CellPlan(tried, seed, folder / f"seed-{seed}", tuning=True, keys=told) for seed in seeds]
+    return [CellPlan(tried, seed, folder / f"seed-{seed}", tuning=True, keys=words) for seed in seeds]
 
 
-def _rounds(asked: Tune, time_limit: _TimeLimit) -> Iterator[list[int]]:
-    """Which trials run together: all, where none waits for another's score and none for the time.
+def _rounds(settings: Tune, time_limit: _TimeLimit) -> Iterator[list[int]]:
+    """Which trials run together: all, unless they wait for each other's scores or for a time limit.
 
-    With a time, rounds of one trial a method until it is over.
+    With a time limit, rounds of one trial for each method until it is over.
     """
-    if asked.minutes is None:
-        numbers = [*range(asked.trials)]
-        yield from ([number] for number in numbers) if asked.search == "optuna" else [numbers]
+    if settings.minutes is None:
+        numbers = [*range(settings.trials)]
+        yield from ([number] for number in numbers) if settings.search == "optuna" else [numbers]
         return
     done = 0
-    while done < asked.trials and time_limit.has("rounds", done):
+    while done < settings.trials and time_limit.has("rounds", done):
         yield [done]
         done += 1
     time_limit.keep("rounds", done)
 
 
 class _TimeLimit:
-    """The time for tuning, if there is one. How many rounds it gave is kept, so that going on adds none.
+    """The time limit of the tuning, if there is one. The number of rounds is recorded: continuing adds none.
 
-    Raises StockpotError for a shard: the shards of a comparison share no time.
+    Raises StockpotError for a shard: the shards of a comparison do not share a clock.
     """
 
-    def __init__(self, running: Running, asked: Tune) -> None:
-        if asked.minutes is not None and running.shard != (1, 1):
+    def __init__(self, running: CellRunner, settings: Tune) -> None:
+        if settings.minutes is not None and running.shard != (1, 1):
             raise StockpotError(
-                "tune.minutes (--budget) limits the time of the tuning, and the shards of a comparison do not share it."
+                "tune.minutes (--budget) limits the time of the tuning, which the shards of a comparison do not share."
             )
-        self._seconds = None if asked.minutes is None else 60 * asked.minutes
-        self._file, self._begun = running.path / TUNING_FOLDER / "rounds.json", time.monotonic()
+        self._seconds = None if settings.minutes is None else 60 * settings.minutes
+        self._file, self._started = running.path / TUNING_FOLDER / "rounds.json", time.monotonic()
         known = json.loads(self._file.read_text(encoding="utf-8")) if self._file.is_file() else {}
         self._known: dict[str, int] = known if isinstance(known, dict) else {"rounds": known, "extensions": 0}
 
     def has(self, stage: Literal["rounds", "extensions"], done: int) -> bool:
-        """Whether another round may begin; the first of all always may."""
+        """Whether another round may start; the very first always may."""
         if self._seconds is None:
             return True
         if stage in self._known:
             return done < self._known[stage]
-        return (stage == "rounds" and not done) or time.monotonic() - self._begun <= self._seconds
+        return (stage == "rounds" and not done) or time.monotonic() - self._started <= self._seconds
 
     def keep(self, stage: Literal["rounds", "extensions"], done: int) -> None:
-        """Writes down how many rounds there were."""
+        """Records how many rounds there were."""
         if self._seconds is not None:
             self._known[stage] = done
             self._file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A process that runs cells: a line with a folder on stdin, a line of JSON on stdout when it is finished."""
+"""A process that runs cells: each line of stdin is a folder, and each line of stdout the answer, as JSON."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from stockpot.training.job import Interrupted, Stop
 
 
 def run_cell(folder: str, stop: Stop | None = None) -> dict[str, Any]:
-    """Goes on with a run to its end: `{}`, or what kept it from that: `error`, or `stopped`."""
+    """Continues a run to its end. Returns `{}`, or what prevented it: `{"error": message}` or `{"stopped": True}`."""
     from stockpot.compare.divergence import note_divergence
     from stockpot.runs.actions import continue_run
     from stockpot.training.job import Diverged
 
     try:
-        # The comparison's recipe, which the user typed, names the code to build the model.
+        # The user typed the recipe that names the code to build the model.
         continue_run(Path(folder), allow_code=True, stop=stop)
     except Interrupted:
         return {"stopped": True}
@@ -32,24 +32,24 @@ def run_cell(folder: str, stop: Stop | None = None) -> dict[str, Any]:
 
 
 def raise_error_of(answer: dict[str, Any]) -> None:
-    """Raises StockpotError for a cell that failed."""
+    """Raises StockpotError if a cell failed."""
     if "error" in answer:
         raise StockpotError(answer["error"])
 
 
 def main() -> None:
-    """Reads folders until stdin ends; one SIGTERM stops after the step, with a checkpoint."""
+    """Reads folders until stdin ends, which it also does when the parent dies; SIGTERM stops after the current step."""
     from stockpot.library_output import silence_libraries
 
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1, encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints is no answer
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is not an answer
     stop = Stop()
 
-    def asked(number: int, frame: object) -> None:
+    def request_stop(number: int, frame: object) -> None:
         stop.requested = True
         signal.signal(number, signal.SIG_DFL)
 
-    signal.signal(signal.SIGTERM, asked)
+    signal.signal(signal.SIGTERM, request_stop)
     silence_libraries()
     for line in sys.stdin:
         answers.write(json.dumps(run_cell(json.loads(line), stop)) + "\n")

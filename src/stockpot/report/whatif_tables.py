@@ -11,8 +11,8 @@ from stockpot.results import Scores, WhatIf, WhatIfMethod, WhatIfPoint
 PLAIN, START = "plain fine-tuning", "start model"
 SYMBOLS = {"alpha": "α", "scale": "λ"}
 WHATIF_HEADINGS = ("best", "average", "earlier tasks", "newest task", "knee", "earlier tasks", "newest task")
-NO_KNEE = "none (straight)"  # no value lies beyond the line between the ends of the trade-off
-NOTHING_TRADED = "none (no trade)"  # one value is best on earlier tasks and on the newest
+NO_KNEE = "straight"  # no value lies beyond the line between the ends of the trade-off
+NOTHING_TRADED = "no trade"  # one value is best on earlier tasks and on the newest
 
 
 class WhatIfRow(NamedTuple):
