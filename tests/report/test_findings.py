@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from stockpot.evaluation.metrics import stream_metrics
 from stockpot.evaluation.method_summaries import compare_methods
+from stockpot.evaluation.metrics import stream_metrics
 from stockpot.report.findings import findings, run_summary
 
 Factory = Callable[..., Any]

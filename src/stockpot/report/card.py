@@ -23,9 +23,9 @@ KINDS = {
 
 
 def model_card(results: Results, base_model: str | None, datasets: list[str], licence: str | None) -> str:
-    """The card's text: YAML metadata, then what was learnt, how well, at what cost and how to load it.
+    """The card's text: YAML metadata, then what was learnt, how well, at what cost, and how to load it.
 
-    `base_model`, `datasets` and `licence` are hub names; unknown ones are left out of the metadata.
+    `base_model`, `datasets` and `licence` are names on the hub; what is unknown is left out of the metadata.
     """
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -98,8 +98,8 @@ def _body(results: Results, built: bool) -> str:
             ]
         if _adapter(results):
             parts.append(
-                "This is an adapter of PEFT's (`pip install peft`): `base_model_name_or_path` in `adapter_config.json` "
-                "says which model it sits on; write its new place there if that folder moves."
+                "This is a PEFT adapter (`pip install peft`): `base_model_name_or_path` in `adapter_config.json` "
+                "says which model it belongs to; change it if that folder moves."
             )
         parts.append("```python\n" + "\n".join(lines) + "\n```")
     if any(results.head.values()):
@@ -125,13 +125,13 @@ def _matrix(name: str, results: Results) -> list[str]:
 
 
 def _adapter(results: Results) -> bool:
-    """Whether the folder holds an adapter, not a model."""
+    """Whether the folder holds an adapter instead of a model."""
     lora = (results.recipe.get("model") or {}).get("lora") or {}
     return bool(lora.get("output") == "adapter")
 
 
 def _kind(results: Results) -> str:
-    """What the model does, as `Recipe.kind` tells it."""
+    """The kind of model: image, text or language, as in `Recipe.kind`."""
     data = [results.recipe.get("data") or {}, *(task.get("data") or {} for task in results.recipe.get("tasks") or [])]
     if results.scenario == "language":
         return "language"

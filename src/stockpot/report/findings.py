@@ -16,7 +16,7 @@ from stockpot.report.costs import relative_time, stored_words
 from stockpot.report.formatting import (
     MISSING,
     amount,
-    control_change,
+    control_words,
     listing,
     metric_heading,
     metric_title,
@@ -212,6 +212,6 @@ def run_summary(results: Results) -> list[str]:
             parts.append(f"{newest} ({last}) {with_unit(metrics.newest_accuracy)}")
         if metrics.forgetting is not None:
             parts.append(f"forgetting {signed_amount(metrics.forgetting, scores.unit)}")
-    changes = (control_change(name, control, scores.unit) for name, control in control_metrics(scores).items())
+    changes = (control_words(name, control, scores.unit) for name, control in control_metrics(scores).items())
     facts = "; ".join([", ".join(parts), *filter(None, changes)])
     return [f"{opening(results.label)} after {after}: {facts} (1 seed, so no interval)."]

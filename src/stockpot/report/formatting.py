@@ -98,7 +98,7 @@ def signed(value: float | None, unit: str = "fraction") -> str:
     return ("+" if value >= 0 else "−") + score(abs(value), unit)
 
 
-def control_change(name: str, metrics: ControlMetrics, unit: str) -> str:
+def control_words(name: str, metrics: ControlMetrics, unit: str) -> str:
     """`"general (never trained on) −0.310 nats since the start"`, with its worst where that is lower; "" if unknown."""
     if metrics.change is None:
         return ""

@@ -17,7 +17,7 @@ from stockpot.report.formatting import score
 from stockpot.report.ranking import ranked
 from stockpot.results import Comparison, Results, Scores
 
-MANY_TASKS = 16  # beyond which a task has no line and no number of its own
+MANY_TASKS = 16  # beyond these, tasks have no lines and cells no numbers
 
 
 def _array(rows: Sequence[Sequence[float | None]]) -> NDArray[np.float64]:
@@ -34,24 +34,24 @@ def _limits(values: NDArray[np.float64], unit: str) -> tuple[float, float]:
 
 
 def _every(count: int) -> int:
-    """Between numbers on an axis, so that there are at most a dozen of them."""
+    """The step between numbers on an axis that leaves at most a dozen of them."""
     return next(step for step in (1, 5, 10, 25, 50, 100, 250, 500, count) if count <= 10 * step)
 
 
 def _numbers(count: int) -> tuple[NDArray[np.float64], list[str]]:
-    """Where the numbers of so many tasks stand on an axis of cells, and as text: the first one, then even steps."""
+    """Positions and texts of the task numbers on an axis of cells: the first, then even steps."""
     step = _every(count)
     numbers = [*range(1, count + 1)] if step == 1 else [1, *range(step, count + 1, step)]
     return np.array(numbers) - 0.5, list(map(str, numbers))
 
 
 def _heat(axes: Axes, R: NDArray[np.float64], limits: tuple[float, float], scores: Scores, values: bool) -> Any:
-    """Draws one matrix, brighter is better; unmeasured cells stay blank."""
+    """Draws one matrix: brighter is better, cells that were not measured stay blank."""
     K, columns = R.shape
     colormap = mpl.colormaps["viridis" if scores.higher_is_better else "viridis_r"]
     colours: dict[str, Any] = {"cmap": colormap, "vmin": limits[0], "vmax": limits[1]}
     mesh: Any
-    if columns > MANY_TASKS:  # one picture, not a path for every cell
+    if columns > MANY_TASKS:  # one picture instead of a path for every cell
         mesh = axes.imshow(np.ma.masked_invalid(R), extent=(0, columns, K, 0), interpolation="none", **colours)
     else:
         mesh = axes.pcolormesh(np.ma.masked_invalid(R), linewidth=0, **colours)
@@ -70,7 +70,7 @@ def _heat(axes: Axes, R: NDArray[np.float64], limits: tuple[float, float], score
 
 
 def _task_ticks(axes: Axes, tasks: Sequence[str], rows: int, after: bool = True) -> None:
-    """Names while there is room for them, else numbers, of many tasks not every one."""
+    """Task names if there is room, else numbers; of many tasks not every number."""
     if len(tasks) > MANY_TASKS:
         axes.set_xticks(*_numbers(len(tasks)))
         axes.set_yticks(*_numbers(rows))
@@ -112,7 +112,7 @@ def matrix(results: Results) -> Figure:
 def _trajectory(
     axes: Axes, scores: Scores, R: NDArray[np.float64], initial: Sequence[float], tasks: Sequence[str]
 ) -> None:
-    """One line a task over the stages, a dot where the task has just been learnt; of many tasks, what they come to."""
+    """A line for each task over the stages, a large mark where it was just learnt; of many tasks, a summary."""
     K, columns = R.shape
     if columns > MANY_TASKS:
         _summary(axes, scores, R)
@@ -126,15 +126,15 @@ def _trajectory(
 
 
 def _summary(axes: Axes, scores: Scores, R: NDArray[np.float64]) -> None:
-    """After each task: the mean of those learnt so far, from the worst to the best of them, and the one just learnt."""
+    """After each task: the mean of those learnt so far, the range from worst to best, and the one just learnt."""
     K = len(R)
     stages, learnt = range(1, K + 1), [row[: i + 1][np.isfinite(row[: i + 1])] for i, row in enumerate(R)]
     every = [(np.nan,) * 3 if not row.size else (row.min(), row.mean(), row.max()) for row in learnt]
     low, mean, high = np.array(every, dtype=np.float64).reshape(K, 3).T
-    own = [R[i, i] for i in range(min(R.shape))]
+    newest = [R[i, i] for i in range(min(R.shape))]
     axes.fill_between(stages, low, high, color=PALETTE[0], alpha=0.2, linewidth=0, label="worst to best task learnt")
     axes.plot(stages, mean, color=PALETTE[0], linewidth=1.6, label="mean of the tasks learnt")
-    axes.plot(stages[: len(own)], own, ".", color=PALETTE[1], markersize=3, label="the task just learnt")
+    axes.plot(stages[: len(newest)], newest, ".", color=PALETTE[1], markersize=3, label="the task just learnt")
 
 
 def _lines(axes: Axes, R: NDArray[np.float64], initial: Sequence[float], tasks: Sequence[str]) -> None:
@@ -150,7 +150,7 @@ def _lines(axes: Axes, R: NDArray[np.float64], initial: Sequence[float], tasks: 
 
 
 def _legend(figure: Figure, axes: Axes, tasks: int) -> None:
-    """Below the panels, in even rows; of many tasks only the first and the last, between which the shades run."""
+    """A legend below the panels, in even rows; of many tasks only the first and the last: shades run between them."""
     handles, labels = axes.get_legend_handles_labels()
     if len(PALETTE) < tasks <= MANY_TASKS:
         keep = [0, tasks - 1, *range(tasks, len(handles))]
@@ -188,7 +188,7 @@ def _mean_matrix(runs: Sequence[Results]) -> tuple[Scores, NDArray[np.float64], 
 
 
 def _grid(count: int, height: float) -> tuple[Figure, list[Axes]]:
-    """Panels two to a row on shared axes, the last row's empty place left out."""
+    """Panels on shared axes, two to a row."""
     rows = (count + 1) // 2
     figure = Figure(figsize=(FIGURE_WIDTH, 0.7 + height * rows), layout="constrained")
     axes = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False).ravel().tolist()
@@ -205,7 +205,7 @@ def _panels(comparison: Comparison, cells: dict[str, list[Results]]) -> list[tup
 
 @styled
 def tasks_over_time(comparison: Comparison, cells: dict[str, list[Results]]) -> Figure:
-    """Each task's score over the stream, one panel a method, means over its seeds, axes shared."""
+    """Each task's score over the stream: a panel for each method, means over its seeds, shared axes."""
     panels = _panels(comparison, cells)
     figure, grid = _grid(len(panels), 1.5)
     for axes, (label, runs) in zip(grid, panels, strict=True):

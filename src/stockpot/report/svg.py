@@ -1,4 +1,4 @@
-"""A matplotlib figure as SVG that can stand in a page: in the page's ink, without ids that collide."""
+"""A matplotlib figure as SVG inside a page: in the page's text colour, without colliding ids."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from stockpot.report.figures import INK, house_style
 
 
 def inline(figure: Figure, prefix: str, alt: str) -> Markup:
-    """The figure as one `<svg>` element: transparent, dark ink turned into `currentColor`, every id under `prefix`.
+    """The figure as one transparent `<svg>` element, with `INK` as `currentColor` and every id under `prefix`.
 
-    `alt` is what a screen reader says of it. The element scales down to 80 % of its natural width, not below.
+    `alt` is read by screen readers. The element scales down to 80 % of its natural width, not below.
     """
     buffer = io.StringIO()
     with house_style(), warnings.catch_warnings():
@@ -29,7 +29,7 @@ def inline(figure: Figure, prefix: str, alt: str) -> Markup:
     svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
     svg = re.sub(r"url\(#", f"url(#{prefix}-", svg)
     svg = re.sub(r'href="#', f'href="#{prefix}-', svg)
-    # A hundredth of a point is finer than any screen, and a page of many figures stays small.
+    # A hundredth of a point is finer than any screen; more digits only make the page larger.
     places = re.compile(r' (?:d|x|y|transform)="[^"]*"')
     svg = places.sub(lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), svg)
     svg = svg.replace(f": {INK}", ": currentColor")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -26,7 +27,7 @@ from stockpot.report.whatif_tables import (
     valued,
     whatif_rows,
 )
-from stockpot.results import WhatIf
+from stockpot.results import WhatIf, WhatIfMethod
 from stockpot.yaml_text import dump_yaml
 
 POST_HOC_DASHES = (0, (4, 2))  # dashed
@@ -92,34 +93,19 @@ def tradeoff_figure(whatif: WhatIf) -> Figure:
     for name, look in sweep_looks(whatif).items():
         method = whatif.methods[name]
         curve = [_place(point.metrics.newest_accuracy, point.metrics.past_accuracy) for point in method.points]
-        dashed = not all(map(is_exact, method.points))
         knee = "" if method.knee is None else f", knee {valued(method, method.points[method.knee])}"
-        axes.plot(
-            *zip(*curve, strict=True),
-            color=look.color,
-            marker=look.marker,
-            markersize=3.5 if len(curve) > 1 else 6.5,
-            linewidth=1.3,
-            linestyle=POST_HOC_DASHES if dashed else "-",
-            label=f"{opening(name)}{', post-hoc' if dashed else ''}{knee}",
-        )
-        _star(axes, curve[method.best], look.color)
-        if method.knee is not None:
-            _ring(axes, curve[method.knee], look.color)
+        _draw_curve(axes, curve, method, look, opening(name), knee)
     plain = _place(whatif.plain_metrics.newest_accuracy, whatif.plain_metrics.past_accuracy)
     rows_of_start = [whatif.start] * len(whatif.start)
     start = _place(newest_accuracy(rows_of_start), past_accuracy(rows_of_start))
     for place, name, color, marker in ((plain, PLAIN, FLOOR, "s"), (start, START, CEILING, "d")):
         axes.plot(*place, marker=marker, color=color, markersize=7, linestyle="none", zorder=4, label=name)
-    axes.set(
-        xlabel=f"{whatif.primary} on the newest task",
-        ylabel=f"mean {whatif.primary} on earlier tasks",
-    )
-    axes.grid(color=FLOOR, alpha=0.25, linewidth=0.6)
+    axes.set(xlabel=f"{whatif.primary} on the newest task", ylabel=f"mean {whatif.primary} on earlier tasks")
     axes.margins(0.12)
     if not whatif.plain.higher_is_better:
         axes.invert_xaxis()
         axes.invert_yaxis()
+    axes.grid(color=FLOOR, alpha=0.25, linewidth=0.6)
     legend_below(figure, axes, 2)
     return figure
 
@@ -136,20 +122,8 @@ def averages_figure(whatif: WhatIf) -> Figure:
         curve = [_place(point.value or 0.0, point.metrics.average_accuracy) for point in method.points]
         if method.key is None:
             axes.axhline(curve[0][1], color=look.color, linewidth=1.3, linestyle=":", label=opening(name))
-            continue
-        dashed = not all(map(is_exact, method.points))
-        axes.plot(
-            *zip(*curve, strict=True),
-            color=look.color,
-            marker=look.marker,
-            markersize=3.5,
-            linewidth=1.3,
-            linestyle=POST_HOC_DASHES if dashed else "-",
-            label=f"{opening(name)} ({SYMBOLS.get(method.key or '', method.key)}){', post-hoc' if dashed else ''}",
-        )
-        _star(axes, curve[method.best], look.color)
-        if method.knee is not None:
-            _ring(axes, curve[method.knee], look.color)
+        else:
+            _draw_curve(axes, curve, method, look, f"{opening(name)} ({SYMBOLS.get(method.key, method.key)})")
     better = "higher" if whatif.plain.higher_is_better else "lower"
     axes.set(xlabel="strength", ylabel=f"average {whatif.primary} ({better} is better)")
     axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -163,15 +137,17 @@ def _place(x: float | None, y: float | None) -> ScorePoint:
     return x, y
 
 
-def _star(axes: Axes, place: ScorePoint, color: str) -> None:
-    axes.plot(
-        *place, marker="*", color=color, markersize=11, markeredgecolor=INK, markeredgewidth=0.6, linestyle="none",
-        zorder=5,
-    )  # fmt: skip
-
-
-def _ring(axes: Axes, place: ScorePoint, color: str) -> None:
-    axes.plot(
-        *place, marker="o", color="none", markersize=14, markeredgecolor=color, markeredgewidth=1.4, linestyle="none",
-        zorder=3,
-    )  # fmt: skip
+def _draw_curve(
+    axes: Axes, curve: list[ScorePoint], method: WhatIfMethod, look: Look, label: str, knee: str = ""
+) -> None:
+    """A method's points in order of strength: a star at the best value, a ring at the knee; dashed if post-hoc."""
+    post_hoc = not all(map(is_exact, method.points))
+    style: dict[str, Any] = {"linewidth": 1.3, "linestyle": POST_HOC_DASHES if post_hoc else "-"}
+    size = 3.5 if len(curve) > 1 else 6.5
+    label += f"{', post-hoc' if post_hoc else ''}{knee}"
+    axes.plot(*zip(*curve, strict=True), color=look.color, marker=look.marker, markersize=size, label=label, **style)
+    star: dict[str, Any] = {"marker": "*", "markersize": 11, "markeredgecolor": INK, "markeredgewidth": 0.6}
+    axes.plot(*curve[method.best], color=look.color, linestyle="none", zorder=5, **star)
+    if method.knee is not None:
+        ring: dict[str, Any] = {"marker": "o", "markersize": 14, "markerfacecolor": "none", "markeredgewidth": 1.4}
+        axes.plot(*curve[method.knee], color=look.color, linestyle="none", zorder=3, **ring)

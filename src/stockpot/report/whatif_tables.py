@@ -45,7 +45,7 @@ def by_rank(whatif: WhatIf) -> list[tuple[str, WhatIfMethod]]:
     return sorted(whatif.methods.items(), key=average)
 
 
-def control_change(scores: Scores, control: str, unit: str) -> str:
+def signed_change(scores: Scores, control: str, unit: str) -> str:
     """A control's change since the start, positive for better; the dash if it was not measured."""
     known = control_metrics(scores)
     return signed(known[control].change if control in known else None, unit)
@@ -61,7 +61,7 @@ def whatif_rows(whatif: WhatIf) -> list[WhatIfRow]:
     start = [whatif.start] * len(whatif.start)  # the last row is what these three metrics read
     plain_scores = written(plain.average_accuracy, plain.past_accuracy, plain.newest_accuracy)
     start_scores = written(average_accuracy(start), past_accuracy(start), newest_accuracy(start))
-    plain_changes = [control_change(whatif.plain, control, whatif.unit) for control in controls]
+    plain_changes = [signed_change(whatif.plain, control, whatif.unit) for control in controls]
     no_change = [score(0.0, whatif.unit)] * len(controls)
     rows = [
         WhatIfRow(name, [MISSING, *scores, MISSING, MISSING, MISSING], changes, MISSING)
@@ -73,7 +73,7 @@ def whatif_rows(whatif: WhatIf) -> list[WhatIfRow]:
         m, k = best.metrics, at_knee.metrics if at_knee is not None else None
         values = [_best_value(method), *written(m.average_accuracy, m.past_accuracy, m.newest_accuracy)]
         values += [_knee_value(method, whatif), *(written(k.past_accuracy, k.newest_accuracy) if k else [MISSING] * 2)]
-        changes = [control_change(best.scores, control, whatif.unit) for control in controls]
+        changes = [signed_change(best.scores, control, whatif.unit) for control in controls]
         rows.append(WhatIfRow(opening(name), values, changes, _real(best, at_knee)))
     return rows
 
@@ -115,7 +115,7 @@ def point_rows(method: WhatIfMethod, whatif: WhatIf) -> list[tuple[str, list[str
     for point in method.points:
         m = point.metrics
         scores = [m.average_accuracy, m.past_accuracy, m.newest_accuracy, m.forgetting]
-        changes = [control_change(point.scores, control, unit) for control in whatif.plain.controls]
+        changes = [signed_change(point.scores, control, unit) for control in whatif.plain.controls]
         real = "exact" if is_exact(point) else f"exact to task {sum(point.exact)}"
         rows.append((valued(method, point), [*(score(value, unit) for value in scores), *changes, real]))
     return rows
