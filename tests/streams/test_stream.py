@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 
 from stockpot.errors import StockpotError
 from stockpot.models.processor import PlainProcessor
-from stockpot.streams.classes import chosen_classes, split_classes
+from stockpot.streams.classes import chosen_classes, open_labelled, split_classes
 from stockpot.streams.classified import ClassifiedStream, ImageReader
 from stockpot.streams.images import open_images
 from stockpot.streams.spec import DataSpec, TaskSpec, inherit
@@ -76,6 +76,14 @@ def test_a_class_named_twice_by_name_and_number_is_an_error() -> None:
     source = open_images(DIGITS, "here")
     with pytest.raises(StockpotError, match="appears twice"):
         chosen_classes(DataSpec.model_construct(path="digits", classes=[1, "1"]), source, "here")
+
+
+def test_tasks_of_one_data_set_share_it_and_an_error_names_who_asked() -> None:
+    first = open_labelled(DataSpec(path="digits", classes=[1]), "task 'a'")
+    assert open_labelled(DataSpec(path="digits", rotate=20.0, limit=3), "task 'b'") is first
+    for where in ("task 'a'", "task 'b'"):
+        with pytest.raises(StockpotError, match=rf"^{where}: data\.name: the bundled digits"):
+            open_labelled(DataSpec(path="digits", name="x"), where)
 
 
 def test_a_task_inherits_what_it_does_not_say() -> None:
