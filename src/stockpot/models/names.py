@@ -48,11 +48,12 @@ def saved_names(model: nn.Module) -> dict[str, str] | None:
     except ImportError:  # transformers 4 saves the names that the model has
         return own
     tensors = {name: torch.empty(tensor.shape, device="meta") for name, tensor in plain.items()}
-    state: Any = _base(model)
+    base: Any = _base(model)
     try:
-        reverted = revert_weight_conversion(state, dict(tensors))
+        reverted = revert_weight_conversion(base, dict(tensors))
     except RuntimeError:  # an operation that meta tensors do not support
         return None
+    # A tensor that is only renamed comes back as the same object; one that is fused or split does not.
     by_identity = {id(tensor): name for name, tensor in reverted.items()}
     if any(id(tensor) not in by_identity for tensor in tensors.values()):
         return None

@@ -30,7 +30,7 @@ def open_tokenizer(spec: ModelSpec, texts: Callable[[], Iterable[str]]) -> Any:
                 "model.tokenizer: a model built from a configuration has none: name another model's or a folder, "
                 "or train one on the stream's texts: {train: 8192}."
             )
-        tokenizer = _opened(name, spec)
+        tokenizer = _open_named(name, spec)
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
         tokenizer.pad_token = tokenizer.eos_token
     if spec.chat_template is not None:
@@ -38,12 +38,13 @@ def open_tokenizer(spec: ModelSpec, texts: Callable[[], Iterable[str]]) -> Any:
     return tokenizer
 
 
-def _opened(name: str, spec: ModelSpec) -> Any:
+def _open_named(name: str, spec: ModelSpec) -> Any:
     from transformers import AutoTokenizer
 
     folder = Path(name).expanduser()
     if name.startswith((".", "/", "~")) and not folder.is_dir():
         raise StockpotError(f"model.tokenizer: {name}: there is no such folder.")
+    # Without one of these Transformers opens a tokenizer with an empty vocabulary.
     if folder.is_dir() and not any(file for kind in _VOCABULARY_FILES for file in folder.glob(kind)):
         raise StockpotError(
             f"model.tokenizer: {name} holds no tokenizer.json: name another model's tokenizer, or save this one there."
