@@ -133,9 +133,9 @@ FAULTS = {
         (
             (
                 "runs/journal.py",
-                '        self.check_place()\n        assert self._handle is not None, "append',
+                '        self.check_place()\n        assert self._handle is not None, "needs',
                 '        self.check_place()\n        if event.get("event") == "checkpoint":\n            return\n'
-                '        assert self._handle is not None, "append',
+                '        assert self._handle is not None, "needs',
             ),
         ),
         ("tests/runs/test_stopped.py", "tests/runs/test_killed.py"),

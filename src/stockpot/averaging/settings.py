@@ -89,13 +89,13 @@ class SFASettings:
 def lists_settings(init: _Init) -> _Init:
     """Makes `help()` and `inspect.signature` list the settings in place of `**settings`."""
     parameters = inspect.signature(init).parameters.values()
-    own = [parameter for parameter in parameters if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
+    init_only = [parameter for parameter in parameters if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
     types = get_type_hints(SFASettings)
     settings = [
         parameter.replace(annotation=types[name])
         for name, parameter in inspect.signature(SFASettings).parameters.items()
     ]
-    vars(init)["__signature__"] = inspect.Signature([*own, *settings])
+    vars(init)["__signature__"] = inspect.Signature([*init_only, *settings])
     return init
 
 
