@@ -39,12 +39,12 @@ def keys_at_ends(chosen: Keys, tried: Sequence[Keys], space: Space) -> tuple[dic
     """
     going: dict[str, bool] = {}
     limited: dict[str, bool] = {}
-    for key, one in space.items():
+    for key, interval in space.items():
         values = {keys[key] for keys in tried}
-        if not isinstance(one, Range) or len(values) < 2 or chosen[key] not in (min(values), max(values)):
+        if not isinstance(interval, Range) or len(values) < 2 or chosen[key] not in (min(values), max(values)):
             continue
         upwards = chosen[key] == max(values)
-        (limited if one.beyond(chosen[key], upwards) is None else going)[key] = upwards
+        (limited if interval.beyond(chosen[key], upwards) is None else going)[key] = upwards
     return going, limited
 
 
@@ -58,7 +58,9 @@ def further_points(
     """
     going, _ = keys_at_ends(chosen, tried, space)
     known, points = list(tried), []
-    keys = sorted((key for key, one in space.items() if isinstance(one, Range)), key=lambda key: key != strength)
+    keys = sorted(
+        (key for key, interval in space.items() if isinstance(interval, Range)), key=lambda key: key != strength
+    )
     outwards = [key for key in keys if key in going]
     for number in range(many):
         value = _first(outwards, number, lambda key: _outwards(space[key], key, going[key], known))
@@ -79,19 +81,19 @@ def _first(keys: Sequence[str], turn: int, propose: Any) -> dict[str, float] | N
     return None
 
 
-def _outwards(one: Any, key: str, upwards: bool, known: Sequence[Keys]) -> float | None:
-    value: float | None = one.beyond((max if upwards else min)(keys[key] for keys in known), upwards)
+def _outwards(interval: Any, key: str, upwards: bool, known: Sequence[Keys]) -> float | None:
+    value: float | None = interval.beyond((max if upwards else min)(keys[key] for keys in known), upwards)
     return value
 
 
-def _inwards(one: Any, key: str, chosen: Keys, known: Sequence[Keys]) -> float | None:
+def _inwards(interval: Any, key: str, chosen: Keys, known: Sequence[Keys]) -> float | None:
     """The middle of the wider gap between the chosen value and its neighbours."""
     middle = chosen[key]
-    values = {one.low, one.high, *(keys[key] for keys in known)}
+    values = {interval.low, interval.high, *(keys[key] for keys in known)}
     beside = [
         max((v for v in values if v < middle), default=middle),
         min((v for v in values if v > middle), default=middle),
     ]
-    other = max(beside, key=lambda value: one.gap(middle, value))
-    value: float = one.between(middle, other)
-    return value if one.gap(middle, other) > SAME else None
+    other = max(beside, key=lambda value: interval.gap(middle, value))
+    value: float = interval.between(middle, other)
+    return value if interval.gap(middle, other) > SAME else None

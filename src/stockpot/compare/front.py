@@ -51,16 +51,16 @@ def point_of(
     """A method at one strength, from the results of its runs by order and seed."""
 
     def estimated(read: Callable[[Results], float | None]) -> Estimate:
-        return estimate_runs({place: None if one is None else read(one) for place, one in results.items()})
+        return estimate_runs({place: None if run is None else read(run) for place, run in results.items()})
 
-    controls = [control_metrics(one.scores[one.primary]) for one in results.values() if one is not None]
+    controls = [control_metrics(run.scores[run.primary]) for run in results.values() if run is not None]
     shared = [name for name in (controls[0] if controls else {}) if all(name in known for known in controls)]
     values = {
-        name: estimated(lambda one, name=name: getattr(one.metrics if name in METRIC_NAMES else one.costs, name))  # type: ignore[misc]
+        name: estimated(lambda run, name=name: getattr(run.metrics if name in METRIC_NAMES else run.costs, name))  # type: ignore[misc]
         for name in SHOWN
     }
     changes = {
-        name: estimated(lambda one, name=name: control_metrics(one.scores[one.primary])[name].change)  # type: ignore[misc]
+        name: estimated(lambda run, name=name: control_metrics(run.scores[run.primary])[name].change)  # type: ignore[misc]
         for name in shared
     }
     return FrontPoint(method=label, key=key, value=value, cells=list(cells), controls=changes, **values)

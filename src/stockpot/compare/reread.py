@@ -90,10 +90,10 @@ def _point(folder: Path, point: FrontPoint, doubts: list[str]) -> FrontPoint:
     """A point of the front from its runs; as recorded if these are gone."""
     if not all((folder / cell.run / "journal.jsonl").is_file() for cell in point.cells):
         return point
-    found: dict[tuple[int, int], Results | None] = {
+    results: dict[tuple[int, int], Results | None] = {
         (cell.order, cell.seed): _cell(folder, cell.run, cell.digest, doubts) for cell in point.cells
     }
-    return point_of(point.method, point.key, point.value, point.cells, found)
+    return point_of(point.method, point.key, point.value, point.cells, results)
 
 
 def _repeats(file: Path, results: Results) -> bool:

@@ -108,7 +108,7 @@ def grid_points(space: Space, trials: int, strength: str | None) -> list[dict[st
     first trials are spread over the grid as well, in case a time limit ends the search early.
     """
     keys = sorted(space, key=lambda key: key != strength)
-    most = {key: len(one.values) if isinstance(one, Choices) else trials for key, one in space.items()}
+    most = {key: len(choice.values) if isinstance(choice, Choices) else trials for key, choice in space.items()}
     counts = dict.fromkeys(keys, 1)
     for key in itertools.cycle(keys):
         if math.prod(counts.values()) >= trials or counts == most:
@@ -126,7 +126,7 @@ def _mirrored(number: int) -> str:
 
 def random_point(space: Space, label: str, number: int, seed: int) -> dict[str, Any]:
     """A random trial: each value depends only on the seed, the method's label, the number and the key."""
-    return {key: one.at(derive(seed, "search", label, number, key) / 2**31) for key, one in space.items()}
+    return {key: choice.at(derive(seed, "search", label, number, key) / 2**31) for key, choice in space.items()}
 
 
 class OptunaSearch:
@@ -219,7 +219,7 @@ def _open_study(path: Path, config: BaseConfig, seed: int, space: Space) -> Stud
     searched = {
         "seed": seed,
         "method": config.model_dump(mode="json", exclude_unset=True),
-        "space": {key: repr(one) for key, one in space.items()},
+        "space": {key: repr(choice) for key, choice in space.items()},
     }
     recorded = study.user_attrs.get("searched")
     if recorded is None:
@@ -244,8 +244,8 @@ def _distributions(space: Space) -> dict[str, BaseDistribution]:
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     return {
-        key: CategoricalDistribution(one.values)
-        if isinstance(one, Choices)
-        else FloatDistribution(one.low, one.high, log=one.log)
-        for key, one in space.items()
+        key: CategoricalDistribution(choice.values)
+        if isinstance(choice, Choices)
+        else FloatDistribution(choice.low, choice.high, log=choice.log)
+        for key, choice in space.items()
     }

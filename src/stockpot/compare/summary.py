@@ -67,18 +67,18 @@ def _fair(comparison: Comparison) -> dict[str, MethodSummary]:
     def fair(label: str, metric: str, difference: Difference) -> Difference:
         return fair_verdict(difference, label, "", at_end) if metric in METRIC_NAMES else difference
 
-    def control(label: str, one: ControlSummary) -> ControlSummary:
-        versus = {key: fair_verdict(d, label, "", at_end) for key, d in one.versus_sequential.items()}
-        return one.model_copy(update={"versus_sequential": versus})
+    def control(label: str, summary: ControlSummary) -> ControlSummary:
+        versus = {key: fair_verdict(d, label, "", at_end) for key, d in summary.versus_sequential.items()}
+        return summary.model_copy(update={"versus_sequential": versus})
 
     return {
-        label: one.model_copy(
+        label: summary.model_copy(
             update={
-                "versus_sequential": {key: fair(label, key, d) for key, d in one.versus_sequential.items()},
-                "controls": {name: control(label, summary) for name, summary in one.controls.items()},
+                "versus_sequential": {key: fair(label, key, d) for key, d in summary.versus_sequential.items()},
+                "controls": {name: control(label, by_control) for name, by_control in summary.controls.items()},
             }
         )
-        for label, one in comparison.methods.items()
+        for label, summary in comparison.methods.items()
     }
 
 

@@ -41,18 +41,18 @@ def tune(running: CellRunner, settings: Tune, methods: Sequence[BaseConfig]) -> 
     time_limit = _TimeLimit(running, settings)
     for numbers in _rounds(settings, time_limit):
         points = [
-            (label, number, one.search.ask(number))
+            (label, number, method.search.ask(number))
             for number in numbers
-            for label, one in tuned.items()
-            if number < one.search.trials
+            for label, method in tuned.items()
+            if number < method.search.trials
         ]
         for (label, number, _), trial in zip(points, _scored(running, tuned, points, settings.seeds), strict=True):
             tuned[label].search.tell(number, None if trial.score is None else sign * trial.score)
             tuned[label].trials.append(trial)
-    first = max((len(one.trials) for one in tuned.values()), default=0)
+    first = max((len(method.trials) for method in tuned.values()), default=0)
     rounds = _extend(running, settings, tuned, sign, time_limit)
-    most = max((len(one.trials) for one in tuned.values()), default=0)
-    chosen = {label: keys for label, one in tuned.items() if (keys := one.best(sign)) is not None}
+    most = max((len(method.trials) for method in tuned.values()), default=0)
+    chosen = {label: keys for label, method in tuned.items() if (keys := method.best(sign)) is not None}
     ends = {label: _ends(tuned[label], keys) for label, keys in chosen.items()}
     tuning = Tuning(
         search=settings.search,
@@ -61,9 +61,9 @@ def tune(running: CellRunner, settings: Tune, methods: Sequence[BaseConfig]) -> 
         further_trials=most - first,
         seeds=settings.seeds,
         split="a fifth of each class's training examples, held out; the tasks in the order written",
-        methods={label: one.trials for label, one in tuned.items()},
+        methods={label: method.trials for label, method in tuned.items()},
         chosen=chosen,
-        ranges={label: one.ranges for label, one in tuned.items() if one.ranges},
+        ranges={label: method.ranges for label, method in tuned.items() if method.ranges},
         at_end={label: going for label, (going, _) in ends.items() if going},
         at_limit={label: limited for label, (_, limited) in ends.items() if limited},
     )
@@ -89,7 +89,9 @@ class _Tuned:
 
     @property
     def ranges(self) -> dict[str, list[float]]:
-        return {key: [one.low, one.high] for key, one in self.space.items() if isinstance(one, Range)}
+        return {
+            key: [interval.low, interval.high] for key, interval in self.space.items() if isinstance(interval, Range)
+        }
 
     def best(self, sign: int) -> dict[str, Any] | None:
         """The best keys; None if nothing was tuned. Raises StockpotError if every trial diverged."""
@@ -101,8 +103,8 @@ class _Tuned:
         return keys
 
 
-def _ends(one: _Tuned, chosen: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
-    going, limited = keys_at_ends(chosen, [trial.keys for trial in one.trials], one.space)
+def _ends(tuned: _Tuned, chosen: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+    going, limited = keys_at_ends(chosen, [trial.keys for trial in tuned.trials], tuned.space)
     return {key: float(chosen[key]) for key in going}, {key: float(chosen[key]) for key in limited}
 
 
@@ -111,10 +113,10 @@ def _extend(running: CellRunner, settings: Tune, tuned: Mapping[str, _Tuned], si
 
     Shards share the runs of each round. Raises StockpotError as `_Tuned.best` does.
     """
-    size = round_size(max((len(one.trials) for one in tuned.values()), default=0))
+    size = round_size(max((len(method.trials) for method in tuned.values()), default=0))
     done = 0
     while done < settings.extensions:
-        chosen = {label: keys for label, one in tuned.items() if (keys := one.best(sign)) is not None}
+        chosen = {label: keys for label, method in tuned.items() if (keys := method.best(sign)) is not None}
         at_end = any(_ends(tuned[label], keys)[0] for label, keys in chosen.items())
         if not at_end or not time_limit.has("extensions", done):
             break
@@ -130,8 +132,8 @@ def _extend(running: CellRunner, settings: Tune, tuned: Mapping[str, _Tuned], si
     return done
 
 
-def _more(one: _Tuned, best: Mapping[str, Any], size: int) -> list[dict[str, Any]]:
-    return further_points(one.space, one.method.strength_key, best, [trial.keys for trial in one.trials], size)
+def _more(tuned: _Tuned, best: Mapping[str, Any], size: int) -> list[dict[str, Any]]:
+    return further_points(tuned.space, tuned.method.strength_key, best, [trial.keys for trial in tuned.trials], size)
 
 
 def _scored(

@@ -199,28 +199,28 @@ def _plain_strength(name: str) -> float | None:
 
 def _left_out(methods: Mapping[str, WhatIfMethod], points: int, primary: str) -> list[str]:
     """Which values gave models that are so far off that their score is no number."""
-    found = []
+    notes = []
     for name, method in methods.items():
         known = [point.value for point in method.points]
         if gone := [f"{value:g}" for value in strengths(name, points) if value is not None and value not in known]:
-            found.append(f"{name} at {method.key} = {', '.join(gone)} has no finite {primary}: left out.")
-    return found
+            notes.append(f"{name} at {method.key} = {', '.join(gone)} has no finite {primary}: left out.")
+    return notes
 
 
 def _method(session: Session, plain: Results, name: str, points: int, seen: Seen) -> WhatIfMethod:
     key, _ = _sweep_of(name)
     tried = [_point(session, plain, name, value, seen) for value in strengths(name, points)]
-    found = [point for point in tried if point.metrics.average_accuracy is not None]
-    if not found:
+    scored = [point for point in tried if point.metrics.average_accuracy is not None]
+    if not scored:
         raise StockpotError(f"--methods: no merge by {name} has a finite {plain.primary}; leave it out.")
     sign = 1 if plain.scores[plain.primary].higher_is_better else -1
     return WhatIfMethod(
         method=_config(name, None, session).model_dump(mode="json", exclude_none=True, exclude={key} if key else set()),
         key=key,
-        points=found,
-        best=best_index([sign * _measured(point.metrics.average_accuracy) for point in found]),
+        points=scored,
+        best=best_index([sign * _measured(point.metrics.average_accuracy) for point in scored]),
         knee=knee(
-            [(sign * _measured(p.metrics.newest_accuracy), sign * _measured(p.metrics.past_accuracy)) for p in found]
+            [(sign * _measured(p.metrics.newest_accuracy), sign * _measured(p.metrics.past_accuracy)) for p in scored]
         ),
     )
 

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from stockpot.evaluation.statistics import lower_is_better
 from stockpot.methods import role_of
-from stockpot.report.costs import relative_time, stored_words
 from stockpot.report.findings import findings, tested_differences
 from stockpot.report.formatting import (
     MISSING,
@@ -24,6 +23,7 @@ from stockpot.report.formatting import (
     title,
     with_interval,
 )
+from stockpot.report.method_costs import relative_time, stored_words
 from stockpot.report.pairwise import pairwise_differences
 from stockpot.report.ranking import design_of_all, over_runs, ranked, ranked_by, reference
 from stockpot.report.tables import Column, Grid, method_grid
@@ -64,13 +64,13 @@ def against_the_best(comparison: Comparison, metric: str) -> dict[str, str]:
         return {}
     first = next(iter(means))
     verdicts = {label: BEST_MEAN for label, mean in means.items() if mean == means[first]}
-    for (one, other), difference in pairwise_differences(comparison, metric).items():
-        if first in (one, other) and difference.n >= 2:
+    for (left, right), difference in pairwise_differences(comparison, metric).items():
+        if first in (left, right) and difference.n >= 2:
             verdict: str = difference.verdict
-            if one == first:
-                verdicts.setdefault(other, _TURNED.get(verdict, verdict))
+            if left == first:
+                verdicts.setdefault(right, _TURNED.get(verdict, verdict))
             else:
-                verdicts.setdefault(one, verdict)
+                verdicts.setdefault(left, verdict)
     return verdicts
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from stockpot.markdown import code_span, escape_markdown, markdown_table
 from stockpot.printing import counted
-from stockpot.report.costs import cost_rows
 from stockpot.report.findings import run_summary
 from stockpot.report.formatting import score, title
+from stockpot.report.method_costs import cost_rows
 from stockpot.report.tables import metric_rows, score_rows
 from stockpot.results import Results
 
@@ -56,7 +56,7 @@ def model_card(results: Results, base_model: str | None, datasets: list[str], li
     }
     if measured:
         metadata |= {
-            "metrics": list(dict.fromkeys(one.metric_type for one in measured)),
+            "metrics": list(dict.fromkeys(result.metric_type for result in measured)),
             "model_name": results.label,
             "eval_results": measured,
         }
@@ -135,7 +135,7 @@ def _kind(results: Results) -> str:
     data = [results.recipe.get("data") or {}, *(task.get("data") or {} for task in results.recipe.get("tasks") or [])]
     if results.scenario == "language":
         return "language"
-    return "text" if any(one.get("text") for one in data) else "image"
+    return "text" if any(block.get("text") for block in data) else "image"
 
 
 def _slug(name: str) -> str:

@@ -9,10 +9,10 @@ from typing import Any
 from stockpot.printing import counted
 from stockpot.report import figures, front_facts, front_figures, orders, stream_figures, tuning_section
 from stockpot.report.answers import answer_questions
-from stockpot.report.costs import method_costs
 from stockpot.report.findings import TESTED
 from stockpot.report.formatting import METRIC_TITLES, capitalized, metric_heading, metric_title
 from stockpot.report.html import Gallery, write_page
+from stockpot.report.method_costs import method_costs
 from stockpot.report.other_scores import other_scores_of_comparison
 from stockpot.report.ranking import design_of_all, leading, over_runs
 from stockpot.report.run_page import over_time_caption

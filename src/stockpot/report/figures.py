@@ -63,8 +63,8 @@ class Look(NamedTuple):
 def looks(comparison: Comparison) -> dict[str, Look]:
     """Label → its look: grey for the floor, brown for the ceiling, the palette in turn for the other methods."""
     references = {"floor": Look(FLOOR, "|"), "ceiling": Look(CEILING, "d")}
-    own = map(Look, cycle(PALETTE), cycle(MARKERS))
-    return {label: references.get(role_of(s.method)) or next(own) for label, s in comparison.methods.items()}
+    next_look = map(Look, cycle(PALETTE), cycle(MARKERS))
+    return {label: references.get(role_of(s.method)) or next(next_look) for label, s in comparison.methods.items()}
 
 
 def house_style() -> AbstractContextManager[None]:

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from stockpot.evaluation.metrics import control_metrics
 from stockpot.methods import role_of
 from stockpot.printing import counted
-from stockpot.report.costs import relative_time, stored_words
 from stockpot.report.formatting import (
     MISSING,
     amount,
@@ -26,6 +25,7 @@ from stockpot.report.formatting import (
     signed_amount,
     title,
 )
+from stockpot.report.method_costs import relative_time, stored_words
 from stockpot.report.pairwise import pairwise_differences
 from stockpot.report.ranking import design_of_all, ranked, reference, run_design
 from stockpot.report.search_ends import NO_COMPARISON, end_sentences
@@ -121,7 +121,7 @@ def _counts(tested: Tested, comparison: Comparison) -> Iterator[str]:
     """How often each verdict holds, for each metric and control."""
     differences = [tested_differences(summary, comparison.primary) for _, summary in tested]
     for what in differences[0]:
-        counts = Counter[str](found[what].verdict for found in differences)
+        counts = Counter[str](tests[what].verdict for tests in differences)
         shown = [f"{counts[v]} {v}" for v in VERDICTS if counts[v] or v != NO_COMPARISON]
         heading = next((metric_heading(m, comparison.primary) for m in TESTED
                         if metric_title(m, comparison.primary) == what), what)  # fmt: skip
@@ -136,9 +136,11 @@ def _controls(comparison: Comparison) -> Iterator[str]:
     interval = f"{100 * comparison.confidence:g} % intervals, not corrected for the number of methods"
     for name in next(iter(comparison.methods.values())).controls:
         changes = {label: summary.controls[name].change for label, summary in ranked(comparison)}
-        known = {label: one for label, one in changes.items() if one.low is not None and one.low != one.high}
-        worse = [label for label, one in known.items() if one.high is not None and one.high < 0]
-        better = [label for label, one in known.items() if one.low is not None and one.low > 0]
+        known = {
+            label: change for label, change in changes.items() if change.low is not None and change.low != change.high
+        }
+        worse = [label for label, change in known.items() if change.high is not None and change.high < 0]
+        better = [label for label, change in known.items() if change.low is not None and change.low > 0]
         parts = []
         for labels, verdict in ((worse, "worse"), (better, "better")):
             after = [f"{title(label)} ({signed_amount(known[label].mean or 0.0, comparison.unit)})" for label in labels]
@@ -169,10 +171,10 @@ def _alike(comparison: Comparison) -> Iterator[str]:
 
 def _own_settings(comparison: Comparison) -> list[str]:
     """Which methods were trained with other settings than the rest."""
-    own = {title(label): summary.method.get("train") for label, summary in comparison.methods.items()}
+    settings = {title(label): summary.method.get("train") for label, summary in comparison.methods.items()}
     listed = [
         f"{name} ({', '.join(f'{key} {value}' for key, value in train.items())})"
-        for name, train in own.items()
+        for name, train in settings.items()
         if train
     ]
     return [f"Trained with settings of its own: {listing(listed, len(listed))}."] if listed else []

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stockpot.evaluation.pareto import ScorePoint, undominated_indices
-from stockpot.report.costs import stored_words
 from stockpot.report.formatting import MISSING, bytes_text, plain_number, score_with_interval, seconds, signed
+from stockpot.report.method_costs import stored_words
 from stockpot.report.ranking import design_of_all, design_of_groups, reference
 from stockpot.report.tables import Grid
 from stockpot.results import Comparison, FrontPoint

@@ -62,7 +62,7 @@ def other_scores_of_comparison(comparison: Comparison, cells: dict[str, list[Res
             if len(runs) == len(places):
                 columns = zip(*map(pick, runs), strict=True)
                 estimates = [estimate_runs(dict(zip(places, column, strict=True))) for column in columns]
-                texts = [score_with_interval(one, unit) for one, unit in zip(estimates, units, strict=True)]
+                texts = [score_with_interval(estimate, unit) for estimate, unit in zip(estimates, units, strict=True)]
                 written.append((label, texts))
         return written
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from stockpot.evaluation.metrics import control_metrics
 from stockpot.report import stream_figures
-from stockpot.report.costs import cost_rows
 from stockpot.report.findings import run_summary
 from stockpot.report.formatting import MISSING, score, seconds, signed
 from stockpot.report.html import Gallery, write_page
+from stockpot.report.method_costs import cost_rows
 from stockpot.report.other_scores import other_scores_of_run, score_heading
 from stockpot.report.tables import Grid, metric_rows
 from stockpot.results import Results, Scores

@@ -31,7 +31,7 @@ def inline(figure: Figure, prefix: str, alt: str) -> Markup:
     svg = re.sub(r'href="#', f'href="#{prefix}-', svg)
     # A hundredth of a point is finer than any screen; more digits only make the page larger.
     places = re.compile(r' (?:d|x|y|transform)="[^"]*"')
-    svg = places.sub(lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), svg)
+    svg = places.sub(lambda match: re.sub(r"(\.\d\d)\d+", r"\1", match[0]), svg)
     svg = svg.replace(f": {INK}", ": currentColor")
     width = figure.get_figwidth() * 96
     head = (

@@ -6,8 +6,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from stockpot.report.costs import cost_rows, stored_words
 from stockpot.report.formatting import MISSING, bytes_text, fit, score, score_with_interval, seconds, signed
+from stockpot.report.method_costs import cost_rows, stored_words
 from stockpot.report.other_scores import other_scores_of_run, score_heading
 from stockpot.report.ranking import over_runs, ranked, run_design
 from stockpot.report.tables import Grid, method_name, metric_rows, score_rows
@@ -41,7 +41,7 @@ def comparison_table(comparison: Comparison) -> Table:
     ]  # fmt: skip
     lines = [
         [
-            *(score_with_interval(one, unit) for one in (s.average_accuracy, s.forgetting, s.newest_accuracy)),
+            *(score_with_interval(metric, unit) for metric in (s.average_accuracy, s.forgetting, s.newest_accuracy)),
             seconds(s.training_seconds.mean), bytes_text(s.extra_memory_bytes.mean),
             stored_words(s).replace(", ", ",\n"),
         ]

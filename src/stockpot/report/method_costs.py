@@ -61,8 +61,8 @@ def relative_time(summary: MethodSummary, base: MethodSummary | None) -> float |
     directly, free of the noise between runs: the ratio is 1 + their share, unless the runs as wholes are shown to be
     faster, or slower by more than that. Otherwise it is the ratio of mean training seconds.
     """
-    own, plain = summary.training_seconds.mean, base.training_seconds.mean if base else None
-    if base is None or own is None or not plain:
+    training, plain = summary.training_seconds.mean, base.training_seconds.mean if base else None
+    if base is None or training is None or not plain:
         return None
     whole = summary.versus_sequential.get("training_seconds")
     share = averaging_share(summary)
@@ -71,7 +71,7 @@ def relative_time(summary: MethodSummary, base: MethodSummary | None) -> float |
         beyond = verdict == "worse" and whole is not None and whole.low is not None and whole.low / plain > share
         if verdict != "better" and not beyond:
             return 1 + share
-    return own / plain
+    return training / plain
 
 
 def averaging_share(summary: MethodSummary) -> float | None:
