@@ -21,16 +21,6 @@ def test_seeds_are_averaged_within_each_order(comparison_of: Factory) -> None:
             assert value == pytest.approx(sum(run.metrics.average_accuracy for run in runs) / 3)
 
 
-def test_numbers_stand_at_their_averages(comparison_of: Factory) -> None:
-    comparison, _ = comparison_of(2, orders=3)
-    axes = orders.orders_figure(comparison).axes[0]
-    found = orders.per_order(comparison)
-    drawn = [(text.get_text(), text.xy) for text in axes.texts]
-    wanted = [(str(k + 1), (v, y)) for y, row in enumerate(found.values()) for k, v in enumerate(row)]
-    assert drawn == wanted
-    assert [tick.get_text() for tick in axes.get_yticklabels()] == list(found)
-
-
 def test_the_table_says_how_far_and_the_fact_who_is_best(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(2, orders=2)
     rows = {label: [0.9, 0.9] for label in comparison.methods}
@@ -57,4 +47,3 @@ def test_a_method_without_one_of_the_orders_is_not_ranked(comparison_of: Factory
     assert orders.per_order(comparison)["sfa"] == [0.999, None]
     assert not any("SFA" in fact for fact in orders.order_facts(comparison))
     assert dict(orders.order_grid(comparison).rows)["sfa"] == ["0.999", "—", "—"]
-    orders.orders_figure(comparison)

@@ -59,7 +59,7 @@ def write_comparison_report(
         ],
         versus=_versus(comparison, gallery),
         front=_front(comparison, gallery),
-        orders=_orders(comparison, gallery),
+        orders=_orders(comparison),
         stream=_stream(comparison, {label: runs for label, runs in first_order.items() if label in few}, gallery),
         more_matrices=[_matrices(comparison, rest, gallery, "-of-the-others")] if rest else [],
         other_scores=[
@@ -179,15 +179,8 @@ def _front(comparison: Comparison, gallery: Gallery) -> dict[str, Any] | None:
     return {"facts": facts, "on_front": on_front, "table": table, "figures": pictures}
 
 
-def _orders(comparison: Comparison, gallery: Gallery) -> dict[str, Any] | None:
+def _orders(comparison: Comparison) -> dict[str, Any] | None:
     if len(comparison.orders) < 2:
         return None
-    average = metric_heading("average_accuracy", comparison.primary)
-    caption = f"{average} in each order, labelled by its number: means over its seeds ({design_of_all(comparison)})."
-    alt = f"{average} of every method in every order; the numbers are in the table."
-    return {
-        "facts": orders.order_facts(comparison),
-        "figures": [gallery.add(orders.orders_figure(comparison), "orders", alt, caption)],
-        "table": orders.order_grid(comparison),
-        "tasks": comparison.orders,
-    }
+    facts, table = orders.order_facts(comparison), orders.order_grid(comparison)
+    return {"facts": facts, "table": table, "tasks": comparison.orders}

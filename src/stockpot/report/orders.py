@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from math import fsum
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-
 from stockpot.methods import role_of
-from stockpot.report.figures import FIGURE_WIDTH, FLOOR, MANY_METHODS, looks, short, styled
-from stockpot.report.formatting import MISSING, amount, listing, metric_heading, metric_title, score, title
+from stockpot.report.formatting import MISSING, amount, listing, metric_heading, score, title
 from stockpot.report.ranking import design_of_all, ranked, reference
 from stockpot.report.tables import Grid
 from stockpot.results import Comparison, MethodSummary
@@ -61,41 +57,3 @@ def order_grid(comparison: Comparison) -> Grid:
         [(label, [*(score(value, comparison.unit) for value in values), moved(values)])
          for label, values in per_order(comparison).items()],
     )  # fmt: skip
-
-
-@styled
-def orders_figure(comparison: Comparison) -> Figure:
-    """A row a method: each order's number at its average accuracy, on a line from the lowest to the highest."""
-    means = {label: row for label, row in per_order(comparison).items() if any(value is not None for value in row)}
-    method_looks = looks(comparison)
-    height = 0.36 if len(means) <= MANY_METHODS else 0.28
-    drawing = Figure(figsize=(2 * FIGURE_WIDTH, 0.9 + height * len(means)), layout="constrained")
-    axes = drawing.add_subplot()
-    for y, (label, row) in enumerate(means.items()):
-        measured = [value for value in row if value is not None]
-        axes.plot([min(measured), max(measured)], [y, y], color=method_looks[label].color, linewidth=1.2, alpha=0.6)
-        for number, value in enumerate(row):
-            if value is not None:
-                color, near = method_looks[label].color, _near(row, number)
-                axes.plot(value, y, marker=".", color=color, markersize=5)
-                axes.annotate(
-                    str(number + 1), (value, y), (0, 5.5 * near), textcoords="offset points", color=color,
-                    ha="center", va="center", fontsize=7, fontweight="bold",
-                )  # fmt: skip
-    axes.set_yticks(range(len(means)), [short(label, 22) for label in means])
-    axes.set_ylim(len(means) - 0.4, -0.7)
-    axes.xaxis.set_major_locator(MaxNLocator(8))
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
-    axes.grid(axis="x", color=FLOOR, alpha=0.25, linewidth=0.6)
-    axes.set_xlabel(
-        f"{metric_title('average_accuracy', comparison.primary)} in each order of the tasks (numbers: the orders)"
-    )
-    return drawing
-
-
-def _near(row: list[float | None], number: int) -> int:
-    """Numbers alternate above and below the line: neighbours would overlap."""
-    ordered = sorted((value, k) for k, value in enumerate(row) if value is not None)
-    rank = [k for _, k in ordered].index(number)
-    return 1 if rank % 2 == 0 else -1
