@@ -117,7 +117,7 @@ def test_an_unfinished_run_takes_no_task(stockpot: Stockpot, unbroken: Make, tmp
     for options in ([], ["-o", tmp_path / "branch"]):
         done = stockpot("add", run, file, *options, root=run)
         assert done.code == 2
-        assert f"go on with `stockpot resume {run}` first" in done.error
+        assert f"first continue it with `stockpot resume {run}`" in done.error
     assert tree(run) == before
     assert not (tmp_path / "branch").exists()
 
@@ -145,5 +145,5 @@ def test_a_name_is_taken_once(stockpot: Stockpot, unbroken: Make, tmp_path: Path
     before = tree(run)
     done = stockpot("add", run, write(tmp_path / "task.yaml", task("first", 6)), root=run)
     assert done.code == 2
-    assert "a task of this name already" in done.error
+    assert "the stream already has a task of this name" in done.error
     assert tree(run) == before
