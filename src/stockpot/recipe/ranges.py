@@ -16,10 +16,10 @@ Ranges = Mapping[str, Mapping[str, Sequence[float]]]  # label or name → parame
 
 def with_ranges(space: Space, method: BaseConfig, ranges: Ranges) -> Space:
     """A method's space with the recipe's ranges in it; ranges for its label come before those for its name."""
-    own = {**ranges.get(method.name, {}), **ranges.get(method.title, {})}
+    ends = {**ranges.get(method.name, {}), **ranges.get(method.title, {})}
     return {
-        key: replace(values, low=float(own[key][0]), high=float(own[key][1]))
-        if key in own and isinstance(values, Range)
+        key: replace(values, low=float(ends[key][0]), high=float(ends[key][1]))
+        if key in ends and isinstance(values, Range)
         else values
         for key, values in space.items()
     }

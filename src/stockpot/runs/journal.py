@@ -21,7 +21,7 @@ def _sum(previous: str, body: str) -> str:
 
 
 def _parse(path: Path) -> tuple[list[Event], int, str]:
-    """The events, the length in bytes of the lines that hold them, and the last check sum.
+    """The events, the length in bytes of the lines that hold them, and the last checksum.
 
     A line is complete when it ends in a newline: a torn last line is left out.
     """
@@ -40,7 +40,7 @@ def _parse(path: Path) -> tuple[list[Event], int, str]:
             ) from error
         last = _sum(last, json.dumps(event, sort_keys=True))
         if claimed != last:
-            raise StockpotError(f"{path}: line {number} was edited: its check sum does not match. Restore the journal.")
+            raise StockpotError(f"{path}: line {number} was edited: its checksum does not match. Restore the journal.")
         events.append(event)
     return events, whole, last
 
@@ -131,7 +131,7 @@ class Journal:
 
     @property
     def digest(self) -> str:
-        """The last line's check sum, which covers every line."""
+        """The last line's checksum, which covers every line."""
         return self._last
 
     @overload
