@@ -30,7 +30,7 @@ MISTAKES = {
     "a Fisher that is not there": (["method={name: ewc, start_fisher: /nowhere}"], r"/nowhere"),
     "an unknown method": (["method.name=replya"], r"unknown method 'replya'\. Did you mean 'replay'\?"),
     "nothing to average": (["tasks=[{name: only}]"], r"nothing would ever be averaged.*first_task: average"),
-    "an override without a value": (["method.beta"], r"'method\.beta': an override reads key\.sub=value"),
+    "an override without a value": (["method.beta"], r"'method\.beta': an override has the form key\.sub=value"),
     "an override past a list": (["seeds=[0]", "seeds.4=1"], r"'seeds\.4=1': '4' is not an entry of a list of 1"),
     "a split larger than the classes": (["tasks.split=11"], r"tasks\.split: 11 classes in a task, but 'digits' has"),
     "no data": (["data.path=null"], r"no data set is named: give data\.path"),
@@ -57,7 +57,7 @@ MISTAKES = {
         r"task '[^']+': the model cannot take its images, 1x8x8: mat1 and mat2 shapes",
     ),
     "a builder that is not there": (["model={build: 'nowhere_at_all:make'}"], r"nowhere_at_all:make: No module"),
-    "a seed twice": (["seeds=[0, 0]"], r"seeds: a seed is named twice"),
+    "a seed twice": (["seeds=[0, 0]"], r"seeds: a seed appears twice"),
 }  # fmt: skip
 
 

@@ -77,7 +77,7 @@ def edit(file: Path, old: str, new: str) -> None:
 
 
 def sealed(events: list[dict[str, Any]]) -> str:
-    """A journal with check sums that fit: what somebody who knows how they are made would forge."""
+    """A journal with valid checksums: what somebody who knows how they are made would forge."""
     lines, last = [], ""
     for event in events:
         body = {key: value for key, value in event.items() if key != "sum"}

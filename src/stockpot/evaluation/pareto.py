@@ -26,8 +26,8 @@ def knee(points: Sequence[ScorePoint]) -> int | None:
     """The index of the knee of a curve of (newest, past) scores: where giving up more of one gains least.
 
     Only the curve's Pareto front counts. Both axes are scaled to 0…1 over it; the chord is the straight line between
-    its ends, `newest + past = 1`. The knee is the point farthest beyond the chord, the one of the largest sum; the first of
-    equals. None where no point lies beyond the chord.
+    its ends, `newest + past = 1`. The knee is the point farthest beyond the chord, the one of the largest sum; the
+    first of equals. None where no point lies beyond the chord.
     """
     front = undominated_indices(points)
     xs, ys = zip(*(points[index] for index in front), strict=True)
