@@ -42,11 +42,10 @@ def saved_names(model: nn.Module) -> dict[str, str] | None:
     It is the identity for models that are saved under their own names.
     """
     plain = plain_tensors(model)
-    own = {name: name for name in plain}
     try:
         from transformers.core_model_loading import revert_weight_conversion
     except ImportError:  # transformers 4 saves the names that the model has
-        return own
+        return {name: name for name in plain}
     tensors = {name: torch.empty(tensor.shape, device="meta") for name, tensor in plain.items()}
     base: Any = _base(model)
     try:
@@ -88,6 +87,6 @@ def under_own_names(checkpoint: Checkpoint, model: nn.Module) -> tuple[Mapping[s
             return checkpoint, True
         whole: nn.Module = from_pretrained(folder)
         return dict(whole.state_dict()), False
-    stored = {own: own if own in checkpoint else saved for own, saved in names.items()}
-    renamed = {own: checkpoint[name] for own, name in stored.items() if name in checkpoint}
+    stored = {name: name if name in checkpoint else saved for name, saved in names.items()}
+    renamed = {name: checkpoint[file_name] for name, file_name in stored.items() if file_name in checkpoint}
     return renamed or checkpoint, True
