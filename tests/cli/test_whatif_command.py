@@ -107,10 +107,13 @@ def test_methods_are_chosen_and_the_folder_is_the_runs_own(learnt: Path, stockpo
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": {"name": "wise_ft"}}, r"a run of 'wise_ft', whose checkpoints carry that method's mark already"),
+        (
+            {"method": {"name": "wise_ft"}},
+            r"a run of 'wise_ft', whose averages, merges or penalties are in its checkpoints",
+        ),
         ({"keep": "needed"}, r"the models of its earlier tasks are gone \(keep: needed\)"),
         ({"tasks": BASE["tasks"][:1]}, r"the run has one task.*stockpot add"),
-        ({"unfinished": True}, r"the run is not finished; go on with `stockpot resume"),
+        ({"unfinished": True}, r"the run is not finished; continue it with `stockpot resume"),
     ],
 )
 def test_runs_that_cannot_tell_are_refused(
@@ -140,9 +143,9 @@ def test_mistakes_are_one_line(learnt: Path, stockpot: Command, tmp_path: Path) 
     done = stockpot("whatif", learnt, "--methods", "wise_ft,tie")
     assert done.code == 2 and "--methods: 'tie'" in done.err and "ties" in done.err and done.err.count("\n") == 1
     done = stockpot("whatif", learnt, "--methods", "sfa")
-    assert done.code == 2 and "Without training there are: magmax, " in done.err
+    assert done.code == 2 and "Methods that need no training: magmax, " in done.err
     done = stockpot("whatif", learnt, "--methods", "")
-    assert done.code == 2 and "no method is named" in done.err
+    assert done.code == 2 and "name at least one method" in done.err
     done = stockpot("whatif", learnt, "-o", learnt)
     assert done.code == 2 and "a run or a comparison is here" in done.err
     done = stockpot("whatif", tmp_path)

@@ -1,7 +1,7 @@
-"""What other methods would have made of a finished sequential run: its checkpoints merged and evaluated, not trained.
+"""What other methods would have made of a finished sequential run: checkpoints are merged and evaluated.
 
-Each method is the one of `stockpot.methods`, driven through its own hooks as a run drives it, with the run's models in
-the place of training. So nothing of a method is written twice, and what is exact is exact bit for bit.
+The methods are those of `stockpot.methods`, called as in a run, with the run's models in place of training. So no
+method is written twice, and what is called exact is so bit for bit.
 """
 
 from __future__ import annotations
@@ -30,34 +30,34 @@ from stockpot.runs.versions import commit, versions
 from stockpot.seeds import derive
 
 FILE = "whatif.json"
-DECIMALS = 4  # of a strength: what is shown is what was tried
+DECIMALS = 4  # of a strength, so that the values shown are those tried
 
 OPTIMISTIC = (
     "The best values and the knees were chosen on the test data that they are scored on, so these scores are "
     "optimistic: choose on other data, or on another run, before you claim them."
 )
-ONE_SEED = "This is one run with one seed: it shows no spread, and so not which method is better."
+ONE_SEED = "This is one run with one seed: without a spread it does not show which method is better."
 RAW = (
     "The merges of all tasks so far are exact: a run of the method with mode: chain, continue_from: raw, this value "
     "and this seed gives these scores."
 )
 AVERAGED = "{method} is exact up to the {last} task: a run with this {key} and this seed gives these scores."
 POST_HOC = (
-    "{method} from the {next} task on is post-hoc: a real run would have gone on from the average, and later tasks "
+    "{method} from the {next} task on is post-hoc: a real run would have continued from the average, so later tasks "
     "would have started from other weights. Only {key} = {plain:g}, which is plain fine-tuning, is exact throughout."
 )
 FIRST = (
-    "The first task is merged, too, with the start model, which comes from a checkpoint (first_task: average); give a "
-    "run of one of these methods the same key."
+    "The first task is merged with the start model as well, since that comes from a checkpoint (first_task: average); "
+    "set the same key in a run of one of these methods."
 )
 ORDINALS = ("first", "second", "third")
 
 
-Seen = Callable[[str], None]
+OnEvaluated = Callable[[str], None]  # called with a method's name after each evaluation
 
 
 class _ReadOnly(RunFolder):
-    """A run that nobody writes while it is read: each of its models is verified once."""
+    """A run that nobody writes to while it is read: each of its models is verified only once."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -75,47 +75,48 @@ def swept() -> dict[str, type[Method[Any]]]:
 
 
 def _sweep_of(name: str) -> tuple[str | None, Sweep]:
-    """The key of a method's strength, if it has one, and what is tried of it."""
+    """The key of a method's strength, if it has one, and its sweep."""
     method = registry()[name]
     assert method.sweep is not None, name
     return method.config_type.strength_key, method.sweep
 
 
 def known_methods(names: Sequence[str]) -> list[str]:
-    """The methods as asked for, each once; raises StockpotError for one that checkpoints alone cannot tell of."""
+    """The methods by name, each once. Raises StockpotError for one that needs training."""
     for name in names:
         if name not in swept():
-            raise StockpotError(f"--methods: {name!r} is none of them.{did_you_mean(name, swept())} {_choice()}")
+            hint = did_you_mean(name, swept())
+            raise StockpotError(f"--methods: {name!r} is unknown, or needs training.{hint} {_choice()}")
     if not names:
-        raise StockpotError(f"--methods: no method is named. {_choice()}")
+        raise StockpotError(f"--methods: name at least one method. {_choice()}")
     return list(dict.fromkeys(names))
 
 
 def _choice() -> str:
-    return f"Without training there are: {', '.join(swept())}."
+    return f"Methods that need no training: {', '.join(swept())}."
 
 
 def strengths(name: str, points: int) -> list[float | None]:
-    """The values of a method's strength: `points` of them, evenly from 0 to its largest; soup has none."""
+    """`points` values of a method's strength, evenly from 0 to its largest; `[None]` for a method without one."""
     key, sweep = _sweep_of(name)
     return [None] if key is None else [round(sweep.top * i / (points - 1), DECIMALS) for i in range(points)]
 
 
 def evaluations(names: Sequence[str], points: int, session: Session) -> int:
-    """How many merged models a sweep evaluates: of each point one for each task, the first only if it is merged."""
+    """How many merged models a sweep evaluates: for each point one per task, the first only if it is merged."""
     return sum(len(strengths(name, points)) for name in names) * (len(session.stream.tasks) - _plain_tasks(session))
 
 
 def _plain_tasks(session: Session) -> int:
-    """How many tasks stay as plain fine-tuning left them: the first, where the start model has random weights."""
+    """How many tasks are not merged: the first, if the start model has random weights."""
     return 0 if session.recipe.model.origin == "checkpoint" else 1
 
 
 @contextmanager
 def reading(path: Path, *, allow_code: bool = False) -> Iterator[Session]:
-    """The session of a finished sequential run that is only read; others may read it, and none may write it meanwhile.
+    """The session of a finished sequential run, locked for reading: others may read it meanwhile, but not write to it.
 
-    Raises StockpotError where the run's checkpoints cannot tell what other methods would have done.
+    Raises StockpotError if the run's checkpoints cannot show what other methods would have done.
     """
     run = _ReadOnly.open(path)
     files.refuse_links(path)
@@ -132,14 +133,14 @@ def _check(run: RunFolder) -> None:
     floor = in_role("floor")
     if recipe.method.name != floor:
         raise StockpotError(
-            f"{path}: this is a run of {recipe.method.name!r}, whose checkpoints carry that method's mark already "
-            f"(its averages, merges or penalties); only those of a run of {floor!r} tell what others would have done."
+            f"{path}: this is a run of {recipe.method.name!r}, whose averages, merges or penalties are in its "
+            f"checkpoints; only a run of {floor!r} shows what other methods would have done."
         )
     if not run.is_finished:
-        raise StockpotError(f"{path}: the run is not finished; go on with `stockpot resume {path}` first.")
+        raise StockpotError(f"{path}: the run is not finished; continue it with `stockpot resume {path}` first.")
     if len(run.tasks) < 2:
         raise StockpotError(
-            f"{path}: the run has one task: none is earlier, to be held against the newest; learn another one with "
+            f"{path}: the run has one task, and so no earlier one to compare with the newest; learn another with "
             "`stockpot add`."
         )
     if recipe.keep != "all":
@@ -149,16 +150,16 @@ def _check(run: RunFolder) -> None:
         )
 
 
-def sweep(session: Session, names: Sequence[str], points: int, seen: Seen = lambda name: None) -> WhatIf:
-    """Every method at every strength after every task; `seen` is told the method's name after each evaluation."""
+def sweep(session: Session, names: Sequence[str], points: int, on_evaluated: OnEvaluated = lambda name: None) -> WhatIf:
+    """Evaluates every method at every strength after every task."""
     plain = results_of(session.run)
     scores = plain.scores[plain.primary]
-    methods = {name: _method(session, plain, name, points, seen) for name in names}
+    methods = {name: _method(session, plain, name, points, on_evaluated) for name in names}
     start = _start(session)
     if plain.metrics.average_accuracy is None or None in start:
         raise StockpotError(
-            f"{session.run.path}: {plain.primary} of the run or of its start model is no finite number on every task, "
-            "so there is nothing to compare with; run the recipe again with another `primary`, such as loss."
+            f"{session.run.path}: {plain.primary} of the run or of its start model is not a finite number on every "
+            "task, so there is nothing to compare with; run the recipe again with another `primary`, such as loss."
         )
     return WhatIf(
         run=session.run.path.resolve().name,
@@ -198,7 +199,7 @@ def _plain_strength(name: str) -> float | None:
 
 
 def _left_out(methods: Mapping[str, WhatIfMethod], points: int, primary: str) -> list[str]:
-    """Which values gave models that are so far off that their score is no number."""
+    """Which values gave models so far off that their score is not a number."""
     notes = []
     for name, method in methods.items():
         known = [point.value for point in method.points]
@@ -207,9 +208,9 @@ def _left_out(methods: Mapping[str, WhatIfMethod], points: int, primary: str) ->
     return notes
 
 
-def _method(session: Session, plain: Results, name: str, points: int, seen: Seen) -> WhatIfMethod:
+def _method(session: Session, plain: Results, name: str, points: int, on_evaluated: OnEvaluated) -> WhatIfMethod:
     key, _ = _sweep_of(name)
-    tried = [_point(session, plain, name, value, seen) for value in strengths(name, points)]
+    tried = [_point(session, plain, name, value, on_evaluated) for value in strengths(name, points)]
     scored = [point for point in tried if point.metrics.average_accuracy is not None]
     if not scored:
         raise StockpotError(f"--methods: no merge by {name} has a finite {plain.primary}; leave it out.")
@@ -237,7 +238,7 @@ def _config(name: str, value: float | None, session: Session) -> BaseConfig:
     return config.settled(session.recipe.model.origin)
 
 
-def _point(session: Session, plain: Results, name: str, value: float | None, seen: Seen) -> WhatIfPoint:
+def _point(session: Session, plain: Results, name: str, value: float | None, on_evaluated: OnEvaluated) -> WhatIfPoint:
     recorded = plain.scores[plain.primary]
     count, untouched = len(plain.tasks), _plain_tasks(session)
     method = build(_config(name, value, session))
@@ -248,11 +249,11 @@ def _point(session: Session, plain: Results, name: str, value: float | None, see
         if index < untouched:  # not merged: the run's own model, which was evaluated then
             rows.append([recorded.matrix[0][0], *[None] * (count - 1)])
             continue
-        scores = evaluate_model(_of_seen(session, index + 1), model, learnt=index + 1)
+        scores = evaluate_model(_without_later_tasks(session, index + 1), model, learnt=index + 1)
         rows.append([*scores["scores"][plain.primary], *[None] * (count - index - 1)])
         for control, score in scores["controls"][plain.primary].items():
             controls[control].append(score)
-        seen(name)
+        on_evaluated(name)
     made = Scores(**{**recorded.model_dump(), "matrix": rows, "controls": controls})
     everywhere = not _sweep_of(name)[1].continues or value == _plain_strength(name)
     exact = [everywhere or index <= untouched for index in range(count)]
@@ -260,7 +261,7 @@ def _point(session: Session, plain: Results, name: str, value: float | None, see
 
 
 def _merged(session: Session, method: Method[Any], index: int) -> nn.Module:
-    """The model after task `index`: a run's loop over one task, the run's own model in the place of training."""
+    """The model after task `index`: as in a run's loop, with the run's own model in place of training."""
     run = session.run
     model, grown = session.starting_model(method.config.starts_from, index)
     task = Task(
@@ -282,13 +283,13 @@ def _merged(session: Session, method: Method[Any], index: int) -> nn.Module:
     return model
 
 
-def _of_seen(session: Session, learnt: int) -> Session:
-    """The session as it would be if the tasks to come were not known: evaluation then leaves them out."""
+def _without_later_tasks(session: Session, learnt: int) -> Session:
+    """The session with its first `learnt` tasks only: evaluation leaves the others out."""
     return replace(session, stream=session.stream.first(learnt))
 
 
 def _start(session: Session) -> list[float]:
-    """The start model's scores on every task as they would be taken after the last one."""
+    """The start model's scores on every task, evaluated as after the last one."""
     count = len(session.stream.tasks)
     model, _ = session.starting_model("pretrained", count - 1)
     scores = evaluate_model(session, model, learnt=count)["scores"]
