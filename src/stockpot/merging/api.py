@@ -1,4 +1,4 @@
-"""`stockpot.merge`: checkpoints on disk, or state dicts in memory."""
+"""`stockpot.merge`: merges checkpoints on disk or state dicts in memory."""
 
 from __future__ import annotations
 
@@ -82,15 +82,33 @@ def merge(
     options: Options | None = None,
     **parameters: Any,
 ) -> dict[str, Tensor] | Path:
-    """Merges models by a rule: `merge("ties", [A, B], base=C, output="merged", density=0.2)`.
+    """Merges models by a rule: `merge("ties", [a, b], base=c, output="merged", density=0.2)`.
 
-    Models are folders, files or names of the hub, or state dicts. With `output` the merged model is written there and
-    its path returned; without, its state dict is. A parameter that every model has one of (`weight`, `density`) takes
-    one value for all or a list with one for each; λ is `lambda_`. Raises StockpotError before any tensor is read for
-    everything that can be known from names, shapes and types; for NaN or infinity in the result, unless
-    `Options(allow_nonfinite=True)`. `stockpot rules` says what rules there are; `greedy_soup` takes `score=`, a
-    function of a state dict, or of a folder where there is an `output`; higher is better. `fisher` takes files, or the
-    Fishers themselves by the models' names; that those were estimated in one way is then for the caller to see to.
+    Args:
+        rule: The name of a merge rule (`stockpot rules` lists them with their equations), or `greedy_soup`.
+        models: What to merge: folders, files, names on the hub (`OWNER/NAME`, `OWNER/NAME@REVISION`), LoRA adapters
+            (alone, or `BASE+ADAPTER` for the model that one makes), or state dicts. Tensors of one name must have one
+            shape; the arithmetic is in fp32, or in fp64 if any input is.
+        base: The model that the others were fine-tuned from, for rules that need one. Adapters of one base have it by
+            default.
+        output: A new or empty folder to write the merged model to.
+        dtype: Type of the output, such as `bfloat16`; default: each tensor keeps the first model's type.
+        trim: Whether rules that keep the largest elements count them over the whole `model` or in each `tensor`.
+        on_missing: For a tensor that a model lacks or has in another shape: `error`, `base` (use the base's instead)
+            or `skip` (leave that model out of that tensor).
+        seed: Seed of the random masks of DARE and DELLA.
+        options: How to carry it out: threads, shard size, checks, or writing an adapter.
+        **parameters: The rule's parameters. One that each model has (`weight`, `density`) takes one value for all
+            models or a list with one for each; λ is `lambda_`. `fisher` takes files or, by the models' tensor names,
+            the Fishers themselves; then the caller must see to it that all were estimated in the same way.
+            `greedy_soup` takes `score`, a function of a state dict, or with `output` of a folder; higher is better.
+
+    Returns:
+        The path of `output` if it was given, else the merged state dict, on the CPU.
+
+    Raises:
+        StockpotError: Before any tensor is read, for every mistake that names, shapes and types can show; and if the
+            result would hold NaN or infinity, unless `Options(allow_nonfinite=True)`.
     """
     states: dict[str, StateDict] = {}
 
@@ -102,15 +120,16 @@ def merge(
 
     if isinstance(fishers := parameters.get("fisher"), list | tuple):
         parameters["fisher"] = [
-            named(one, f"fisher[{number}]") if isinstance(one, Mapping) else one for number, one in enumerate(fishers)
+            named(fisher, f"fisher[{number}]") if isinstance(fisher, Mapping) else fisher
+            for number, fisher in enumerate(fishers)
         ]
     paths = [named(model, f"models[{number}]") for number, model in enumerate(models)]
-    root = None if base is None else named(base, "base")
+    base_path = None if base is None else named(base, "base")
     each, shared = divide_parameters(rule, {key.rstrip("_"): value for key, value in parameters.items()}, len(paths))
     spec = MergeSpec(
         rule,
-        tuple(MergeModel(path, own) for path, own in zip(paths, each, strict=True)),
-        root,
+        tuple(MergeModel(path, values) for path, values in zip(paths, each, strict=True)),
+        base_path,
         shared,
         dtype=None if dtype is None else dtype_name(str(dtype).removeprefix("torch.")),
         trim=one_of("trim", trim, ("model", "tensor")),
@@ -133,7 +152,7 @@ def _soup(
 ) -> dict[str, Tensor] | Path:
     score = shared.pop("score", None)
     if not callable(score):
-        raise StockpotError("greedy_soup needs score=, a function of a state dict, or with `output` of a folder.")
+        raise StockpotError("greedy_soup needs score=, a function of a state dict, or of a folder if output is given.")
     if output is None:
         return soup_state(spec, score, options, states)
     soup_into(spec, score, Path(output), options, states)

@@ -1,4 +1,4 @@
-"""A planned merge carried out: into a state dict, or into a folder that `from_pretrained` loads."""
+"""Carries out a merge: into a state dict, or into a folder that `from_pretrained` loads."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 
 def _engine(planned: PlannedMerge, options: Options, on_progress: OnProgress = lambda nbytes: None) -> MergeEngine:
-    """The engine for a plan."""
+    """The engine for a planned merge."""
     if options.threads is not None and options.threads < 1:
-        raise StockpotError(f"threads should be 1 or more, not {options.threads}.")
+        raise StockpotError(f"threads must be 1 or more, not {options.threads}.")
     return MergeEngine(planned.plan, options.thread_count, options.allow_nonfinite, planned.fishers, on_progress)
 
 
 def merge_state(spec: MergeSpec, options: Options, states: Mapping[str, StateDict] | None = None) -> dict[str, Tensor]:
-    """The merged state dict, in memory."""
+    """Merges into a state dict in memory."""
     with planned_merge(spec, options, states) as planned, one_thread_each():
         engine, plan = _engine(planned, options), planned.plan
         sink = _StateSink(plan)
@@ -45,7 +45,7 @@ def merge_state(spec: MergeSpec, options: Options, states: Mapping[str, StateDic
 
 
 class _StateSink:
-    """Merged tensors as they are put together."""
+    """A state dict that is filled piece by piece."""
 
     def __init__(self, plan: Plan) -> None:
         import torch
@@ -55,7 +55,7 @@ class _StateSink:
         }
 
     def write(self, name: str, start: int, flat: Tensor) -> None:
-        """Takes the elements from `start` on."""
+        """Takes elements of a tensor, from index `start` on."""
         self.state[name].view(-1)[start : start + flat.numel()] = flat
 
 
@@ -66,7 +66,7 @@ def merge_into(
     on_progress: OnProgress = lambda nbytes: None,
     states: Mapping[str, StateDict] | None = None,
 ) -> Path:
-    """Merges into a folder that `from_pretrained` loads."""
+    """Merges into a folder that `from_pretrained` loads; returns the folder."""
     if options.as_adapter or options.adapter_rank is not None:
         from stockpot.merging.write.adapter_output import write_adapter  # pydantic is slow to import
 
@@ -95,7 +95,7 @@ def merge_into(
 
 
 def merge_identity(planned: PlannedMerge, largest: int) -> str:
-    """What makes two merges the same one: the spec, and of every input's files header, size and time of change."""
+    """A hash of the spec and of every input file's header, size and modification time: equal for the same merge."""
     facts = [
         (str(facts.file), facts.header_sha256, facts.nbytes, facts.file.stat().st_mtime_ns)
         for source in (*planned.plan.sources, *planned.fishers.values())

@@ -1,4 +1,4 @@
-"""The greedy soup: models are averaged one after the other for as long as a score on held-out data does not fall."""
+"""The greedy soup: adds models to an average as long as a score on held-out data does not fall."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 
 from stockpot.errors import StockpotError
 
-# The score, higher is better, of the uniform average of these models (their numbers).
+# The score of the uniform average of these models, given by their numbers; higher is better.
 SubsetScore = Callable[[Sequence[int]], float]
 
 
 @dataclass(frozen=True)
 class GreedySoup:
-    """What was chosen: the models in the order in which they came in, the score, and all that was tried."""
+    """The chosen models in the order in which they were added, their score, and every subset that was tried."""
 
     members: tuple[int, ...]
     score: float
@@ -25,10 +25,10 @@ class GreedySoup:
 
 
 def greedy_soup(count: int, score: SubsetScore) -> GreedySoup:
-    """Greedy soup ("Model soups", arXiv 2203.05482, recipe 1): best model first, each next one kept if the score of the
-    average does not fall (≥, as in the paper; the released code asks for more).
+    """Greedy soup: starts with the best model and adds each next one if the average's score does not fall.
 
-    Its score is at least that of the best single model. Raises StockpotError for a score that is no number.
+    "Model soups", arXiv 2203.05482, recipe 1. As in the paper an equal score is enough; the released code requires a
+    higher one. The score is at least that of the best single model. Raises StockpotError if a score is NaN.
     """
     tried: list[tuple[tuple[int, ...], float]] = []
 
@@ -51,22 +51,20 @@ def greedy_soup(count: int, score: SubsetScore) -> GreedySoup:
 
 
 def run_score(command: str, model: Path) -> float:
-    """Runs a command with `{model}` replaced by the model's path; the score is the last word that it prints."""
+    """Runs a command, with `{model}` replaced by the model's path; the score is the last word that it prints."""
     words = [word.replace("{model}", str(model)) for word in shlex.split(command)]
     if "{model}" not in command:
-        raise StockpotError("the scoring command should have {model} where the model's folder belongs.")
+        raise StockpotError("the scoring command must contain {model}, which becomes the model's folder.")
     try:
         done = subprocess.run(words, capture_output=True, text=True, check=False)
     except OSError as error:
-        raise StockpotError(f"the scoring command {words[0]!r} does not start: {error.strerror}.") from error
-    said = done.stdout.split()
+        raise StockpotError(f"the scoring command {words[0]!r} cannot be run: {error.strerror}.") from error
+    printed = done.stdout.split()
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        last = (done.stderr.strip().splitlines() or ["it printed no error"])[-1]
         raise StockpotError(f"the scoring command failed for {model} with exit code {done.returncode}: {last}")
     try:
-        return float(said[-1])
+        return float(printed[-1])
     except (IndexError, ValueError) as error:
-        heard = repr(said[-1]) if said else "nothing"
-        raise StockpotError(
-            f"the scoring command should print a score last; for {model} it printed {heard}."
-        ) from error
+        shown = repr(printed[-1]) if printed else "nothing"
+        raise StockpotError(f"the scoring command must print a score last; for {model} it printed {shown}.") from error

@@ -1,4 +1,4 @@
-"""What a merge rule is: a pure function on tensors, and what it asks for, declared so that it is checked first."""
+"""What a merge rule is: a pure function on tensors, and its declared needs, which are checked before it runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Gram = Literal["tensor", "rows", "columns"]
 
 @dataclass(frozen=True)
 class Parameter:
-    """One number, switch or text that a rule takes, once for the merge or (`each`) once for every model."""
+    """A number, switch or string that a rule takes, once for the merge or (`each`) once for every model."""
 
     name: str
     default: Value
@@ -25,39 +25,43 @@ class Parameter:
     each: bool = False
     low: float = -math.inf
     high: float = math.inf
-    above: float = -math.inf  # an open lower end
+    above: float = -math.inf  # an exclusive lower bound
     choices: tuple[str, ...] = ()
-    mergekit: Value = None  # the default in mergekit's configurations, where it is another one
+    mergekit: Value = None  # the default in mergekit's configurations, if it differs
     required: bool = False
+
+    def default_in(self, dialect: str) -> Value:
+        """The default in configurations of that dialect, `stockpot` or `mergekit`."""
+        return self.mergekit if dialect == "mergekit" and self.mergekit is not None else self.default
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The parameters of one tensor: those of the merge, and those of every model that takes part."""
+    """The parameters of one tensor: those of the merge, and those of each model that is merged."""
 
     shared: Mapping[str, Value]
     each: Sequence[Mapping[str, Value]]
 
     def number(self, name: str) -> float:
-        """A number of the merge."""
+        """A number set for the merge."""
         value = self.shared[name]
         assert isinstance(value, int | float), name
         return value
 
     def switch(self, name: str) -> bool:
-        """A switch of the merge."""
+        """A switch set for the merge."""
         return bool(self.shared[name])
 
     def numbers(self, name: str) -> list[float]:
-        """A number of every model."""
+        """A number set for each model, in the order of the models."""
         return [float(settings[name]) for settings in self.each]  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Where the k largest of |τ| end: above `value`, or equal to it at an index before `position`.
+    """The threshold of the k largest |τ|: an element is kept if it is above `value`, or equal to it before `position`.
 
-    Equal magnitudes are so counted in the order in which they are stored, and exactly k elements are kept.
+    Of equal magnitudes those stored first are kept, so that exactly k elements are.
     """
 
     value: float
@@ -66,11 +70,11 @@ class Cut:
 
 @dataclass
 class Block:
-    """A piece of one tensor as a rule sees it, flat, in fp32 (fp64 where an input is fp64).
+    """A piece of one tensor as a rule sees it: flat tensors of n elements, in fp32 (fp64 if an input is fp64).
 
-    `models` are the models' weights, or, for a rule of vectors, the task vectors τ = θ − θ_base; they are copies, and
-    the rule may work in place on them, never on `base`. `rows` and `columns` say how a piece of whole rows folds;
-    `start` is the index in its tensor of the first element.
+    `models` are the models' weights or, for a rule of vectors, the task vectors τ = θ − θ_base. They are copies: the
+    rule may change them in place, but never `base`. `rows` and `columns` are the shape of a piece of whole rows;
+    `start` is the index in the tensor of the piece's first element.
     """
 
     models: list[Tensor]
@@ -86,7 +90,7 @@ class Block:
 
     @property
     def origin(self) -> Tensor:
-        """The base's weights, where the contract asks for a base."""
+        """The base's weights, for rules that require a base."""
         assert self.base is not None
         return self.base
 
@@ -96,13 +100,14 @@ class Rule:
     """A rule's contract. `combine` turns a block into the merged weights of that block.
 
     of           what `Block.models` holds: the weights, or the task vectors over the base
-    base         whether a base is needed; where it is only allowed, it stands in for missing and integer tensors
+    base         whether a base is required; an optional one replaces missing tensors and gives the integer ones
     least, most  number of models, the base not counted
-    gram         inner products over the whole tensor (or each row, each column) that it needs, in fp64; a function
-                 of the shared parameters
-    cuts         how many of the largest |τ| of n are kept, by name; a function of (parameters of the model, n)
-    whole_rows   whether a piece has to consist of whole rows
-    random       whether it draws masks, and so takes a seed
+    gram         whether it needs the models' inner products, in fp64, over the whole tensor, each row or each column;
+                 a function of the shared parameters
+    cuts         how many of the n largest |τ| are kept, by name; a function of (parameters of the model, n)
+    whole_rows   whether a piece must consist of whole rows
+    random       whether it draws random masks, and so needs a seed
+    fishers      whether it needs each model's Fisher information
     check        what is wrong with a tensor's settings, or None
     """
 
@@ -122,9 +127,9 @@ class Rule:
 
     @property
     def doc(self) -> str:
-        """What it does: the docstring of `combine`."""
+        """The docstring of `combine`."""
         return inspect.cleandoc(self.combine.__doc__ or "")
 
     def parameter(self, name: str) -> Parameter | None:
-        """The declared parameter of that name."""
+        """The declared parameter of that name, or None."""
         return next((parameter for parameter in self.parameters if parameter.name == name), None)

@@ -1,4 +1,4 @@
-"""Merging as a greedy soup: candidates are merged, scored and thrown away; the one that is chosen stays."""
+"""Merges the candidates of a greedy soup, scores and deletes them, and merges the chosen one."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from stockpot.merging.write.model_folder import partial_folder
 if TYPE_CHECKING:
     from torch import Tensor
 
-OnScore = Callable[[Sequence[str], float], None]  # hears of every score, and of which models
+OnScore = Callable[[Sequence[str], float], None]  # called with the models of a candidate and their score
 
 
 def soup_state(
     spec: MergeSpec, score: Callable[[dict[str, Tensor]], float], options: Options, states: Mapping[str, StateDict]
 ) -> dict[str, Tensor]:
-    """The greedy soup in memory; `score` is given state dicts."""
+    """The greedy soup in memory; `score` gets state dicts."""
 
     def merged(members: Sequence[int]) -> dict[str, Tensor]:
         return merge_state(_of(spec, members), options, states)
@@ -43,13 +43,13 @@ def soup_into(
     states: Mapping[str, StateDict] | None = None,
     on_score: OnScore = lambda models, value: None,
 ) -> GreedySoup:
-    """The greedy soup in a folder; `score` is given folders, a single model's own where it stands in one.
+    """The greedy soup in a folder; `score` gets folders, for a single model the folder that it is in, if any.
 
-    Candidates are written beside the output, and deleted when they are scored.
+    Candidates are written next to the output and deleted after scoring.
     """
     trial = output.with_name(f".trial-{output.name}")
     if trial.exists():
-        raise StockpotError(f"{trial} is left of an interrupted greedy soup: delete it.")
+        raise StockpotError(f"{trial} is left over from an interrupted greedy soup: delete it.")
 
     def scored(members: Sequence[int]) -> float:
         paths = [spec.models[number].path for number in members]

@@ -1,4 +1,4 @@
-"""Threads over pieces: every worker takes the next one, in order; what comes out hangs on the pieces alone."""
+"""Threads over pieces: each worker takes the next one, in order; the result does not depend on their number."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-# Elements of a piece: its fp32 copies stay in the processor's cache, and Python's share of the time is small.
+# Elements of a piece: small enough for its fp32 copies to stay in cache, large enough to hide Python's overhead.
 PIECE = 1 << 18
 
 _T = TypeVar("_T")
 
 
 def for_each(items: Iterable[_T], act: Callable[[_T], None], threads: int) -> None:
-    """Calls `act` on every item from `threads` threads; the first error, or Ctrl-C, stops all and is raised."""
+    """Calls `act` on every item from `threads` threads; the first error, or Ctrl-C, stops all of them and is raised."""
     if threads == 1:
         for item in items:
             act(item)
@@ -30,7 +30,7 @@ def for_each(items: Iterable[_T], act: Callable[[_T], None], threads: int) -> No
                 return
             try:
                 act(item)  # type: ignore[arg-type]
-            except BaseException as error:  # carried to the caller's thread
+            except BaseException as error:  # raised again in the caller's thread
                 failed.append(error)
 
     workers = [threading.Thread(target=work, daemon=True) for _ in range(threads)]
@@ -39,7 +39,7 @@ def for_each(items: Iterable[_T], act: Callable[[_T], None], threads: int) -> No
     try:
         for worker in workers:
             worker.join()
-    except BaseException as error:  # Ctrl-C reaches the main thread alone
+    except BaseException as error:  # Ctrl-C reaches only the main thread
         failed.append(error)
         for worker in workers:
             worker.join()
@@ -52,21 +52,22 @@ _END: object = object()
 
 
 def processors() -> int:
-    """How many processors this process may use."""
+    """Number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
 def one_thread_each() -> Iterator[None]:
-    """Keeps torch from starting threads of its own inside ours; restores its setting."""
+    """Keeps torch from starting threads inside ours; restores its setting afterwards."""
     import torch
 
-    # Freeing one large block teaches glibc to keep freed blocks up to that size: returning those of every piece to
-    # the system, and taking them again page by page, would double the time of a merge.
+    # glibc raises its mmap threshold to the size of the largest block freed so far, and keeps smaller freed blocks
+    # for reuse. Without this, the buffers of every piece would be returned to the system and faulted in again page by
+    # page, which doubles the time of a merge.
     torch.empty(30 << 20, dtype=torch.uint8)
-    before = torch.get_num_threads()
+    threads_before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads_before)

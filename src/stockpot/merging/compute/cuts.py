@@ -1,8 +1,8 @@
 """The exact k-th largest |τ| of a group of tensors, in one pass over them and without sorting them.
 
-A sample brackets it; one pass counts what lies above the bracket and keeps the magnitudes inside, or where they are
-many histograms their bits. A histogram bin that still holds several values, or a bracket that missed, takes one more
-pass. The magnitudes of floats are ordered as their bits are.
+A sample brackets it. One pass counts what lies above the bracket and keeps the magnitudes inside or, if they are many,
+a histogram of their bits: non-negative floats are ordered as their bits are. If a histogram bin still holds several
+values, or the bracket missed, another pass follows.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _REMEMBERED = 16  # different magnitudes in a bracket that are remembered for ea
 
 @dataclass(frozen=True)
 class Stretch:
-    """The elements [start, stop) of tensor number `tensor` of the group."""
+    """The elements [start, stop) of the group's tensor number `tensor`."""
 
     tensor: int
     start: int
@@ -42,13 +42,13 @@ class Stretch:
 
 _NOTHING: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
-# Of one stretch, every model's task vector as a flat tensor that may be written to.
+# Loads one stretch of every model's task vector, as flat tensors that may be written to.
 Load = Callable[[Stretch], Sequence["Tensor"]]
 
 
 @dataclass
 class _Search:
-    """One cut on its way: the k-th largest of one model lies in the bits [low, high]."""
+    """The search for one cut: the bits of the k-th largest magnitude of one model lie in [low, high]."""
 
     model: int
     name: str
@@ -57,7 +57,7 @@ class _Search:
     high: int = 0
     shift: int = 0
     above: int = 0
-    found: int | None = None
+    value_bits: int | None = None
     equal: int = 0
     bins: Any = None
     gathered: dict[int, Any] | None = None
@@ -71,37 +71,47 @@ def find_cuts(
     load: Load,
     threads: int,
     wide: bool,
-    seen: Callable[[Stretch], None] = lambda stretch: None,
+    on_stretch: Callable[[Stretch], None] = lambda stretch: None,
 ) -> list[list[dict[str, Cut]]]:
-    """For each tensor of the group and each model its cuts, so that exactly `counts[model][name]` elements are kept.
+    """The cuts of each tensor of the group and each model, so that exactly `counts[model][name]` elements are kept.
 
-    `sizes` are the tensors' numbers of elements; `stretches` cover them in order. Where several elements have the
-    last magnitude that is kept, those that are stored first are kept. `wide` says that task vectors are fp64, not
-    fp32; `seen` is told of every stretch that was read.
+    Args:
+        sizes: Number of elements of each tensor.
+        counts: For each model, how many elements each cut keeps, by the cut's name.
+        stretches: Consecutive ranges that cover all tensors, in order.
+        load: Loads a stretch of every model's task vector.
+        threads: Number of threads.
+        wide: Whether task vectors are fp64, not fp32.
+        on_stretch: Called after each stretch of a pass.
+
+    If several elements have the smallest magnitude that is kept, those stored first are kept.
     """
     searches = [_Search(model, name, k) for model, cuts in enumerate(counts) for name, k in cuts.items() if k > 0]
     if searches:
         _bracket(searches, sizes, load, threads, wide)
-    while active := [search for search in searches if search.found is None]:
-        _count(active, stretches, load, threads, seen)
+    while active := [search for search in searches if search.value_bits is None]:
+        _count(active, stretches, load, threads, on_stretch)
         for search in active:
             _narrow(search, wide)
     ends = {(search.model, search.name): _end(search, len(sizes), stretches, load, wide) for search in searches}
     keys = [(model, name) for model, each in enumerate(counts) for name in each]
-    nothing = (math.inf, 0, 0)
+    keep_nothing = (math.inf, 0, 0)
 
-    @cache  # most tensors lie wholly before all ends, or after them: 100,000 dicts would take 60 MB
-    def arranged(cuts: tuple[Cut, ...]) -> list[dict[str, Cut]]:
-        found: list[dict[str, Cut]] = [{} for _ in counts]
+    @cache  # most tensors lie wholly before or after all ends and share one result: 100,000 dicts would take 60 MB
+    def by_model(cuts: tuple[Cut, ...]) -> list[dict[str, Cut]]:
+        cuts_of_models: list[dict[str, Cut]] = [{} for _ in counts]
         for (model, name), cut in zip(keys, cuts, strict=True):
-            found[model][name] = cut
-        return found
+            cuts_of_models[model][name] = cut
+        return cuts_of_models
 
-    return [arranged(tuple(_cut(tensor, *ends.get(key, nothing)) for key in keys)) for tensor in range(len(sizes))]
+    return [by_model(tuple(_cut(tensor, *ends.get(key, keep_nothing)) for key in keys)) for tensor in range(len(sizes))]
 
 
 def magnitude_bits(vector: Tensor) -> NDArray[Any]:
-    """The bits of |x| as integers, which are ordered as |x| is, NaN above all; in the place of x."""
+    """The bits of |x| as integers, in place. Their order is that of |x|, with NaN above everything.
+
+    IEEE 754 stores the exponent above the mantissa, so that non-negative floats are ordered as their bits are.
+    """
     import numpy as np
 
     array = vector.numpy()
@@ -118,7 +128,7 @@ def _value(bits: int, wide: bool) -> float:
 
 
 def _bracket(searches: Sequence[_Search], sizes: Sequence[int], load: Load, threads: int, wide: bool) -> None:
-    """Puts the bracket of every search around its quantile of a sample, spread evenly over the group."""
+    """Sets every search's bracket around its quantile in a sample that is spread evenly over the group."""
     import numpy as np
 
     total = sum(sizes)
@@ -133,10 +143,10 @@ def _bracket(searches: Sequence[_Search], sizes: Sequence[int], load: Load, thre
         nonlocal filled
         vectors = load(stretch)
         with lock:
-            begin = filled
+            first = filled
             filled += stretch.stop - stretch.start
         for model, sample in samples.items():
-            sample[begin : begin + stretch.stop - stretch.start] = magnitude_bits(vectors[model])
+            sample[first : first + stretch.stop - stretch.start] = magnitude_bits(vectors[model])
 
     for_each(_runs_of(sizes, run, run * step), act, threads)
     for model, sample in samples.items():
@@ -152,18 +162,18 @@ def _bracket(searches: Sequence[_Search], sizes: Sequence[int], load: Load, thre
 
 
 def _runs_of(sizes: Sequence[int], run: int, every: int) -> Iterator[Stretch]:
-    """Runs of elements at equal distances, counted over all tensors; one that meets a tensor's end is shorter."""
-    place, begin = 0, 0
+    """Runs of `run` elements, one in `every` elements of all tensors together; a run ends with its tensor."""
+    position, tensor_start = 0, 0
     for tensor, size in enumerate(sizes):
-        while place < begin + size:
-            start = place - begin
+        while position < tensor_start + size:
+            start = position - tensor_start
             yield Stretch(tensor, start, min(start + run, size))
-            place = begin + min(start + run, size) if every == run else place + every
-        begin += size
+            position = tensor_start + min(start + run, size) if every == run else position + every
+        tensor_start += size
 
 
 def _resolve(search: _Search, expected: float) -> None:
-    """Makes ready for a pass in which so many magnitudes are expected inside the bracket."""
+    """Prepares a pass in which `expected` magnitudes should lie inside the bracket."""
     import numpy as np
 
     search.above, search.remembered, search.bins = 0, {}, None
@@ -179,9 +189,9 @@ def _count(
     stretches: Sequence[Stretch],
     load: Load,
     threads: int,
-    seen: Callable[[Stretch], None],
+    on_stretch: Callable[[Stretch], None],
 ) -> None:
-    """One pass: for each search what lies above its bracket, and the histogram of what lies inside."""
+    """One pass: counts for each search what lies above its bracket, and gathers or histograms what lies inside."""
     import numpy as np
 
     lock = threading.Lock()
@@ -191,34 +201,35 @@ def _count(
         vectors = load(stretch)
         bits = {search.model: magnitude_bits(vectors[search.model]) for search in searches}
         for search in searches:
-            own = bits[search.model]
-            above = np.count_nonzero(own > search.high)
+            magnitudes = bits[search.model]
+            above = np.count_nonzero(magnitudes > search.high)
             if search.low == search.high:  # as in bf16, where magnitudes repeat
-                values, counts = np.array([search.low]), np.array([np.count_nonzero(own == search.low)])
+                values, counts = np.array([search.low]), np.array([np.count_nonzero(magnitudes == search.low)])
             else:
-                unsigned = np.uint64 if own.itemsize == 8 else np.uint32
-                inside = (own - own.dtype.type(search.low)).view(unsigned) <= unsigned(search.high - search.low)
-                found = own[np.flatnonzero(inside)]
+                # One unsigned comparison tests both ends: what is below `low` wraps around to a large number.
+                unsigned = np.uint64 if magnitudes.itemsize == 8 else np.uint32
+                from_low = (magnitudes - magnitudes.dtype.type(search.low)).view(unsigned)
+                inside = magnitudes[np.flatnonzero(from_low <= unsigned(search.high - search.low))]
                 if search.gathered is not None:
                     with lock:
                         search.above += int(above)
-                        if len(found):
-                            search.gathered[number] = found
+                        if len(inside):
+                            search.gathered[number] = inside
                     continue
-                values, counts = _runs(found)
-            places = (values - search.low) >> search.shift
+                values, counts = _runs(inside)
+            bins = (values - search.low) >> search.shift
             with lock:
                 search.above += int(above)
                 if search.shift:
-                    np.add.at(search.bins, places, counts)
+                    np.add.at(search.bins, bins, counts)  # several values may share a bin
                 else:
-                    search.bins[places] += counts
+                    search.bins[bins] += counts
                 if not len(values):
                     search.remembered[number] = _NOTHING
                 elif len(values) <= _REMEMBERED:
-                    # As Python's own small objects: an array here would sit in the middle of the freed pieces.
+                    # Kept as small Python objects: an array here would fragment the memory that freed pieces leave.
                     search.remembered[number] = (tuple(values.tolist()), tuple(counts.tolist()))
-        seen(stretch)
+        on_stretch(stretch)
 
     for_each(enumerate(stretches), act, threads)
 
@@ -230,7 +241,7 @@ def _joined(parts: Mapping[int, NDArray[Any]]) -> NDArray[Any]:
 
 
 def _runs(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Each different value, ascending, and how often it occurs."""
+    """The distinct values, ascending, and how often each occurs."""
     import numpy as np
 
     values.sort()
@@ -240,7 +251,7 @@ def _runs(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
 
 
 def _narrow(search: _Search, wide: bool) -> None:
-    """After a pass: the value itself, a narrower bracket, or the side on which the bracket missed."""
+    """After a pass: sets the value itself, or a narrower bracket, or moves a bracket that missed to the right side."""
     import numpy as np
 
     gathered = None if search.gathered is None else _joined(search.gathered)
@@ -252,53 +263,54 @@ def _narrow(search: _Search, wide: bool) -> None:
         search.low, search.high = 0, search.low - 1
         return _resolve(search, math.inf)
     if gathered is not None:
-        place = len(gathered) - (search.k - search.above)
-        search.found = int(np.partition(gathered, place)[place])
-        search.equal = int(np.count_nonzero(gathered == search.found))
-        search.above += int(np.count_nonzero(gathered > search.found))
+        position = len(gathered) - (search.k - search.above)
+        search.value_bits = int(np.partition(gathered, position)[position])
+        search.equal = int(np.count_nonzero(gathered == search.value_bits))
+        search.above += int(np.count_nonzero(gathered > search.value_bits))
         return None
     from_top = search.above + np.cumsum(search.bins[::-1])
-    place = len(search.bins) - 1 - int(np.searchsorted(from_top, search.k))
-    held = int(search.bins[place])
-    low = search.low + (place << search.shift)
+    chosen = len(search.bins) - 1 - int(np.searchsorted(from_top, search.k))  # the bin of the k-th largest
+    in_bin = int(search.bins[chosen])
+    low = search.low + (chosen << search.shift)
     if search.shift == 0:
-        search.found, search.equal = low, held
-        search.above = int(from_top[len(search.bins) - 1 - place]) - held
+        search.value_bits, search.equal = low, in_bin
+        search.above = int(from_top[len(search.bins) - 1 - chosen]) - in_bin
         search.bins = None
         return None
     search.low, search.high = low, min(search.high, low + (1 << search.shift) - 1)
-    return _resolve(search, held)
+    return _resolve(search, in_bin)
 
 
 def _end(search: _Search, tensors: int, stretches: Sequence[Stretch], load: Load, wide: bool) -> tuple[float, int, int]:
-    """The last magnitude that is kept, and the tensor and place where those that have it are no longer kept."""
+    """The smallest magnitude that is kept, and the tensor and index from which elements equal to it are dropped."""
     import numpy as np
 
-    assert search.found is not None
-    value, wanted = _value(search.found, wide), search.k - search.above
+    assert search.value_bits is not None
+    value, wanted = _value(search.value_bits, wide), search.k - search.above
     if wanted < search.equal:
         for number, stretch in enumerate(stretches):
             equal = _equals(search, number, stretch, load)
             if wanted <= equal:
                 bits = magnitude_bits(load(stretch)[search.model])
-                last = int(np.flatnonzero(bits == search.found)[wanted - 1])
+                last = int(np.flatnonzero(bits == search.value_bits)[wanted - 1])
                 return value, stretch.tensor, stretch.start + last + 1
             wanted -= equal
     return value, tensors, 0
 
 
 def _cut(tensor: int, value: float, end: int, position: int) -> Cut:
-    """One tensor's cut, where everything before `position` of tensor number `end` is kept, nothing after."""
+    """One tensor's cut, if equals are kept before index `position` of tensor number `end` and dropped after it."""
     return Cut(value, position if tensor == end else sys.maxsize if tensor < end else 0)
 
 
 def _equals(search: _Search, number: int, stretch: Stretch, load: Load) -> int:
+    """How many elements of a stretch have the smallest magnitude that is kept."""
     import numpy as np
 
     if search.gathered is not None:
         inside = search.gathered.get(number)
-        return 0 if inside is None else int(np.count_nonzero(inside == search.found))
+        return 0 if inside is None else int(np.count_nonzero(inside == search.value_bits))
     if number in search.remembered:
         values, counts = search.remembered[number]
-        return counts[values.index(search.found)] if search.found in values else 0
-    return int(np.count_nonzero(magnitude_bits(load(stretch)[search.model]) == search.found))
+        return counts[values.index(search.value_bits)] if search.value_bits in values else 0
+    return int(np.count_nonzero(magnitude_bits(load(stretch)[search.model]) == search.value_bits))

@@ -1,4 +1,4 @@
-"""The merge itself: one flat loop over the pieces of one tensor after the other."""
+"""The merge itself: one flat loop over pieces of tensors, one tensor after the other."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Cuts = dict[str, list[dict[str, Cut]]]  # by the target's name, then by model
-OnProgress = Callable[[int], None]  # is told the bytes of the output that a step of the work stands for
+OnProgress = Callable[[int], None]  # called with the bytes of the output that a step of work accounts for
 
 
 class Sink(Protocol):
-    """Where merged pieces go."""
+    """The destination of merged pieces."""
 
     def write(self, name: str, start: int, flat: Tensor) -> None:
-        """Takes the elements from `start` on of a tensor, in the output's type."""
+        """Takes elements of a tensor, from index `start` on, in the output's type."""
 
 
 @dataclass
 class MergeEngine:
-    """Runs a plan, some of its targets at a time."""
+    """Carries out a plan, some of its targets at a time."""
 
     plan: Plan
     threads: int
@@ -47,24 +47,24 @@ class MergeEngine:
         self._lock = threading.Lock()
 
     def own_cuts(self, targets: Sequence[Target]) -> Cuts:
-        """The cuts that the rule asks for, counted over each of `targets` by itself."""
-        found = Cuts()
+        """The cuts that the rule needs, counted within each of `targets`."""
+        own_cuts = Cuts()
 
         def act(target: Target) -> None:
             cuts = self.cuts([target], 1)
             with self._lock:
-                found.update(cuts)
+                own_cuts.update(cuts)
 
         for_each(targets, act, self.threads)
-        return found
+        return own_cuts
 
     def cuts(self, targets: Sequence[Target], threads: int | None = None) -> Cuts:
-        """The cuts that the rule asks for, counted over all of `targets` together."""
-        rule, found = self.plan.rule, Cuts()
+        """The cuts that the rule needs, counted over all of `targets` together."""
+        rule, all_cuts = self.plan.rule, Cuts()
         merged = [target for target in targets if target.inputs and target.numel]
         if rule.cuts is None or not merged:
-            return found
-        # Elements are counted together where the same models take part and the same shares are kept.
+            return all_cuts
+        # Tensors are counted together if the same models are merged in them and the same shares are kept.
         groups: dict[tuple[Any, ...], list[Target]] = {}
         for target in merged:
             shares = tuple(tuple(rule.cuts(settings, 10**9).items()) for settings in target.settings.each)
@@ -81,13 +81,13 @@ class MergeEngine:
             def load(stretch: Stretch, group: list[Target] = group) -> Sequence[Tensor]:
                 return self.models(group[stretch.tensor], stretch.start, stretch.stop)[0]
 
-            def seen(stretch: Stretch, group: list[Target] = group) -> None:
+            def on_stretch(stretch: Stretch, group: list[Target] = group) -> None:
                 target = group[stretch.tensor]
                 self.on_progress((stretch.stop - stretch.start) * target.nbytes // target.numel)
 
-            cuts = find_cuts(sizes, counts, stretches, load, threads or self.threads, self.plan.wide, seen)
-            found.update(zip((target.name for target in group), cuts, strict=True))
-        return found
+            cuts = find_cuts(sizes, counts, stretches, load, threads or self.threads, self.plan.wide, on_stretch)
+            all_cuts.update(zip((target.name for target in group), cuts, strict=True))
+        return all_cuts
 
     def merge(self, targets: Sequence[Target], sink: Sink, cuts: Cuts) -> None:
         """Merges every piece of the targets into the sink."""
@@ -107,7 +107,7 @@ class MergeEngine:
         return (piece for target in targets for piece in self.plan.pieces(target))
 
     def models(self, target: Target, start: int, stop: int) -> tuple[list[Tensor], Tensor | None]:
-        """Of the elements [start, stop) of a target every model's weights or task vector, and the base's weights."""
+        """For the elements [start, stop) of a target: each model's weights or task vector, and the base's weights."""
         import torch
 
         sources, count = self.plan.sources, stop - start
@@ -131,7 +131,6 @@ class MergeEngine:
         return models, base
 
     def _merged(self, piece: Piece, gram: Tensor | None, cuts: Sequence[Mapping[str, Cut]]) -> Tensor:
-
         target, dtype = piece.target, torch_dtype(piece.target.dtype)
         if not target.inputs:
             return self._copied(piece, dtype)
@@ -156,12 +155,12 @@ class MergeEngine:
         self.plan.sources[origin.source].read(origin.name, piece.start, copy)
         copy = rounded(copy, dtype)
         for other in target.same:
-            theirs = torch.empty_like(copy)
-            self.plan.sources[other.source].read(other.name, piece.start, theirs)
-            if not torch.equal(copy, theirs):
+            other_copy = torch.empty_like(copy)
+            self.plan.sources[other.source].read(other.name, piece.start, other_copy)
+            if not torch.equal(copy, other_copy):
                 raise StockpotError(
-                    f"'{target.name}' holds {target.dtype} integers, which are never averaged, and they differ between "
-                    f"{self._label(origin)} and {self._label(other)}: name a base to copy them from, --base MODEL."
+                    f"'{target.name}' holds {target.dtype} integers, which are not averaged, and they differ between "
+                    f"{self._label(origin)} and {self._label(other)}: give a base to copy them from, --base MODEL."
                 )
         return copy
 
@@ -174,18 +173,18 @@ class MergeEngine:
     def _fishers(self, piece: Piece) -> list[Tensor]:
         import torch
 
-        found = []
+        fishers = []
         for part, settings in zip(piece.target.inputs, piece.target.settings.each, strict=True):
             if self.plan.rule.fishers:
                 information = torch.zeros(piece.stop - piece.start, dtype=self.dtype)
                 source = self.fishers[str(settings["fisher"])]
                 if part.name in source.tensors:
                     source.read(part.name, piece.start, information)
-                found.append(information)
-        return found
+                fishers.append(information)
+        return fishers
 
     def _grams(self, pieces: Iterable[Piece]) -> dict[str, Tensor]:
-        """Inner products of the models, summed over all pieces of a tensor in their order."""
+        """The models' inner products, summed over all pieces of a tensor in the order of the pieces."""
         import torch
 
         parts: dict[str, dict[int, Any]] = {}
@@ -197,7 +196,7 @@ class MergeEngine:
             else:
                 product = inner_products(models, dim=0)
             with self._lock:
-                # As Python's own small objects: a tensor here would sit in the middle of the freed pieces.
+                # Kept as small Python objects: a tensor here would fragment the memory that freed pieces leave.
                 kept = product.tolist() if product.dim() == 2 else product
                 parts.setdefault(piece.target.name, {})[piece.start] = kept
             self.on_progress(piece.target.nbytes * (piece.stop - piece.start) // piece.target.numel)
@@ -213,58 +212,58 @@ class MergeEngine:
         return grams
 
     def _check(self, merged: Tensor, piece: Piece) -> None:
-        place = None if self.allow_nonfinite else first_nonfinite(merged, piece.target.dtype)
-        if place is None:
+        position = None if self.allow_nonfinite else first_nonfinite(merged, piece.target.dtype)
+        if position is None:
             return
         target = piece.target
-        index = piece.start + place
+        index = piece.start + position
         why = f"{target.dtype} cannot hold the result"
-        if blamed := self._nonfinite_in(target, index, index + 1):
-            why = f"it is so in {blamed}"
-        # Inner products carry it from one element to all others.
-        elif self.plan.gram(target) and (blamed := self._nonfinite_in(target, 0, target.numel)):
-            why = f"NaN or infinity stands in {blamed}"
+        if labels := self._nonfinite_in(target, index, index + 1):
+            why = f"it comes from {labels}"
+        # Through inner products one NaN or infinity reaches every element.
+        elif self.plan.gram(target) and (labels := self._nonfinite_in(target, 0, target.numel)):
+            why = f"{labels} holds NaN or infinity"
         raise StockpotError(
-            f"tensor '{target.name}' would hold {float(merged[place])} at element {index:,}: {why}. "
-            "Nothing was written; --allow-nonfinite merges all the same."
+            f"tensor '{target.name}' would hold {float(merged[position])} at element {index:,}: {why}. "
+            "Nothing was written; --allow-nonfinite merges anyway."
         )
 
     def _nonfinite_in(self, target: Target, start: int, stop: int) -> str:
-        """The labels of what the target is made of that has NaN or infinity among the elements [start, stop)."""
+        """The labels of the target's inputs that have NaN or infinity among the elements [start, stop)."""
         import torch
 
         read = [(self.plan.sources[part.source], part.name) for part in (*target.inputs, target.base) if part]
         if self.plan.rule.fishers:
             fishers = (self.fishers[str(settings["fisher"])] for settings in target.settings.each)
             read += [(fisher, part.name) for fisher, part in zip(fishers, target.inputs, strict=True)]
-        blamed: dict[str, None] = {}
+        labels: dict[str, None] = {}
         for source, name in read:
-            for begin in range(start, stop if name in source.tensors else start, PIECE):
-                values = torch.empty(min(PIECE, stop - begin), dtype=torch.float64)
-                source.read(name, begin, values)
+            for first in range(start, stop if name in source.tensors else start, PIECE):
+                values = torch.empty(min(PIECE, stop - first), dtype=torch.float64)
+                source.read(name, first, values)
                 if not bool(values.isfinite().all()):
-                    blamed[source.label] = None
-        return ", ".join(blamed)
+                    labels[source.label] = None
+        return ", ".join(labels)
 
 
 def rounded(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """The values in the output's type; those that it cannot hold become infinite, or NaN where it has no infinity."""
+    """The values in the output's type; those out of its range become infinite, or NaN in a type without infinity."""
     import torch
 
     if values.dtype is dtype:
         return values
-    if dtype is torch.float8_e4m3fn:  # torch makes 448 of all that is larger, infinity too; up to 464 rounds to it
+    if dtype is torch.float8_e4m3fn:  # torch clamps all larger values to 448, even infinity; only up to 464 round to it
         values.masked_fill_(values.abs() > 464, torch.nan)
     return torch.empty(values.numel(), dtype=dtype).copy_(values)
 
 
 def inner_products(models: Sequence[Tensor], dim: int) -> Tensor:
-    """All inner products of the models along `dim`, summed in fp64: (models, models) and what is left of the shape."""
+    """All inner products of the models along `dim`, summed in fp64; shape (models, models, *remaining dimensions)."""
     import torch
 
     wide = [model.double() for model in models]
     count = len(wide)
-    shape = [size for place, size in enumerate(wide[0].shape) if place != dim]
+    shape = [size for position, size in enumerate(wide[0].shape) if position != dim]
     products = torch.empty(count, count, *shape, dtype=torch.float64)
     for i in range(count):
         for j in range(i + 1):
@@ -279,7 +278,7 @@ _INFINITY = {"F64": 0x7FF0 << 48, "F32": 0x7F80 << 16, "F16": 0x7C00, "BF16": 0x
 
 
 def first_nonfinite(flat: Tensor, dtype: str) -> int | None:
-    """The index of the first NaN or infinity, from the bits as they will be written; None where there is none."""
+    """The index of the first NaN or infinity, from the bits as they will be written; None if all are finite."""
     import numpy as np
     import torch
 

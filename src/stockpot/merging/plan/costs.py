@@ -1,4 +1,4 @@
-"""What a merge will cost, known from headers: bytes read and written, memory, room on the disk."""
+"""What a merge will cost, known from headers: bytes read and written, memory, disk space."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from stockpot.merging.plan.merge_plan import Plan
 from stockpot.merging.plan.shards import file_names, parse_size, split_into_shards
 from stockpot.merging.threads import PIECE
 
-# What Python and torch themselves take, and how many fp32 copies of a piece a rule makes beside its models.
+# Bytes that Python and torch take by themselves, and temporary copies of a piece that a rule makes.
 _TORCH = 160_000_000
 _TEMPORARIES = 6
 
 
 @dataclass(frozen=True)
 class MergeEstimate:
-    """Bytes, unless it says otherwise. `work` is what a progress bar counts; `passes` how often inputs are read."""
+    """The costs of a merge, in bytes where nothing else is said.
+
+    `parameters` counts elements, `passes` how often the inputs are read; `work` is the total of the progress bar and
+    `free` the free space on the output's disk.
+    """
 
     tensors: int
     parameters: int
@@ -40,8 +44,7 @@ def estimate_costs(plan: Plan, output: Path, options: Options) -> MergeEstimate:
     """The costs of a planned merge into `output`."""
     shards = split_into_shards(plan.targets, parse_size(options.max_shard_size))
     passes = 2 if plan.rule.cuts is not None or any(plan.gram(target) == "tensor" for target in plan.targets) else 1
-    free = shutil.disk_usage(next(place for place in output.absolute().parents if place.exists())).free
-    threads = options.thread_count
+    free, threads = _free(output), options.thread_count
     return MergeEstimate(
         len(plan.targets),
         sum(target.numel for target in plan.targets),
@@ -60,10 +63,14 @@ def estimate_costs(plan: Plan, output: Path, options: Options) -> MergeEstimate:
 
 
 def require_room(needed: int, output: Path) -> None:
-    """Raises StockpotError where the disk has less room than that."""
-    free = shutil.disk_usage(next(place for place in output.absolute().parents if place.exists())).free
+    """Raises StockpotError if fewer than `needed` bytes are free on the output's disk."""
+    free = _free(output)
     if needed > free:
-        raise StockpotError(f"{output}: {needed:,} bytes are to be written, and {free:,} are free on that disk.")
+        raise StockpotError(f"{output}: the merge writes {needed:,} bytes, but only {free:,} are free on that disk.")
+
+
+def _free(output: Path) -> int:
+    return shutil.disk_usage(next(folder for folder in output.absolute().parents if folder.exists())).free
 
 
 def _models(plan: Plan) -> int:

@@ -1,4 +1,4 @@
-"""The stacks of layers in a model, told apart by the names of its tensors: which are the language model's."""
+"""The stacks of layers in a model, found by the names of its tensors, and which of them are the language model's."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Literal
 from stockpot.errors import StockpotError, did_you_mean
 
 _NUMBERED = re.compile(r"^(?P<stack>.*?\.|)(?P<layer>\d{1,9})(?P<rest>\..*|)$")
-# Words in the name of what only feeds a language model, or hangs on to it.
+# Words in the names of modules that only feed a language model, or are attached to it.
 _ASIDE = frozenset({
     "visual", "vision", "image", "img", "video", "audio", "speech", "sound", "siglip", "qformer", "perceiver",
     "resampler", "connector", "projector", "merger", "abstractor", "aligner",
     "mtp", "nextn", "medusa", "eagle", "draft", "talker", "prenet", "postnet", "vocoder", "vq", "vqmodel",
 })  # fmt: skip
-# What comes after the language model although it is none of it.
+# Those of them that come after the language model.
 _BEHIND = frozenset({"mtp", "nextn", "medusa", "eagle", "draft", "talker", "postnet", "vocoder"})
 _LANGUAGE = frozenset({"language", "text", "llm", "lm"})
-# What lists of layers are called; a classifier of several modules, or convolutions, are numbered too.
+# Names of lists of layers; other modules are numbered too, such as the parts of a classifier, or convolutions.
 _LISTS = frozenset({
     "layers", "layer", "h", "block", "blocks", "resblocks", "decoder_layers", "encoder_layers", "albert_layer_groups",
 })  # fmt: skip
@@ -33,7 +33,7 @@ _FOLLOWS = ("embed_out", "unembed", "output_embed", "out_emb", "norm_after", "he
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """A numbered list of layers: `prefix` is what their names begin with, up to the number."""
+    """A numbered list of layers: `prefix` is the start of their tensors' names, up to the number."""
 
     prefix: str
     count: int
@@ -41,7 +41,7 @@ class Stack:
 
     @property
     def root(self) -> str:
-        """The module that the stack is a part of: `model.encoder.` of `model.encoder.layers.`."""
+        """The module that contains the stack: `model.encoder.` for `model.encoder.layers.`."""
         return self.prefix[: self.prefix.rstrip(".").rfind(".") + 1]
 
     def __str__(self) -> str:
@@ -49,13 +49,13 @@ class Stack:
 
 
 def layer_of(name: str) -> tuple[str, int, str] | None:
-    """The name cut at its first number: `model.layers.3.mlp.weight` is layer 3 of the stack `model.layers.`."""
+    """The name split at its first number: `model.layers.3.mlp.weight` → (`model.layers.`, 3, `.mlp.weight`)."""
     match = _NUMBERED.match(name)
     return (match["stack"], int(match["layer"]), match["rest"]) if match else None
 
 
 def layer_counts(names: Iterable[str]) -> dict[str, int]:
-    """How many layers every stack has."""
+    """The number of layers of each stack."""
     counts: dict[str, int] = {}
     for name in names:
         if (layer := layer_of(name)) is not None:
@@ -64,13 +64,13 @@ def layer_counts(names: Iterable[str]) -> dict[str, int]:
 
 
 def language_stacks(names: Iterable[str]) -> tuple[Stack, ...]:
-    """The language model's stack, or where that is an encoder–decoder both, the encoder's first.
+    """The language model's stack; for an encoder–decoder both, the encoder's first.
 
-    Vision and audio towers, projectors and heads are left out. A model that is nothing but a tower has that; more than
-    two, or two that are no encoder and decoder, are those between which names do not decide.
+    Vision and audio towers, projectors and heads are left out, unless the model is nothing but a tower. If the names do
+    not decide between several stacks, all of them are returned.
     """
     stacks = [Stack(prefix, count, _role(prefix)) for prefix, count in layer_counts(names).items()]
-    # Each sieve counts only where something is left.
+    # A filter that would leave nothing is skipped.
     stacks = [stack for stack in stacks if stack.prefix.rstrip(".").rpartition(".")[2] in _LISTS] or stacks
     stacks = [stack for stack in stacks if not _ASIDE & _words(stack.prefix)] or stacks
     stacks = [stack for stack in stacks if _LANGUAGE & _words(stack.prefix)] or stacks
@@ -81,40 +81,40 @@ def language_stacks(names: Iterable[str]) -> tuple[Stack, ...]:
 
 
 def is_pair(stacks: Collection[Stack]) -> bool:
-    """Whether they are an encoder and a decoder."""
+    """Whether the stacks are one encoder and one decoder, in this order."""
     return [stack.role for stack in stacks] == ["encoder", "decoder"]
 
 
 def choose_stack(stacks: tuple[Stack, ...], wanted: str | None, where: str, label: str) -> Stack:
-    """The stack whose layers a slice counts: `wanted` is `encoder`, `decoder`, or what its names begin with.
+    """The stack whose layers a slice counts: `wanted` is `encoder`, `decoder` or a prefix.
 
-    Without it, that of the language model. Raises StockpotError, beginning with `where`, where there is more than one
-    or none of that name; `label` is the model's.
+    The default is the language model's. Raises StockpotError, starting with `where`, if there are several and none is
+    named, or if none has that name. `label` names the model.
     """
     shown = ", ".join(str(stack) for stack in stacks)
     if not stacks:
-        raise StockpotError(f"{label}: no tensor's name has a layer's number, so there are no layers to slice.")
+        raise StockpotError(f"{label}: no tensor has a layer number in its name, so there are no layers to slice.")
     if wanted is None:
         if len(stacks) == 1:
             return stacks[0]
         example = "encoder" if is_pair(stacks) else stacks[0].prefix
         what = "is an encoder–decoder" if is_pair(stacks) else "has several stacks of layers"
         raise StockpotError(
-            f"{where}: {label} {what} ({shown}): say beside `sources` which of them layer_range counts, "
-            f"`stack: {example}`."
+            f"{where}: {label} {what} ({shown}): next to `sources`, say which one layer_range counts, "
+            f"for example `stack: {example}`."
         )
     for stack in stacks:
         if wanted in (stack.prefix, stack.prefix.rstrip(".")) or (len(stacks) > 1 and wanted == stack.role):
             return stack
     known = [*(stack.role for stack in stacks if is_pair(stacks)), *(stack.prefix for stack in stacks)]
     raise StockpotError(
-        f"{where}.stack: {label} has no stack {wanted!r} that could be sliced, only {', '.join(known)}."
+        f"{where}.stack: {label} has no stack {wanted!r} to slice, only {', '.join(known)}."
         f"{did_you_mean(wanted, known)}"
     )
 
 
 def feeds(name: str, stack: Stack) -> bool:
-    """Whether a tensor outside a stack comes before it: embeddings, other towers. Heads and norms follow."""
+    """Whether a tensor outside a stack comes before it, as embeddings and towers do; heads and final norms follow."""
     if aside := _ASIDE & _words(name) - _words(stack.prefix):
         return not aside & _BEHIND
     lower = name.lower()
@@ -124,9 +124,9 @@ def feeds(name: str, stack: Stack) -> bool:
 
 
 def first_layer_extras(rests: Mapping[int, Collection[str]]) -> frozenset[str]:
-    """What the first layer alone has where all others are alike: T5 keeps its table of relative positions there.
+    """Tensors that only the first layer has, all others being alike: T5 keeps its relative position table there.
 
-    `rests` are the ends of the names in each layer.
+    `rests` maps each layer's number to the endings of its tensors' names.
     """
     others = {frozenset(ends) for layer, ends in rests.items() if layer}
     if 0 not in rests or len(others) != 1 or not (rest := others.pop()) < frozenset(rests[0]):
@@ -135,7 +135,7 @@ def first_layer_extras(rests: Mapping[int, Collection[str]]) -> frozenset[str]:
 
 
 def rests_of(names: Iterable[str], prefix: str) -> dict[int, set[str]]:
-    """The ends of the names in every layer of a stack."""
+    """For each layer of a stack, the endings of its tensors' names."""
     ends: dict[int, set[str]] = {}
     for name in names:
         if (layer := layer_of(name)) is not None and layer[0] == prefix:

@@ -1,4 +1,4 @@
-"""Inputs opened and the merge over them planned: what estimating, merging and writing an adapter all start from."""
+"""A merge with its inputs open and its plan made: the start of estimating, of merging and of writing an adapter."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from stockpot.merging.spec.merge_spec import MergeSpec
 
 @dataclass
 class PlannedMerge:
-    """A merge that was planned: its sources are open until it is closed.
+    """A planned merge with open sources.
 
-    `paths` are all places that it reads from, `folders` those of the models by their names; see `Inputs`.
+    `paths` are all files and folders that it reads, `folders` those of the models by their names; see `Inputs`.
     """
 
     plan: Plan

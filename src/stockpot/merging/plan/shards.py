@@ -1,4 +1,4 @@
-"""The output's files: which tensor goes where, and the index that says so."""
+"""The output's files: their size, their names, and which tensor goes into which."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def parse_size(size: str) -> int:
-    """`5GB` → 5,000,000,000; raises StockpotError where it is no size."""
-    found = re.fullmatch(r"\s*([\d.]+)\s*([KMGT]?B?)\s*", size, re.IGNORECASE)
-    unit = found[2].upper() if found else ""
+    """`5GB` → 5,000,000,000 bytes; raises StockpotError if it is not a size."""
+    match = re.fullmatch(r"\s*([\d.]+)\s*([KMGT]?B?)\s*", size, re.IGNORECASE)
+    unit = match[2].upper() if match else ""
     unit = unit if unit in _UNITS else unit + "B"
     try:
-        count = int(float(found[1]) * _UNITS[unit]) if found else 0
+        count = int(float(match[1]) * _UNITS[unit]) if match else 0
     except (ValueError, OverflowError):
         count = 0
     if count < 1:
-        raise StockpotError(f"{size!r} is not a size of files; write 5GB or 500MB.")
+        raise StockpotError(f"{size!r} is not a file size; write 5GB or 500MB.")
     return count
 
 
 def split_into_shards(targets: Sequence[Target], largest: int) -> list[list[Target]]:
-    """The targets in order, cut into shards of at most `largest` bytes, a tensor that is larger alone."""
+    """The targets in order, split into shards of at most `largest` bytes; a larger tensor gets a shard of its own."""
     shards: list[list[Target]] = [[]]
-    held = 0
+    filled = 0
     for target in targets:
-        if shards[-1] and held + target.nbytes > largest:
+        if shards[-1] and filled + target.nbytes > largest:
             shards.append([])
-            held = 0
+            filled = 0
         shards[-1].append(target)
-        held += target.nbytes
+        filled += target.nbytes
     return shards
 
 

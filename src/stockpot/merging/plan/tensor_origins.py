@@ -1,4 +1,4 @@
-"""Where each tensor of the output comes from: the same name in every model, or with slices another layer's."""
+"""Where each tensor of the output comes from: the same name in every model or, with slices, another layer's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from stockpot.merging.spec.merge_spec import MergeSpec, Parameters, Slice, Slice
 
 @dataclass(frozen=True, slots=True)
 class OriginPart:
-    """A model's share in a tensor: the source, its name of the tensor, the model's own parameters."""
+    """A model's part in a tensor: the number of the source, its name of the tensor, the model's own parameters."""
 
     source: int
     name: str
@@ -32,9 +32,10 @@ class OriginPart:
 
 @dataclass(frozen=True, slots=True)
 class TensorOrigin:
-    """One tensor of the output: `depth` from 0 at the first layer of the language model to 1 at its last, else 0.
+    """One tensor of the output, and what it is made from.
 
-    An encoder and its decoder each have their own.
+    `depth` runs from 0 at the first layer of the language model to 1 at its last, separately in an encoder and its
+    decoder; outside the layers it is 0. `base` is the number of the base's source and its name of the tensor.
     """
 
     name: str
@@ -45,7 +46,7 @@ class TensorOrigin:
 
 
 def tensor_origins(spec: MergeSpec, sources: Sequence[TensorSource]) -> Iterable[TensorOrigin]:
-    """All tensors of the output, in the order in which the base, or else the first model, holds them."""
+    """All tensors of the output, in the order of the base, or else of the first model."""
     index = {path: number for number, path in enumerate(spec.paths)}
     if spec.slices:
         return _sliced(spec, sources, index)
@@ -73,14 +74,14 @@ def _depth(name: str, counts: Mapping[str, int]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Sliced:
-    """A stack of the output, and the slices that it is made of, with their places in the spec."""
+    """A stack of the output, and the slices that it is made of, with their numbers in the spec."""
 
     stack: Stack
     parts: tuple[tuple[int, Slice], ...]
 
 
 def sliced_stacks(spec: MergeSpec, sources: Sequence[TensorSource]) -> list[Sliced]:
-    """The stacks that are sliced, an encoder before its decoder; raises StockpotError where a slice does not fit."""
+    """The stacks that are sliced, an encoder before its decoder; raises StockpotError for a slice that does not fit."""
     index = {path: number for number, path in enumerate(spec.paths)}
     first = sources[index[spec.slices[0].sources[0].path]]
     stacks = language_stacks(first.tensors)
@@ -90,32 +91,32 @@ def sliced_stacks(spec: MergeSpec, sources: Sequence[TensorSource]) -> list[Slic
         stack = choose_stack(stacks, part.stack, where, first.label)
         lengths = {source.last - source.first for source in part.sources}
         if len(lengths) > 1 or min(lengths) < 1:
-            raise StockpotError(f"{where}: every source should give the same number of layers, at least one.")
+            raise StockpotError(f"{where}: every source must give the same number of layers, at least one.")
         for source in part.sources:
-            held = layer_counts(sources[index[source.path]].tensors).get(stack.prefix, 0)
-            if not 0 <= source.first < source.last <= held:
+            layers = layer_counts(sources[index[source.path]].tensors).get(stack.prefix, 0)
+            if not 0 <= source.first < source.last <= layers:
                 raise StockpotError(
-                    f"{where}: {source.path} has {held} layers ({stack.prefix}0 to {held - 1}); "
-                    f"layer_range [{source.first}, {source.last}] asks for others."
+                    f"{where}: {source.path} has {layers} layers ({stack.prefix}0 to {layers - 1}), but layer_range "
+                    f"is [{source.first}, {source.last}]."
                 )
         parts.setdefault(stack, []).append((number, part))
     return [Sliced(stack, tuple(parts[stack])) for stack in stacks if stack in parts]
 
 
 def _sliced(spec: MergeSpec, sources: Sequence[TensorSource], index: Mapping[str, int]) -> Iterator[TensorOrigin]:
-    cut = sliced_stacks(spec, sources)
+    sliced_parts = sliced_stacks(spec, sources)
     stacks = language_stacks(sources[index[spec.slices[0].sources[0].path]].tensors)
-    prefixes = {each.stack.prefix for each in cut}
-    for each in cut:
-        prefix, done = each.stack.prefix, 0
-        for number, part in each.parts:
+    prefixes = {sliced.stack.prefix for sliced in sliced_parts}
+    for sliced in sliced_parts:
+        prefix, done = sliced.stack.prefix, 0
+        for number, part in sliced.parts:
             reference = sources[index[part.sources[0].path]].tensors
             extras = first_layer_extras(rests_of(reference, prefix))
             length = part.sources[0].last - part.sources[0].first
             for name in reference:
                 layer = layer_of(name)
                 if layer is None or layer[0] not in prefixes:
-                    if _giver(name, cut, stacks) == number:
+                    if _slice_outside_layers(name, sliced_parts, stacks) == number:
                         yield _origin(spec, part, index, name, [name] * len(part.sources), 0.0)
                     continue
                 step = layer[1] - part.sources[0].first
@@ -132,12 +133,12 @@ def _sliced(spec: MergeSpec, sources: Sequence[TensorSource], index: Mapping[str
 
 
 def unmatched_in_slices(spec: MergeSpec, sources: Sequence[TensorSource]) -> Iterator[tuple[int, list[str]]]:
-    """Of the models that are merged in a slice, what one has and the first of them lacks there."""
+    """For each model of a slice but the first: its number, and its tensors there that the first one lacks."""
     index = {path: number for number, path in enumerate(spec.paths)}
-    cut = sliced_stacks(spec, sources)
-    prefixes = {each.stack.prefix for each in cut}
+    sliced_parts = sliced_stacks(spec, sources)
+    prefixes = {sliced.stack.prefix for sliced in sliced_parts}
 
-    def by_place(source: SliceSource, prefix: str) -> dict[object, str]:
+    def by_position(source: SliceSource, prefix: str) -> dict[object, str]:
         tensors = sources[index[source.path]].tensors
         extras = first_layer_extras(rests_of(tensors, prefix))
         names: dict[object, str] = {}
@@ -149,28 +150,28 @@ def unmatched_in_slices(spec: MergeSpec, sources: Sequence[TensorSource]) -> Ite
                 names[layer[1] - source.first, layer[2]] = name
         return names
 
-    for each in cut:
-        for _, part in each.parts:
-            reference = by_place(part.sources[0], each.stack.prefix) if len(part.sources) > 1 else {}
+    for sliced in sliced_parts:
+        for _, part in sliced.parts:
+            reference = by_position(part.sources[0], sliced.stack.prefix) if len(part.sources) > 1 else {}
             for source in part.sources[1:]:
-                theirs = by_place(source, each.stack.prefix)
-                yield index[source.path], [name for place, name in theirs.items() if place not in reference]
+                names = by_position(source, sliced.stack.prefix)
+                yield index[source.path], [name for position, name in names.items() if position not in reference]
 
 
-def _giver(name: str, cut: Sequence[Sliced], stacks: Sequence[Stack]) -> int:
-    """The slice whose models give a tensor outside the sliced layers.
+def _slice_outside_layers(name: str, sliced_parts: Sequence[Sliced], stacks: Sequence[Stack]) -> int:
+    """The number of the slice whose models give a tensor outside the sliced layers.
 
-    What feeds the layers comes from the first slice, what follows them from the last; what stands in an encoder or a
-    decoder goes with that.
+    What feeds the layers comes from the first slice, what follows them from the last. A tensor inside an encoder or a
+    decoder goes with that half's slices.
     """
-    first, last = cut[0], cut[-1]
+    first, last = sliced_parts[0], sliced_parts[-1]
     after = not feeds(name, first.stack)
     for stack in stacks if is_pair(stacks) else ():
         if stack.root and name.startswith(stack.root):
-            sliced = next((each for each in cut if each.stack == stack), None)
+            sliced = next((sliced for sliced in sliced_parts if sliced.stack == stack), None)
             if sliced is not None:
                 first = last = sliced
-            else:  # the other half is sliced, this one is taken whole
+            else:  # only the other half is sliced; this one is taken whole
                 after = stack.role == "decoder"
     return last.parts[-1][0] if after else first.parts[0][0]
 
@@ -179,14 +180,15 @@ def _origin(
     spec: MergeSpec, part: Slice, index: Mapping[str, int], name: str, names: Sequence[str], depth: float
 ) -> TensorOrigin:
     base = part.base or spec.base
-    named = {source.path: name for source, name in zip(part.sources, names, strict=True)}
+    name_in = {source.path: name for source, name in zip(part.sources, names, strict=True)}
     parts = tuple(
-        OriginPart(index[source.path], own, source.parameters) for source, own in zip(part.sources, names, strict=True)
+        OriginPart(index[source.path], source_name, source.parameters)
+        for source, source_name in zip(part.sources, names, strict=True)
     )
     return TensorOrigin(
         name,
         depth,
         parts,
-        (index[base], named.get(base, names[0])) if base else None,
+        (index[base], name_in.get(base, names[0])) if base else None,
         (part.parameters, spec.parameters),
     )

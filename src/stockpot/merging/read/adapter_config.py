@@ -1,4 +1,4 @@
-"""PEFT's adapter_config.json: what of it changes the weights, and what of that is supported."""
+"""PEFT's adapter_config.json: which of its keys change the weights, and which of those are supported."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _T = TypeVar("_T")
 ADAPTER_CONFIG = "adapter_config.json"
 _LONGEST_PATTERN = 500
 _LONGEST_CONFIG = 8 << 20
-# Keys that say how an adapter was made or trained, not what it adds.
+# Keys that describe how an adapter was made or trained, and do not change what it adds.
 _WITHOUT_EFFECT = frozenset({
     "auto_mapping", "inference_mode", "peft_version", "target_modules", "exclude_modules", "lora_dropout",
     "modules_to_save", "layers_to_transform", "layers_pattern", "megatron_core", "loftq_config", "eva_config",
     "corda_config", "lora_ga_config", "velora_config", "qalora_group_size", "runtime_config",
 })  # fmt: skip
-# Initialisations that take from the base what they give to A and B: the file alone does not say what was trained.
+# Initialisations that subtract from the base what they put into A and B: the file alone is then not what was learnt.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
@@ -49,11 +49,11 @@ class AdapterConfig(BaseModel):
     init_lora_weights: bool | str | None = True
 
     def rank(self, module: str) -> int:
-        """r of one module."""
+        """The rank r of one module."""
         return _by_pattern(self.rank_pattern or {}, module, self.r)
 
     def scale(self, module: str) -> float:
-        """What B·A is multiplied by: `α/r`, or `α/√r` rank-stabilised (arXiv 2312.03732)."""
+        """The factor of B·A: `α/r`, or rank-stabilised `α/√r` (arXiv 2312.03732)."""
         alpha, rank = _by_pattern(self.alpha_pattern or {}, module, self.lora_alpha), self.rank(module)
         return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
 
@@ -65,46 +65,46 @@ def is_adapter(path: Path) -> bool:
 
 
 def read_adapter_config(folder: Path) -> AdapterConfig:
-    """The configuration of a LoRA adapter; raises StockpotError for another method, or a feature not supported."""
+    """Reads the configuration of a LoRA adapter; raises StockpotError for other methods and unsupported features."""
     file = indexed_file(folder, folder, ADAPTER_CONFIG)
     if file.stat().st_size > _LONGEST_CONFIG:
-        raise StockpotError(f"{file} is longer than {_LONGEST_CONFIG:,} bytes: no adapter's configuration.")
+        raise StockpotError(f"{file} is longer than {_LONGEST_CONFIG:,} bytes: not an adapter's configuration.")
     try:
         config = AdapterConfig.model_validate_json(file.read_bytes())
         for pattern in (*(config.rank_pattern or {}), *(config.alpha_pattern or {})):
             re.compile(rf"(.*\.)?({pattern})$")
-            # From a foreign file: a repeated group can take for ever to not match, and no module's name needs one.
+            # The file is not trusted: matching a repeated group can take exponential time, and no name needs one.
             if re.search(r"\)[*+{]", pattern) or len(pattern) > _LONGEST_PATTERN:
                 raise StockpotError(
-                    f"{file}: the pattern {_short(pattern)!r} repeats a group, or is too long: not read."
+                    f"{file}: the pattern {_short(pattern)!r} repeats a group or is too long, and is refused."
                 )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise StockpotError(f"{file}: {where}: {first['msg']}.") from error
     except (re.error, RecursionError, OverflowError) as error:
-        raise StockpotError(f"{file}: rank_pattern or alpha_pattern holds no regular expression: {error}.") from error
-    refused = _refused(config)
-    if refused:
-        raise StockpotError(f"{file}: {refused}.")
+        raise StockpotError(f"{file}: rank_pattern or alpha_pattern is not a regular expression: {error}.") from error
+    problem = _unsupported(config)
+    if problem:
+        raise StockpotError(f"{file}: {problem}.")
     return config
 
 
-def _refused(config: AdapterConfig) -> str | None:
+def _unsupported(config: AdapterConfig) -> str | None:
     if config.peft_type != "LORA":
         return f"peft_type {config.peft_type} is not supported, only LORA: merge it with PEFT (`merge_and_unload`)"
     init = config.init_lora_weights
     if isinstance(init, str) and init.lower().startswith(_CHANGES_BASE):
         return (
-            f"init_lora_weights {init!r} changes the base too: save the adapter with "
-            "`save_pretrained(…, path_initial_model_for_weight_conversion=…)`, which makes it a plain one"
+            f"init_lora_weights {init!r} also changes the base: save the adapter with "
+            "`save_pretrained(…, path_initial_model_for_weight_conversion=…)`, which makes it a plain LoRA"
         )
     if config.bias != "none":
-        return f"bias {config.bias!r} is not supported: biases that were trained are no part of B·A"
+        return f"bias {config.bias!r} is not supported: B·A does not hold the trained biases"
     for key, value in (config.model_extra or {}).items():
         if value and key not in _WITHOUT_EFFECT:
             dora = " (DoRA)" if key == "use_dora" else ""
-            return f"{key}={_short(value)}{dora} is not supported: merge it with PEFT (`merge_and_unload`), if that can"
+            return f"{key}={_short(value)}{dora} is not supported: merge it with PEFT (`merge_and_unload`) if possible"
     return None
 
 
@@ -114,7 +114,7 @@ def _short(value: Any) -> str:
 
 
 def _by_pattern(patterns: Mapping[str, _T], module: str, default: _T) -> _T:
-    """The first value whose key is a regular expression for the end of the module's name, from a dot on."""
+    """The value of the first key that, as a regular expression, matches the end of the module's name after a dot."""
     for key, value in patterns.items():
         if re.match(rf"(.*\.)?({key})$", module):
             return value

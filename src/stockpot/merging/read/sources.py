@@ -1,4 +1,4 @@
-"""What a merge reads from: tensors by name, a range of elements at a time, wherever they lie."""
+"""Sources of tensors, on disk or in memory: read by name, a range of elements at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 StateDict = Mapping[str, "Tensor"]
 
-# safetensors' names of types → torch's.
+# Type names: safetensors → torch.
 TORCH_NAMES: Mapping[str, str] = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
     "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
@@ -29,7 +29,7 @@ TORCH_NAMES: Mapping[str, str] = {
 
 
 class TensorInfo(Protocol):
-    """Type, shape, number of elements and bytes of a tensor, known before any of them is read."""
+    """Type, shape and size of a tensor, known before it is read."""
 
     @property
     def dtype(self) -> str:
@@ -37,7 +37,7 @@ class TensorInfo(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape."""
+        """The shape; empty for a scalar."""
 
     @property
     def numel(self) -> int:
@@ -50,7 +50,7 @@ class TensorInfo(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MemoryTensorInfo:
-    """What is known of a tensor in memory."""
+    """Type, shape and size of a tensor in memory."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -67,25 +67,25 @@ class MemoryTensorInfo:
 
 
 class TensorSource(Protocol):
-    """One input of a merge. `tensors` is in file order; `files` is empty for what lies in memory."""
+    """One input of a merge. `tensors` is in file order; `files` is empty for tensors in memory."""
 
     label: str
     tensors: Mapping[str, TensorInfo]
     files: tuple[FileFacts, ...]
-    adapter: bool
+    is_adapter: bool
 
     def read(self, name: str, start: int, into: Tensor) -> None:
         """Fills the flat `into`, converting to its type, with the elements from `start` on."""
 
     def read_delta(self, name: str, start: int, into: Tensor) -> bool:
-        """The same for what an adapter adds to its base; False where the tensor is a plain one."""
+        """The same for what an adapter adds to its base, ΔW; returns False if the source has no ΔW to give."""
 
     def close(self) -> None:
         """Closes the files."""
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """torch's type for safetensors' name of it."""
+    """torch's type of that safetensors name."""
     import torch
 
     dtype: torch.dtype = getattr(torch, TORCH_NAMES[name])
@@ -93,12 +93,12 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 class FileSource:
-    """Safetensors files, read with `pread` into buffers that are used again: no page of a file is ever mapped.
+    """Safetensors files, read with `pread` into reused buffers; files are never memory-mapped.
 
-    A file that is cut while it is read is a StockpotError, not a bus error.
+    So a file that is truncated while it is read raises a StockpotError, not a bus error.
     """
 
-    adapter = False
+    is_adapter = False
 
     def __init__(self, layout: Layout, label: str | None = None) -> None:
         self.label = label or str(layout.path)
@@ -114,13 +114,13 @@ class FileSource:
         entry = self._entries[name]
         dtype = torch_dtype(entry.dtype)
         raw = into if into.dtype is dtype else self._buffer(into.numel(), dtype)
-        place = entry.offset + start * ITEM_SIZE[entry.dtype]
-        read_bytes(self._handle(entry.file), place, raw, entry.file)
+        offset = entry.offset + start * ITEM_SIZE[entry.dtype]
+        read_bytes(self._handle(entry.file), offset, raw, entry.file)
         if raw is not into:
             into.copy_(raw)
 
     def read_delta(self, name: str, start: int, into: Tensor) -> bool:
-        """Plain weights: there is no delta."""
+        """Plain weights have no delta."""
         return False
 
     def close(self) -> None:
@@ -145,30 +145,32 @@ class FileSource:
         import torch
 
         nbytes = count * dtype.itemsize
-        held = getattr(self._scratch, "bytes", None)
-        if held is None or held.numel() < nbytes:
-            held = self._scratch.bytes = torch.empty(nbytes, dtype=torch.uint8)
-        view: Tensor = held[:nbytes].view(dtype)
+        buffer = getattr(self._scratch, "bytes", None)
+        if buffer is None or buffer.numel() < nbytes:
+            buffer = self._scratch.bytes = torch.empty(nbytes, dtype=torch.uint8)
+        view: Tensor = buffer[:nbytes].view(dtype)
         return view
 
 
-def read_bytes(handle: int, place: int, into: Tensor, file: Path) -> None:
-    """Fills a flat tensor with a file's bytes from `place` on; raises StockpotError where the file ends before."""
+def read_bytes(handle: int, offset: int, into: Tensor, file: Path) -> None:
+    """Fills a flat tensor with a file's bytes from `offset` on; raises StockpotError if the file ends too early."""
     import torch
 
     view = into.view(torch.uint8).numpy().data
     done = 0
     while done < len(view):
-        count = os.preadv(handle, [view[done:]], place + done)
+        count = os.preadv(handle, [view[done:]], offset + done)
         if count == 0:
-            raise StockpotError(f"{file} ended at byte {place + done:,} while it was read: it was cut or replaced.")
+            raise StockpotError(
+                f"{file} ended at byte {offset + done:,} while it was read: it was truncated or replaced."
+            )
         done += count
 
 
 class MemorySource:
-    """A state dict. Tied names are read as often as they are named; nothing in it is ever written to."""
+    """A state dict. A tensor with several names is read under each of them; nothing is ever written to it."""
 
-    adapter = False
+    is_adapter = False
 
     def __init__(self, state: Mapping[str, Tensor], label: str, files: tuple[FileFacts, ...] = ()) -> None:
         import torch
@@ -180,18 +182,17 @@ class MemorySource:
         tensors: dict[str, TensorInfo] = {}
         for name, tensor in state.items():
             if not isinstance(name, str) or not name.isprintable() or name == "__metadata__":
-                raise StockpotError(f"{label}: {name!r} can be no tensor's name in a safetensors file.")
+                raise StockpotError(f"{label}: a safetensors file cannot hold a tensor named {name!r}.")
             if not isinstance(tensor, torch.Tensor):
-                raise StockpotError(f"{label}: '{name}' is no tensor but a {type(tensor).__name__}.")
+                raise StockpotError(f"{label}: '{name}' is not a tensor but a {type(tensor).__name__}.")
             short = names.get(str(tensor.dtype).removeprefix("torch."))
             if short is None:
                 known = ", ".join(TORCH_NAMES.values())
                 raise StockpotError(
-                    f"{label}: tensor '{name}' has the type {tensor.dtype}, which is not supported here; supported are "
-                    f"{known}."
+                    f"{label}: tensor '{name}' has the type {tensor.dtype}, which is not supported. Supported: {known}."
                 )
             if tensor.layout != torch.strided:
-                raise StockpotError(f"{label}: tensor '{name}' is {tensor.layout}, not a dense one: not merged.")
+                raise StockpotError(f"{label}: tensor '{name}' is {tensor.layout}; only dense tensors are merged.")
             self._state[name] = tensor.detach()
             tensors[name] = MemoryTensorInfo(short, tuple(tensor.shape))
         self.tensors: Mapping[str, TensorInfo] = tensors
@@ -201,8 +202,8 @@ class MemorySource:
         into.copy_(self._state[name].reshape(-1)[start : start + into.numel()])
 
     def read_delta(self, name: str, start: int, into: Tensor) -> bool:
-        """Plain weights: there is no delta."""
+        """Plain weights have no delta."""
         return False
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Does nothing: no file is open."""

@@ -1,4 +1,4 @@
-"""The merge rules. One file a rule, or a rule and its twin; a new one adds a line here."""
+"""The merge rules, one file for a rule or for a rule and its variant; a new rule adds a line here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drop the outliers and the crumbs."""
+"""Model Breadcrumbs: drop the largest and the smallest changes."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ GAMMA = Parameter("gamma", 0.01, "share of the largest elements that is dropped"
 def breadcrumbs(block: Block) -> Tensor:
     """Model Breadcrumbs: drop the largest γ·n and the smallest of |τ|, add what is left (arXiv 2312.06795, section 3).
 
-    `θ = θ_base + λ Σ wᵢτ̂ᵢ`, ⌊density·n⌋ elements of n being kept; where density and γ ask for more than there are,
-    fewer of the largest are dropped. n is the whole model's, or each tensor's (`trim: tensor`, the paper, mergekit).
+    `θ = θ_base + λ Σ wᵢτ̂ᵢ`; ⌊density·n⌋ of n elements are kept, and if density and γ add up to more than 1, fewer of
+    the largest are dropped. n counts the whole model, or each tensor (`trim: tensor`, as in the paper and mergekit).
     """
     return on_base(block, added(block, _drop(block)))
 
 
 def breadcrumbs_ties(block: Block) -> Tensor:
-    """Breadcrumbs' drop in the place of TIES' trim, then TIES' election of signs."""
+    """Breadcrumbs' drop instead of TIES' trim, then TIES' election of signs."""
     return on_base(block, elect(_drop(block), block.settings.numbers("weight"), block.settings.switch("normalize")))
 
 
 def between(parameters: Mapping[str, Value], count: int) -> dict[str, int]:
-    """How many of the largest hold what is kept (`inner`), and how many of those are dropped (`outer`)."""
+    """How many of the largest elements are considered (`inner`), and how many of those are dropped (`outer`)."""
     density, gamma = parameters["density"], parameters["gamma"]
     assert isinstance(density, int | float)
     assert isinstance(gamma, int | float)

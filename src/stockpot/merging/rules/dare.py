@@ -1,4 +1,4 @@
-"""Drop at random and rescale."""
+"""DARE: drop elements at random and rescale the rest."""
 
 from __future__ import annotations
 
@@ -13,25 +13,27 @@ from stockpot.merging.rules.ties import elect
 if TYPE_CHECKING:
     from torch import Tensor
 
-DARE_DENSITY = Parameter("density", 0.5, "chance of an element to be kept", each=True, above=0, high=1, mergekit=1.0)
-RESCALE = Parameter("rescale", True, "divide what is kept by its chance of being kept")
+DARE_DENSITY = Parameter(
+    "density", 0.5, "probability that an element is kept", each=True, above=0, high=1, mergekit=1.0
+)
+RESCALE = Parameter("rescale", True, "divide what is kept by its probability of being kept")
 
 
 def dare_linear(block: Block) -> Tensor:
-    """DARE: each element of τ is kept with the chance d and divided by d, then added (arXiv 2311.03099, section 3).
+    """DARE: each element of τ is kept with probability d and divided by d, then added (arXiv 2311.03099, section 3).
 
     `τ̂ᵢ = mᵢ∘τᵢ/d`, `mᵢ ~ Bernoulli(d)`, `θ = θ_base + λ Σ wᵢτ̂ᵢ`: the expected value is task arithmetic's. Dividing
-    by d is the paper's and PEFT's rescaling; mergekit's makes the sum of |τ̂| that of |τ| instead. d is taken to the
-    nearest 1/65536, for the mask and for the division. The masks hang on seed, model and tensor alone.
+    by d is the rescaling of the paper and PEFT; mergekit instead preserves the sum of |τ|. d is rounded to 1/65536,
+    for the mask and for the division. The masks depend only on seed, model and tensor.
     """
     return on_base(block, added(block, _drop(block), _factors(block)))
 
 
 def dare_ties(block: Block) -> Tensor:
-    """DARE's random drop in the place of TIES' trim: `τ̂ᵢ = mᵢ∘τᵢ/d`, then TIES' election (arXiv 2311.03099).
+    """DARE's random drop instead of TIES' trim: `τ̂ᵢ = mᵢ∘τᵢ/d`, then TIES' election (arXiv 2311.03099).
 
-    What agrees with the elected sign is averaged, as in the TIES paper and PEFT; in mergekit it is added up
-    (`normalize=false`, which is the default where mergekit's configurations are read).
+    Elements that agree with the elected sign are averaged, as in the TIES paper and PEFT; in mergekit they are summed
+    (`normalize=false`, the default in mergekit's configurations).
     """
     weights, normalize = block.settings.numbers("weight"), block.settings.switch("normalize")
     return on_base(block, elect(_drop(block), weights, normalize, _factors(block)))

@@ -1,4 +1,4 @@
-"""Drop at random, the small ones sooner."""
+"""DELLA: drop elements at random, small ones more often."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from stockpot.merging.rules.ties import elect
 if TYPE_CHECKING:
     from torch import Tensor
 
-EPSILON = Parameter("epsilon", 0.15, "the chance runs from density−ε to density+ε", each=True, low=0, high=1)
+EPSILON = Parameter("epsilon", 0.15, "the probability runs from density−ε to density+ε", each=True, low=0, high=1)
 
 
 def della(block: Block) -> Tensor:
-    """DELLA: drop each element of τ with a chance that falls with its rank in its row, then elect (arXiv 2406.11617).
+    """DELLA: keep each element of τ with a probability that grows with its rank, then elect (arXiv 2406.11617).
 
-    `pᵢⱼ = d − ε + 2ε·rankᵢⱼ/(n−1)` is the chance of the element to be kept, its rank counted from the smallest |τ| of
-    the row (of the whole tensor where it has one dimension; the middle for a row of one), `τ̂ = m∘τ/p`. The rank is
-    the paper's and mergekit's; dividing by p is the paper's rescaling, mergekit's is that of its DARE.
+    `pᵢⱼ = d − ε + 2ε·rankᵢⱼ/(n−1)` is the probability of keeping an element, `τ̂ = m∘τ/p`. The rank is counted from
+    the smallest |τ| of the element's row, as in the paper and mergekit; a tensor of one dimension is one row, and in a
+    row of one element p = d. Dividing by p is the paper's rescaling; mergekit's is that of its DARE.
     """
     return on_base(block, elect(_drop(block), block.settings.numbers("weight"), block.settings.switch("normalize")))
 
@@ -33,9 +33,9 @@ def della_linear(block: Block) -> Tensor:
 
 
 def chances(vector: Tensor, density: float, epsilon: float) -> Tensor:
-    """The chance of every element of a matrix to be kept, by the rank of its magnitude in its row; equals in order.
+    """The probability of keeping each element of a matrix, by the rank of its magnitude in its row.
 
-    To the nearest 1/65536, as masks are drawn.
+    Equal magnitudes are ranked in their order. Rounded to 1/65536, as masks are drawn.
     """
     import torch
 
@@ -64,7 +64,7 @@ def _drop(block: Block) -> list[Tensor]:
 def _inside(settings: Settings) -> str | None:
     for density, epsilon in zip(settings.numbers("density"), settings.numbers("epsilon"), strict=True):
         if density < 1 and not (density - epsilon > 0 and density + epsilon < 1):
-            return f"density {density} ± epsilon {epsilon} should lie between 0 and 1"
+            return f"density {density} ± epsilon {epsilon} must lie between 0 and 1"
     return None
 
 

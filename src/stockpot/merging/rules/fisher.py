@@ -1,4 +1,4 @@
-"""Averages that trust a model where it is sure."""
+"""Fisher-weighted averages: each model counts more where its Fisher information is larger."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 def fisher_average(block: Block) -> Tensor:
     """Fisher-weighted average, element by element: `θ = Σ wᵢ(Fᵢ+ε)θᵢ / Σ wᵢ(Fᵢ+ε)` (arXiv 2111.09832, section 3).
 
-    F is the diagonal of each model's Fisher information, saved as safetensors under the model's own names, with a
-    JSON file of the same name beside it that says how it was estimated; files that were estimated in different ways
-    are refused. A tensor that the Fisher file lacks counts as F=0. ε makes it the weighted average where all F are 0.
+    F is the diagonal of each model's Fisher information, saved as safetensors with the model's tensor names, next to a
+    JSON file of the same name that says how it was estimated; files that were estimated in different ways are refused.
+    A tensor that the Fisher file lacks counts as F=0. Where all F are 0, ε makes it the weighted average.
     """
     floor = block.settings.number("floor")
     total, below = None, None
@@ -33,7 +33,7 @@ def fisher_average(block: Block) -> Tensor:
 def _check(settings: Settings) -> str | None:
     weights = settings.numbers("weight")
     if min(weights) < 0 or sum(weights) == 0:
-        return f"the weights {weights} should be positive: they are divided by"
+        return f"the weights {weights} must not be negative and must not all be zero: they are divided by"
     return None
 
 
@@ -41,7 +41,7 @@ FISHER = Rule(
     "fisher",
     fisher_average,
     (
-        Parameter("fisher", None, "the model's Fisher: a .safetensors file, with a .json beside it", each=True,
+        Parameter("fisher", None, "the model's Fisher: a .safetensors file, next to its .json", each=True,
                   required=True),
         WEIGHT,
         Parameter("floor", 1e-12, "ε, added to every F", above=0),

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 def linear(block: Block) -> Tensor:
     """Weighted average, or the uniform soup: `θ = Σ wᵢθᵢ / Σ wᵢ` ("Model soups", arXiv 2203.05482, section 2).
 
-    With `normalize=false` the sum is not divided. Adapters are averaged as what they add, `θ_base + Σ wᵢΔWᵢ / Σ wᵢ`:
-    averaging the factors A and B would be something else. Agrees with mergekit's linear.
+    With `normalize=false` the sum is not divided. Adapters are averaged as what they add, `θ_base + Σ wᵢΔWᵢ / Σ wᵢ`,
+    which differs from averaging their factors A and B. Agrees with mergekit's linear.
     """
     weights = block.settings.numbers("weight")
     merged = block.models[0].mul_(weights[0])
@@ -25,7 +25,7 @@ def linear(block: Block) -> Tensor:
 
 
 def wise_ft(block: Block) -> Tensor:
-    """Between the base and one fine-tuned model: `θ = (1−α)θ_base + αθ` (WiSE-FT, arXiv 2109.01903, section 3).
+    """Interpolation between the base and one model: `θ = (1−α)θ_base + αθ` (WiSE-FT, arXiv 2109.01903, section 3).
 
     α=0 is the base and α=1 the model, bit for bit. α weighs the *new* model: SFA with p=1 is α = 1−β.
     """
@@ -34,13 +34,13 @@ def wise_ft(block: Block) -> Tensor:
 
 
 def normalised_to_nothing(settings: Settings) -> str | None:
-    """Weights that sum to zero cannot be divided by their sum."""
+    """What is wrong if the weights sum to zero and are to be divided by their sum."""
     if settings.switch("normalize") and abs(sum(settings.numbers("weight"))) < 1e-8:
         return f"the weights {settings.numbers('weight')} sum to zero and cannot be normalised; set normalize=false"
     return None
 
 
-WEIGHT = Parameter("weight", 1.0, "w, of each model; need not sum to 1", each=True)
+WEIGHT = Parameter("weight", 1.0, "each model's w; they need not sum to 1", each=True)
 NORMALIZE = Parameter("normalize", True, "divide by the sum of the weights")
 
 LINEAR = Rule("linear", linear, (WEIGHT, NORMALIZE), of="weights", base="optional", check=normalised_to_nothing)

@@ -1,4 +1,4 @@
-"""Of all changes, the largest."""
+"""MagMax: of all changes to an element, the largest."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def magmax(block: Block) -> Tensor:
-    """MagMax: of every element the largest change, `θ = θ_base + λ τ_{argmaxᵢ |τᵢ|}` (arXiv 2407.06322, section 4).
+    """MagMax: each element's largest change, `θ = θ_base + λ τ_{argmaxᵢ |τᵢ|}` (arXiv 2407.06322, section 4).
 
-    Where the largest are equal and opposite the positive one is taken, so that the order of the models is nothing.
+    If the largest are equal and opposite, the positive one is taken, so that the order of the models does not matter.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""As much of the average as the angle between the models says."""
+"""Model Stock: between base and average, as far as the angle between the models suggests."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 def model_stock(block: Block) -> Tensor:
     """Model Stock: `θ = t·mean θᵢ + (1−t)·θ_base`, `t = N cos ω/(1 + (N−1) cos ω)` (arXiv 2403.19522, section 4).
 
-    cos ω is the mean cosine between the task vectors of two models, over the tensor (`filter_wise=true`: over each
-    row; a tensor of one dimension is one row), from products summed in fp64. Where 1 + (N−1) cos ω vanishes there is
+    cos ω is the mean cosine between the task vectors of two models, over the tensor or, with `filter_wise=true`, over
+    each row (a tensor of one dimension is one row). Products are summed in fp64. If 1 + (N−1) cos ω vanishes there is
     no estimate, and the base is kept. Agrees with mergekit's model_stock, whose products are in fp32.
     """
     import torch
@@ -39,7 +39,7 @@ def model_stock(block: Block) -> Tensor:
 MODEL_STOCK = Rule(
     "model_stock",
     model_stock,
-    (Parameter("filter_wise", False, "an angle for each row"),),
+    (Parameter("filter_wise", False, "a separate angle for each row"),),
     least=2,
     gram=lambda shared: "rows" if shared["filter_wise"] else "tensor",
 )

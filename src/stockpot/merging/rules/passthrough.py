@@ -1,4 +1,4 @@
-"""Tensors as they are."""
+"""Tensors copied as they are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def passthrough(block: Block) -> Tensor:
-    """One model's tensors as they are, or times `scale`: with `slices` in a configuration, layers put together anew."""
+    """One model's tensors, unchanged or times `scale`; with `slices` in a configuration, layers in a new order."""
     scale = block.settings.each[0]["scale"]
     return block.models[0] if scale is None else block.models[0].mul_(float(scale))
 
@@ -19,7 +19,7 @@ def passthrough(block: Block) -> Tensor:
 PASSTHROUGH = Rule(
     "passthrough",
     passthrough,
-    (Parameter("scale", None, "a factor; none: bit for bit", each=True),),
+    (Parameter("scale", None, "a factor; none: a bit-for-bit copy", each=True),),
     of="weights",
     base="optional",
     most=1,

@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 def slerp(block: Block) -> Tensor:
     """Spherical interpolation of two models, tensor by tensor: `sin((1−t)ω)/sin ω · θ₁ + sin(tω)/sin ω · θ₂`.
 
-    ω is the angle between the two flattened tensors, from norms and products summed in fp64. Where |cos ω| > 0.9995
-    (or a norm is zero) it is the straight line `(1−t)θ₁ + tθ₂`, as in mergekit, which sums in fp32 (Shoemake, SIGGRAPH
-    1985).
+    ω is the angle between the two flattened tensors, from norms and products summed in fp64. If |cos ω| > 0.9995 or a
+    norm is zero, it is the straight line `(1−t)θ₁ + tθ₂`, as in mergekit, which sums in fp32 (Shoemake, SIGGRAPH 1985).
     """
     assert block.gram is not None
     t = block.settings.number("t")
@@ -36,10 +35,9 @@ def slerp(block: Block) -> Tensor:
 def nuslerp(block: Block) -> Tensor:
     """Spherical interpolation with a weight for each model, `t = w₂/(w₁+w₂)`; with a base, of the task vectors.
 
-    `flatten=true` takes a tensor as one vector; otherwise each row is a vector of its own, or with
-    `row_wise=true` each column, as mergekit's nuslerp_row_wise does. The straight line is taken only where the two
-    are parallel to within 1e-8. Weights that sum to zero mean t = ½. Agrees with mergekit's nuslerp,
-    whose norms are in fp32.
+    With `flatten=true` a tensor is one vector; otherwise each row is, or with `row_wise=true` each column, as in
+    mergekit's nuslerp_row_wise. The straight line is used only if the two are parallel to within 1e-8. If the weights
+    sum to zero, t = ½. Agrees with mergekit's nuslerp, whose norms are in fp32.
     """
     assert block.gram is not None
     weights = block.settings.numbers("weight")
@@ -56,7 +54,7 @@ def nuslerp(block: Block) -> Tensor:
         if scale.dim() == 0:
             parts.append(model.mul_(float(scale)))
             continue
-        # One angle for each of the piece's rows, or for each column.
+        # One angle for each row of the piece, or for each column.
         folded = model.view(block.rows, block.columns)
         folded.mul_(scale[:, None] if gram_of(block.settings.shared) == "rows" else scale)
         parts.append(model)
@@ -65,7 +63,7 @@ def nuslerp(block: Block) -> Tensor:
 
 
 def gram_of(shared: Mapping[str, Value]) -> Gram:
-    """Over what nuslerp's inner products run."""
+    """What nuslerp's inner products run over."""
     return "tensor" if shared["flatten"] else "columns" if shared["row_wise"] else "rows"
 
 
@@ -89,7 +87,7 @@ NUSLERP = Rule(
     nuslerp,
     (
         WEIGHT,
-        Parameter("flatten", True, "a tensor is one vector"),
+        Parameter("flatten", True, "each tensor is one vector"),
         Parameter("row_wise", False, "without flatten: vectors run along the first dimension"),
     ),
     base="optional",

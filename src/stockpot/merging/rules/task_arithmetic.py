@@ -1,4 +1,4 @@
-"""Task vectors, added and negated."""
+"""Task arithmetic: task vectors added to the base."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ LAMBDA = Parameter("lambda", 1.0, "λ, the scale of the merged task vector")
 def task_arithmetic(block: Block) -> Tensor:
     """Task vectors added to the base: `θ = θ_base + λ Σ wᵢτᵢ`, `τᵢ = θᵢ − θ_base` (arXiv 2212.04089, section 2).
 
-    A negative weight takes away what a model has learnt. λ=0 is the base, bit for bit. λ is best chosen on held-out
+    A negative weight removes what a model has learnt. λ=0 is the base, bit for bit. λ is best chosen on held-out
     data; 0.3 to 0.5 is common for the sum of several. Agrees with mergekit's task_arithmetic.
     """
     return on_base(block, added(block, block.models))
 
 
 def added(block: Block, vectors: Sequence[Tensor], factors: Sequence[float] | None = None) -> Tensor:
-    """`Σ wᵢvᵢ`, with factors `Σ wᵢfᵢvᵢ`; where the settings say `normalize`, over Σ wᵢ. In the place of the first."""
+    """`Σ wᵢvᵢ`, with factors `Σ wᵢfᵢvᵢ`; with `normalize` divided by Σ wᵢ. Overwrites the first vector."""
     weights = block.settings.numbers("weight")
     scales = weights if factors is None else [w * f for w, f in zip(weights, factors, strict=True)]
     total = vectors[0].mul_(scales[0])
@@ -34,7 +34,7 @@ def added(block: Block, vectors: Sequence[Tensor], factors: Sequence[float] | No
 
 
 def on_base(block: Block, vector: Tensor) -> Tensor:
-    """`θ_base + λ·vector`, and the base itself where λ=0: −0.0 plus 0.0 would not be."""
+    """`θ_base + λ·vector`; with λ=0 the base itself, since −0.0 + 0.0 is not −0.0."""
     scale = block.settings.number("lambda")
     if scale == 0:
         return block.origin

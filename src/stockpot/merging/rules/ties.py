@@ -1,4 +1,4 @@
-"""Trim, elect a sign, average what agrees; and the election for its kin."""
+"""TIES: trim, elect a sign, average what agrees. DARE, DELLA and Breadcrumbs use the election too."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TIES_DENSITY = Parameter("density", 0.2, "share of the elements that is kept", each=True, above=0, high=1, mergekit=1.0)
-AVERAGE_AGREEING = Parameter("normalize", True, "average what agrees; otherwise add it up")
+AVERAGE_AGREEING = Parameter("normalize", True, "average what agrees; otherwise sum it")
 
 
 def ties(block: Block) -> Tensor:
     """TIES: trim each τ to its largest elements, elect a sign, average those that have it (arXiv 2306.01708).
 
     `τ̂ᵢ = top(τᵢ, density)`, `s = sign(Σ wᵢτ̂ᵢ)`, `θ = θ_base + λ · Σ_{sign τ̂ᵢ = s} wᵢτ̂ᵢ / Σ_{sign τ̂ᵢ = s} wᵢ`.
-    Exactly max(1, ⌊density·n⌋) elements are kept of n, n being the whole model's (`trim: model`, the paper) or each
-    tensor's (`trim: tensor`, mergekit and PEFT). The vote is weighted, as in mergekit; where it is a draw nothing is
-    merged (mergekit takes the positive ones, the paper's code the majority sign of the tensor). Zeros do not count.
+    Exactly max(1, ⌊density·n⌋) of n elements are kept; n counts the whole model (`trim: model`, the paper) or each
+    tensor (`trim: tensor`, mergekit and PEFT). The vote is weighted, as in mergekit. After a tied vote the element is
+    the base's (mergekit takes the positive sign, the paper's code the tensor's majority sign). Zeros do not vote.
     """
     vectors = [
         trim(model, cuts["top"], block.start) if cuts else model
@@ -32,7 +32,7 @@ def ties(block: Block) -> Tensor:
 
 
 def top(parameters: Mapping[str, Value], count: int) -> dict[str, int]:
-    """How many are kept of `count`: ⌊density·count⌋, at least one; nothing to cut at density 1."""
+    """How many of `count` elements are kept, by the cut's name; no cut at density 1."""
     density = parameters["density"]
     assert isinstance(density, int | float)
     return {} if density >= 1 else {"top": kept_count(density, count)}
@@ -44,11 +44,11 @@ def kept_count(density: float, count: int) -> int:
 
 
 def trim(vector: Tensor, cut: Cut, start: int) -> Tensor:
-    """The elements that the cut keeps, and zeros; the vector's first element has the index `start`."""
+    """The vector with zeros where the cut drops elements; `start` is the index of its first element."""
     before = min(max(cut.position - start, 0), vector.numel())
-    if cut.value == 0:  # everything that is not zero is kept
+    if cut.value == 0:  # every nonzero element is kept
         return vector
-    # hardshrink keeps |x| > λ, in one pass; just below the value it keeps those that are equal, too.
+    # hardshrink keeps |x| > λ, in one pass; with λ just below the value it also keeps those equal to it.
     if before == 0:
         return vector.hardshrink(cut.value)
     below = _below(cut.value, vector)
@@ -69,12 +69,13 @@ def _below(value: float, like: Tensor) -> float:
 def elect(
     vectors: Sequence[Tensor], weights: Sequence[float], normalize: bool, factors: Sequence[float] | None = None
 ) -> Tensor:
-    """`Σ_{sign wᵢτᵢ = s} wᵢτᵢ` over the sum of the weights that agree, `s = sign(Σ wᵢτᵢ)`; 0 where s is 0.
+    """`Σ_{sign wᵢτᵢ = s} wᵢτᵢ / Σ_{sign wᵢτᵢ = s} wᵢ` with `s = sign(Σ wᵢτᵢ)`; 0 where s is 0.
 
-    With `factors` wᵢτᵢ is `wᵢfᵢτᵢ`, the weights that agree being wᵢ still. NaN in a vector stays NaN.
+    With `factors`, wᵢτᵢ is replaced by wᵢfᵢτᵢ; the divisor remains the sum of the wᵢ that agree. Without `normalize`
+    nothing is divided. NaN in a vector stays NaN.
     """
     scales = list(weights) if factors is None else [w * f for w, f in zip(weights, factors, strict=True)]
-    if min(scales) == max(scales) > 0:  # the same for all: once, at the end
+    if min(scales) == max(scales) > 0:  # equal scales are applied once, at the end
         after = scales[0] / weights[0] if normalize else scales[0]
         votes = [1.0] * len(weights)
         scaled = list(vectors)
@@ -85,7 +86,7 @@ def elect(
     for vector in scaled[2:]:
         sign.add_(vector)
     sign.sign_()
-    # Along the elected sign what agrees is positive; `where` on a mask would take thirty times as long.
+    # Multiplied by the elected sign, what agrees is positive. `where` with a mask would take thirty times as long.
     along = [vector.mul_(sign).clamp_(min=0) for vector in scaled]
     share = _agreeing(along, votes) if normalize else None
     total, *rest = along
@@ -97,7 +98,7 @@ def elect(
 
 
 def _agreeing(along: Sequence[Tensor], votes: Sequence[float]) -> Tensor:
-    """The sum of the votes of those that are positive; not 0 where there are none, to be divided by."""
+    """The sum of the votes of the positive elements, as a divisor: not 0 where none is positive."""
     import torch
 
     first = torch.empty_like(along[0])

@@ -1,4 +1,4 @@
-"""What the user asked for: a rule, models, parameters. One form, from the command line, Python and YAML alike."""
+"""What the user asks for: a rule, models and parameters, in one form for Python, the command line and YAML."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from stockpot.merging.rule import Value
 
 @dataclass(frozen=True)
 class Filtered:
-    """A value for the tensors whose names contain `filter`; None for all others."""
+    """A value for the tensors whose names contain `filter`; a filter of None matches every tensor."""
 
     value: Value | tuple[Value, ...]
     filter: str | None = None
 
 
-# One value, values over depth, or values by tensor name of which the first that fits counts.
+# One value; values over depth; or values by tensor name, of which the first match counts.
 Setting = Value | tuple[Value, ...] | tuple[Filtered, ...]
 Parameters = Mapping[str, Setting]
 
 
 @dataclass(frozen=True)
 class MergeModel:
-    """One model: where it is, and its own parameters."""
+    """One model: its path, and the parameters that apply to it alone."""
 
     path: str
     parameters: Parameters = field(default_factory=dict)
@@ -42,10 +42,10 @@ class SliceSource:
 
 @dataclass(frozen=True)
 class Slice:
-    """A run of the output's layers: the merge of as many layers of every source.
+    """Consecutive layers of the output: a merge of the same number of layers from every source.
 
-    `stack` says of which stack: `encoder`, `decoder`, or what its tensors' names begin with; default: the language
-    model's.
+    `stack` names the stack that the layers belong to: `encoder`, `decoder`, or the prefix of its tensors' names. The
+    default is the language model's.
     """
 
     sources: tuple[SliceSource, ...]
@@ -56,11 +56,13 @@ class Slice:
 
 @dataclass(frozen=True)
 class MergeSpec:
-    """A merge. `trim` says over what the largest elements are counted: the whole model or each tensor.
+    """A merge.
 
-    `on_missing`: a tensor that a model lacks, or has in another shape, is an error; or the base's stands in for it
-    (`base`); or that model is left out of that tensor (`skip`). `dtype` is the output's, by its safetensors name;
-    default: the first model's, tensor by tensor. `tokenizer` and `chat_template` are as in mergekit's files.
+    `trim` says whether the largest elements are counted over the whole model or within each tensor. `on_missing` says
+    what happens to a tensor that a model lacks or has in another shape: an error, the base's tensor in its place
+    (`base`), or a merge of that tensor without that model (`skip`). `dtype` is the output's type by its safetensors
+    name; by default each tensor has the first model's. `tokenizer` and `chat_template` mean what they do in mergekit's
+    files.
     """
 
     rule: str
@@ -78,23 +80,23 @@ class MergeSpec:
 
     @property
     def paths(self) -> list[str]:
-        """Every model once: those that are merged in order, then bases."""
-        named = [model.path for model in self.models]
-        named += [source.path for part in self.slices for source in part.sources]
-        named += [part.base for part in self.slices if part.base]
-        return list(dict.fromkeys([*named, *([self.base] if self.base else [])]))
+        """Every model once: the merged ones in order, then the bases."""
+        paths = [model.path for model in self.models]
+        paths += [source.path for part in self.slices for source in part.sources]
+        paths += [part.base for part in self.slices if part.base]
+        return list(dict.fromkeys([*paths, *([self.base] if self.base else [])]))
 
 
 def spec_to_mapping(spec: MergeSpec) -> dict[str, Any]:
-    """The spec as the mapping that `stockpot merge FILE` reads back to the same merge."""
+    """The spec as a mapping; written as YAML, `stockpot merge FILE` reads it back as the same merge."""
 
     def setting(value: Any) -> Any:
         if isinstance(value, Filtered):
             return {"value": setting(value.value)} | ({} if value.filter is None else {"filter": value.filter})
         return [setting(part) for part in value] if isinstance(value, tuple) else value
 
-    def parameters(given: Parameters) -> dict[str, Any]:
-        return {"parameters": {key: setting(value) for key, value in given.items()}} if given else {}
+    def parameters(values: Parameters) -> dict[str, Any]:
+        return {"parameters": {key: setting(value) for key, value in values.items()}} if values else {}
 
     result: dict[str, Any] = {"merge_method": spec.rule}
     if spec.base:

@@ -1,4 +1,4 @@
-"""What `stockpot.merge` and the command line are given, as the values that a spec holds."""
+"""Arguments of `stockpot.merge` and of the command line, turned into the values that a spec holds."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ _DTYPES = {
 
 
 def dtype_name(name: str) -> str:
-    """`bfloat16` → `BF16`; raises StockpotError for what is no type of weights."""
+    """`bfloat16` → `BF16`; raises StockpotError for anything that is not a floating-point type."""
     known = {**_DTYPES, **{short: short for short in _DTYPES.values()}}
     if name not in known:
         raise StockpotError(
-            f"{name!r} is not a type of weights.{did_you_mean(name, known)} Known: {', '.join(_DTYPES)}."
+            f"{name!r} is not a floating-point type.{did_you_mean(name, known)} Known: {', '.join(_DTYPES)}."
         )
     return known[name]
 
 
 def one_of(name: str, value: str, known: Sequence[str]) -> Any:
-    """The value, if it is one of those known."""
+    """Returns `value`; raises StockpotError if it is not one of `known`."""
     if value not in known:
-        raise StockpotError(f"{name} is one of {', '.join(known)}, not {value!r}.")
+        raise StockpotError(f"{name} must be one of {', '.join(known)}, not {value!r}.")
     return value
 
 
 def divide_parameters(
     rule: str, parameters: Mapping[str, Any], count: int
 ) -> tuple[list[dict[str, Value]], dict[str, Any]]:
-    """Lists with one value for each model, and what counts for all."""
+    """Splits parameters into those given as a list, one value for each model, and those shared by all models."""
     each: list[dict[str, Value]] = [{} for _ in range(count)]
     shared: dict[str, Any] = {}
     for key, value in parameters.items():
@@ -43,6 +43,6 @@ def divide_parameters(
             continue
         if len(value) != count:
             raise StockpotError(f"{rule}: {key} has {len(value)} values for {count} models.")
-        for own, one in zip(each, value, strict=True):
-            own[key] = one
+        for parameters_of_model, item in zip(each, value, strict=True):
+            parameters_of_model[key] = item
     return each, shared

@@ -1,4 +1,4 @@
-"""From what was asked to the parameters of one tensor: filters, values over depth, defaults, ranges."""
+"""The parameters of one tensor, from those of the spec: filters, values over depth, defaults, ranges."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from stockpot.errors import StockpotError, did_you_mean
 from stockpot.merging.rule import Parameter, Rule, Settings, Value
 from stockpot.merging.spec.merge_spec import Filtered, MergeModel, MergeSpec, Parameters, Setting, SliceSource
 
-# Keys of mergekit's that change nothing here: a rule without rescaling that is told not to rescale, for example.
+# mergekit's keys that change nothing here, such as `rescale: false` for a rule that never rescales.
 _WITHOUT_EFFECT: dict[str, tuple[Value, ...]] = {"int8_mask": (True, False), "rescale": (False,)}
 
 
 def check_parameters(spec: MergeSpec, rule: Rule) -> None:
-    """Raises StockpotError for parameters that the rule lacks, stands in the wrong place, or are out of range."""
+    """Raises StockpotError for parameters that the rule lacks, that are misplaced, or that are out of range."""
     for parameters, of_model in _blocks(spec):
         for key, setting in parameters.items():
             parameter = rule.parameter(key)
@@ -26,7 +26,7 @@ def check_parameters(spec: MergeSpec, rule: Rule) -> None:
                     continue
                 raise _unknown(rule, key, setting)
             if of_model and not parameter.each:
-                raise StockpotError(f"{rule.name}: {key} is set once for the merge, not for one model.")
+                raise StockpotError(f"{rule.name}: {key} applies to the whole merge and cannot be set for one model.")
             for value in values:
                 _check_value(rule, parameter, value)
     for parameter in rule.parameters:
@@ -46,18 +46,20 @@ def settings_of(
     scopes: Iterable[Parameters],
     depth: float,
 ) -> Settings:
-    """The settings of one tensor: `models` are each one's own parameters and name of the tensor, `scopes` the wider.
+    """The settings of one tensor.
 
-    `name` is the output's: filters of what counts for all look at it, those for one model at that model's. The nearest
-    scope with a value for this tensor counts; `depth` is 0 at the first layer and 1 at the last.
+    `models` gives for each model its own parameters and its name of the tensor, `scopes` the parameters of the slice
+    and of the merge. The nearest scope with a value for this tensor wins. `name` is the tensor's name in the output:
+    filters of shared parameters match it, filters of one model's parameters match that model's name. `depth` is 0 at
+    the first layer and 1 at the last.
     """
     scopes = tuple(scopes)
 
-    def find(parameter: Parameter, places: Iterable[Parameters], tensor: str) -> Value:
-        for place in places:
-            if parameter.name in place:
-                value, found = value_at(place[parameter.name], tensor, depth)
-                if found:
+    def find(parameter: Parameter, nearest_first: Iterable[Parameters], tensor: str) -> Value:
+        for parameters in nearest_first:
+            if parameter.name in parameters:
+                value, matches = value_at(parameters[parameter.name], tensor, depth)
+                if matches:
                     return value
         return _default(parameter, spec)
 
@@ -70,19 +72,19 @@ def settings_of(
         }
         for parameters, tensor in models
     ]
-    return _settings(tuple(shared.items()), tuple(tuple(own.items()) for own in each))
+    return _settings(tuple(shared.items()), tuple(tuple(values.items()) for values in each))
 
 
 @lru_cache(maxsize=1024)
 def _settings(shared: tuple[tuple[str, Value], ...], each: tuple[tuple[tuple[str, Value], ...], ...]) -> Settings:
-    """Tensors with the same parameters share them: those of 100,000 tensors would take 60 MB."""
-    return Settings(dict(shared), tuple(dict(own) for own in each))
+    """Tensors with equal settings share one object: separate ones for 100,000 tensors would take 60 MB."""
+    return Settings(dict(shared), tuple(dict(values) for values in each))
 
 
 def value_at(setting: Setting, tensor: str, depth: float) -> tuple[Value, bool]:
     """A setting's value for one tensor at one depth, and whether it has one.
 
-    Values over depth are joined by straight lines; switches and texts are taken without interpolation.
+    Numbers over depth are interpolated linearly; switches and strings take the value at or before that depth.
     """
     if not isinstance(setting, tuple):
         return setting, True
@@ -93,12 +95,12 @@ def value_at(setting: Setting, tensor: str, depth: float) -> tuple[Value, bool]:
                 return value_at(part.value, tensor, depth)
         return None, False
     values = [value for value in setting if not isinstance(value, Filtered)]
-    place = depth * (len(values) - 1)
-    first = int(place)
+    position = depth * (len(values) - 1)
+    first = int(position)
     low, high = values[first], values[min(first + 1, len(values) - 1)]
     if isinstance(low, bool | str) or isinstance(high, bool | str) or low is None or high is None:
         return low, True
-    return (1 - (place - first)) * low + (place - first) * high, True
+    return (1 - (position - first)) * low + (position - first) * high, True
 
 
 def _blocks(spec: MergeSpec) -> list[tuple[Parameters, bool]]:
@@ -120,15 +122,14 @@ def _values(setting: Setting) -> Iterable[Value]:
 
 
 def _default(parameter: Parameter, spec: MergeSpec) -> Value:
-    theirs = parameter.mergekit
-    return theirs if spec.dialect == "mergekit" and theirs is not None else parameter.default
+    return parameter.default_in(spec.dialect)
 
 
 def _unknown(rule: Rule, key: str, setting: Setting) -> StockpotError:
     if key in _WITHOUT_EFFECT:
         return StockpotError(f"{rule.name}: {key}={setting} is not supported.")
     known = [parameter.name for parameter in rule.parameters]
-    hint = did_you_mean(key, known) or (f" Known: {', '.join(known)}." if known else " It takes none.")
+    hint = did_you_mean(key, known) or (f" Known: {', '.join(known)}." if known else " It has no parameters.")
     return StockpotError(f"{rule.name} has no parameter '{key}'.{hint}")
 
 
@@ -137,14 +138,14 @@ def _check_value(rule: Rule, parameter: Parameter, value: Value) -> None:
     default = parameter.default
     if isinstance(default, bool):
         if not isinstance(value, bool):
-            raise StockpotError(f"{where} is true or false, not {value!r}.")
+            raise StockpotError(f"{where} must be true or false, not {value!r}.")
     elif isinstance(default, int | float) or (default is None and not parameter.required):
         if value is None and default is None:
             return
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
-            raise StockpotError(f"{where} is a finite number, not {value!r}.")
+            raise StockpotError(f"{where} must be a finite number, not {value!r}.")
         if not parameter.low <= value <= parameter.high or value <= parameter.above:
             low = f"above {parameter.above:g}" if parameter.above > -math.inf else f"from {parameter.low:g}"
-            raise StockpotError(f"{where} should be {low} to {parameter.high:g}, not {value:g}.".replace(" to inf", ""))
+            raise StockpotError(f"{where} must be {low} to {parameter.high:g}, not {value:g}.".replace(" to inf", ""))
     elif not isinstance(value, str):
-        raise StockpotError(f"{where} is a text, not {value!r}.")
+        raise StockpotError(f"{where} must be a string, not {value!r}.")

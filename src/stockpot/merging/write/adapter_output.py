@@ -1,4 +1,4 @@
-"""A merge of adapters written back as one adapter: its factors are theirs side by side, or the best of fewer."""
+"""A merge of adapters written as one adapter: their factors side by side, or truncated to a lower rank."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _RULES = ("linear", "task_arithmetic")
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one adapter gives to one tensor: `coefficient · ΔW`."""
+    """What one adapter contributes to one tensor: `coefficient · ΔW`."""
 
     source: AdapterSource
     factors: Factors
@@ -44,7 +44,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """One module of the output: the tensor's name in the base, what is summed there, the rank that is kept."""
+    """One module of the output: its tensor's name in the base, the shares that are summed, the rank that is kept."""
 
     name: str
     shares: Sequence[Share]
@@ -52,7 +52,7 @@ class Module:
 
     @property
     def like(self) -> Factors:
-        """How the module's factors are named and shaped: as the first adapter's."""
+        """The first adapter's factors, which give the module's factors their names and layout."""
         return self.shares[0].factors
 
     @property
@@ -70,18 +70,29 @@ def write_adapter(
 ) -> float:
     """Writes a `linear` or `task_arithmetic` merge of adapters as an adapter that PEFT loads.
 
-    `Σᵢ cᵢsᵢBᵢAᵢ = [c₁s₁B₁ … cₙsₙBₙ]·[A₁; …; Aₙ]` is the merged ΔW, of rank Σrᵢ. With `rank` every module keeps the
-    largest singular values of that product only, the nearest matrix of that rank in the Frobenius norm
-    (Eckart and Young, 1936). Returns how far that is in all, `‖ΔW − ΔW_written‖ / ‖ΔW‖` over all modules; 0 where
-    nothing was left out. Raises StockpotError for other rules, for models that are no adapters over the merge's base,
-    and for adapters with modules that were saved whole.
+    The merged ΔW is `Σᵢ cᵢsᵢBᵢAᵢ = [c₁s₁B₁ … cₙsₙBₙ]·[A₁; …; Aₙ]`, of rank Σrᵢ.
+
+    Args:
+        spec: The merge; all models must be adapters of its base.
+        output: A new or empty folder.
+        rank: Truncate every module to this rank by its largest singular values, which gives the nearest matrix of that
+            rank in the Frobenius norm (Eckart and Young, 1936). Default: all ranks added up, exactly.
+        options: How to write it.
+        states: State dicts by the names that the spec gives them.
+
+    Returns:
+        The relative error `‖ΔW − ΔW_written‖ / ‖ΔW‖` over all modules; 0.0 if nothing was truncated.
+
+    Raises:
+        StockpotError: For other rules, for models that are not adapters of the merge's base, and for adapters with
+            modules that were trained whole.
     """
     options = options or Options()
     if rank is not None and rank < 1:
-        raise StockpotError(f"an adapter has rank 1 or more, not {rank}.")
+        raise StockpotError(f"the rank of an adapter must be 1 or more, not {rank}.")
     if spec.rule not in _RULES:
         raise StockpotError(
-            f"{spec.rule} of adapters is no adapter; only {' and '.join(_RULES)} can be written as one."
+            f"a {spec.rule} merge of adapters is not an adapter; only {' and '.join(_RULES)} can be written as one."
         )
     with planned_merge(spec, options, states) as planned, one_thread_each():
         refuse_output(output, planned.paths)
@@ -96,12 +107,12 @@ def write_adapter(
             recipe = dump_yaml(spec_to_mapping(plan.spec), width=80)
             write_text(folder / "stockpot_merge.yaml", recipe)
             if output.is_dir():
-                output.rmdir()  # empty, or it was refused
+                output.rmdir()  # it is empty: refuse_output refuses any other
     return lost
 
 
 def merged_modules(plan: Plan, rank: int | None) -> list[Module]:
-    """What every adapted tensor of the merge is made of, from headers and, of saved embeddings, their weights."""
+    """The shares and the rank of every adapted tensor; reads headers, and the weights only of saved embeddings."""
     adapters = _adapters(plan)
     for adapter in adapters.values():
         _refuse_replaced(adapter)
@@ -117,42 +128,42 @@ def merged_modules(plan: Plan, rank: int | None) -> list[Module]:
             kept = full if rank is None or rank >= full else min(rank, like.rows, like.columns)
             modules.append(Module(target.name, shares, kept))
     if not modules:
-        raise StockpotError("the adapters hold no factors: there is nothing to write.")
+        raise StockpotError("the adapters have no factors: there is nothing to write.")
     return modules
 
 
 def _adapters(plan: Plan) -> dict[int, AdapterSource]:
-    """The adapters by the number of their source; the base itself may stand among the models, and adds nothing."""
-    found: dict[int, AdapterSource] = {}
+    """The adapters by the number of their source; the base itself may be one of the models and adds nothing."""
+    adapters: dict[int, AdapterSource] = {}
     base = plan.spec.paths.index(plan.spec.base) if plan.spec.base else None
     for number in dict.fromkeys(part.source for target in plan.targets for part in target.inputs):
         source = plan.sources[number]
-        vectors = plan.rule.of == "vectors"  # of models too
-        if isinstance(source, AdapterSource) and source.over and (source.adapter or vectors):
-            found[number] = source
+        vectors = plan.rule.of == "vectors"  # then a model BASE+ADAPTER also counts as ΔW
+        if isinstance(source, AdapterSource) and source.on_merge_base and (source.is_adapter or vectors):
+            adapters[number] = source
         elif number != base or not vectors:
+            hint = ": name it without its base" if "+" in source.label else ""
             raise StockpotError(
-                f"{source.label} is merged as a model, not as an adapter over the base: only adapters alone are "
-                f"written as one{', named without their base' if '+' in source.label else ''}."
+                f"{source.label} is merged as a model, but only adapters of the base can be written as an adapter{hint}."
             )
-    return found
+    return adapters
 
 
 def _refuse_replaced(adapter: AdapterSource) -> None:
-    """PEFT saves embeddings beside factors for them as they are in the base; anything else would be lost."""
+    """Refuses tensors saved whole, unless they equal the base's, as the embeddings that PEFT saves with their factors."""
     import torch
 
     for name in adapter.replaced:
         info = adapter.tensors[name]
         for start in range(0, info.numel, PIECE):
             count = min(PIECE, info.numel - start)
-            ours, theirs = torch.empty(count, dtype=torch.float64), torch.empty(count, dtype=torch.float64)
-            adapter.own.read(adapter.replaced[name], start, ours)
-            adapter.base.read(name, start, theirs)
-            if not torch.equal(ours, theirs):
+            stored, base = torch.empty(count, dtype=torch.float64), torch.empty(count, dtype=torch.float64)
+            adapter.stored.read(adapter.replaced[name], start, stored)
+            adapter.base.read(name, start, base)
+            if not torch.equal(stored, base):
                 raise StockpotError(
-                    f"{adapter.label} holds '{name}' trained whole (modules_to_save), which no factors hold: merge "
-                    "into a model instead."
+                    f"{adapter.label} holds '{name}' trained whole (modules_to_save), which factors cannot express: "
+                    "merge into a model instead."
                 )
 
 
@@ -166,18 +177,18 @@ def _coefficients(rule: Rule, settings: Settings) -> list[float]:
 def _write(file: Path, modules: Sequence[Module], dtype: str, options: Options) -> float:
     slots = [slot for module in modules for slot in _slots(module, dtype)]
     shard = ShardFile(file, slots, {"format": "pt"}, options.verify)
-    lost = whole = 0.0
+    lost = total = 0.0
     try:
         for module in modules:
             left, right = side_by_side(module)
-            squares = _squared(left, right)
-            fewer = module.rank < module.full
-            if not math.isfinite(squares) and (fewer or not options.allow_nonfinite):
+            squared = _squared_norm(left, right)
+            truncates = module.rank < module.full
+            if not math.isfinite(squared) and (truncates or not options.allow_nonfinite):
                 raise _nonfinite(module.name)
-            if fewer:
+            if truncates:
                 left, right, left_out = truncated(left, right, module.rank)
                 lost += left_out
-            whole += squares
+            total += squared
             for slot, matrix in zip(_slots(module, dtype), _as_named(module.like, left, right), strict=True):
                 flat = matrix.to(torch_dtype(dtype)).contiguous().view(-1)
                 if not options.allow_nonfinite and first_nonfinite(flat, dtype) is not None:
@@ -187,7 +198,7 @@ def _write(file: Path, modules: Sequence[Module], dtype: str, options: Options) 
         shard.close(options.sync)
     if options.verify:
         verify_shard(file, shard.sums, options.sync)
-    return math.sqrt(lost / whole) if whole else 0.0
+    return math.sqrt(lost / total) if total else 0.0
 
 
 def _nonfinite(name: str) -> StockpotError:
@@ -195,7 +206,7 @@ def _nonfinite(name: str) -> StockpotError:
 
 
 def side_by_side(module: Module) -> tuple[Tensor, Tensor]:
-    """L and R with `L·R = Σᵢ cᵢΔWᵢ`, in fp64; the coefficients and scales are in L."""
+    """L (rows × Σrᵢ) and R (Σrᵢ × columns) with `L·R = Σᵢ cᵢΔWᵢ`, in fp64; L includes coefficients and scales."""
     import torch
 
     lefts, rights = [], []
@@ -209,7 +220,8 @@ def side_by_side(module: Module) -> tuple[Tensor, Tensor]:
 def truncated(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
     """The nearest L·R of that rank, and the squared Frobenius norm of what it leaves out; see `write_adapter`.
 
-    The singular values of L·R are those of a small core: `L = Q₁T₁`, `Rᵀ = Q₂T₂`, `L·R = Q₁(T₁T₂ᵀ)Q₂ᵀ`.
+    L·R itself is never formed. With `L = Q₁T₁` and `Rᵀ = Q₂T₂`, `L·R = Q₁(T₁T₂ᵀ)Q₂ᵀ`, so the singular values of L·R
+    are those of the small matrix T₁T₂ᵀ.
     """
     import torch
 
@@ -221,13 +233,13 @@ def truncated(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor, f
     return first @ (turned[:, :rank] * root), (root[:, None] * back[:rank]) @ second.t(), lost
 
 
-def _squared(left: Tensor, right: Tensor) -> float:
-    """`‖L·R‖²`, without the product."""
+def _squared_norm(left: Tensor, right: Tensor) -> float:
+    """`‖L·R‖² = tr(LᵀL·RRᵀ)`, without forming the product."""
     return float(((left.t() @ left) * (right @ right.t())).sum())
 
 
 def _slots(module: Module, dtype: str) -> list[Slot]:
-    """A and B as PEFT names and shapes them."""
+    """A and B with PEFT's names and shapes."""
     like, rank = module.like, module.rank
     if like.kind in ("linear", "convolution"):
         shape_a, shape_b = (rank, *like.shape[1:]), (like.rows, rank, *[1] * (len(like.shape) - 2))
@@ -248,8 +260,8 @@ def _config(plan: Plan, modules: Sequence[Module], base: str | None) -> dict[str
     first = modules[0].shares[0].source.config
     ranks = {module.like.module: module.rank for module in modules}
     rank = Counter(ranks.values()).most_common(1)[0][0]
-    # `^…` and the end that PEFT adds: this module, and none whose name only ends with it.
-    others = {f"^{_escaped(name)}": own for name, own in ranks.items() if own != rank}
+    # PEFT matches a pattern at the end of a name; `^` restricts it to this one module.
+    others = {f"^{_escaped(name)}": module_rank for name, module_rank in ranks.items() if module_rank != rank}
     return {
         "peft_type": "LORA",
         "task_type": first.task_type,
@@ -274,7 +286,7 @@ def _escaped(name: str) -> str:
 
 
 def _targets(plan: Plan, modules: Sequence[str]) -> list[str]:
-    """The last parts of the modules' names where they fit no other module, else the whole names."""
+    """The last parts of the modules' names if they match no other module, else the full names."""
     short = {name.rpartition(".")[2] for name in modules}
-    held = (target.name.removesuffix(".weight") for target in plan.targets if len(target.shape) > 1)
-    return sorted(short if {name for name in held if name.rpartition(".")[2] in short} == set(modules) else modules)
+    matrices = (target.name.removesuffix(".weight") for target in plan.targets if len(target.shape) > 1)
+    return sorted(short if {name for name in matrices if name.rpartition(".")[2] in short} == set(modules) else modules)

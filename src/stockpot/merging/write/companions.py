@@ -1,4 +1,4 @@
-"""What stands beside a model's weights: which files come along with a merge, and which are left out, and why."""
+"""The other files in a model's folder: which ones a merge copies, which it leaves out, and why."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LARGEST_COMPANION = 1 << 30  # bytes of one file
 _MOST, _DEEPEST = 1000, 4
 _LONGEST = 1 << 20  # of modules.json
 _MODULES = "modules.json"
-# Written anew for the output.
+# Files that are written for the output.
 _OURS = ("README.md", "stockpot_merge.yaml", "stockpot_merge.json", "*.index.json")
 _WEIGHTS = frozenset({
     ".safetensors", ".h5", ".msgpack", ".onnx", ".onnx_data", ".gguf", ".ggml", ".npz", ".npy", ".tflite", ".mlmodel",
@@ -32,9 +32,9 @@ _TRAINING = (
 
 @dataclass
 class Companions:
-    """Files by their names in the output, and what is left out by the reason for it.
+    """`files` to copy, by their names in the output; `left`, the names of those left out, by reason.
 
-    `modules` are those of the files that belong to modules of sentence-transformers.
+    `modules` are those files that belong to modules of sentence-transformers.
     """
 
     files: dict[str, Path] = field(default_factory=dict)
@@ -49,29 +49,29 @@ class Companions:
         """One line for each reason."""
         for why, names in self.left.items():
             shown = ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
-            yield f"left out of what stands beside the weights of {donor}: {shown} ({why})."
+            yield f"not copied from {donor}: {shown} ({why})."
 
 
 def companions(folder: Path, merged: Collection[Path], settled: Callable[[str], bool]) -> Companions:
-    """All files of a model's folder and those below, without weights, pickles, code and what training left.
+    """All files in a model's folder and its subfolders, without weights, pickles, code and traces of training.
 
-    `merged` are the files that are merged, `settled` says of which names others decide. Hidden files, and what is
-    written anew for the output, are passed over. Of modules that sentence-transformers names in modules.json the
-    weights come along too: they stand outside the model. A folder of any other weights is left out whole, and what a
-    link out of the folder leads to.
+    `merged` are the files that are merged; `settled(name)` says whether others decide about a file. Hidden files, and
+    files that are written for the output, are skipped. Weights are copied only for the modules that
+    sentence-transformers names in modules.json, since these are not part of the model. Any other folder with weights
+    is left out as a whole, and so is what a link leads to outside the folder.
     """
     result = Companions()
     modules = _modules(folder)
     weights = {os.path.realpath(file) for file in merged}
-    for place, folders, names in os.walk(folder):
-        below = Path(place).relative_to(folder)
+    for parent, folders, names in os.walk(folder):
+        below = Path(parent).relative_to(folder)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in list(folders):
-            if why := _why_not_entered(Path(place, name), below / name, modules):
+            if why := _why_not_entered(Path(parent, name), below / name, modules):
                 folders.remove(name)
                 result.leave(f"{(below / name).as_posix()}/", why)
         for name in sorted(names):
-            relative, path = (below / name).as_posix(), Path(place, name)
+            relative, path = (below / name).as_posix(), Path(parent, name)
             ours = name.startswith(".") or any(fnmatchcase(relative, pattern) for pattern in _OURS)
             if ours or settled(relative) or os.path.realpath(path) in weights:
                 continue
@@ -123,7 +123,7 @@ def _why_not_of_its_kind(path: Path, in_module: bool) -> str | None:
 
 
 def _modules(folder: Path) -> frozenset[str]:
-    """The folders that modules.json names; a name is only ever compared with those that are there."""
+    """The folders that modules.json names; these names are compared with existing folders and never opened."""
     try:
         file = require_inside(folder, folder / _MODULES)
         if file.stat().st_size > _LONGEST:
@@ -135,15 +135,15 @@ def _modules(folder: Path) -> frozenset[str]:
 
 
 def differing(taken: Companions, donor: str, others: Mapping[str, Path]) -> Iterator[str]:
-    """What other models have otherwise in their modules of sentence-transformers, which are the donor's."""
+    """Notes on sentence-transformers modules of other models that differ from the donor's, which are copied."""
     import filecmp
 
     for name in sorted(taken.modules):
-        for other, place in others.items():
+        for other, folder in others.items():
             try:
-                same = filecmp.cmp(require_inside(place, place / name), taken.files[name], shallow=False)
+                same = filecmp.cmp(require_inside(folder, folder / name), taken.files[name], shallow=False)
             except (StockpotError, OSError, ValueError):
                 same = False
             if not same:
                 merged = "; weights outside the model are not merged" if name.endswith(".safetensors") else ""
-                yield f"{name} of {other} is not that of {donor}, which is taken{merged}."
+                yield f"{name} of {other} differs from that of {donor}, which is copied{merged}."

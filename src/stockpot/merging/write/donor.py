@@ -1,4 +1,4 @@
-"""What an output takes over from one named input: configuration, tokenizer, processor. Settled before the merge."""
+"""What the output takes over from one input: configuration, tokenizer, processor. Chosen before the merge starts."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ _OF_TOKENIZER = (
     "source_vocab.json", "target_vocab.json", "entity_vocab.json", _TEMPLATE, "chat_template.json",
 )  # fmt: skip
 _MORE_TEMPLATES = "additional_chat_templates"
-# A name of anything else is not one that a library looks for.
+# No library looks for a file with any other characters in its name.
 _PLAIN = re.compile(r"[\w.@-]+")
-# These keys tell of the file, not of the model.
+# Keys that describe the file, not the model.
 _OF_ONE_FILE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
 _LONGEST_TEXT = 64 << 20
 
 
 @dataclass(frozen=True)
 class Sidecars:
-    """What will stand beside the weights.
+    """The files next to the weights.
 
-    `donor` and `tokenizer` are the inputs that it comes from; `config` is the output's configuration, None where the
-    donor has none; `copies` are the donors' files by their names in the output, `texts` are written over them.
+    `donor` and `tokenizer` are the inputs that they come from. `config` is the output's configuration, None if the
+    donor has none. `copies` maps names in the output to the donors' files; `texts` are written after them.
     """
 
     donor: str
@@ -56,33 +56,33 @@ class Sidecars:
 
 
 def choose_sidecars(plan: Plan, paths: Mapping[str, Path]) -> Sidecars:
-    """What is taken from whom; `paths` are the local places of the inputs that lie on a disk, by their names.
+    """Decides which files come from which input; `paths` maps the names of inputs on disk to their folders.
 
-    The donor is the base, else the first model; the tokenizer's is the one that the spec names. All that stands beside
-    the donor's weights is taken, but for what `companions` leaves out, which a note names. Raises StockpotError where
-    the tokenizer's donor or the chat template is not known, a file that is needed is damaged, too large or a link out
-    of its folder, or the donor's weights are quantised.
+    The donor is the base, else the first model; the tokenizer comes from the donor unless the spec names another input.
+    All of the donor's files are copied but those that `companions` leaves out, which a note names. Raises
+    StockpotError if the tokenizer's donor or the chat template is unknown, if a needed file is damaged, too large or a
+    link out of its folder, or if the donor's weights are quantised.
     """
     spec, notes = plan.spec, list[str]()
     donor = spec.base or spec.paths[0]
-    teacher = _tokenizer_donor(spec, paths, donor)
-    copies = dict(_files(paths.get(donor), _OF_MODEL)) | dict(_files(paths.get(teacher), _OF_TOKENIZER))
+    tokenizer = _tokenizer_donor(spec, paths, donor)
+    copies = dict(_files(paths.get(donor), _OF_MODEL)) | dict(_files(paths.get(tokenizer), _OF_TOKENIZER))
     copies = _companions(plan, paths, donor, notes) | copies
     for name, file in copies.items():
         if (name.endswith("_config.json") or name == _CONFIG) and "auto_map" in read_mapping(file):
-            owner = teacher if name == _TOKENIZER_CONFIG else donor
-            notes.append(f"{name} of {owner} names code of its own (auto_map): loading needs it, it is not copied.")
+            owner = tokenizer if name == _TOKENIZER_CONFIG else donor
+            notes.append(f"{name} of {owner} needs custom code to load (auto_map), which is not copied.")
     config = None
     if _CONFIG in copies:
-        own = read_mapping(copies.pop(_CONFIG))
-        config, more = output_config(own, plan, donor)
+        donor_config = read_mapping(copies.pop(_CONFIG))
+        config, more = output_config(donor_config, plan, donor)
         more += check_agreement([target.name for target in plan.targets], config, plan, donor)
-        notes += [*more, *_other_configurations(paths, donor, own)]
+        notes += [*more, *_other_configurations(paths, donor, donor_config)]
     else:
-        notes.append(f"{donor} has no config.json, so that from_pretrained cannot load the output as it stands.")
-    notes += _other_vocabularies(paths, teacher, copies)
-    texts = _chat_template(spec, paths, teacher, copies, notes)
-    return Sidecars(donor, teacher, config, copies, texts, notes)
+        notes.append(f"{donor} has no config.json, so from_pretrained cannot load the output as it is.")
+    notes += _other_vocabularies(paths, tokenizer, copies)
+    texts = _chat_template(spec, paths, tokenizer, copies, notes)
+    return Sidecars(donor, tokenizer, config, copies, texts, notes)
 
 
 def _companions(plan: Plan, paths: Mapping[str, Path], donor: str, notes: list[str]) -> dict[str, Path]:
@@ -99,13 +99,13 @@ def _companions(plan: Plan, paths: Mapping[str, Path], donor: str, notes: list[s
 
     merged = [facts.file for source in plan.sources for facts in source.files]
     taken = companions(folder, merged, settled)
-    others = {name: place for name, place in paths.items() if place != folder and place.is_dir()}
+    others = {name: path for name, path in paths.items() if path != folder and path.is_dir()}
     notes += [*taken.notes(donor), *differing(taken, donor, others)]
     return taken.files
 
 
 def read_mapping(file: Path) -> dict[str, Any]:
-    """The mapping in a JSON file; raises StockpotError where it is none, or longer than 64 MiB."""
+    """Reads a JSON object; raises StockpotError if the file holds anything else or is longer than 64 MiB."""
     try:
         value = json.loads(_text(file))
     except (ValueError, RecursionError) as error:
@@ -130,24 +130,24 @@ def _tokenizer_donor(spec: MergeSpec, paths: Mapping[str, Path], donor: str) -> 
         return donor
     if spec.tokenizer == "base" and spec.base is None:
         raise StockpotError("tokenizer_source: there is no base; name one of the models.")
-    teacher = spec.base if spec.tokenizer == "base" and spec.base else spec.tokenizer
-    if teacher not in paths:
-        if teacher in spec.paths:
-            raise StockpotError(f"tokenizer_source: {teacher!r} is in memory, and has no tokenizer; name a folder.")
+    tokenizer = spec.base if spec.tokenizer == "base" and spec.base else spec.tokenizer
+    if tokenizer not in paths:
+        if tokenizer in spec.paths:
+            raise StockpotError(f"tokenizer_source: {tokenizer!r} is in memory and has no tokenizer; name a folder.")
         known = ["base", *paths] if spec.base else list(paths)
-        hint = did_you_mean(teacher, known) or f" Known: {', '.join(known)}."
-        raise StockpotError(f"tokenizer_source: {teacher!r} is none of the models.{hint}")
-    return teacher
+        hint = did_you_mean(tokenizer, known) or f" Known: {', '.join(known)}."
+        raise StockpotError(f"tokenizer_source: {tokenizer!r} is not one of the models.{hint}")
+    return tokenizer
 
 
 def _files(folder: Path | None, patterns: Sequence[str]) -> Iterator[tuple[str, Path]]:
-    """Name in the output → file; nothing where there is no folder."""
+    """Pairs of name in the output and file; none if there is no folder."""
     if folder is None or not folder.is_dir():
         return
-    found = [path for path in folder.iterdir() if any(fnmatchcase(path.name, pattern) for pattern in patterns)]
+    files = [path for path in folder.iterdir() if any(fnmatchcase(path.name, pattern) for pattern in patterns)]
     if _TEMPLATE in patterns:
-        found += (folder / _MORE_TEMPLATES).glob("*.jinja")
-    for path in sorted(found):
+        files += (folder / _MORE_TEMPLATES).glob("*.jinja")
+    for path in sorted(files):
         if _PLAIN.fullmatch(path.name) and not path.is_dir():
             if require_inside(folder, path).stat().st_size > LARGEST_COMPANION:
                 raise StockpotError(
@@ -157,55 +157,56 @@ def _files(folder: Path | None, patterns: Sequence[str]) -> Iterator[tuple[str, 
 
 
 def _others(paths: Mapping[str, Path], donor: str, patterns: Sequence[str]) -> Iterator[tuple[str, str, Path]]:
-    """Model, name and file of what other inputs have. It is only compared: what may not be read is passed over."""
-    for name, place in paths.items():
-        if place != paths.get(donor):
+    """Model, file name and file of the other inputs. They are only compared, so unreadable ones are skipped."""
+    for model, folder in paths.items():
+        if folder != paths.get(donor):
             with contextlib.suppress(StockpotError, OSError):
-                yield from ((name, held, file) for held, file in list(_files(place, patterns)))
+                yield from ((model, name, file) for name, file in list(_files(folder, patterns)))
 
 
 def _other_configurations(paths: Mapping[str, Path], donor: str, config: Mapping[str, Any]) -> Iterator[str]:
-    for name, _, file in _others(paths, donor, (_CONFIG,)):
+    for model, _, file in _others(paths, donor, (_CONFIG,)):
         try:
             other = read_mapping(file)
         except StockpotError as error:
-            yield f"{error} It is not needed: that of {donor} is taken."
+            yield f"{error} It is not needed: that of {donor} is used."
             continue
-        differing = sorted(key for key in {*config, *other} - _OF_ONE_FILE if config.get(key) != other.get(key))
-        if differing:
-            shown = ", ".join(differing[:5]) + (" …" if len(differing) > 5 else "")
-            yield f"config.json of {name} differs from that of {donor}, which is taken, in {shown}."
+        keys = sorted(key for key in {*config, *other} - _OF_ONE_FILE if config.get(key) != other.get(key))
+        if keys:
+            shown = ", ".join(keys[:5]) + (" …" if len(keys) > 5 else "")
+            yield f"config.json of {model} differs from that of {donor}, which is used, in {shown}."
 
 
-def _other_vocabularies(paths: Mapping[str, Path], teacher: str, copies: Mapping[str, Path]) -> Iterator[str]:
-    for name, held, file in _others(paths, teacher, _VOCABULARY):
-        if held not in copies:
-            yield f"{name} has a {held}, and {teacher}, whose tokenizer is taken, has none."
-        elif not filecmp.cmp(file, copies[held], shallow=False):
-            yield f"{held} of {name} is not that of {teacher}, which is taken; embeddings are merged row by row."
+def _other_vocabularies(paths: Mapping[str, Path], tokenizer: str, copies: Mapping[str, Path]) -> Iterator[str]:
+    for model, name, file in _others(paths, tokenizer, _VOCABULARY):
+        if name not in copies:
+            yield f"{model} has a {name}, but {tokenizer}, whose tokenizer is used, does not."
+        elif not filecmp.cmp(file, copies[name], shallow=False):
+            yield f"{name} of {model} differs from that of {tokenizer}, which is used; embeddings are merged row by row."
 
 
 def _chat_template(
-    spec: MergeSpec, paths: Mapping[str, Path], teacher: str, copies: dict[str, Path], notes: list[str]
+    spec: MergeSpec, paths: Mapping[str, Path], tokenizer: str, copies: dict[str, Path], notes: list[str]
 ) -> dict[str, str]:
-    """The files that hold the template that was asked for; nothing where none was, or no input has one."""
+    """The files for the requested chat template; none if there is no request, or if no input has a template."""
     if spec.chat_template is None:
         return {}
     template = spec.chat_template
     if template == "auto":
-        held = {name: found for name, place in paths.items() if (found := _template_of(place))}
-        if not held:
+        templates = {model: text for model, folder in paths.items() if (text := _template_of(folder))}
+        if not templates:
             notes.append("chat_template: auto: no input has a chat template.")
             return {}
-        votes = list(held.values())
-        template = max([held[teacher], *votes] if teacher in held else votes, key=votes.count)
+        votes = list(templates.values())
+        # max takes the first of several with the most votes: the tokenizer's own, if it is one of them.
+        template = max([templates[tokenizer], *votes] if tokenizer in templates else votes, key=votes.count)
     elif "{" not in template:
         raise StockpotError(
-            f"chat_template: {template!r} is not known: 'auto' takes the inputs' most common one; "
-            "or give the template itself, in Jinja."
+            f"chat_template: {template!r} is not a template: write 'auto' for the inputs' most common one, "
+            "or the template itself, in Jinja."
         )
     texts = {_TEMPLATE: template}
-    copies.pop("chat_template.json", None)  # an older place of the same
+    copies.pop("chat_template.json", None)  # where older versions keep it
     if _TOKENIZER_CONFIG in copies:
         config = read_mapping(copies[_TOKENIZER_CONFIG])
         if "chat_template" in config:
@@ -214,13 +215,13 @@ def _chat_template(
 
 
 def _template_of(folder: Path) -> str | None:
-    found = dict(_files(folder, (_TEMPLATE, _TOKENIZER_CONFIG)))
-    if _TEMPLATE in found:
-        return _text(found[_TEMPLATE])
-    if _TOKENIZER_CONFIG not in found:
+    files = dict(_files(folder, (_TEMPLATE, _TOKENIZER_CONFIG)))
+    if _TEMPLATE in files:
+        return _text(files[_TEMPLATE])
+    if _TOKENIZER_CONFIG not in files:
         return None
-    template = read_mapping(found[_TOKENIZER_CONFIG]).get("chat_template")
-    if isinstance(template, list):  # named ones
+    template = read_mapping(files[_TOKENIZER_CONFIG]).get("chat_template")
+    if isinstance(template, list):  # several templates with names
         named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
         template = named.get("default")
     return template if isinstance(template, str) else None

@@ -1,4 +1,4 @@
-"""How a configuration counts a model's layers, and what else it says of each of them."""
+"""How a configuration counts a model's layers, and what else it says about each of them."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "depth")
 _ENCODER = ("encoder_layers", "num_encoder_layers", "encoder_num_hidden_layers")
 _DECODER = ("decoder_layers", "num_decoder_layers", "decoder_num_hidden_layers")
 _TEXT = ("text_config", "language_config", "llm_config")
-# Lists that have as many entries as a small model has layers, and mean something else.
+# Words in the keys of lists that may happen to have one entry per layer but mean something else.
 _NOT_BY_LAYER = ("token", "architectures", "keys_to_ignore", "image", "patch", "label", "language", "_ids", "mrope")
-# Lists of the layers that are special, by their numbers.
+# Lists of the numbers of special layers.
 _NUMBERS = (
     "mlp_only_layers", "cross_attention_layers", "moe_layers", "attn_layer_indices", "full_attn_idxs",
     "hybrid_layer_ids",
 )  # fmt: skip
-# Every n-th layer is special; explicit lists that have the last word, where they are there.
+# Keys that make every n-th layer special, and explicit lists that override them if present.
 _PERIODS: Mapping[str, tuple[str, ...]] = {
     "moe_layer_freq": (), "attn_layer_period": ("layers_block_type",),
     "expert_layer_period": (), "interleave_moe_layer_step": ("moe_layers",), "block_types": (),
     "full_attention_interval": ("layer_types",), "sliding_window_pattern": ("layer_types",),
     "global_attn_every_n_layers": ("layer_types",), "no_rope_layer_interval": ("no_rope_layers",),
 }  # fmt: skip
-# What architectures take for a period where their configuration has neither that nor a list.
+# The period that an architecture uses if its configuration has neither a period nor a list.
 _IMPLIED = {"gemma2": 2, "gemma3": 6, "gemma3_text": 6, "cohere2": 4}
-# Said in yet another way, which cannot be followed here.
+# Keys that describe special layers in a way that is not followed here.
 _UNCLEAR = ("num_kv_shared_layers", "num_sparse_encoder_layers", "num_sparse_decoder_layers")
 
 ConfigBlock = dict[str, Any]
 
 
-def count_places(config: ConfigBlock, stack: Stack, stacks: Sequence[Stack]) -> list[tuple[ConfigBlock, str]]:
-    """Where a configuration may count the layers of `stack`, one of a model's `stacks`: every key that is there."""
+def layer_count_keys(config: ConfigBlock, stack: Stack, stacks: Sequence[Stack]) -> list[tuple[ConfigBlock, str]]:
+    """Every key of a configuration that may count the layers of `stack`, one of a model's `stacks`, with its block."""
     pair = is_pair(stacks)
     nested = config.get(stack.role)
     if isinstance(nested, dict):
         return [(nested, key) for key in _COUNTS if _is_count(nested.get(key))]
     blocks = [config, *(config[key] for key in _TEXT if isinstance(config.get(key), dict))]
-    own = {"encoder": _ENCODER, "decoder": _DECODER, "language": ()}[stack.role]
-    keys = (*own, *_COUNTS)
-    if stack.role == "decoder" and (pair or any(key in block for block in blocks for key in own)):
-        keys = own  # num_hidden_layers is then the encoder's
+    role_keys = {"encoder": _ENCODER, "decoder": _DECODER, "language": ()}[stack.role]
+    keys = (*role_keys, *_COUNTS)
+    if stack.role == "decoder" and (pair or any(key in block for block in blocks for key in role_keys)):
+        keys = role_keys  # num_hidden_layers is then the encoder's
     return [(block, key) for block in blocks for key in keys if _is_count(block.get(key))]
 
 
@@ -53,7 +53,7 @@ def _is_count(value: Any) -> TypeGuard[int]:
 
 
 def pin_decoder(config: ConfigBlock, stacks: Sequence[Stack]) -> None:
-    """Says how many layers a decoder has where it counted as many as the encoder without a word (T5)."""
+    """Writes out a decoder's number of layers if the configuration implies that it equals the encoder's (T5)."""
     if is_pair(stacks) and "num_layers" in config and not any(config.get(key) for key in _DECODER):
         config["num_decoder_layers"] = config["num_layers"]
 
@@ -61,23 +61,23 @@ def pin_decoder(config: ConfigBlock, stacks: Sequence[Stack]) -> None:
 def set_layers(
     config: ConfigBlock, stack: Stack, stacks: Sequence[Stack], taken: Sequence[int], donor: str
 ) -> Iterator[str]:
-    """Makes the configuration that of a model whose layers are the `taken` ones of `stack`; yields notes.
+    """Changes the configuration to that of a model with only the `taken` layers of `stack`; yields notes.
 
-    Raises StockpotError where the configuration has another count of them or none, a list that is too short, or a rule
-    for special layers that the taken ones do not follow.
+    Raises StockpotError if the configuration counts the layers differently or not at all, if a list is too short, or
+    if the taken layers do not follow the rule for special layers.
     """
-    places = count_places(config, stack, stacks)
-    counting = [(block, key) for block, key in places if block[key] == stack.count]
-    if not counting:
-        shown = ", ".join(f"{key} is {block[key]}" for block, key in places)
-        if not places and len(taken) == stack.count:
+    counts = layer_count_keys(config, stack, stacks)
+    matching = [(block, key) for block, key in counts if block[key] == stack.count]
+    if not matching:
+        shown = ", ".join(f"{key} is {block[key]}" for block, key in counts)
+        if not counts and len(taken) == stack.count:
             return
         raise StockpotError(
-            f"config.json of {donor} {f'says that {shown}' if places else 'has no count of its layers'}, and its "
-            f"weights hold {stack.count} ({stack}): the output would not be loaded as it is. Mend that file first."
+            f"config.json of {donor} {f'says that {shown}' if counts else 'does not count its layers'}, but its "
+            f"weights have {stack.count} ({stack}), so the output could not be loaded. Fix that file first."
         )
     blocks: list[ConfigBlock] = []
-    for block, key in counting:
+    for block, key in matching:
         block[key] = len(taken)
         if not any(block is known for known in blocks):
             blocks.append(block)
@@ -89,7 +89,7 @@ def set_layers(
 
 
 def _set_lists(block: ConfigBlock, stack: Stack, taken: Sequence[int], donor: str, shared: bool) -> None:
-    """`shared`: the block is an encoder's and a decoder's, so that a list's name has to say whose it is."""
+    """`shared`: the block describes both encoder and decoder, so only lists whose key names the role are changed."""
     for key, value in block.items():
         if shared and stack.role not in key:
             continue
@@ -102,8 +102,8 @@ def _set_lists(block: ConfigBlock, stack: Stack, taken: Sequence[int], donor: st
             continue
         if max(taken) >= stack.count:
             raise StockpotError(
-                f"{donor}: {key} in its config.json has {stack.count} entries, and layer {max(taken)} is taken: "
-                "name a base that has as many layers."
+                f"{donor}: {key} in its config.json has {stack.count} entries, but layer {max(taken)} is taken: "
+                "name a base with enough layers."
             )
         chosen = [values[layer] for layer in taken]
         if key == "attention_types":
@@ -113,7 +113,7 @@ def _set_lists(block: ConfigBlock, stack: Stack, taken: Sequence[int], donor: st
 
 
 def expanded(types: Any) -> list[Any]:
-    """GPT-Neo's `[[["global", "local"], 12]]` as a list with an entry for every layer; empty where it is not such."""
+    """GPT-Neo's `[[["global", "local"], 12]]` as a list with an entry for every layer; empty for anything else."""
     try:
         return [kind for kinds, times in types for _ in range(min(times, 10_000)) for kind in kinds]
     except (TypeError, ValueError):
@@ -121,39 +121,39 @@ def expanded(types: Any) -> list[Any]:
 
 
 def _set_special(block: ConfigBlock, count: int, taken: Sequence[int], donor: str) -> Iterator[str]:
-    """What says in another way than a list with an entry for each layer which layers are special."""
+    """Adjusts keys that mark special layers in another way than by a list with an entry for each layer."""
     if list(taken) == list(range(count)):
         return
     for key, period in _periods(block, count):
-        if any(layer % period != place % period for place, layer in enumerate(taken)):
+        if any(layer % period != position % period for position, layer in enumerate(taken)):
             raise StockpotError(
-                f"config.json of {donor}: {key} makes layers special by turns of {period}, and the layers taken, "
-                f"{_shown(taken)}, fall out of step with that: move slices by multiples of {period}."
+                f"config.json of {donor}: {key} makes layers special with period {period}, which the layers taken, "
+                f"{_shown(taken)}, do not keep: move slices by multiples of {period}."
             )
     _set_leading(block, taken, donor)
     for key in _NUMBERS:
         if isinstance(numbers := block.get(key), list):
-            block[key] = [place for place, layer in enumerate(taken) if layer in numbers]
+            block[key] = [position for position, layer in enumerate(taken) if layer in numbers]
     step = block.get("decoder_sparse_step")
-    if _is_count(step) and step > 1:  # Qwen's: the layers that it leaves out are listed instead
+    if _is_count(step) and step > 1:  # Qwen: every step-th layer has experts; the others are listed instead
         listed = set(block.get("mlp_only_layers") or ())
-        dense = {place for place, layer in enumerate(taken) if (layer + 1) % step}
+        dense = {position for position, layer in enumerate(taken) if (layer + 1) % step}
         block |= {"decoder_sparse_step": 1, "mlp_only_layers": sorted(listed | dense)}
     for key in _UNCLEAR:
         if block.get(key):
-            yield f"config.json: {key} is that of {donor}; whether it fits the output's layers is yours to check."
+            yield f"config.json: {key} is that of {donor}; check that it fits the output's layers."
 
 
 def _set_leading(block: ConfigBlock, taken: Sequence[int], donor: str) -> None:
-    """DeepSeek's first layers, which have no experts."""
+    """Adjusts first_k_dense_replace: DeepSeek's first layers have no experts."""
     leading = block.get("first_k_dense_replace")
     if not _is_count(leading):
         return
     dense = [layer < leading for layer in taken]
     if dense != sorted(dense, reverse=True):
         raise StockpotError(
-            f"config.json of {donor}: its first {leading} layers have no experts (first_k_dense_replace), and of "
-            f"the layers taken, {_shown(taken)}, others come before them: no configuration can say that."
+            f"config.json of {donor}: its first {leading} layers have no experts (first_k_dense_replace), but among "
+            f"the layers taken, {_shown(taken)}, others come before them, which a configuration cannot express."
         )
     block["first_k_dense_replace"] = sum(dense)
 

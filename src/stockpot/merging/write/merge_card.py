@@ -1,4 +1,4 @@
-"""The model card of a merge: README.md, with metadata that model hubs read."""
+"""The model card of a merge: README.md, with the metadata that model hubs read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 
 from stockpot.markdown import code_block, code_span, escape_markdown, markdown_table
 from stockpot.merging.plan.merge_plan import Plan
-from stockpot.merging.rule import Parameter, Value
 from stockpot.merging.spec.merge_spec import MergeSpec, spec_to_mapping
 from stockpot.merging.write.donor import Sidecars
 from stockpot.version import __version__
@@ -21,7 +20,7 @@ _FEW = 50
 
 
 def merge_card(plan: Plan, sidecars: Sidecars, paths: Mapping[str, Path], notes: Sequence[str]) -> str:
-    """The card's text. Folders are named by their last parts: where they lie on a disk is nobody else's business."""
+    """The card's text. Folders appear by their last parts only: local paths are private."""
     spec, names = plan.spec, short_names(plan.spec.paths, paths)
     library = "sentence-transformers" if "modules.json" in sidecars.copies else "transformers"
     metadata: dict[str, Any] = {"library_name": library} if sidecars.config is not None else {}
@@ -40,11 +39,11 @@ def merge_card(plan: Plan, sidecars: Sidecars, paths: Mapping[str, Path], notes:
         _shared(plan),
         "## The models",
         _sliced(spec, names) if spec.slices else _models(plan, names),
-        "## What stands beside the weights",
-        _beside(sidecars, names),
+        "## Configuration and tokenizer",
+        _sidecars(sidecars, names),
     ]
     if notes:
-        listed = [f"- {escape_markdown(_without_places(note, names))}" for note in notes[:_FEW]]
+        listed = [f"- {escape_markdown(_without_paths(note, names))}" for note in notes[:_FEW]]
         more = [f"- {len(notes) - _FEW} more, in `stockpot_merge.json`"] if len(notes) > _FEW else []
         parts += ["## Notes", "\n".join(listed + more)]
     recipe = dump_yaml(_shortened(spec_to_mapping(spec), names), width=80)
@@ -55,26 +54,26 @@ def merge_card(plan: Plan, sidecars: Sidecars, paths: Mapping[str, Path], notes:
 
 
 def is_hub(name: str) -> bool:
-    """Whether it names a model of the hub, and no folder that lies here."""
+    """Whether it names a model on the hub, and not an existing folder."""
     return bool(_HUB.fullmatch(name)) and not Path(name).expanduser().exists()
 
 
 def short_names(names: Sequence[str], paths: Mapping[str, Path]) -> dict[str, str]:
-    """Names of the hub as they are; of a local path as many of its last parts as tell it from the others."""
+    """Names on the hub unchanged; local paths by the fewest last parts that distinguish them from the others."""
     parts = {name: _parts(name) if name in paths else [name] for name in names}
-    places = {part: Path(part).parts for name in paths for part in parts.get(name, ()) if not is_hub(part)}
+    local = {part: Path(part).parts for name in paths for part in parts.get(name, ()) if not is_hub(part)}
 
-    def ending(place: Sequence[str]) -> str:
-        for length in range(1, len(place)):
-            if sum(other[-length:] == place[-length:] for other in places.values()) == 1:
-                return "/".join(place[-length:])
-        return "/".join(place[-1:])
+    def ending(path: Sequence[str]) -> str:
+        for length in range(1, len(path)):
+            if sum(other[-length:] == path[-length:] for other in local.values()) == 1:
+                return "/".join(path[-length:])
+        return "/".join(path[-1:])
 
-    return {name: "+".join(ending(places[part]) if part in places else part for part in parts[name]) for name in names}
+    return {name: "+".join(ending(local[part]) if part in local else part for part in parts[name]) for name in names}
 
 
 def _parts(name: str) -> list[str]:
-    """`BASE+ADAPTER` as the two."""
+    """`BASE+ADAPTER` split in two; any other name as it is."""
     return [name] if Path(name).expanduser().exists() else name.split("+")
 
 
@@ -85,14 +84,14 @@ def _size(plan: Plan) -> str:
 
 def _shared(plan: Plan) -> str:
     spec = plan.spec
-    given = spec_to_mapping(spec).get("parameters", {})
+    values = spec_to_mapping(spec).get("parameters", {})
     rows = [
-        [parameter.name, _written(given.get(parameter.name, _default(parameter, spec))), parameter.help]
+        [parameter.name, _written(values.get(parameter.name, parameter.default_in(spec.dialect))), parameter.help]
         for parameter in plan.rule.parameters
         if not parameter.each
     ]
     if plan.rule.cuts:
-        rows.append(["trim", spec.trim, "over what the largest elements are counted"])
+        rows.append(["trim", spec.trim, "what the largest elements are counted over"])
     if plan.rule.random:
         rows.append(["seed", str(spec.seed), "of the random masks"])
     return markdown_table(["parameter", "value", "what it is"], rows) if rows else ""
@@ -100,7 +99,7 @@ def _shared(plan: Plan) -> str:
 
 def _models(plan: Plan, names: Mapping[str, str]) -> str:
     spec, rule = plan.spec, plan.rule
-    each = {parameter.name: _default(parameter, spec) for parameter in rule.parameters if parameter.each}
+    each = {parameter.name: parameter.default_in(spec.dialect) for parameter in rule.parameters if parameter.each}
     shared = _shortened(spec_to_mapping(spec).get("parameters", {}), names)
     rows = []
     for model, described in zip(spec.models, spec_to_mapping(spec)["models"], strict=True):
@@ -127,15 +126,15 @@ def _sliced(spec: MergeSpec, names: Mapping[str, str]) -> str:
 
 def _beside(sidecars: Sidecars, names: Mapping[str, str]) -> str:
     if sidecars.config is None and not sidecars.copies and not sidecars.texts:
-        return f"`{code_span(names[sidecars.donor])}` has no configuration: the weights stand alone."
+        return f"`{code_span(names[sidecars.donor])}` has no configuration: only weights were written."
     return (
-        f"Configuration: of `{code_span(names[sidecars.donor])}`. Tokenizer, where there is one: of "
+        f"The configuration is that of `{code_span(names[sidecars.donor])}`; the tokenizer, if any, is that of "
         f"`{code_span(names[sidecars.tokenizer])}`."
     )
 
 
 def _shortened(value: Any, names: Mapping[str, str], is_file: bool = False) -> Any:
-    """The recipe with short names for places."""
+    """The recipe with short names instead of paths."""
     if isinstance(value, Mapping):
         return {key: _shortened(part, names, is_file or key == "fisher") for key, part in value.items()}
     if isinstance(value, list):
@@ -145,7 +144,7 @@ def _shortened(value: Any, names: Mapping[str, str], is_file: bool = False) -> A
     return value
 
 
-def _without_places(note: str, names: Mapping[str, str]) -> str:
+def _without_paths(note: str, names: Mapping[str, str]) -> str:
     for name in sorted(names, key=len, reverse=True):
         note = note.replace(name, names[name])
     return note

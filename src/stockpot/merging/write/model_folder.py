@@ -1,4 +1,4 @@
-"""A merge into a folder: written beside its final name, checked, synced, renamed; what is finished can be taken up."""
+"""A merge into a folder: written under a temporary name, verified, synced, renamed; finished files can be resumed."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ from stockpot.merging.plan.shards import file_names, split_into_shards
 from stockpot.merging.rule import Cut
 from stockpot.merging.write.shard_file import ShardFile, verify_shard
 
-_JOURNAL = ".merge.json"  # hidden: no file that comes along with a model is
+_JOURNAL = ".merge.json"  # hidden, so that no file that is copied from a model can have this name
 
 
 def refuse_output(output: Path, inputs: Sequence[Path]) -> None:
-    """Raises StockpotError where the output is, holds, or lies in an input, or something stands there already."""
+    """Raises StockpotError if the output is, contains or lies in an input, or if it exists and is not empty."""
     if output.name in ("", ".."):
-        raise StockpotError(f"'{output}' is no new folder; name one that the output becomes.")
+        raise StockpotError(f"'{output}' cannot be the output: name a new folder.")
     with explaining_disk_errors(output):
         if output.is_symlink():
             raise StockpotError(f"{output} is a link; name another folder, or delete it first.")
-        place = output.resolve()
+        target = output.resolve()
         for path in inputs:
             other = path.resolve()
-            if place == other or place in other.parents or (other.is_dir() and other in place.parents):
+            if target == other or target in other.parents or (other.is_dir() and other in target.parents):
                 raise StockpotError(f"{output}: the output would overwrite the input {path}; name another folder.")
         if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-            raise StockpotError(f"{output} exists already; name another folder, or delete it first.")
+            raise StockpotError(f"{output} already exists; name another folder, or delete it first.")
 
 
 def partial_folder(output: Path) -> Path:
-    """Where a merge into `output` lies until it is whole."""
+    """The folder that a merge into `output` is written to until it is complete."""
     return output.with_name(f"{TEMPORARY}merge-{output.name}")
 
 
 def resume_hint(output: Path) -> str:
-    """What to do after a merge into `output` that stopped: go on from the files that it finished, or begin again."""
-    count = len(_journal(partial_folder(output))["shards"])
+    """What to do after a merge into `output` was interrupted: resume from its finished files, or start again."""
+    count = len(_read_journal(partial_folder(output))["shards"])
     if not count:
-        return "nothing of it is kept: give the same command again."
-    files = "1 finished file is" if count == 1 else f"{count:,} finished files are"
-    return f"{files} kept: give the same command with --resume to go on from there."
+        return "nothing was kept: run the same command again."
+    files = "1 finished file was" if count == 1 else f"{count:,} finished files were"
+    return f"{files} kept: run the same command with --resume to continue."
 
 
 def write_model(
@@ -65,17 +65,16 @@ def write_model(
 ) -> list[str]:
     """Writes a merged model; returns the names of its weight files.
 
-    `identity` says which merge it is: only the same one is taken up with `resume`. `finish` writes what belongs
-    beside the weights. Nothing stands at `output` before all of it is written, verified and (`durable`) synced.
+    `identity` identifies the merge: `resume` continues only the same one. `finish` writes the files next to the
+    weights. Nothing appears at `output` before everything is written, verified and (`durable`) synced.
     """
     partial = partial_folder(output)
     with (
         explaining_disk_errors(output, lambda: f"free some space; {resume_hint(output)}"),
-        _opened(partial, output, identity, resume) as done,
+        _locked_journal(partial, output, identity, resume) as journal,
     ):
         shards = split_into_shards(plan.targets, largest)
         names = file_names(len(shards))
-        journal: dict[str, Any] = done
         cuts = _global_cuts(plan, engine, partial, journal, names)
         for name, shard in zip(names, shards, strict=True):
             if _is_finished(partial / name, journal, name, verify):
@@ -91,7 +90,7 @@ def write_model(
                 verify_shard(partial / name, file.sums, durable)
             if len(shards) > 1:
                 journal["shards"][name] = {"bytes": file.nbytes, "sums": file.sums.tolist()}
-                _note(partial, journal, durable)
+                _write_journal(partial, journal, durable)
         if len(shards) > 1:
             _write_index(partial, plan, shards, names)
         finish(partial)
@@ -109,11 +108,11 @@ def write_model(
 
 
 @contextlib.contextmanager
-def _opened(partial: Path, output: Path, identity: str, resume: bool) -> Iterator[dict[str, Any]]:
-    """The partial folder, locked, and its journal; after an error it stays where a shard is finished, else it goes."""
+def _locked_journal(partial: Path, output: Path, identity: str, resume: bool) -> Iterator[dict[str, Any]]:
+    """Locks the partial folder and yields its journal; after an error, keeps the folder only if a shard is finished."""
     make_folder(output.parent)
     if resume and not partial.is_dir():
-        raise StockpotError(f"{output}: there is no unfinished merge to go on with; leave --resume out.")
+        raise StockpotError(f"{output}: there is no unfinished merge to resume; leave --resume out.")
     if partial.is_symlink():
         raise StockpotError(f"{partial} is a link: delete it.")
     partial.mkdir(exist_ok=True)
@@ -123,15 +122,15 @@ def _opened(partial: Path, output: Path, identity: str, resume: bool) -> Iterato
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise StockpotError(f"{output}: another process is merging into it.") from error
-        journal = _journal(partial)
+        journal = _read_journal(partial)
         if journal["shards"] and not resume:
             raise StockpotError(
-                f"{partial} holds {len(journal['shards'])} finished files of a merge that was interrupted: "
-                "go on with --resume, or delete it."
+                f"{partial} holds {len(journal['shards'])} finished files of an interrupted merge: "
+                "continue with --resume, or delete it."
             )
         if journal["shards"] and journal["identity"] != identity:
             raise StockpotError(
-                f"{partial} is left of another merge, or its inputs have changed: delete it and start anew."
+                f"{partial} belongs to another merge, or its inputs have changed: delete it and start again."
             )
         if not journal["shards"]:
             for path in partial.iterdir():
@@ -143,24 +142,24 @@ def _opened(partial: Path, output: Path, identity: str, resume: bool) -> Iterato
         try:
             yield journal
         except BaseException:
-            if partial.is_dir() and not _journal(partial)["shards"]:
+            if partial.is_dir() and not _read_journal(partial)["shards"]:
                 shutil.rmtree(partial, ignore_errors=True)
             raise
     finally:
         os.close(handle)
 
 
-def _journal(partial: Path) -> dict[str, Any]:
-    """What is finished; nothing, where there is no journal or it is damaged."""
+def _read_journal(partial: Path) -> dict[str, Any]:
+    """The finished files; none if there is no journal or it is damaged."""
     try:
-        found = json.loads((partial / _JOURNAL).read_text(encoding="utf-8"))
+        journal = json.loads((partial / _JOURNAL).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        found = None
-    whole = isinstance(found, dict) and isinstance(found.get("shards"), dict) and "identity" in found
-    return found if whole else {"identity": "", "shards": {}}
+        journal = None
+    valid = isinstance(journal, dict) and isinstance(journal.get("shards"), dict) and "identity" in journal
+    return journal if valid else {"identity": "", "shards": {}}
 
 
-def _note(partial: Path, journal: dict[str, Any], durable: bool) -> None:
+def _write_journal(partial: Path, journal: dict[str, Any], durable: bool) -> None:
     if durable:
         write_json(partial / _JOURNAL, journal)
     else:
@@ -183,7 +182,7 @@ def _is_finished(file: Path, journal: dict[str, Any], name: str, verify: bool) -
 def _global_cuts(
     plan: Plan, engine: MergeEngine, partial: Path, journal: dict[str, Any], names: Sequence[str]
 ) -> Cuts | None:
-    """Cuts over the whole model, from a pass of their own, kept for a resumed merge; None for those by tensor."""
+    """Cuts over the whole model, from a separate pass, stored for a resumed merge; None if they are by tensor."""
     if plan.rule.cuts is None:
         return {}
     if plan.spec.trim == "tensor":

@@ -1,4 +1,4 @@
-"""The output's config.json: the donor's, with the type, the layers and the ties that the output has."""
+"""The output's config.json: the donor's, with the type, the layers and the tied weights of the output."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from stockpot.merging.write.layer_config import pin_decoder, set_layers
 from stockpot.weights.layout import FLOATS, TensorEntry
 from stockpot.weights.tensor_names import EMBEDDING_ENDINGS, HEAD_ENDINGS
 
-# Types that hold numbers packed, or scaled by others: their average would be nobody's.
+# Types of packed or scaled numbers, whose average would be meaningless.
 _PACKED = frozenset({"U8", "I8", "I32", "U32", "F8_E4M3", "F8_E5M2"})
 _QUANTISED = ("quantization_config", "compression_config")
 _PIECE = 4 << 20
 
 
 def output_config(config: Mapping[str, Any], plan: Plan, donor: str) -> tuple[dict[str, Any], list[str]]:
-    """The donor's configuration made the output's, and notes on what cannot be told from names and shapes.
+    """The donor's configuration adapted to the output, and notes on what names and shapes cannot show.
 
-    Raises StockpotError where the donor's weights are quantised, or it cannot say which layers the output has.
+    Raises StockpotError if the donor's weights are quantised, or if the configuration cannot describe the output's
+    layers.
     """
     result = copy.deepcopy(dict(config))
     notes: list[str] = []
-    result.pop("_name_or_path", None)  # where the donor was loaded from, often a place on somebody's disk
+    result.pop("_name_or_path", None)  # where the donor was loaded from, often somebody's local path
     notes += _unquantised(result, plan, donor)
     dtypes = {target.dtype for target in plan.targets if target.dtype in FLOATS}
     if len(dtypes) == 1 and not (dtype := dtypes.pop()).startswith("F8"):
@@ -40,20 +41,20 @@ def output_config(config: Mapping[str, Any], plan: Plan, donor: str) -> tuple[di
 
 
 def untie(config: dict[str, Any], entries: Mapping[str, TensorEntry]) -> list[str]:
-    """Says in the configuration that the head is not tied, where the written head is not the written embedding.
+    """Sets tie_word_embeddings to false if the written head differs from the written embedding; returns notes.
 
-    Otherwise a library would take the embedding for both, and what was merged into the head would count for nothing.
+    Otherwise a library would use the embedding for both, and the merged head would be ignored.
     """
     heads = [name for name in entries if name.endswith(HEAD_ENDINGS)]
     embeddings = [name for name in entries if name.endswith(EMBEDDING_ENDINGS)]
-    said = [block["tie_word_embeddings"] for block in _blocks(config) if "tie_word_embeddings" in block]
-    if not heads or not embeddings or (said and not any(said)):  # unsaid, it hangs on the architecture
+    tied = [block["tie_word_embeddings"] for block in _blocks(config) if "tie_word_embeddings" in block]
+    if not heads or not embeddings or (tied and not any(tied)):  # without the key the architecture decides
         return []
     notes = []
     for head in heads:
         alike = [entries[name] for name in embeddings if entries[name].shape == entries[head].shape]
         if alike and not any(same_bytes(entries[head], entry) for entry in alike):
-            notes.append(f"'{head}' is not '{alike[0].name}' in the output: tie_word_embeddings is false.")
+            notes.append(f"'{head}' differs from '{alike[0].name}' in the output: tie_word_embeddings is false.")
     for block in _blocks(config) if notes else ():
         if block is config or "tie_word_embeddings" in block:
             block["tie_word_embeddings"] = False
@@ -61,21 +62,21 @@ def untie(config: dict[str, Any], entries: Mapping[str, TensorEntry]) -> list[st
 
 
 def same_bytes(first: TensorEntry, second: TensorEntry) -> bool:
-    """Whether two tensors in files are the same, bit for bit."""
+    """Whether two tensors on disk are equal, bit for bit."""
     if (first.dtype, first.shape) != (second.dtype, second.shape):
         return False
-    with first.file.open("rb") as one, second.file.open("rb") as other:
-        one.seek(first.offset)
-        other.seek(second.offset)
+    with first.file.open("rb") as first_file, second.file.open("rb") as second_file:
+        first_file.seek(first.offset)
+        second_file.seek(second.offset)
         for start in range(0, first.nbytes, _PIECE):
             count = min(_PIECE, first.nbytes - start)
-            if one.read(count) != other.read(count):
+            if first_file.read(count) != second_file.read(count):
                 return False
     return True
 
 
 def _blocks(config: dict[str, Any]) -> list[dict[str, Any]]:
-    """The configuration, and that of the language model in it."""
+    """The configuration, and the language model's part of it."""
     inner = config.get("text_config")
     return [config, inner] if isinstance(inner, dict) else [config]
 
@@ -89,11 +90,11 @@ def _unquantised(config: dict[str, Any], plan: Plan, donor: str) -> Iterator[str
             packed = next((name for name, info in tensors.items() if info.dtype in _PACKED), None)
             if packed is not None:
                 raise StockpotError(
-                    f"{donor} is quantised ({key} in its config.json; '{packed}' is {tensors[packed].dtype}): "
-                    "only weights that stand for themselves are merged: dequantise the models first."
+                    f"{donor} is quantised ({key} in its config.json; '{packed}' is {tensors[packed].dtype}) and "
+                    "cannot be merged: dequantise the models first."
                 )
             del block[key]
-            yield f"config.json of {donor} has a {key}, but its weights are plain numbers: left out."
+            yield f"config.json of {donor} has a {key}, but its weights are not quantised: left out."
 
 
 def _set_dtype(config: dict[str, Any], dtype: str) -> None:
@@ -109,15 +110,14 @@ def _set_dtype(config: dict[str, Any], dtype: str) -> None:
 def _set_layers(config: dict[str, Any], plan: Plan, donor: str) -> Iterator[str]:
     tensors = plan.sources[plan.spec.paths.index(donor)].tensors
     stacks, counts = language_stacks(tensors), layer_counts(tensors)
-    cut = sliced_stacks(plan.spec, plan.sources)
     pin_decoder(config, stacks)
-    for each in cut:
-        stack = replace(each.stack, count=counts.get(each.stack.prefix, 0))
-        yield from set_layers(config, stack, stacks, taken_layers(each, donor), donor)
+    for sliced in sliced_stacks(plan.spec, plan.sources):
+        stack = replace(sliced.stack, count=counts.get(sliced.stack.prefix, 0))
+        yield from set_layers(config, stack, stacks, taken_layers(sliced, donor), donor)
 
 
 def taken_layers(sliced: Sliced, donor: str) -> Sequence[int]:
-    """For every layer of a sliced stack, which of the donor's it is; the first source's where it is none of them."""
+    """For each layer of a sliced stack, its number in the donor, or in the first source if the donor is not one."""
     layers: list[int] = []
     for _, part in sliced.parts:
         source = next((source for source in part.sources if source.path == donor), part.sources[0])

@@ -1,4 +1,4 @@
-"""Safetensors written as they are computed: every offset is known before the first byte."""
+"""Safetensors files written as tensors are computed: every offset is known before the first byte is written."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _READ = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A tensor to be written: its type by its safetensors name, and its shape."""
+    """A tensor to be written; `dtype` is its type's safetensors name."""
 
     name: str
     dtype: str
@@ -37,7 +37,7 @@ class Slot:
 
 
 def header_of(slots: Sequence[Slot | Target], metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int]]:
-    """The file's first bytes, and how far behind them each tensor begins; the widest types first: all are aligned."""
+    """The header's bytes, and each tensor's offset after them. The widest types come first, so that all are aligned."""
     text = bytearray(f'{{"__metadata__":{_json(dict(metadata))}'.encode())
     offsets, end = {}, 0
     for slot in sorted(slots, key=lambda slot: -ITEM_SIZE[slot.dtype]):
@@ -56,9 +56,9 @@ def _json(value: object) -> str:
 
 @dataclass
 class ShardFile:
-    """One output file: room for all of it is taken when it is opened, pieces are written wherever they belong.
+    """One output file: disk space for all of it is reserved when it is opened, then pieces are written in any order.
 
-    `sums` are place, length in bytes and CRC-32 of one piece after the other, where `checked`.
+    With `checked`, `sums` holds offset, length in bytes and CRC-32 of each piece, one after the other.
     """
 
     path: Path
@@ -73,30 +73,30 @@ class ShardFile:
         self.nbytes = self._start + sum(slot.nbytes for slot in self.slots)
         self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         try:
-            take_room(self._handle, self.nbytes)  # a full disk is noticed here, before the work
+            reserve(self._handle, self.nbytes)  # a full disk is noticed here, before the work
         except BaseException:
             os.close(self._handle)
             raise
         self._put(memoryview(head), 0)
 
     def write(self, name: str, start: int, flat: Tensor) -> None:
-        """Writes the elements from `start` on of a tensor; from any thread."""
+        """Writes elements of a tensor, from index `start` on; may be called from any thread."""
         import torch
 
-        place = self._start + self._offsets[name] + start * flat.element_size()
-        self._put(flat.view(torch.uint8).numpy().data, place)
+        offset = self._start + self._offsets[name] + start * flat.element_size()
+        self._put(flat.view(torch.uint8).numpy().data, offset)
 
-    def _put(self, data: memoryview, place: int) -> None:
+    def _put(self, data: memoryview, offset: int) -> None:
         if self.checked:
             crc = zlib.crc32(data)
             with self._lock:
-                self.sums.extend((place, len(data), crc))
+                self.sums.extend((offset, len(data), crc))
         done = 0
         while done < len(data):
-            done += os.pwrite(self._handle, data[done:], place + done)
+            done += os.pwrite(self._handle, data[done:], offset + done)
 
     def close(self, sync: bool) -> None:
-        """Closes the file; with `sync` once it is on the disk."""
+        """Closes the file; with `sync`, waits first until it is on the disk."""
         try:
             if sync:
                 os.fsync(self._handle)
@@ -104,39 +104,41 @@ class ShardFile:
             os.close(self._handle)
 
 
-def take_room(handle: int, nbytes: int) -> None:
-    """Makes a file that long, and where system and file system can, takes its room on the disk at once."""
+def reserve(handle: int, nbytes: int) -> None:
+    """Gives a file its final length and, if the file system supports it, reserves its disk space."""
     try:
         os.posix_fallocate(handle, 0, nbytes)
-    except (AttributeError, OSError) as error:  # macOS has no such call, some network file systems do not know it
+    except (AttributeError, OSError) as error:  # missing on macOS, not supported by some network file systems
         if isinstance(error, OSError) and error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
             raise
         os.ftruncate(handle, nbytes)
 
 
 def verify_shard(path: Path, sums: Sequence[int], sync: bool) -> None:
-    """Reads a written file again, its header too; raises StockpotError where it is not what was written.
+    """Reads a written file back, header included; raises StockpotError if it is not what was written.
 
-    What was synced is read from the disk, not from the memory that it was written from.
+    With `sync` the page cache is dropped first, so that the bytes come from the disk.
     """
     with path.open("rb", buffering=0) as file:
         if sync and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         buffer = memoryview(bytearray(_READ))
-        for place, length, expected in zip(*[iter(sums)] * 3, strict=True):
-            file.seek(place)
+        for offset, length, expected in zip(*[iter(sums)] * 3, strict=True):
+            file.seek(offset)
             crc, left = 0, length
             while left and (count := file.readinto(buffer[: min(left, _READ)])):
                 crc = zlib.crc32(buffer[:count], crc)
                 left -= count
             if left or crc != expected:
-                raise StockpotError(f"{path}: {_at(path, place)} is not as written: is the disk sound?")
+                raise StockpotError(
+                    f"{path}: {_content_at(path, offset)} differs from what was written: is the disk failing?"
+                )
 
 
-def _at(path: Path, place: int) -> str:
-    """What lies at a place of a file."""
+def _content_at(path: Path, offset: int) -> str:
+    """What lies at an offset of a file: a tensor, or the header."""
     with contextlib.suppress(StockpotError):
-        for entry in read_header(path)[0] if place else ():
-            if entry.offset <= place < entry.offset + entry.nbytes:
+        for entry in read_header(path)[0] if offset else ():
+            if entry.offset <= offset < entry.offset + entry.nbytes:
                 return f"tensor '{entry.name}'"
     return "the header"

@@ -1,4 +1,4 @@
-"""What stands beside merged weights: configuration, tokenizer, model card, the recipe and the inputs."""
+"""Writes the files next to merged weights: configuration, tokenizer, model card, the recipe and its inputs."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def write_sidecars(
     fishers: Mapping[str, TensorSource],
     hash_files: bool = False,
 ) -> None:
-    """Writes everything but the weights, which stand in `folder` already.
+    """Writes everything but the weights, which are already in `folder`.
 
-    `stockpot_merge.yaml` reads back to the same merge; `stockpot_merge.json` says what it read, with `hash_files` by
-    the SHA-256 of every input file.
+    `stockpot_merge.yaml` is the recipe of the same merge; `stockpot_merge.json` lists what was read, with `hash_files`
+    including the SHA-256 of every input file.
     """
     notes = [*plan.notes, *sidecars.notes]
     for name, file in sidecars.copies.items():
@@ -54,7 +54,7 @@ def write_sidecars(
 
 
 def _json(value: Any) -> str:
-    # Transformers writes Infinity into some configurations: it is kept as it stands.
+    # Transformers writes Infinity into some configurations, which json.dumps keeps.
     return json.dumps(value, indent=2) + "\n"
 
 
