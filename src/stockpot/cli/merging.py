@@ -1,4 +1,4 @@
-"""What `stockpot merge` does."""
+"""Carries out `stockpot merge`, and prints its result."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from stockpot.merging.write.donor import choose_sidecars
 from stockpot.merging.write.model_folder import refuse_output, resume_hint
 from stockpot.printing import counted, human_bytes
 
-_FEW = 20  # of the tensors that do not fit are named
+_FEW = 20  # how many of the tensors that do not fit are printed
 
 
 def merge_checkpoints(
@@ -41,7 +41,19 @@ def merge_checkpoints(
     dry_run: bool,
     score: str | None,
 ) -> None:
-    """`stockpot merge`: a rule and models, or a configuration."""
+    """Merges by a rule and models, or by a configuration file.
+
+    Args:
+        what: A rule, `greedy_soup`, or the path of a YAML file.
+        models: The models; none with a file, which lists them.
+        base: The base model.
+        output: The output folder; default: `merged/RULE`.
+        settings: The arguments of `--set`, see `parse_settings`.
+        options: How to carry it out.
+        changes: Fields of the spec that the command line sets; None means not set.
+        dry_run: Only print what would be read and written.
+        score: With `greedy_soup`: the scoring command.
+    """
     refuse_launchers()
     if Path(what).suffix in (".yaml", ".yml"):
         spec = _from_file(Path(what), models, base, settings)
@@ -52,14 +64,14 @@ def merge_checkpoints(
     spec = replace(spec, **{key: value for key, value in changes.items() if value is not None})
     target = output or Path("merged") / as_file_name(Path(what).stem if Path(what).suffix else what, "merge")
     if score and what != "greedy_soup":
-        raise StockpotError("--score belongs to greedy_soup.")
+        raise StockpotError("--score is only for greedy_soup.")
     with stopping_cleanly(lambda: _what_next(target)):
         if what == "greedy_soup":
             _greedy(spec, target, options, score)
         elif options.as_adapter:
             _adapter(spec, target, options, dry_run)
         elif options.adapter_rank is not None:
-            raise StockpotError("--rank is that of an adapter to be written: --as-adapter.")
+            raise StockpotError("--rank is only for writing an adapter: add --as-adapter.")
         elif dry_run:
             _dry_run(spec, target, options)
         else:
@@ -68,18 +80,18 @@ def merge_checkpoints(
 
 def _what_next(output: Path) -> str:
     return (
-        f"the model was written already: {output}."
+        f"the model was already written: {output}."
         if output.is_dir() and any(output.iterdir())
         else resume_hint(output)
     )
 
 
 def _plain(spec: MergeSpec, target: Path, options: Options) -> None:
-    begun = time.perf_counter()
-    expected = _expected(spec, target, options)
-    with _bar(expected.work) as seen:
-        merge_into(spec, target, options, seen)
-    seconds = time.perf_counter() - begun
+    start = time.perf_counter()
+    expected = _estimate(spec, target, options)
+    with _progress_bar(expected.work) as on_progress:
+        merge_into(spec, target, options, on_progress)
+    seconds = time.perf_counter() - start
     say(
         f"Merged {counted(len(spec.models) or len(spec.slices), 'model' if spec.models else 'slice')} by {spec.rule}: "
         f"{counted(expected.tensors, 'tensor')}, {expected.parameters:,} parameters, {human_bytes(expected.written)} "
@@ -90,69 +102,72 @@ def _plain(spec: MergeSpec, target: Path, options: Options) -> None:
     say(f"Model: {target}")
 
 
-def _expected(spec: MergeSpec, output: Path, options: Options) -> MergeEstimate:
+def _estimate(spec: MergeSpec, output: Path, options: Options) -> MergeEstimate:
     with planned_merge(spec, options) as planned:
         return _with_notes(planned, output, options)
 
 
 def _with_notes(planned: PlannedMerge, output: Path, options: Options) -> MergeEstimate:
     refuse_output(output, planned.paths)
-    found, sidecars = estimate_costs(planned.plan, output, options), choose_sidecars(planned.plan, planned.folders)
-    return replace(found, notes=tuple(note.rstrip(".") for note in (*found.notes, *sidecars.notes)))
+    costs, sidecars = estimate_costs(planned.plan, output, options), choose_sidecars(planned.plan, planned.folders)
+    return replace(costs, notes=tuple(note.rstrip(".") for note in (*costs.notes, *sidecars.notes)))
 
 
 def parse_settings(rule: str, settings: Sequence[str], count: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """`key=value` for all, `key=v1,v2` one for each model, `key=[v1,v2]` over depth."""
+    """Parses `key=value` (for all models), `key=v1,v2` (one for each model) and `key=[v1,v2]` (over depth).
+
+    Returns the parameters of each of the `count` models, and the shared ones.
+    """
     from stockpot.switches import read_switches
     from stockpot.yaml_text import parse_yaml
 
     def read(text: str) -> Any:
         return read_switches(parse_yaml(text, f"--set {setting}"))
 
-    given: dict[str, Any] = {}
-    depths: dict[str, Any] = {}
+    values: dict[str, Any] = {}
+    over_depth: dict[str, Any] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key.strip():
-            raise StockpotError(f"--set {setting}: it reads --set key=value.")
+            raise StockpotError(f"--set {setting}: write --set key=value.")
         if text.strip().startswith("["):
-            values = read(text)
-            if not isinstance(values, list) or not values:
-                raise StockpotError(f"--set {setting}: a list over depth reads [first, …, last].")
-            depths[key.strip()] = tuple(values)
+            items = read(text)
+            if not isinstance(items, list) or not items:
+                raise StockpotError(f"--set {setting}: write a list over depth as [first, …, last].")
+            over_depth[key.strip()] = tuple(items)
         elif "," in text:
-            given[key.strip()] = [read(part) for part in text.split(",")]
+            values[key.strip()] = [read(part) for part in text.split(",")]
         else:
-            given[key.strip()] = read(text)
-    each, shared = divide_parameters(rule, given, count)
-    return each, {**shared, **depths}
+            values[key.strip()] = read(text)
+    each, shared = divide_parameters(rule, values, count)
+    return each, {**shared, **over_depth}
 
 
 def _from_arguments(rule: str, models: Sequence[str], base: str | None, settings: Sequence[str]) -> MergeSpec:
     each, shared = parse_settings(rule, settings, len(models))
-    found = tuple(MergeModel(path, own) for path, own in zip(models, each, strict=True))
-    return MergeSpec(rule, found, base, shared)
+    merge_models = tuple(MergeModel(path, parameters) for path, parameters in zip(models, each, strict=True))
+    return MergeSpec(rule, merge_models, base, shared)
 
 
 def _from_file(file: Path, models: Sequence[str], base: str | None, settings: Sequence[str]) -> MergeSpec:
     from stockpot.merging.spec.mergekit_yaml import read_merge_config
 
     if models:
-        raise StockpotError(f"{file} names its models itself; {models[0]} is one too many.")
+        raise StockpotError(f"{file} lists its models itself: leave out {models[0]}.")
     spec = read_merge_config(file)
     try:
         check_rule(spec)
     except StockpotError as error:
         raise StockpotError(f"{file}: {error}") from error
     each, shared = parse_settings(spec.rule, settings, len(spec.models))
-    keys = {*shared, *(key for own in each for key in own)}
+    keys = {*shared, *(key for parameters in each for key in parameters)}
 
     def without(parameters: Any) -> dict[str, Any]:
         return {key: value for key, value in parameters.items() if key not in keys}
 
-    found = [
-        MergeModel(model.path, {**without(model.parameters), **own})
-        for model, own in zip(spec.models, each, strict=True)
+    merge_models = [
+        MergeModel(model.path, {**without(model.parameters), **parameters})
+        for model, parameters in zip(spec.models, each, strict=True)
     ]
     slices = [
         replace(
@@ -164,7 +179,7 @@ def _from_file(file: Path, models: Sequence[str], base: str | None, settings: Se
     ]
     return replace(
         spec,
-        models=tuple(found),
+        models=tuple(merge_models),
         slices=tuple(slices),
         base=base or spec.base,
         parameters={**without(spec.parameters), **shared},
@@ -172,8 +187,8 @@ def _from_file(file: Path, models: Sequence[str], base: str | None, settings: Se
 
 
 @contextmanager
-def _bar(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar in bytes where stderr is a terminal."""
+def _progress_bar(total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar in bytes, if stderr is a terminal."""
     if not sys.stderr.isatty():
         yield lambda nbytes: None
         return
@@ -182,11 +197,11 @@ def _bar(total: int) -> Iterator[Callable[[int], None]]:
     lock = threading.Lock()
     with tqdm(total=total, unit="B", unit_scale=True, dynamic_ncols=True, desc="merging") as bar:
 
-        def seen(nbytes: int) -> None:
+        def on_progress(nbytes: int) -> None:
             with lock:
                 bar.update(min(nbytes, total - int(bar.n)))
 
-        yield seen
+        yield on_progress
         bar.update(total - int(bar.n))
 
 
@@ -194,7 +209,7 @@ def _dry_run(spec: MergeSpec, output: Path, options: Options) -> None:
     from rich.table import Table
 
     if spec.on_missing == "error":
-        _say_what_does_not_fit(spec, options)
+        _print_misfits(spec, options)
     with planned_merge(spec, options) as planned:
         expected = _with_notes(planned, output, options)
         table = Table("input", "files", "tensors", "types", "bytes", title=f"{spec.rule}: what would be read")
@@ -205,24 +220,24 @@ def _dry_run(spec: MergeSpec, output: Path, options: Options) -> None:
                 source.label, str(len(source.files)), f"{len(source.tensors):,}", ", ".join(kinds), human_bytes(nbytes)
             )
     show(table)
-    for line in _told(expected, output):
+    for line in _cost_lines(expected, output):
         say(line)
 
 
-def _say_what_does_not_fit(spec: MergeSpec, options: Options) -> None:
-    """All tensors that do not fit, where the merge itself stops at the first."""
+def _print_misfits(spec: MergeSpec, options: Options) -> None:
+    """Prints all tensors that do not fit; the merge itself stops at the first."""
     try:
         with planned_merge(replace(spec, on_missing="skip"), options) as planned:
             notes = planned.plan.notes
     except StockpotError:
-        return  # something else is wrong, which will be said
+        return  # another mistake, which is reported later
     for note in notes[:_FEW]:
         say(f"Does not fit: {note.partition(': left out')[0]}.")
     if len(notes) > _FEW:
         say(f"Does not fit: {len(notes) - _FEW} more.")
 
 
-def _told(expected: MergeEstimate, output: Path) -> list[str]:
+def _cost_lines(expected: MergeEstimate, output: Path) -> list[str]:
     shards = counted(len(expected.shards), "file")
     return [
         f"Writes {human_bytes(expected.written)} to {output}: {counted(expected.tensors, 'tensor')}, "
@@ -252,7 +267,7 @@ def _adapter(spec: MergeSpec, output: Path, options: Options, dry_run: bool) -> 
     lost = write_adapter(spec, output, options.adapter_rank, options)
     say(f"Merged {counted(len(spec.models), 'adapter')} by {spec.rule} into an adapter: {what}.")
     if lost:
-        say(f"Its ΔW is {lost:.3g} of its own norm away from the merge of full rank.")
+        say(f"The relative error of its ΔW against the full-rank merge is {lost:.3g}.")
     say(f"Adapter: {output}")
 
 
@@ -262,7 +277,7 @@ def _greedy(spec: MergeSpec, output: Path, options: Options, command: str | None
 
     if not command:
         raise StockpotError('greedy_soup needs a score on held-out data: --score "python evaluate.py {model}".')
-    _expected(spec, output, options)
+    _estimate(spec, output, options)
 
     def on_score(models: Sequence[str], value: float) -> None:
         say(f"{value:.6g}  {' + '.join(models)}")

@@ -144,13 +144,13 @@ def _adapters(plan: Plan) -> dict[int, AdapterSource]:
         elif number != base or not vectors:
             hint = ": name it without its base" if "+" in source.label else ""
             raise StockpotError(
-                f"{source.label} is merged as a model, but only adapters of the base can be written as an adapter{hint}."
+                f"{source.label} is merged as a model; only adapters of the base can be written as an adapter{hint}."
             )
     return adapters
 
 
 def _refuse_replaced(adapter: AdapterSource) -> None:
-    """Refuses tensors saved whole, unless they equal the base's, as the embeddings that PEFT saves with their factors."""
+    """Refuses tensors saved whole that differ from the base's. PEFT saves equal embeddings next to their factors."""
     import torch
 
     for name in adapter.replaced:

@@ -182,7 +182,7 @@ def _other_vocabularies(paths: Mapping[str, Path], tokenizer: str, copies: Mappi
         if name not in copies:
             yield f"{model} has a {name}, but {tokenizer}, whose tokenizer is used, does not."
         elif not filecmp.cmp(file, copies[name], shallow=False):
-            yield f"{name} of {model} differs from that of {tokenizer}, which is used; embeddings are merged row by row."
+            yield f"{name} of {model} differs from that of {tokenizer}, which is used; embeddings merge row by row."
 
 
 def _chat_template(

@@ -47,10 +47,10 @@ def merge_card(plan: Plan, sidecars: Sidecars, paths: Mapping[str, Path], notes:
         more = [f"- {len(notes) - _FEW} more, in `stockpot_merge.json`"] if len(notes) > _FEW else []
         parts += ["## Notes", "\n".join(listed + more)]
     recipe = dump_yaml(_shortened(spec_to_mapping(spec), names), width=80)
-    again = "`stockpot merge stockpot_merge.yaml -o FOLDER` does it again; here folders have their last names only."
+    usage = "`stockpot merge stockpot_merge.yaml -o FOLDER` repeats it; here folders appear by their last parts only."
     if len(paths) < len(spec.paths):
-        again = "Some models were given in memory: here they have the places in which they were given."
-    return "\n\n".join(part for part in [*parts, "## The recipe", again, code_block(recipe, "yaml")] if part) + "\n"
+        usage = "Some models were given in memory and appear here by their position among the arguments."
+    return "\n\n".join(part for part in [*parts, "## The recipe", usage, code_block(recipe, "yaml")] if part) + "\n"
 
 
 def is_hub(name: str) -> bool:
@@ -94,7 +94,7 @@ def _shared(plan: Plan) -> str:
         rows.append(["trim", spec.trim, "what the largest elements are counted over"])
     if plan.rule.random:
         rows.append(["seed", str(spec.seed), "of the random masks"])
-    return markdown_table(["parameter", "value", "what it is"], rows) if rows else ""
+    return markdown_table(["parameter", "value", "meaning"], rows) if rows else ""
 
 
 def _models(plan: Plan, names: Mapping[str, str]) -> str:
@@ -103,28 +103,23 @@ def _models(plan: Plan, names: Mapping[str, str]) -> str:
     shared = _shortened(spec_to_mapping(spec).get("parameters", {}), names)
     rows = []
     for model, described in zip(spec.models, spec_to_mapping(spec)["models"], strict=True):
-        own = shared | _shortened(described.get("parameters", {}), names)
-        rows.append([names[model.path], *(_written(own.get(name, default)) for name, default in each.items())])
+        values = shared | _shortened(described.get("parameters", {}), names)
+        rows.append([names[model.path], *(_written(values.get(name, default)) for name, default in each.items())])
     return markdown_table(["model", *each], rows)
-
-
-def _default(parameter: Parameter, spec: MergeSpec) -> Value:
-    theirs = parameter.mergekit
-    return theirs if spec.dialect == "mergekit" and theirs is not None else parameter.default
 
 
 def _sliced(spec: MergeSpec, names: Mapping[str, str]) -> str:
     rows, done = [], Counter[str]()
     for part in spec.slices:
         length = part.sources[0].last - part.sources[0].first
-        made = ", ".join(f"{names[source.path]}: {source.first} to {source.last - 1}" for source in part.sources)
+        origins = ", ".join(f"{names[source.path]}: {source.first} to {source.last - 1}" for source in part.sources)
         stack = part.stack or ""
-        rows.append([f"{stack} {done[stack]} to {done[stack] + length - 1}".strip(), made])
+        rows.append([f"{stack} {done[stack]} to {done[stack] + length - 1}".strip(), origins])
         done[stack] += length
-    return markdown_table(["layers", "made of the layers of"], rows)
+    return markdown_table(["layers", "merged from the layers of"], rows)
 
 
-def _beside(sidecars: Sidecars, names: Mapping[str, str]) -> str:
+def _sidecars(sidecars: Sidecars, names: Mapping[str, str]) -> str:
     if sidecars.config is None and not sidecars.copies and not sidecars.texts:
         return f"`{code_span(names[sidecars.donor])}` has no configuration: only weights were written."
     return (
