@@ -1,4 +1,8 @@
-"""A merge in a process that dies at its N-th write, sync or rename, half of a write done; see test_folder."""
+"""A merge in a process that dies at its N-th write, sync or rename, half of a write done; see test_folder.
+
+Reads one N a line from stdin, and for each forks a child that merges: torch is imported once. Prints a line with the
+child's exit code and, if it lived, how many writes, syncs and renames there were.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import stockpot
-from stockpot.merging.api import Options
+import torch
 
-count, last = 0, int(sys.argv[1])
+from stockpot.merging.api import Options, merge  # imported before the fork
+
+count, last = 0, 0
 
 
 def dying(real: Callable[..., Any], halves: bool = False) -> Callable[..., Any]:
@@ -22,27 +27,48 @@ def dying(real: Callable[..., Any], halves: bool = False) -> Callable[..., Any]:
         count += 1
         if count == last:
             if halves:
-                handle, data, place = arguments
-                real(handle, data[: len(data) // 2], place)
+                handle, data, offset = arguments
+                real(handle, data[: len(data) // 2], offset)
             os._exit(9)
         return real(*arguments, **keywords)
 
     return act
 
 
-os.pwrite = dying(os.pwrite, halves=True)
-os.fsync = dying(os.fsync)
-os.rename = dying(os.rename)
-os.replace = dying(os.replace)
-os.rmdir = dying(os.rmdir)
-os.unlink = dying(os.unlink)
-folder = Path(sys.argv[2])
-stockpot.merge(
-    "ties",
-    [folder / "a", folder / "b"],
-    folder / "base",
-    folder / "out",
-    density=0.5,
-    options=Options(max_shard_size="900B", threads=2),
-)
-print(count)
+def merge_and_die(folder: Path, at: int, answer: int) -> None:
+    """Merges, and dies at the call number `at`; otherwise writes the number of calls to `answer`."""
+    global last  # noqa: PLW0603
+    last = at
+    write = os.write
+    os.pwrite = dying(os.pwrite, halves=True)
+    os.fsync = dying(lambda handle: None)  # the page cache outlives the process: the disk need not be waited for
+    os.rename = dying(os.rename)
+    os.replace = dying(os.replace)
+    os.rmdir = dying(os.rmdir)
+    os.unlink = dying(os.unlink)
+    merge(
+        "ties",
+        [folder / "a", folder / "b"],
+        folder / "base",
+        folder / "out",
+        density=0.5,
+        options=Options(max_shard_size="900B", threads=2),
+    )
+    write(answer, str(count).encode())
+
+
+torch.set_num_threads(1)
+for line in sys.stdin:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            merge_and_die(Path(sys.argv[1]), int(line), writing)
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(writing)
+    _, status = os.waitpid(child, 0)
+    print(os.waitstatus_to_exitcode(status), os.read(reading, 100).decode() or "-", flush=True)
+    os.close(reading)

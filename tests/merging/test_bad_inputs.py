@@ -127,7 +127,7 @@ def test_a_pickle_is_refused(tmp_path: Path, three: list[Path]) -> None:
     (bad / "pytorch_model.bin").write_bytes(b"\x80\x04cos\nsystem\n(S'touch /tmp/owned'\ntR.")
     assert "--allow-bin" in refusal(tmp_path, "linear", [three[0], bad])
     said = refusal(tmp_path, "linear", [three[0], bad], options=Options(allow_bin=True))
-    assert "does not load as tensors alone" in said
+    assert "holds more than tensors, or is damaged" in said
 
 
 @pytest.mark.parametrize("path", ["", "missing", "x" * 300, "~nobody-of-that-name/x", "a\0b", "no/such-model"])
@@ -164,7 +164,7 @@ def test_integers_are_copied_from_the_base_or_have_to_be_equal(tmp_path: Path, d
         assert merged["n"].tolist() == base.tolist()
     said = refusal(tmp_path, "linear", [one, three])
     assert "'n'" in said
-    assert "never averaged" in said
+    assert "not averaged" in said
     assert "one and" in said
     assert str(three) in said
 
@@ -263,7 +263,7 @@ def test_a_tensor_of_another_shape_goes_by_on_missing(tmp_path: Path, three: lis
     bad = random_model(tmp_path / "bad", 5, b_weight=torch.ones(7))
     if on_missing == "error":
         said = refusal(tmp_path, "linear", [one, bad], base=base)
-        assert "'b.weight' has the shape [7], elsewhere it is [5]" in said
+        assert "'b.weight' has the shape [7], but elsewhere [5]" in said
         assert str(bad) in said
         return
     merged = merge("linear", [one, bad], base=base, on_missing=on_missing)
@@ -305,12 +305,12 @@ def test_vocabularies_that_differ_are_named_with_their_sizes(tmp_path: Path) -> 
         ("della", {"epsilon": 0.6}, "between 0 and 1"),
         ("slerp", {"t": 1.01}, "0 to 1"), ("slerp", {"t": -1}, "0 to 1"), ("breadcrumbs", {"gamma": 2}, "0 to 1"),
         ("wise_ft", {"alpha": 2}, "merges 1 model"), ("fisher", {}, "needs fisher"),
-        ("passthrough", {}, "merges"), ("linear", {"trim": "modle"}, "trim is one of"),
-        ("linear", {"on_missing": "ignore"}, "on_missing is one of"), ("linear", {"dtype": "float15"}, "Did you mean"),
-        ("linear", {"dtype": "int8"}, "not a type of weights"), ("linear", {"options": Options(threads=-1)}, "threads"),
-        ("linear", {"options": Options(max_shard_size="big")}, "not a size"),
-        ("linear", {"options": Options(max_shard_size="9" * 400 + "GB")}, "not a size"),
-        ("linear", {"options": Options(max_shard_size="0")}, "not a size"),
+        ("passthrough", {}, "merges"), ("linear", {"trim": "modle"}, "trim must be one"),
+        ("linear", {"on_missing": "ignore"}, "on_missing must be"), ("linear", {"dtype": "float15"}, "Did you mean"),
+        ("linear", {"dtype": "int8"}, "not a floating-point"), ("linear", {"options": Options(threads=-1)}, "threads"),
+        ("linear", {"options": Options(max_shard_size="big")}, "not a file size"),
+        ("linear", {"options": Options(max_shard_size="9" * 400 + "GB")}, "not a file size"),
+        ("linear", {"options": Options(max_shard_size="0")}, "not a file size"),
         ("linear", {"options": Options(resume=True)}, "no unfinished merge"),
     ],
 )  # fmt: skip
@@ -379,7 +379,7 @@ def test_what_drops_elements_never_drops_nan(
     state["a.weight"].view(-1)[:many] = math.nan
     save_file(state, three[0] / "model.safetensors")
     density: dict[str, Any] = {"density": 0.1} | ({"epsilon": 0.05} if rule == "della" else {})
-    with pytest.raises(StockpotError, match=f"'a.weight' would hold nan at element 0: it is so in {three[0]}"):
+    with pytest.raises(StockpotError, match=f"'a.weight' would hold nan at element 0: NaN or infinity in {three[0]}"):
         merge(rule, three[:2], base=three[2], trim=trim, **density)
     merged = merge(rule, three[:2], base=three[2], trim=trim, options=Options(allow_nonfinite=True), **density)
     assert isinstance(merged, dict)
@@ -519,7 +519,7 @@ def test_an_output_that_exists_is_left_alone(tmp_path: Path, three: list[Path]) 
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "file").write_text("mine")
     for name in ("held", "file"):
-        assert "exists already" in refusal(tmp_path, "linear", three[:2], output=tmp_path / name)
+        assert "already exists" in refusal(tmp_path, "linear", three[:2], output=tmp_path / name)
     for name in ("link", "loop"):
         assert "is a link" in refusal(tmp_path, "linear", three[:2], output=tmp_path / name)
     assert not (tmp_path / "nowhere").exists()

@@ -77,9 +77,9 @@ def test_modules_that_differ_are_the_donors_and_named(tmp_path: Path) -> None:
     out = merged(tmp_path / "out", one, two)
     assert load_file(out / "2_Dense" / "model.safetensors")["linear.weight"].unique().tolist() == [1.0]
     assert notes(out) == [
-        f"1_Pooling/config.json of {two} is not that of {one}, which is taken.",
-        f"2_Dense/model.safetensors of {two} is not that of {one}, which is taken; weights outside the model are not "
-        "merged.",
+        f"1_Pooling/config.json of {two} differs from that of {one}, which is copied.",
+        f"2_Dense/model.safetensors of {two} differs from that of {one}, which is copied; weights outside the "
+        "model are not merged.",
     ]
 
 
@@ -100,7 +100,7 @@ def test_all_that_is_not_weights_comes_along_and_what_is_left_out_is_named(tmp_p
     out = merged(tmp_path / "out", one)
     assert names(out) == names(encoder(tmp_path / "plain")) | OURS | set(texts)
     said = notes(out)
-    start = f"left out of what stands beside the weights of {one}: "
+    start = f"not copied from {one}: "
     expected = {**gone, "a folder with weights of its own": ["checkpoint-7/", "onnx/"]}
     assert set(said) == {f"{start}{', '.join(left)} ({why})." for why, left in expected.items()}
 
@@ -124,7 +124,7 @@ def test_no_link_leads_out_of_the_donors_folder(tmp_path: Path) -> None:
     os.mkfifo(one / "pipe")
     out = merged(tmp_path / "out", one)
     assert names(out) == names(encoder(tmp_path / "plain")) | OURS
-    start = f"left out of what stands beside the weights of {one}"
+    start = f"not copied from {one}"
     assert notes(out) == [
         f"{start}: linked/ (a link).",
         f"{start}: LICENSE, loop, pipe, 1_Pooling/more.json (a link out of the folder, or not a plain file).",
@@ -176,7 +176,7 @@ def test_what_comes_along_needs_room_too(tmp_path: Path, monkeypatch: pytest.Mon
     (one / "table.csv").write_text("x" * 10_000)
     free = type("Usage", (), {"free": 9_000})
     monkeypatch.setattr("shutil.disk_usage", lambda place: free)
-    with pytest.raises(StockpotError, match=r"are to be written, and 9,000 are free"):
+    with pytest.raises(StockpotError, match=r"bytes, but only 9,000 are free"):
         merged(tmp_path / "out", one)
     assert not (tmp_path / "out").exists()
 

@@ -163,7 +163,7 @@ def test_missing_and_misshapen_tensors_do_what_was_asked() -> None:
     assert "lm_head.weight" not in extra
     with pytest.raises(StockpotError, match=r"lm_head.weight' \(tied to the embeddings"):
         stockpot.merge("linear", [a, {name: tensor for name, tensor in tuned(2).items() if "lm_head" not in name}])
-    with pytest.raises(StockpotError, match="needs a base that holds"):
+    with pytest.raises(StockpotError, match="needs a base that has"):
         stockpot.merge("linear", [a, b], on_missing="base")
 
 

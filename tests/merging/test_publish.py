@@ -125,8 +125,8 @@ def test_a_tokenizer_that_differs_from_the_one_taken_is_noted(tmp_path: Path) ->
     two = model(tmp_path / "two", {}, tokenizer__json='{"a": 1}', vocab__txt="a")
     assert not facts(merged(linear(one, alike), tmp_path / "same"))["notes"]
     notes = noted(merged(linear(one, two), tmp_path / "out"))
-    assert f"tokenizer.json of {two} is not that of {one}" in notes
-    assert f"{two} has a vocab.txt, and {one}, whose tokenizer is taken, has none" in notes
+    assert f"tokenizer.json of {two} differs from that of {one}" in notes
+    assert f"{two} has a vocab.txt, but {one}, whose tokenizer is used, does not" in notes
 
 
 def test_what_the_configurations_disagree_on_is_noted(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_what_the_configurations_disagree_on_is_noted(tmp_path: Path) -> None:
     two = model(tmp_path / "two", {"rope_theta": 1e6, "dtype": "bfloat16", "a": 1, "heads": 2})
     three = model(tmp_path / "three", {"rope_theta": 1e4, "dtype": "float16", "a": 1})
     notes = facts(merged(linear(one, two, three), tmp_path / "out"))["notes"]
-    assert notes == [f"config.json of {two} differs from that of {one}, which is taken, in heads, rope_theta."]
+    assert notes == [f"config.json of {two} differs from that of {one}, which is used, in heads, rope_theta."]
 
 
 def test_what_may_not_be_read_of_another_input_is_passed_over(tmp_path: Path) -> None:
@@ -228,28 +228,28 @@ def test_a_donor_with_fewer_layers_than_are_taken_is_refused(tmp_path: Path) -> 
     small = model(tmp_path / "small", {"num_layers": 2, "layer_types": ["a", "b"]})
     large = model(tmp_path / "large", {"num_layers": 4}, layers=4)
     said = refusal(replace(sliced(small, (large, 0, 4)), on_missing="skip"), tmp_path / "out")
-    assert "layer_types in its config.json has 2 entries, and layer 3 is taken" in said
+    assert "layer_types in its config.json has 2 entries, but layer 3 is taken" in said
 
 
 def test_a_configuration_that_does_not_count_the_layers_as_the_weights_do_is_refused(tmp_path: Path) -> None:
     nowhere = model(tmp_path / "nowhere", {"units": 3}, layers=3)
-    assert "has no count of its layers, and its weights hold 3 (model.layers.0 to 2)" in refusal(
+    assert "does not count its layers, but its weights have 3 (model.layers.0 to 2)" in refusal(
         sliced(nowhere, (nowhere, 0, 2)), tmp_path / "out"
     )
     assert not facts(merged(sliced(nowhere, (nowhere, 0, 3)), tmp_path / "whole"))["notes"]
     other = model(tmp_path / "other", {"num_layers": 5}, layers=3)
     said = refusal(sliced(other, (other, 0, 2)), tmp_path / "out")
-    assert "says that num_layers is 5, and its weights hold 3 (model.layers.0 to 2)" in said
-    assert "says that num_layers is 5, and there are 3 layers" in noted(merged(linear(other), tmp_path / "plain"))
+    assert "says that num_layers is 5, but its weights have 3 (model.layers.0 to 2)" in said
+    assert "says that num_layers is 5, but there are 3 layers" in noted(merged(linear(other), tmp_path / "plain"))
 
 
 def test_tensors_outside_the_layers_are_those_that_the_configuration_asks_for(tmp_path: Path) -> None:
     one, two = model(tmp_path / "one", {"num_layers": 2}), model(tmp_path / "two", {"num_layers": 2})
     save_checkpoint(state() | {"score.weight": torch.ones(4, 4)}, one / "model.safetensors")
     said = refusal(replace(sliced(one, (one, 0, 1), (two, 1, 2)), base=None), tmp_path / "out")
-    assert f"the output would lack 'score.weight' (1), and its configuration, that of {one}, asks for it" in said
+    assert f"the output would lack 'score.weight' (1), and its configuration, that of {one}, requires it" in said
     said = refusal(replace(sliced(two, (two, 0, 1), (one, 1, 2)), base=None), tmp_path / "out")
-    assert f"the output would have 'score.weight' (1), and its configuration, that of {two}, asks for no such" in said
+    assert f"the output would have 'score.weight' (1), and its configuration, that of {two}, does not expect it" in said
     assert "score.weight" in open_checkpoint(merged(sliced(one, (two, 0, 1), (one, 1, 2)), tmp_path / "out"))
 
 
@@ -280,9 +280,9 @@ def test_what_a_model_has_and_the_first_of_its_slice_lacks_is_not_dropped_in_sil
     both = Slice((SliceSource(str(one), 0, 1), SliceSource(str(two), 1, 2)))
     spec = MergeSpec("linear", slices=(both,))
     said = refusal(spec, tmp_path / "out")
-    assert f"{two} holds 2 tensors that the first model of the slice lacks: 'b', 'model.layers.1.bias'" in said
+    assert f"{two} has 2 tensors that the first model of the slice lacks: 'b', 'model.layers.1.bias'" in said
     out = merged(replace(spec, on_missing="skip"), tmp_path / "out")
-    assert "alone holds 'b', 'model.layers.1.bias' (2): left out" in noted(out)
+    assert "has 'b', 'model.layers.1.bias' (2): left out" in noted(out)
 
 
 @pytest.mark.parametrize(
@@ -330,7 +330,7 @@ def test_quantised_donors_are_refused_and_plain_weights_lose_the_claim(tmp_path:
     plain = model(tmp_path / "plain", config)
     out = merged(linear(plain), tmp_path / "out")
     assert configured(out) == {"a": 1, "dtype": "float32"}
-    assert "has a quantization_config, but its weights are plain numbers" in noted(out)
+    assert "has a quantization_config, but its weights are not quantised" in noted(out)
 
 
 def test_code_of_the_donor_is_named_and_left_where_it_is(tmp_path: Path) -> None:
@@ -339,9 +339,9 @@ def test_code_of_the_donor_is_named_and_left_where_it_is(tmp_path: Path) -> None
     out = merged(linear(one), tmp_path / "out")
     assert configured(out)["auto_map"] == auto["auto_map"]
     assert not list(out.rglob("*.py"))
-    assert f"config.json of {one} names code of its own (auto_map)" in noted(out)
-    assert f"tokenizer_config.json of {one} names code of its own" in noted(out)
-    assert "names code of its own" in card(out)[1]
+    assert f"config.json of {one} needs custom code to load (auto_map)" in noted(out)
+    assert f"tokenizer_config.json of {one} needs custom code" in noted(out)
+    assert "needs custom code" in card(out)[1]
 
 
 @pytest.mark.parametrize("kind", ["file", "state"])
@@ -409,7 +409,7 @@ def test_auto_without_any_template_is_noted(tmp_path: Path) -> None:
 
 def test_a_templates_name_is_not_known(tmp_path: Path) -> None:
     said = refusal(linear(model(tmp_path / "one", {}), chat_template="chatml"), tmp_path / "out")
-    assert "chat_template: 'chatml' is not known: 'auto'" in said
+    assert "chat_template: 'chatml' is not a template: write 'auto'" in said
 
 
 # The recipe, the record, the card.
@@ -457,7 +457,7 @@ def test_the_card_says_rule_models_parameters_and_donor(tmp_path: Path) -> None:
     assert r"| one | 1.0 | \[0.25, 0.5\] |" in text
     assert "| two | \\[{value: 0.5, filter: norm}, {value: 1.0}\\] | 0.2 |" in text
     assert "| lambda | 0.75 |" in text
-    assert "Configuration: of `base`" in text
+    assert "The configuration is that of `base`" in text
     recipe = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
     assert recipe["base_model"] == "base"
     assert recipe["models"][0] == {"model": "one", "parameters": {"density": [0.25, 0.5]}}
@@ -468,7 +468,7 @@ def test_no_card_tells_where_a_folder_lies_on_a_disk(tmp_path: Path) -> None:
     save_checkpoint(state() | {"extra": torch.ones(1)}, Path(spec.models[0].path) / "model.safetensors")
     out = merged(spec, tmp_path / "out")
     assert str(tmp_path) in noted(out)
-    assert "- one alone holds 'extra'" in card(out)[1]
+    assert "- only one has 'extra'" in card(out)[1]
     assert str(tmp_path) not in (out / "README.md").read_text()
 
 

@@ -102,9 +102,9 @@ def test_a_stack_is_chosen_by_its_part_or_by_its_names() -> None:
 @pytest.mark.parametrize(("stacks", "wanted", "said"), [
     (PAIR, None, r"slices\.1: M is an encoder–decoder \(encoder\.block\.0 to 3, decoder\.block\.0 to 2\)"),
     (PAIR, "decoders", r"slices\.1\.stack: M has no stack 'decoders' .* Did you mean 'decoder'\?"),
-    (SOLE, "visual.blocks", r"M has no stack 'visual\.blocks' that could be sliced, only model\.layers\."),
+    (SOLE, "visual.blocks", r"M has no stack 'visual\.blocks' to slice, only model\.layers\."),
     ((*SOLE, Stack("x.layers.", 2, "language")), None, r"M has several stacks of layers \(model\.layers\.0 to 3, x"),
-    ((), None, "M: no tensor's name has a layer's number"),
+    ((), None, "M: no tensor has a layer number in its name"),
 ])  # fmt: skip
 def test_a_stack_that_is_not_there_or_not_named_is_refused(stacks: Any, wanted: str | None, said: str) -> None:
     with pytest.raises(StockpotError, match=said):
@@ -120,7 +120,7 @@ def test_a_slice_says_its_stack_in_a_configuration() -> None:
     assert spec.slices[0].stack == "decoder"
     assert parse_merge_config(spec_to_mapping(spec), "x.yaml") == spec
     values["slices"][0]["stack"] = 3  # type: ignore[index]
-    with pytest.raises(StockpotError, match=r"slices\.0\.stack: expected a text, not 3"):
+    with pytest.raises(StockpotError, match=r"slices\.0\.stack: expected a string, not 3"):
         parse_merge_config(values, "x.yaml")
 
 
@@ -156,10 +156,10 @@ def test_what_is_said_of_each_layer_goes_with_the_layer(config: dict[str, Any], 
 
 
 @pytest.mark.parametrize(("config", "said"), [
-    ({"sliding_window_pattern": 2}, "sliding_window_pattern makes layers special by turns of 2, .* 0, 1, 1, 2, 3"),
-    ({"attn_layer_period": 4}, "attn_layer_period makes layers special by turns of 4"),
-    ({"sliding_window_pattern": "LLG"}, "turns of 3"),
-    ({"model_type": "gemma2"}, "its model_type, gemma2, makes layers special by turns of 2"),
+    ({"sliding_window_pattern": 2}, "sliding_window_pattern makes layers special with period 2, .* 0, 1, 1, 2, 3"),
+    ({"attn_layer_period": 4}, "attn_layer_period makes layers special with period 4"),
+    ({"sliding_window_pattern": "LLG"}, "with period 3"),
+    ({"model_type": "gemma2"}, "its model_type, gemma2, makes layers special with period 2"),
 ])  # fmt: skip
 def test_layers_that_fall_out_of_step_are_refused(config: dict[str, Any], said: str) -> None:
     with pytest.raises(StockpotError, match=said):

@@ -103,7 +103,7 @@ def test_fishers_in_memory_are_those_of_files(tmp_path: Path) -> None:
     merged = stockpot.merge("fisher", models, fisher=held)
     assert_same(merged, stockpot.merge("fisher", models, fisher=[str(file) for file in files]))
     assert_same(merged, stockpot.merge("fisher", models, fisher=[held[0], str(files[1])]))
-    with pytest.raises(StockpotError, match=r"fisher\[1\]: 'a' is F32 \[1, 2\]: of another model"):
+    with pytest.raises(StockpotError, match=r"fisher\[1\]: 'a' is F32 \[1, 2\]: it is the Fisher of another model"):
         stockpot.merge("fisher", models, fisher=[held[0], {"a": torch.ones(1, 2)}])
-    with pytest.raises(StockpotError, match=r"fisher\[1\] holds none of the model's tensors"):
+    with pytest.raises(StockpotError, match=r"fisher\[1\] has none of the model's tensors"):
         stockpot.merge("fisher", models, fisher=[held[0], {"c": torch.ones(1, 2)}])

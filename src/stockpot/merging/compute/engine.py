@@ -219,10 +219,10 @@ class MergeEngine:
         index = piece.start + position
         why = f"{target.dtype} cannot hold the result"
         if labels := self._nonfinite_in(target, index, index + 1):
-            why = f"it comes from {labels}"
+            why = f"NaN or infinity in {labels}"
         # Through inner products one NaN or infinity reaches every element.
         elif self.plan.gram(target) and (labels := self._nonfinite_in(target, 0, target.numel)):
-            why = f"{labels} holds NaN or infinity"
+            why = f"NaN or infinity elsewhere in this tensor, in {labels}"
         raise StockpotError(
             f"tensor '{target.name}' would hold {float(merged[position])} at element {index:,}: {why}. "
             "Nothing was written; --allow-nonfinite merges anyway."
