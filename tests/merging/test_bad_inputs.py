@@ -9,59 +9,22 @@ import os
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from refusals import FLOATS, model, random_model, refusal
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from stockpot import StockpotError
 from stockpot.merging.api import Options, merge
 from stockpot.merging.rules import RULES
 
-FLOATS = [
-    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2,
-]  # fmt: skip
 WHOLE = [
     torch.bool, torch.uint8, torch.int8, torch.uint16, torch.int16, torch.uint32, torch.int32, torch.uint64,
     torch.int64,
 ]  # fmt: skip
-
-
-def model(folder: Path, **tensors: Tensor) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({name.replace("_", "."): tensor for name, tensor in tensors.items()}, folder / "model.safetensors")
-    return folder
-
-
-def random_model(folder: Path, seed: int, **others: Tensor) -> Path:
-    draw = torch.Generator().manual_seed(seed)
-    drawn = {"a_weight": torch.randn(6, 4, generator=draw), "b_weight": torch.randn(5, generator=draw)}
-    return model(folder, **(drawn | others))
-
-
-@pytest.fixture
-def three(tmp_path: Path) -> list[Path]:
-    return [random_model(tmp_path / name, seed) for seed, name in enumerate(("one", "two", "base"))]
-
-
-def state_of(home: Path) -> dict[str, tuple[bytes, int]]:
-    files = (path for path in home.rglob("*") if path.is_file())
-    return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
-
-
-def refusal(home: Path, rule: str, models: Any, base: Any = None, output: Path | None = None, **more: Any) -> str:
-    """The one line of a merge into `output` that is refused; nothing on the disk has changed."""
-    before = state_of(home)
-    with pytest.raises(StockpotError) as caught:
-        merge(rule, models, base, output or home / "out", **more)
-    assert str(caught.value).isprintable()
-    assert state_of(home) == before
-    assert not list(home.glob(".tmp-*"))
-    return str(caught.value)
 
 
 # Files.
@@ -339,113 +302,6 @@ def test_a_state_dict_that_no_file_could_hold_is_refused(tmp_path: Path, state: 
     assert "models[0]" in refusal(tmp_path, "linear", [state])
 
 
-# Numbers that are none.
-
-
-@pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "fisher"])
-def test_nan_and_infinity_in_any_one_input_are_reported_with_the_tensor_and_the_input(
-    tmp_path: Path, three: list[Path], rule: str, value: float, threads: int
-) -> None:
-    """Only what a rule does not read may hold them: the base, where it but stands in for missing tensors."""
-    contract = RULES[rule]
-    models = three[: contract.most or 2]
-    for bad in (*models, three[2]):
-        before = (bad / "model.safetensors").read_bytes()
-        state = load_file(bad / "model.safetensors")
-        state["a.weight"][4, 1] = value
-        save_file(state, bad / "model.safetensors")
-        if bad == three[2] and contract.base == "optional" and contract.of == "weights":
-            merged = merge(rule, models, base=three[2])
-            assert isinstance(merged, dict)
-            assert all(bool(tensor.isfinite().all()) for tensor in merged.values())
-        else:
-            said = refusal(tmp_path, rule, models, base=three[2], options=Options(threads=threads))
-            assert "tensor 'a.weight'" in said
-            blamed = said.rpartition(" in ")[2]
-            assert str(bad) in blamed
-            assert not any(str(other) in blamed for other in three if other != bad)
-        (bad / "model.safetensors").write_bytes(before)
-
-
-@pytest.mark.parametrize("rule", ["ties", "dare_ties", "dare_linear", "breadcrumbs", "breadcrumbs_ties", "della"])
-@pytest.mark.parametrize("trim", ["model", "tensor"])
-@pytest.mark.parametrize("many", [1, 20])
-def test_what_drops_elements_never_drops_nan(
-    tmp_path: Path, three: list[Path], rule: str, trim: str, many: int
-) -> None:
-    state = load_file(three[0] / "model.safetensors")
-    state["a.weight"].view(-1)[:many] = math.nan
-    save_file(state, three[0] / "model.safetensors")
-    density: dict[str, Any] = {"density": 0.1} | ({"epsilon": 0.05} if rule == "della" else {})
-    with pytest.raises(StockpotError, match=f"'a.weight' would hold nan at element 0: NaN or infinity in {three[0]}"):
-        merge(rule, three[:2], base=three[2], trim=trim, **density)
-    merged = merge(rule, three[:2], base=three[2], trim=trim, options=Options(allow_nonfinite=True), **density)
-    assert isinstance(merged, dict)
-    assert bool(merged["a.weight"].view(-1)[:many].isnan().all())
-
-
-def test_a_model_of_weight_zero_does_not_hide_its_nan(tmp_path: Path, three: list[Path]) -> None:
-    bad = random_model(tmp_path / "bad", 5, b_weight=torch.full((5,), math.nan))
-    for rule in ("linear", "task_arithmetic", "ties", "dare_ties"):
-        assert str(bad) in refusal(tmp_path, rule, [three[0], bad], base=three[2], weight=[1, 0])
-
-
-def test_a_rule_that_is_told_not_to_use_an_input_may_leave_its_nan_out(tmp_path: Path, three: list[Path]) -> None:
-    """λ=0 is the base and α=1 the model, bit for bit: what the other one holds is no part of the result."""
-    bad = random_model(tmp_path / "bad", 5, b_weight=torch.full((5,), math.nan))
-    merged = merge("ties", [bad], base=three[2], lambda_=0)
-    assert isinstance(merged, dict)
-    assert torch.equal(merged["b.weight"], load_file(three[2] / "model.safetensors")["b.weight"])
-    merged = merge("wise_ft", [three[0]], base=bad, alpha=1)
-    assert isinstance(merged, dict)
-    assert torch.equal(merged["b.weight"], load_file(three[0] / "model.safetensors")["b.weight"])
-
-
-def test_nan_in_a_fisher_is_reported_with_the_fisher(tmp_path: Path, three: list[Path]) -> None:
-    fishers = []
-    for number, value in enumerate((1.0, math.nan)):
-        file = tmp_path / f"fisher{number}.safetensors"
-        save_file({"b.weight": torch.full((5,), value)}, file)
-        file.with_suffix(".json").write_text("{}")
-        fishers.append(str(file))
-    said = refusal(tmp_path, "fisher", three[:2], fisher=fishers)
-    assert "tensor 'b.weight'" in said
-    assert "fisher1.safetensors" in said
-    assert "fisher0.safetensors" not in said
-
-
-@pytest.mark.parametrize(
-    ("dtype", "large"), [("float16", 70_000.0), ("float8_e5m2", 70_000.0), ("float8_e4m3fn", 500.0), ("float32", 1e39)]
-)
-def test_a_result_that_the_output_cannot_hold_is_refused_and_never_infinite(
-    tmp_path: Path, dtype: str, large: float
-) -> None:
-    models = [model(tmp_path / name, w=torch.tensor([1.0, large], dtype=torch.float64)) for name in ("one", "two")]
-    said = refusal(tmp_path, "linear", models, dtype=dtype)
-    assert "tensor 'w' would hold" in said
-    assert "at element 1" in said
-    assert "cannot hold the result" in said
-
-
-def test_what_f8_e4m3_cannot_hold_is_refused_and_not_made_its_largest_number(tmp_path: Path) -> None:
-    """torch makes 448 of 500 and of infinity alike; 464 rounds to it."""
-    most = model(tmp_path / "most", w=torch.tensor([464.0, -464.0]), n=torch.ones(2))
-    for rule, base in (("linear", None), ("passthrough", None), ("ties", most)):
-        merged = merge(rule, [most], base=base, dtype="float8_e4m3fn")
-        assert isinstance(merged, dict)
-        assert merged["w"].float().tolist() == [448.0, -448.0]
-    for value in (465.0, 1e30, math.inf, -math.inf, math.nan):
-        bad = model(tmp_path / f"{value}", w=torch.tensor([1.0, value]), n=torch.ones(2))
-        for rule, base in (("linear", None), ("passthrough", None), ("ties", most), ("ties", bad)):
-            assert "tensor 'w' would hold nan" in refusal(tmp_path, rule, [bad], base, dtype="float8_e4m3fn")
-        # Also where the tensor is only copied.
-        without = model(tmp_path / "without", n=torch.ones(2))
-        said = refusal(tmp_path, "task_arithmetic", [without], bad, dtype="float8_e4m3fn", on_missing="skip")
-        assert "tensor 'w' would hold nan at element 1" in said
-
-
 PEAK = """
 import sys, threading
 from pathlib import Path
@@ -495,106 +351,3 @@ def test_many_tiny_tensors_take_little_memory_each(tmp_path: Path) -> None:
         return int(done.stdout)
 
     assert peak(10_000) - peak(10) < 20
-
-
-# The output.
-
-
-def test_an_output_that_is_holds_or_lies_in_an_input_is_refused(tmp_path: Path, three: list[Path]) -> None:
-    one, two, base = three
-    file = one / "model.safetensors"
-    (tmp_path / "link").symlink_to(one)
-    for place in (one, two, base, one / "deep" / "er", tmp_path, tmp_path / "link", tmp_path / "two" / ".." / "one"):
-        said = refusal(tmp_path, "linear", [one, two], base=base, output=place)
-        assert "would overwrite the input" in said or "is a link" in said
-    for place in (file, one):
-        assert "would overwrite the input" in refusal(tmp_path, "linear", [file, two], output=place)
-
-
-def test_an_output_that_exists_is_left_alone(tmp_path: Path, three: list[Path]) -> None:
-    held = tmp_path / "held"
-    held.mkdir()
-    (held / "notes.txt").write_text("mine")
-    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    (tmp_path / "loop").symlink_to("loop")
-    (tmp_path / "file").write_text("mine")
-    for name in ("held", "file"):
-        assert "already exists" in refusal(tmp_path, "linear", three[:2], output=tmp_path / name)
-    for name in ("link", "loop"):
-        assert "is a link" in refusal(tmp_path, "linear", three[:2], output=tmp_path / name)
-    assert not (tmp_path / "nowhere").exists()
-
-
-def test_an_empty_folder_is_taken_as_the_output(tmp_path: Path, three: list[Path]) -> None:
-    (tmp_path / "out").mkdir()
-    assert merge("linear", three[:2], output=tmp_path / "out") == tmp_path / "out"
-    assert (tmp_path / "out" / "model.safetensors").is_file()
-
-
-@pytest.mark.parametrize("output", [".", "", "..", "/"])
-def test_an_output_that_names_no_new_folder_is_refused(
-    tmp_path: Path, three: list[Path], monkeypatch: pytest.MonkeyPatch, output: str
-) -> None:
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    refusal(tmp_path, "linear", three[:2], output=Path(output))
-
-
-def test_an_output_that_cannot_be_created_is_refused(tmp_path: Path, three: list[Path]) -> None:
-    (tmp_path / "file").write_text("mine")
-    assert "File exists" in refusal(tmp_path, "linear", three[:2], output=tmp_path / "file" / "out")
-    assert "Not a directory" in refusal(tmp_path, "linear", three[:2], output=tmp_path / "file" / "deep" / "out")
-    assert "File name too long" in refusal(tmp_path, "linear", three[:2], output=tmp_path / ("x" * 300))
-    assert "File name too long" in refusal(tmp_path, "linear", three[:2], output=tmp_path / ("x" * 250))
-
-
-def failing(function: str, number: int, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    real: Callable[..., Any] = getattr(os, function)
-    calls: Iterator[int] = iter(range(1_000_000))
-
-    def act(*arguments: Any, **more: Any) -> Any:
-        if next(calls) >= after:
-            raise OSError(number, os.strerror(number))
-        return real(*arguments, **more)
-
-    monkeypatch.setattr(os, function, act)
-
-
-@pytest.mark.parametrize(
-    ("function", "number", "after", "said"),
-    [
-        ("posix_fallocate", errno.ENOSPC, 0, "the disk is full"), ("pwrite", errno.ENOSPC, 0, "the disk is full"),
-        ("pwrite", errno.ENOSPC, 2, "the disk is full"), ("pwrite", errno.EDQUOT, 1, "the disk is full"),
-        ("pwrite", errno.EIO, 1, "Input/output error"), ("fsync", errno.ENOSPC, 0, "the disk is full"),
-        ("mkdir", errno.EROFS, 0, "Read-only file system"), ("mkdir", errno.EACCES, 0, "Permission denied"),
-        ("posix_fallocate", errno.EFBIG, 0, "File too large"), ("rename", errno.EACCES, 0, "Permission denied"),
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("threads", [1, 2])
-def test_a_full_or_read_only_disk_is_one_line_and_leaves_nothing(
-    tmp_path: Path, three: list[Path], monkeypatch: pytest.MonkeyPatch,
-    function: str, number: int, after: int, said: str, threads: int,
-) -> None:  # fmt: skip
-    failing(function, number, after, monkeypatch)
-    assert said in refusal(tmp_path, "linear", three[:2], options=Options(threads=threads))
-
-
-def test_a_disk_that_fills_up_between_shards_leaves_no_model(
-    tmp_path: Path, three: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    small = Options(max_shard_size="60B", threads=1)
-    with monkeypatch.context() as patch:
-        failing("posix_fallocate", errno.ENOSPC, 1, patch)
-        with pytest.raises(StockpotError, match="the disk is full"):
-            merge("linear", three[:2], output=tmp_path / "out", options=small)
-    assert not (tmp_path / "out").exists()
-    left = next(tmp_path.glob(".tmp-*"))
-    with pytest.raises(StockpotError, match="holds neither model"):
-        merge("linear", [left])
-    out = merge("linear", three[:2], output=tmp_path / "out", options=Options("60B", threads=1, resume=True))
-    assert isinstance(out, Path)
-    whole = merge("linear", three[:2])
-    assert isinstance(whole, dict)
-    index = json.loads((out / "model.safetensors.index.json").read_text())["weight_map"]
-    for name, file in index.items():
-        assert torch.equal(load_file(out / file)[name], whole[name])
