@@ -71,9 +71,6 @@ def test_task_arithmetic_scales_and_negates(base: Path, adapters: list[Path]) ->
     assert all(torch.equal(back[name], start) for name, start in weights(base).items())
 
 
-# --- reading ranges --------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("rule", ["ties", "dare_ties", "magmax", "slerp", "model_stock"])
 def test_other_rules_merge_adapters_as_the_models_that_they_make(base: Path, adapters: list[Path], rule: str) -> None:
     merged = merge(rule, [adapters[0], adapters[2]], base, seed=1)

@@ -54,8 +54,17 @@ def test_every_rule_is_tried_here() -> None:
     assert set(EVERY) | {"fisher"} == set(RULES)
 
 
-@pytest.mark.parametrize("trim", ["model", "tensor"])
-@pytest.mark.parametrize("rule", EVERY)
+@pytest.mark.parametrize(
+    ("rule", "trim"),
+    [
+        *((rule, "model") for rule in EVERY),
+        *(
+            # Only rules with cuts look at `trim`: for all others this is the same merge again.
+            pytest.param(rule, "tensor", marks=() if RULES[rule].cuts else pytest.mark.thorough)
+            for rule in EVERY
+        ),
+    ],
+)
 def test_pieces_and_threads_change_nothing(rule: str, trim: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = memory(rule, trim=trim, **EVERY[rule])
     for module in (plan, engine, cuts):
