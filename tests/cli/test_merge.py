@@ -52,16 +52,16 @@ def run(models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 
 
 def expected(rule: str, names: str, base: bool = False, **parameters: object) -> dict[str, Tensor]:
-    found = stockpot.merge(
+    result = stockpot.merge(
         rule, [tuned("abc".index(name) + 1) for name in names], state(0) if base else None, **parameters
     )
-    assert isinstance(found, dict)
-    return found
+    assert isinstance(result, dict)
+    return result
 
 
 def test_a_rule_and_models(run: Callable[..., str], models: Path) -> None:
-    said = run("merge linear a b --set weight=3,1 -o out")
-    assert "Merged 2 models by linear: 12 tensors, 1,001 parameters" in said
+    message = run("merge linear a b --set weight=3,1 -o out")
+    assert "Merged 2 models by linear: 12 tensors, 1,001 parameters" in message
     assert_same(loaded(models / "out"), expected("linear", "ab", weight=[3, 1]))
     run("merge linear a b")
     assert_same(loaded(models / "merged" / "linear"), expected("linear", "ab"))
@@ -71,9 +71,9 @@ def test_a_rule_and_models(run: Callable[..., str], models: Path) -> None:
         expected("ties", "abc", True, density=0.3, lambda_=0.5, trim="tensor", dtype="float16"),
     )
     run("merge slerp a b --set t=[0,0.5,1] -o depth")
-    found = loaded(models / "depth")
-    assert torch.equal(found["model.layers.0.mlp.weight"], tuned(1)["model.layers.0.mlp.weight"])
-    assert torch.equal(found["model.layers.2.mlp.weight"], tuned(2)["model.layers.2.mlp.weight"])
+    result = loaded(models / "depth")
+    assert torch.equal(result["model.layers.0.mlp.weight"], tuned(1)["model.layers.0.mlp.weight"])
+    assert torch.equal(result["model.layers.2.mlp.weight"], tuned(2)["model.layers.2.mlp.weight"])
 
 
 def test_a_configuration_and_what_changes_it(run: Callable[..., str], models: Path) -> None:
@@ -83,8 +83,8 @@ def test_a_configuration_and_what_changes_it(run: Callable[..., str], models: Pa
         "parameters: {lambda: 0.5}\n"
     )
     run("merge config.yaml -o one")
-    theirs = expected("ties", "ab", True, density=[0.5, 0.9], weight=[0.5, 1.0], lambda_=0.5, trim="tensor")
-    assert_same(loaded(models / "one"), theirs)
+    reference = expected("ties", "ab", True, density=[0.5, 0.9], weight=[0.5, 1.0], lambda_=0.5, trim="tensor")
+    assert_same(loaded(models / "one"), reference)
     run("merge config.yaml -o two --set density=0.3 --trim model")
     assert_same(loaded(models / "two"), expected("ties", "ab", True, density=0.3, weight=[0.5, 1.0], lambda_=0.5))
     assert "exit 2" in run("merge config.yaml a -o three")
@@ -98,10 +98,10 @@ def test_the_resolved_recipe_makes_the_same_merge_again(run: Callable[..., str],
 
 def test_a_dry_run_writes_nothing_and_needs_no_torch(run: Callable[..., str], models: Path) -> None:
     before = sorted(path.name for path in models.iterdir())
-    said = run("merge ties a b -b base -o out --dry-run --max-shard-size 1KB")
-    assert "Writes 4 kB to out: 12 tensors, 1,001 parameters of F32, in" in said
-    assert "two passes" in said
-    assert "Nothing was written." in said
+    message = run("merge ties a b -b base -o out --dry-run --max-shard-size 1KB")
+    assert "Writes 4 kB to out: 12 tensors, 1,001 parameters of F32, in" in message
+    assert "two passes" in message
+    assert "Nothing was written." in message
     assert sorted(path.name for path in models.iterdir()) == before
     code = (
         "import sys; from stockpot.cli import main\n"
@@ -119,8 +119,8 @@ def test_a_dry_run_names_all_that_does_not_fit(
     other = loaded(models / "b") | {"model.scale": torch.zeros(2), "new.weight": torch.zeros(1)}
     del other["lm_head.weight"]
     saved(models / "other", other)
-    said = run("merge linear a other -o out --dry-run")
-    assert said.startswith("exit 2: ")
+    message = run("merge linear a other -o out --dry-run")
+    assert message.startswith("exit 2: ")
     with pytest.raises(SystemExit):
         main(["merge", "linear", "a", "other", "-o", "out", "--dry-run"])
     listed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Does not fit: ")]
@@ -151,9 +151,9 @@ def test_mistakes_are_one_line_and_exit_code_2(run: Callable[..., str], models: 
         "merge none.yaml": "there is no such file",
         "rules lineer": "must be one of",
     }.items():
-        said = run(command)
-        assert said.startswith("exit 2: "), (command, said)
-        assert answer in said, (command, said)
+        message = run(command)
+        assert message.startswith("exit 2: "), (command, message)
+        assert answer in message, (command, message)
     assert not (models / "merged").exists()
 
 
@@ -195,11 +195,11 @@ def test_greedy_soup_keeps_what_does_not_hurt(run: Callable[..., str], models: P
 
 
 def test_rules_are_described(run: Callable[..., str]) -> None:
-    said = run("rules")
+    message = run("rules")
     from stockpot.merging.rules import RULES
 
     for name in [*RULES, "greedy_soup"]:
-        assert f"\n{name}\n" in f"\n{said}"
+        assert f"\n{name}\n" in f"\n{message}"
     assert "density = 0.2" in run("rules ties")
 
 
@@ -229,9 +229,9 @@ def test_a_merge_that_is_stopped_says_how_it_goes_on(
     before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
     with monkeypatch.context() as patch:
         stop_at(8, number, patch)
-        said = run(command)
-    assert said.startswith(f"exit {code}: Stopped by {number.name}: ")
-    assert re.search(r"\d finished files? (was|were) kept: run the same command with --resume", said)
+        message = run(command)
+    assert message.startswith(f"exit {code}: Stopped by {number.name}: ")
+    assert re.search(r"\d finished files? (was|were) kept: run the same command with --resume", message)
     assert not (models / "out").exists()
     assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before
     run(f"{command} --resume")
@@ -244,7 +244,7 @@ def test_a_merge_that_is_stopped_before_its_first_file_is_whole_leaves_nothing(
     names = sorted(path.name for path in models.iterdir())
     with monkeypatch.context() as patch:
         stop_at(2, signal.SIGTERM, patch)
-        said = run("merge linear a b -o out")
-    assert said == "exit 143: Stopped by SIGTERM: nothing was kept: run the same command again.\n"
+        message = run("merge linear a b -o out")
+    assert message == "exit 143: Stopped by SIGTERM: nothing was kept: run the same command again.\n"
     assert sorted(path.name for path in models.iterdir()) == names
     assert run("merge linear a b -o out").rstrip().endswith("Model: out")

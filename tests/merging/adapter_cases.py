@@ -91,9 +91,9 @@ def weights(base: Path) -> State:
     return load_file(base / "model.safetensors")
 
 
-def within_one_ulp(base: Path, folder: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def within_one_ulp(base: Path, folder: Path, result: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """One unit in the last place of the largest of the numbers that are summed."""
-    assert set(found) == set(expected)
+    assert set(result) == set(expected)
     source = source_of(base, folder)
     for name, start in weights(base).items():
         largest = torch.maximum(start.abs(), expected[name].abs())
@@ -101,13 +101,13 @@ def within_one_ulp(base: Path, folder: Path, found: Mapping[str, Tensor], expect
             left, right = source.matrices(name, torch.float64)
             largest = torch.maximum(largest, (left.abs() @ right.abs()).mul_(source.factors[name].scale))
         ulp = np.spacing(largest.numpy())
-        assert (np.abs((found[name] - expected[name]).numpy()) <= ulp).all(), name
+        assert (np.abs((result[name] - expected[name]).numpy()) <= ulp).all(), name
 
 
-def close(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    assert set(found) == set(expected)
+def close(result: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    assert set(result) == set(expected)
     for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, rtol=1e-13, atol=1e-15)
+        torch.testing.assert_close(result[name], tensor, rtol=1e-13, atol=1e-15)
 
 
 def changed(folder: Path, to: Path, **settings: Any) -> Path:
@@ -182,12 +182,12 @@ def mixed(folder: Path, seed: int = 0, **settings: Any) -> tuple[Path, Path, dic
         model = get_peft_model(module, LoraConfig(**settings))
         randomised(model, seed)
         model.save_pretrained(folder / f"adapter{seed}")
-    found = {
+    result = {
         f"{name.removeprefix('base_model.model.')}.weight": layer.get_delta_weight("default").detach()
         for name, layer in model.named_modules()
         if hasattr(layer, "get_delta_weight")
     }
-    return folder / "base", folder / f"adapter{seed}", found
+    return folder / "base", folder / f"adapter{seed}", result
 
 
 A_KEY = f"base_model.model.{Q[:-7]}.lora_A.weight"

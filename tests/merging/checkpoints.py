@@ -52,16 +52,16 @@ def saved(folder: Path, tensors: dict[str, Tensor], shards: int = 1) -> Path:
 
 def loaded(folder: Path) -> dict[str, Tensor]:
     """All tensors of a checkpoint, by the safetensors library."""
-    found: dict[str, Tensor] = {}
+    result: dict[str, Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
-        found.update(load_file(file))
-    return found
+        result.update(load_file(file))
+    return result
 
 
-def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def assert_same(result: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     """Names, types and every bit."""
-    assert set(found) == set(expected)
+    assert set(result) == set(expected)
     for name, tensor in expected.items():
-        assert found[name].dtype == tensor.dtype
-        assert found[name].shape == tensor.shape
-        assert torch.equal(found[name], tensor), name
+        assert result[name].dtype == tensor.dtype
+        assert result[name].shape == tensor.shape
+        assert torch.equal(result[name], tensor), name

@@ -64,7 +64,7 @@ def card(folder: Path) -> tuple[dict[str, Any], str]:
 
 
 def refusal(spec: MergeSpec, output: Path) -> str:
-    """What is said; nothing is left behind, not even the beginning of an output."""
+    """The message of a refused merge, which leaves nothing behind, not even part of an output."""
     with pytest.raises(StockpotError) as caught:
         merged(spec, output)
     assert "\n" not in str(caught.value)

@@ -47,10 +47,10 @@ def test_delta_is_that_of_peft(feature: str, tmp_path: Path) -> None:
     source = source_of(base, folder)
     assert set(source.factors) == set(expected) != set()
     for name, delta in expected.items():
-        found = torch.empty(delta.numel(), dtype=torch.float64)
-        assert source.read_delta(name, 0, found)
+        result = torch.empty(delta.numel(), dtype=torch.float64)
+        assert source.read_delta(name, 0, result)
         assert delta.abs().max() > 0
-        torch.testing.assert_close(found.view(delta.shape), delta, rtol=1e-13, atol=1e-15)
+        torch.testing.assert_close(result.view(delta.shape), delta, rtol=1e-13, atol=1e-15)
 
 
 @pytest.mark.parametrize("pattern", ["(a*)*b", "(a|aa)+$", "x" * 1000])

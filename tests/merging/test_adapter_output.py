@@ -47,9 +47,9 @@ def test_the_command_writes_a_model_or_an_adapter(
     assert "Writes an adapter to" in run("--as-adapter", "--dry-run")
     assert "--rank is only for writing an adapter" in run("--rank", "2")
     assert not (tmp_path / "out").exists()
-    said = run("--as-adapter", "--rank", "1")
-    assert "rank 1, " in said
-    assert "relative error of its ΔW" in said
+    message = run("--as-adapter", "--rank", "1")
+    assert "rank 1, " in message
+    assert "relative error of its ΔW" in message
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "adapter_config.json", "adapter_model.safetensors", "stockpot_merge.yaml",
     }  # fmt: skip
@@ -58,12 +58,12 @@ def test_the_command_writes_a_model_or_an_adapter(
 
 def read_delta(base: Path, folder: Path) -> State:
     source = source_of(base, folder)
-    found = {}
+    result = {}
     for name, factors in source.factors.items():
         flat = torch.empty(source.tensors[name].numel, dtype=torch.float64)
         source.read_delta(name, 0, flat)
-        found[name] = flat.view(factors.shape)
-    return found
+        result[name] = flat.view(factors.shape)
+    return result
 
 
 def test_a_merge_written_as_an_adapter_gives_the_same_logits_in_peft(
@@ -97,9 +97,9 @@ def test_task_arithmetic_and_settings_by_tensor_are_written(base: Path, adapters
     spec = replace(spec, models=(replace(spec.models[0], parameters={"weight": by_name}), spec.models[1]))
     write_adapter(spec, tmp_path / "out")
     one, two = deltas(base, adapters[0]), deltas(base, adapters[1])
-    found = read_delta(base, tmp_path / "out")
-    assert set(found) == {*one, *two}
-    for name, delta in found.items():
+    result = read_delta(base, tmp_path / "out")
+    assert set(result) == {*one, *two}
+    for name, delta in result.items():
         weight = -1.0 if "v_proj" in name else 1.0 + ("layers.1" in name)
         expected = 0.3 * (weight * one.get(name, torch.zeros(())) + two.get(name, torch.zeros(())))
         torch.testing.assert_close(delta, expected, rtol=1e-13, atol=1e-15)
@@ -131,15 +131,15 @@ def test_every_kind_of_layer_is_written_back(tmp_path: Path, rank: int | None) -
     base, one, first = mixed(tmp_path, 1, target_modules=targets, r=2, lora_alpha=6)
     _, two, second = mixed(tmp_path, 2, target_modules=targets, r=1, lora_alpha=3)
     error = write_adapter(spec_of("linear", one, two, base=base), tmp_path / "out", rank)
-    found = read_delta(base, tmp_path / "out")
-    assert set(found) == set(first)
-    lost = sum(float((found[name] - (first[name] + second[name]) / 2).square().sum()) for name in found)
-    total = sum(float(((first[name] + second[name]) / 2).square().sum()) for name in found)
+    result = read_delta(base, tmp_path / "out")
+    assert set(result) == set(first)
+    lost = sum(float((result[name] - (first[name] + second[name]) / 2).square().sum()) for name in result)
+    total = sum(float(((first[name] + second[name]) / 2).square().sum()) for name in result)
     assert error == pytest.approx((lost / total) ** 0.5, rel=1e-6, abs=1e-14)
     assert (error > 0.01) == (rank == 2)
     torch.manual_seed(5)
     model = PeftModel.from_pretrained(Mixed().double(), tmp_path / "out")
-    for name, delta in found.items():
+    for name, delta in result.items():
         layer = model.get_submodule(f"base_model.model.{name.removesuffix('.weight')}")
         torch.testing.assert_close(layer.get_delta_weight("default").detach(), delta, rtol=1e-13, atol=1e-15)
 

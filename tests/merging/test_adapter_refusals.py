@@ -48,10 +48,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_configurations_are_refused_by_name(adapters: list[Path], tmp_path: Path, case: str) -> None:
-    settings, said = REFUSED[case]
+    settings, expected = REFUSED[case]
     folder = changed(adapters[0], tmp_path / "adapter", **settings)
     message = refusal(lambda: merge("linear", [folder]))
-    assert said in message
+    assert expected in message
     assert str(folder) in message or "no/such" in message
 
 
@@ -94,10 +94,10 @@ DAMAGED: dict[str, tuple[Callable[[State], State], str]] = {
 
 @pytest.mark.parametrize("case", DAMAGED)
 def test_tensors_that_do_not_fit_are_refused_by_name(adapters: list[Path], tmp_path: Path, case: str) -> None:
-    change, said = DAMAGED[case]
+    change, expected = DAMAGED[case]
     folder = with_tensors(adapters[0], tmp_path / "adapter", change)
     message = refusal(lambda: merge("linear", [folder]))
-    assert said in message
+    assert expected in message
     assert str(folder) in message
 
 

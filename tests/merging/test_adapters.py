@@ -146,8 +146,8 @@ def test_a_merge_of_adapters_loads_as_a_model(base: Path, adapters: list[Path], 
     merge("linear", [adapters[0]], output=tmp_path / "out", options=Options(sync=False))
     tokens = torch.arange(12).view(2, 6)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float64)
-    theirs = PeftModel.from_pretrained(llama(base), adapters[0])
-    torch.testing.assert_close(model(tokens).logits, theirs(tokens).logits, rtol=1e-12, atol=1e-12)
+    reference = PeftModel.from_pretrained(llama(base), adapters[0])
+    torch.testing.assert_close(model(tokens).logits, reference(tokens).logits, rtol=1e-12, atol=1e-12)
 
 
 def test_ranges_read_piece_by_piece_are_the_whole_bit_for_bit(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from stockpot.weights.checkpoint import open_checkpoint
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "message"),
     [
         ("{", "is not JSON"),
         ("[1, 2]", "should hold a JSON object, not a list"),
@@ -23,11 +23,11 @@ from stockpot.weights.checkpoint import open_checkpoint
         ('{"a": ' + "9" * 5000 + "}", "is not JSON"),
     ],
 )
-def test_a_configuration_that_is_none_is_refused_before_the_merge(config: str, said: str, tmp_path: Path) -> None:
+def test_a_configuration_that_is_none_is_refused_before_the_merge(config: str, message: str, tmp_path: Path) -> None:
     one = model(tmp_path / "one", config)
-    found = refusal(linear(one), tmp_path / "out")
-    assert said in found
-    assert found.startswith(str(one / "config.json"))
+    result = refusal(linear(one), tmp_path / "out")
+    assert message in result
+    assert result.startswith(str(one / "config.json"))
 
 
 def test_a_configuration_in_another_encoding_is_refused(tmp_path: Path) -> None:

@@ -89,8 +89,8 @@ def test_a_pickle_is_refused(tmp_path: Path, three: list[Path]) -> None:
     bad.mkdir()
     (bad / "pytorch_model.bin").write_bytes(b"\x80\x04cos\nsystem\n(S'touch /tmp/owned'\ntR.")
     assert "--allow-bin" in refusal(tmp_path, "linear", [three[0], bad])
-    said = refusal(tmp_path, "linear", [three[0], bad], options=Options(allow_bin=True))
-    assert "holds more than tensors, or is damaged" in said
+    message = refusal(tmp_path, "linear", [three[0], bad], options=Options(allow_bin=True))
+    assert "holds more than tensors, or is damaged" in message
 
 
 @pytest.mark.parametrize("path", ["", "missing", "x" * 300, "~nobody-of-that-name/x", "a\0b", "no/such-model"])
@@ -125,11 +125,11 @@ def test_integers_are_copied_from_the_base_or_have_to_be_equal(tmp_path: Path, d
         assert isinstance(merged, dict)
         assert merged["n"].dtype is dtype
         assert merged["n"].tolist() == base.tolist()
-    said = refusal(tmp_path, "linear", [one, three])
-    assert "'n'" in said
-    assert "not averaged" in said
-    assert "one and" in said
-    assert str(three) in said
+    message = refusal(tmp_path, "linear", [one, three])
+    assert "'n'" in message
+    assert "not averaged" in message
+    assert "one and" in message
+    assert str(three) in message
 
 
 @pytest.mark.parametrize("whole", [torch.int64, torch.bool, torch.uint8])
@@ -138,9 +138,9 @@ def test_a_float_in_one_model_and_an_integer_in_another_is_refused(
 ) -> None:
     bad = random_model(tmp_path / "bad", 7, b_weight=torch.ones(5).to(whole))
     for models, base in (([three[0], bad], None), ([bad, three[0]], None), (three[:2], bad), ([bad], three[2])):
-        said = refusal(tmp_path, "linear", models, base=base)
-        assert "'b.weight'" in said
-        assert "has the type" in said
+        message = refusal(tmp_path, "linear", models, base=base)
+        assert "'b.weight'" in message
+        assert "has the type" in message
 
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "fisher"])
@@ -174,9 +174,9 @@ def test_8_bit_floats_with_a_scale_are_refused(tmp_path: Path, dtype: torch.dtyp
     for folder in folders:
         folder.mkdir()
         save_file({"w": torch.ones(2, 2).to(dtype), scale: torch.ones(1)}, folder / "model.safetensors")
-    said = refusal(tmp_path, "linear", folders)
-    assert "'w'" in said
-    assert scale in said
+    message = refusal(tmp_path, "linear", folders)
+    assert "'w'" in message
+    assert scale in message
     plain = model(tmp_path / "plain", w=torch.ones(2, 2))
     assert scale in refusal(tmp_path, "task_arithmetic", [plain], base=folders[0], on_missing="skip")
 
@@ -189,8 +189,8 @@ def test_a_tensor_that_a_model_lacks_goes_by_on_missing(tmp_path: Path, three: l
     one, two, base = three
     model(two, a_weight=load_file(two / "model.safetensors")["a.weight"])
     if on_missing == "error":
-        said = refusal(tmp_path, "linear", [one, two], base=base)
-        assert f"{two} has no tensor 'b.weight'" in said
+        message = refusal(tmp_path, "linear", [one, two], base=base)
+        assert f"{two} has no tensor 'b.weight'" in message
         return
     merged = merge("linear", [one, two], base=base, on_missing=on_missing)
     assert isinstance(merged, dict)
@@ -211,9 +211,9 @@ def test_a_tensor_that_only_one_model_has_goes_by_on_missing(
 ) -> None:
     extra = random_model(tmp_path / "extra", 5, c_weight=torch.ones(2))
     if on_missing == "error":
-        said = refusal(tmp_path, "linear", [three[0], extra], base=three[2])
-        assert "'c.weight'" in said
-        assert str(extra) in said
+        message = refusal(tmp_path, "linear", [three[0], extra], base=three[2])
+        assert "'c.weight'" in message
+        assert str(extra) in message
         return
     merged = merge("linear", [three[0], extra], base=three[2], on_missing=on_missing)
     assert isinstance(merged, dict)
@@ -225,9 +225,9 @@ def test_a_tensor_of_another_shape_goes_by_on_missing(tmp_path: Path, three: lis
     one, _, base = three
     bad = random_model(tmp_path / "bad", 5, b_weight=torch.ones(7))
     if on_missing == "error":
-        said = refusal(tmp_path, "linear", [one, bad], base=base)
-        assert "'b.weight' has the shape [7], but elsewhere [5]" in said
-        assert str(bad) in said
+        message = refusal(tmp_path, "linear", [one, bad], base=base)
+        assert "'b.weight' has the shape [7], but elsewhere [5]" in message
+        assert str(bad) in message
         return
     merged = merge("linear", [one, bad], base=base, on_missing=on_missing)
     assert isinstance(merged, dict)
@@ -250,7 +250,7 @@ def test_vocabularies_that_differ_are_named_with_their_sizes(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("rule", "parameters", "said"),
+    ("rule", "parameters", "message"),
     [
         ("tise", {}, "Did you mean 'ties'"), ("ties", {"densty": 0.2}, "Did you mean 'density'"),
         ("linear", {"density": 0.2}, "has no parameter 'density'"), ("ties", {"density": 0}, "above 0"),
@@ -278,18 +278,18 @@ def test_vocabularies_that_differ_are_named_with_their_sizes(tmp_path: Path) -> 
     ],
 )  # fmt: skip
 def test_parameters_that_are_unknown_misspelt_or_out_of_range_are_refused(
-    tmp_path: Path, three: list[Path], rule: str, parameters: dict[str, Any], said: str
+    tmp_path: Path, three: list[Path], rule: str, parameters: dict[str, Any], message: str
 ) -> None:
-    assert said in refusal(tmp_path, rule, three[:2], base=three[2], **parameters)
+    assert message in refusal(tmp_path, rule, three[:2], base=three[2], **parameters)
 
 
 def test_too_few_and_too_many_models_and_a_missing_base_are_refused(tmp_path: Path, three: list[Path]) -> None:
     for name, rule in RULES.items():
         counts = [rule.least - 1, *([rule.most + 1] if rule.most else [])]
         for count in counts:
-            said = refusal(tmp_path, name, (three * 2)[:count], base=three[2])
-            assert f"{name} merges" in said
-            assert f"not {count}" in said
+            message = refusal(tmp_path, name, (three * 2)[:count], base=three[2])
+            assert f"{name} merges" in message
+            assert f"not {count}" in message
         if rule.base == "required":
             assert f"{name} needs the model" in refusal(tmp_path, name, three[: rule.most or 2])
 

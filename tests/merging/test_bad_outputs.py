@@ -23,16 +23,16 @@ def test_an_output_that_is_holds_or_lies_in_an_input_is_refused(tmp_path: Path, 
     file = one / "model.safetensors"
     (tmp_path / "link").symlink_to(one)
     for place in (one, two, base, one / "deep" / "er", tmp_path, tmp_path / "link", tmp_path / "two" / ".." / "one"):
-        said = refusal(tmp_path, "linear", [one, two], base=base, output=place)
-        assert "would overwrite the input" in said or "is a link" in said
+        message = refusal(tmp_path, "linear", [one, two], base=base, output=place)
+        assert "would overwrite the input" in message or "is a link" in message
     for place in (file, one):
         assert "would overwrite the input" in refusal(tmp_path, "linear", [file, two], output=place)
 
 
 def test_an_output_that_exists_is_left_alone(tmp_path: Path, three: list[Path]) -> None:
-    held = tmp_path / "held"
-    held.mkdir()
-    (held / "notes.txt").write_text("mine")
+    existing = tmp_path / "held"
+    existing.mkdir()
+    (existing / "notes.txt").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "file").write_text("mine")
@@ -79,7 +79,7 @@ def failing(function: str, number: int, after: int, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("function", "number", "after", "said"),
+    ("function", "number", "after", "message"),
     [
         ("posix_fallocate", errno.ENOSPC, 0, "the disk is full"), ("pwrite", errno.ENOSPC, 0, "the disk is full"),
         ("pwrite", errno.ENOSPC, 2, "the disk is full"), ("pwrite", errno.EDQUOT, 1, "the disk is full"),
@@ -91,10 +91,10 @@ def failing(function: str, number: int, after: int, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_full_or_read_only_disk_is_one_line_and_leaves_nothing(
     tmp_path: Path, three: list[Path], monkeypatch: pytest.MonkeyPatch,
-    function: str, number: int, after: int, said: str, threads: int,
+    function: str, number: int, after: int, message: str, threads: int,
 ) -> None:  # fmt: skip
     failing(function, number, after, monkeypatch)
-    assert said in refusal(tmp_path, "linear", three[:2], options=Options(threads=threads))
+    assert message in refusal(tmp_path, "linear", three[:2], options=Options(threads=threads))
 
 
 def test_a_disk_that_fills_up_between_shards_leaves_no_model(

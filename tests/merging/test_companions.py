@@ -50,8 +50,8 @@ def merged(output: Path, *folders: Path) -> Path:
 
 
 def notes(folder: Path) -> list[str]:
-    found: list[str] = json.loads((folder / "stockpot_merge.json").read_text())["notes"]
-    return found
+    result: list[str] = json.loads((folder / "stockpot_merge.json").read_text())["notes"]
+    return result
 
 
 def names(folder: Path) -> set[str]:
@@ -99,18 +99,20 @@ def test_all_that_is_not_weights_comes_along_and_what_is_left_out_is_named(tmp_p
         (one / name).write_text(name)
     out = merged(tmp_path / "out", one)
     assert names(out) == names(encoder(tmp_path / "plain")) | OURS | set(texts)
-    said = notes(out)
+    message = notes(out)
     start = f"not copied from {one}: "
     expected = {**gone, "a folder with weights of its own": ["checkpoint-7/", "onnx/"]}
-    assert set(said) == {f"{start}{', '.join(left)} ({why})." for why, left in expected.items()}
+    assert set(message) == {f"{start}{', '.join(left)} ({why})." for why, left in expected.items()}
 
 
 def test_a_pickle_that_a_module_needs_is_said_to_be_needed(tmp_path: Path) -> None:
     one = encoder(tmp_path / "one")
     (one / "2_Dense" / "model.safetensors").rename(one / "2_Dense" / "pytorch_model.bin")
-    said = notes(merged(tmp_path / "out", one))
-    assert len(said) == 1
-    assert "2_Dense/pytorch_model.bin (a pickle, without which sentence-transformers cannot open the output" in said[0]
+    message = notes(merged(tmp_path / "out", one))
+    assert len(message) == 1
+    assert (
+        "2_Dense/pytorch_model.bin (a pickle, without which sentence-transformers cannot open the output" in message[0]
+    )
 
 
 def test_no_link_leads_out_of_the_donors_folder(tmp_path: Path) -> None:
@@ -143,11 +145,11 @@ def test_names_that_cannot_be_printed_and_files_without_end_are_left(
         (one / f"zz{number}.txt").write_text("x")
     out = merged(tmp_path / "out", one)
     assert "huge.csv" not in names(out)
-    said = "\n".join(notes(out))
-    assert said.isascii()
-    assert r"'a\x1b[31m.txt' (a name that cannot be printed)" in said
-    assert "huge.csv (larger than 1 GiB)" in said
-    assert "(more than 9 files)" in said
+    message = "\n".join(notes(out))
+    assert message.isascii()
+    assert r"'a\x1b[31m.txt' (a name that cannot be printed)" in message
+    assert "huge.csv (larger than 1 GiB)" in message
+    assert "(more than 9 files)" in message
 
 
 def test_a_tree_of_many_folders_is_not_walked_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

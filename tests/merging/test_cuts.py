@@ -24,9 +24,9 @@ def stretches_of(sizes: Sequence[int], piece: int) -> list[Stretch]:
     ]
 
 
-def kept(vectors: Sequence[Tensor], found: Sequence[Cut], piece: int) -> Tensor:
+def kept(vectors: Sequence[Tensor], result: Sequence[Cut], piece: int) -> Tensor:
     parts = []
-    for vector, cut in zip(vectors, found, strict=True):
+    for vector, cut in zip(vectors, result, strict=True):
         for start in range(0, vector.numel(), piece):
             parts.append(trim(vector[start : start + piece].clone(), cut, start))
     return torch.cat(parts) if parts else torch.empty(0)
@@ -44,7 +44,7 @@ def passes(vectors: Sequence[Tensor], k: int, piece: int, threads: int = 1) -> t
     """The cuts, and how many stretches were read in counting passes."""
     read: list[Stretch] = []
     sizes = [vector.numel() for vector in vectors]
-    found = find_cuts(
+    result = find_cuts(
         sizes,
         [{"top": k}],
         stretches_of(sizes, piece),
@@ -53,7 +53,7 @@ def passes(vectors: Sequence[Tensor], k: int, piece: int, threads: int = 1) -> t
         vectors[0].dtype == torch.float64,
         read.append,
     )
-    return [each[0]["top"] for each in found], len(read)
+    return [each[0]["top"] for each in result], len(read)
 
 
 # Values with many equals, zeros of both signs, subnormals, huge ones.
@@ -93,8 +93,8 @@ def test_the_k_largest_are_kept_and_of_equals_the_first(
         patch.setattr(module, "_BINS", bins)
         patch.setattr(module, "_REMEMBERED", remembered)
         patch.setattr(module, "_GATHERED", gathered)
-        found, _ = passes(vectors, k, piece)
-    assert torch.equal(kept(vectors, found, piece), expected(vectors, k))
+        result, _ = passes(vectors, k, piece)
+    assert torch.equal(kept(vectors, result, piece), expected(vectors, k))
 
 
 @pytest.fixture(scope="module", params=["normal", "bfloat16", "heavy", "mostly zero"])
@@ -120,9 +120,9 @@ def test_one_pass_is_enough_for_weights(
     monkeypatch.setattr(module, "_GATHERED", gathered)
     kind, vectors, order = weights
     k, piece = int(density * len(order)), 1 << 18
-    found, read = passes(vectors, k, piece)
+    result, read = passes(vectors, k, piece)
     flat, largest = torch.cat(vectors), order[:k]
-    assert torch.equal(kept(vectors, found, piece), torch.zeros_like(flat).index_copy_(0, largest, flat[largest]))
+    assert torch.equal(kept(vectors, result, piece), torch.zeros_like(flat).index_copy_(0, largest, flat[largest]))
     # Where magnitudes are spread over decades, a bracket can hold more bits than a histogram has bins: one more pass.
     once = len(stretches_of([vector.numel() for vector in vectors], piece))
     assert read == once or (read == 2 * once and not gathered and (kind == "heavy" or density in (0.001, 0.9)))
@@ -133,8 +133,8 @@ def test_a_sample_that_misleads_costs_passes_and_not_exactness(monkeypatch: pyte
     monkeypatch.setattr(module, "_RUN", 1)
     flat = torch.arange(6400.0) + 1
     flat[::100] = torch.linspace(1e-6, 2e-6, 64)  # the sample sees these alone
-    found, read = passes([flat], 1000, 500)
-    assert torch.equal(kept([flat], found, 500), expected([flat], 1000))
+    result, read = passes([flat], 1000, 500)
+    assert torch.equal(kept([flat], result, 500), expected([flat], 1000))
     assert read > len(stretches_of([6400], 500))
 
 
@@ -145,9 +145,9 @@ def test_threads_change_nothing() -> None:
 
 def test_nan_counts_as_the_largest_and_is_kept() -> None:
     vector = torch.tensor([1.0, float("nan"), 3.0, 2.0])
-    found, _ = passes([vector], 2, 4)
-    assert torch.equal(kept([vector], found, 4).isnan(), torch.tensor([False, True, False, False]))
-    assert kept([vector], found, 4)[2] == 3
+    result, _ = passes([vector], 2, 4)
+    assert torch.equal(kept([vector], result, 4).isnan(), torch.tensor([False, True, False, False]))
+    assert kept([vector], result, 4)[2] == 3
     nothing = find_cuts([4], [{"top": 0}], stretches_of([4], 4), lambda part: [vector], 1, False)[0][0]["top"]
     assert torch.equal(trim(torch.tensor([1.0, -5.0]), nothing, 0), torch.zeros(2))
 
@@ -155,7 +155,7 @@ def test_nan_counts_as_the_largest_and_is_kept() -> None:
 def test_several_models_and_cuts_at_once() -> None:
     generator = torch.Generator().manual_seed(1)
     models = [torch.randn(5000, generator=generator) for _ in range(3)]
-    found = find_cuts(
+    result = find_cuts(
         [5000],
         [{"inner": 4000, "outer": 10}, {}, {"top": 1}],
         stretches_of([5000], 999),
@@ -163,6 +163,6 @@ def test_several_models_and_cuts_at_once() -> None:
         2,
         False,
     )[0]
-    assert [list(cuts) for cuts in found] == [["inner", "outer"], [], ["top"]]
+    assert [list(cuts) for cuts in result] == [["inner", "outer"], [], ["top"]]
     for number, name, k in ((0, "inner", 4000), (0, "outer", 10), (2, "top", 1)):
-        assert torch.equal(kept([models[number]], [found[number][name]], 999), expected([models[number]], k))
+        assert torch.equal(kept([models[number]], [result[number][name]], 999), expected([models[number]], k))

@@ -48,9 +48,9 @@ def test_without_a_base_the_first_model_is_the_donor(tmp_path: Path) -> None:
 def test_the_tokenizers_donor_is_refused_where_nobody_has_that_name(tmp_path: Path) -> None:
     one, two = model(tmp_path / "one", {}), model(tmp_path / "two", {})
     assert "there is no base" in refusal(linear(one, two, tokenizer="base"), tmp_path / "out")
-    said = refusal(linear(one, two, tokenizer=f"{one}x"), tmp_path / "out")
-    assert said.startswith("tokenizer_source:")
-    assert f"Did you mean '{one}'?" in said
+    message = refusal(linear(one, two, tokenizer=f"{one}x"), tmp_path / "out")
+    assert message.startswith("tokenizer_source:")
+    assert f"Did you mean '{one}'?" in message
     assert f"Known: {one}, {two}." in refusal(linear(one, two, tokenizer="union"), tmp_path / "out")
 
 
@@ -158,5 +158,5 @@ def test_auto_without_any_template_is_noted(tmp_path: Path) -> None:
 
 
 def test_a_templates_name_is_not_known(tmp_path: Path) -> None:
-    said = refusal(linear(model(tmp_path / "one", {}), chat_template="chatml"), tmp_path / "out")
-    assert "chat_template: 'chatml' is not a template: write 'auto'" in said
+    message = refusal(linear(model(tmp_path / "one", {}), chat_template="chatml"), tmp_path / "out")
+    assert "chat_template: 'chatml' is not a template: write 'auto'" in message

@@ -43,11 +43,11 @@ def arguments(rule: str, models: list[Any], base: Any) -> tuple[Any, ...]:
 
 
 def memory(rule: str, threads: int = 1, trim: str = "model", **parameters: Any) -> dict[str, Tensor]:
-    found = stockpot.merge(
+    result = stockpot.merge(
         *arguments(rule, [tuned(1), tuned(2)], state(0)), trim=trim, options=Options(threads=threads), **parameters
     )
-    assert isinstance(found, dict)
-    return found
+    assert isinstance(result, dict)
+    return result
 
 
 def test_every_rule_is_tried_here() -> None:
@@ -95,17 +95,17 @@ def test_nothing_that_is_given_is_changed() -> None:
     for rule, parameters in EVERY.items():
         models, base = [tuned(1), tuned(2)], state(0)
         stockpot.merge(*arguments(rule, models, base), **parameters)
-        for found, expected in zip((*models, base), (tuned(1), tuned(2), state(0)), strict=True):
-            assert_same(found, expected)
+        for result, expected in zip((*models, base), (tuned(1), tuned(2), state(0)), strict=True):
+            assert_same(result, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_arithmetic_is_in_fp32_or_wider_and_rounded_once(dtype: torch.dtype) -> None:
     a, b = ({name: t.to(dtype) for name, t in tuned(seed).items()} for seed in (1, 2))
-    found = stockpot.merge("linear", [a, b], weight=[0.3, 0.7])
-    assert isinstance(found, dict)
+    result = stockpot.merge("linear", [a, b], weight=[0.3, 0.7])
+    assert isinstance(result, dict)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    for name, tensor in found.items():
+    for name, tensor in result.items():
         exact = (a[name].to(wide) * 0.3).add(b[name].to(wide), alpha=0.7).div(0.3 + 0.7)
         assert tensor.dtype == dtype
         torch.testing.assert_close(tensor, exact.to(dtype), rtol=0, atol=0)
@@ -113,13 +113,13 @@ def test_arithmetic_is_in_fp32_or_wider_and_rounded_once(dtype: torch.dtype) -> 
 
 def test_the_output_has_the_first_models_types_or_the_one_that_was_asked_for() -> None:
     mixed = tuned(1, torch.bfloat16) | {"model.scale": torch.tensor(1.5)}
-    found = stockpot.merge("linear", [mixed, tuned(2, torch.float16)])
-    assert isinstance(found, dict)
-    assert {tensor.dtype for tensor in found.values()} == {torch.bfloat16, torch.float32}
-    assert found["model.scale"].dtype == torch.float32
-    asked = stockpot.merge("linear", [mixed, tuned(2)], dtype="float16")
-    assert isinstance(asked, dict)
-    assert {tensor.dtype for tensor in asked.values()} == {torch.float16}
+    result = stockpot.merge("linear", [mixed, tuned(2, torch.float16)])
+    assert isinstance(result, dict)
+    assert {tensor.dtype for tensor in result.values()} == {torch.bfloat16, torch.float32}
+    assert result["model.scale"].dtype == torch.float32
+    requested = stockpot.merge("linear", [mixed, tuned(2)], dtype="float16")
+    assert isinstance(requested, dict)
+    assert {tensor.dtype for tensor in requested.values()} == {torch.float16}
     with pytest.raises(StockpotError, match="Did you mean 'bfloat16'"):
         stockpot.merge("linear", [mixed], dtype="bfloat61")
 
@@ -127,21 +127,21 @@ def test_the_output_has_the_first_models_types_or_the_one_that_was_asked_for() -
 def test_eight_bit_floats_are_weights_like_others() -> None:
     kind = torch.float8_e4m3fn
     a, b = {"w": torch.tensor([1.0, 2.0, -3.5]).to(kind)}, {"w": torch.tensor([2.0, 2.0, -0.5]).to(kind)}
-    found = stockpot.merge("linear", [a, b])
-    assert isinstance(found, dict)
-    assert found["w"].dtype == kind
-    assert found["w"].float().tolist() == [1.5, 2.0, -2.0]
+    result = stockpot.merge("linear", [a, b])
+    assert isinstance(result, dict)
+    assert result["w"].dtype == kind
+    assert result["w"].float().tolist() == [1.5, 2.0, -2.0]
 
 
 def test_integers_come_from_the_base_or_are_the_same_in_all() -> None:
     def with_ids(tensors: dict[str, Tensor], ids: list[int]) -> dict[str, Tensor]:
         return tensors | {"ids": torch.tensor(ids)}
 
-    found = stockpot.merge(
+    result = stockpot.merge(
         "linear", [with_ids(tuned(1), [1, 2]), with_ids(tuned(2), [3, 4])], with_ids(state(0), [5, 6])
     )
-    assert isinstance(found, dict)
-    assert found["ids"].tolist() == [5, 6]
+    assert isinstance(result, dict)
+    assert result["ids"].tolist() == [5, 6]
     same = stockpot.merge("linear", [with_ids(tuned(1), [1, 2]), with_ids(tuned(2), [1, 2])])
     assert isinstance(same, dict)
     assert same["ids"].dtype == torch.int64
@@ -193,9 +193,9 @@ def test_fishers_weigh_element_by_element(tmp_path: Path) -> None:
         (tmp_path / f"f{number}.json").write_text('{"variant": "exact", "samples": 100}')
         paths.append(str(tmp_path / f"f{number}.safetensors"))
     a, b = tuned(1), tuned(2)
-    found = stockpot.merge("fisher", [a, b], fisher=paths, weight=[2.0, 1.0])
-    assert isinstance(found, dict)
-    for name, tensor in found.items():
+    result = stockpot.merge("fisher", [a, b], fisher=paths, weight=[2.0, 1.0])
+    assert isinstance(result, dict)
+    for name, tensor in result.items():
         f, g = (state(seed)[name].double() ** 2 if name != "model.scale" else torch.tensor(0.0) for seed in (5, 6))
         f, g = f + 1e-12, g + 1e-12
         expected = (2 * f * a[name] + g * b[name]) / (2 * f + g)
@@ -221,11 +221,11 @@ def test_values_over_depth_and_by_name() -> None:
     zeros = {name: torch.zeros_like(tensor) for name, tensor in state(0).items()}
     t = (Filtered((0.0, 1.0, 0.5), "mlp"), Filtered(0.25, "norm"), Filtered(0.75))
     spec = MergeSpec("slerp", (MergeModel("zeros"), MergeModel("ones")), parameters={"t": t})
-    found = merge_state(spec, Options(), {"ones": ones, "zeros": zeros})
+    result = merge_state(spec, Options(), {"ones": ones, "zeros": zeros})
     import math
 
     # Against a zero tensor slerp has a right angle: the share of the other is sin(t·π/2).
     shares = {f"model.layers.{layer}.mlp.weight": share for layer, share in enumerate((0.0, 1.0, 0.5))}
-    for name, tensor in found.items():
+    for name, tensor in result.items():
         share = shares.get(name, 0.25 if "norm" in name else 0.75)
         torch.testing.assert_close(tensor, torch.full_like(tensor, math.sin(share * math.pi / 2)))

@@ -34,11 +34,11 @@ def inputs(tmp_path: Path) -> Path:
 
 def merge(folder: Path, out: str = "out", resume: bool = False, **changes: Any) -> Path:
     options = Options(**{**vars(SMALL), "resume": resume, **changes})
-    found = stockpot.merge(
+    result = stockpot.merge(
         "ties", [folder / "a", folder / "b"], folder / "base", folder / out, density=0.5, options=options
     )
-    assert isinstance(found, Path)
-    return found
+    assert isinstance(result, Path)
+    return result
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -81,11 +81,11 @@ def _check_every_kill(inputs: Path, whole: dict[str, bytes], killed: Callable[[i
             assert at > total - 3
         else:
             merge(inputs, resume=partial.is_dir())
-        found = files(inputs / "out")
-        assert set(found) == set(whole)
+        result = files(inputs / "out")
+        assert set(result) == set(whole)
         for name, content in whole.items():
             if name.endswith((".safetensors", "index.json", "config.json")):
-                assert found[name] == content, (at, name)
+                assert result[name] == content, (at, name)
         assert not partial.exists()
 
 

@@ -88,8 +88,8 @@ def family(build: Callable[[], PreTrainedModel], folder: Path, **saving: Any) ->
 
 def loaded(kind: type[PreTrainedModel], folder: Path) -> PreTrainedModel:
     """The model in a folder, which has every tensor that the model wants, and no other."""
-    model, found = kind.from_pretrained(folder, output_loading_info=True)
-    assert not any(found.values()), found
+    model, result = kind.from_pretrained(folder, output_loading_info=True)
+    assert not any(result.values()), result
     return model
 
 
@@ -97,10 +97,10 @@ def wide(model: PreTrainedModel) -> dict[str, Tensor]:
     return {name: tensor.double() for name, tensor in model.state_dict().items()}
 
 
-def assert_close(found: State, expected: State) -> None:
-    assert found.keys() == expected.keys()
+def assert_close(result: State, expected: State) -> None:
+    assert result.keys() == expected.keys()
     for name, tensor in expected.items():
-        torch.testing.assert_close(found[name].double(), tensor.double(), rtol=1e-5, atol=1e-6, msg=name)
+        torch.testing.assert_close(result[name].double(), tensor.double(), rtol=1e-5, atol=1e-6, msg=name)
 
 
 def by_file(formula: Callable[[list[Tensor]], Tensor], *folders: Path) -> dict[str, Tensor]:
@@ -146,8 +146,8 @@ def test_ties_over_the_whole_model_loads_as_its_formula(build: Callable[[], PreT
     files = [open_checkpoint(path) for path in paths]
     names = sorted(files[0])
     base, *models = [[file[name].double() for name in names] for file in files]
-    found = open_checkpoint(tmp_path / "out")
-    assert_close(found, dict(zip(names, ties(base, models, 0.3), strict=True)))
+    result = open_checkpoint(tmp_path / "out")
+    assert_close(result, dict(zip(names, ties(base, models, 0.3), strict=True)))
 
 
 @pytest.mark.parametrize("build", [llama, vit, mixtral])

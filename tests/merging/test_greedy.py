@@ -51,12 +51,12 @@ def test_models_are_merged_scored_and_kept(on_disk: bool, tmp_path: Path) -> Non
 
     models: list[Any] = [saved(tmp_path / str(number), state) for number, state in enumerate(states)]
     if on_disk:
-        found = loaded(stockpot.merge("greedy_soup", models, output=tmp_path / "out", score=score))
+        result = loaded(stockpot.merge("greedy_soup", models, output=tmp_path / "out", score=score))
         assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2", "out"]
     else:
-        found = stockpot.merge("greedy_soup", states, score=score)
+        result = stockpot.merge("greedy_soup", states, score=score)
     assert seen == [1.0, 3.0, 9.0, 2.0, pytest.approx(13 / 3)]
-    assert_same(found, stockpot.merge("linear", states[:2]))
+    assert_same(result, stockpot.merge("linear", states[:2]))
     with pytest.raises(StockpotError, match="needs score="):
         stockpot.merge("greedy_soup", states)
 

@@ -35,12 +35,12 @@ def test_the_recipe_is_the_merge_that_was_asked_for(tmp_path: Path) -> None:
 
 def test_the_record_has_size_and_header_of_every_input_file(tmp_path: Path) -> None:
     spec = spec_of(tmp_path)
-    found = facts(merged(spec, tmp_path / "out"))
-    assert found["stockpot"] == __version__
-    assert found["rule"] == "ties"
-    assert found["output"] == {"parameters": 64, "bytes": 128, "parameters_by_dtype": {"BF16": 64}}
-    assert [entry["model"] for entry in found["inputs"]] == spec.paths
-    for entry in found["inputs"]:
+    result = facts(merged(spec, tmp_path / "out"))
+    assert result["stockpot"] == __version__
+    assert result["rule"] == "ties"
+    assert result["output"] == {"parameters": 64, "bytes": 128, "parameters_by_dtype": {"BF16": 64}}
+    assert [entry["model"] for entry in result["inputs"]] == spec.paths
+    for entry in result["inputs"]:
         data = (Path(entry["model"]) / "model.safetensors").read_bytes()
         header = data[8 : 8 + struct.unpack("<Q", data[:8])[0]]
         assert entry["files"] == [

@@ -53,14 +53,14 @@ def merged(spec: MergeSpec, double: bool = False) -> dict[str, Tensor]:
     return merge_state(spec, Options(threads=1), states)
 
 
-def distance(found: dict[str, Tensor], expected: dict[str, Tensor], paths: Sequence[str]) -> float:
+def distance(result: dict[str, Tensor], expected: dict[str, Tensor], paths: Sequence[str]) -> float:
     """The largest difference, in fp32 ulps of what is added up: where terms cancel, the result's own are smaller."""
-    assert found.keys() == expected.keys()
+    assert result.keys() == expected.keys()
     worst = 0.0
     for name, tensor in expected.items():
-        assert found[name].shape == tensor.shape
+        assert result[name].shape == tensor.shape
         summands = sum(inputs()[path][name].double().abs() for path in paths)
-        worst = max(worst, float(((found[name].double() - tensor.double()).abs() / (EPS * summands)).max()))
+        worst = max(worst, float(((result[name].double() - tensor.double()).abs() / (EPS * summands)).max()))
     return worst
 
 
@@ -80,45 +80,45 @@ def test_the_golden_files_cover_the_rules_whose_definitions_agree() -> None:
 
 @pytest.mark.parametrize("case", [case for case in DIRECT if not spec_of(case).slices])
 def test_sums_are_mergekit_s_to_one_ulp(case: str) -> None:
-    spec, theirs = spec_of(case), theirs_of(case)
-    found = merged(spec)
-    assert {tensor.dtype for tensor in (*found.values(), *theirs.values())} == {torch.float32}
-    assert distance(found, theirs, spec.paths) <= 1
+    spec, reference = spec_of(case), theirs_of(case)
+    result = merged(spec)
+    assert {tensor.dtype for tensor in (*result.values(), *reference.values())} == {torch.float32}
+    assert distance(result, reference, spec.paths) <= 1
 
 
 @pytest.mark.parametrize("case", ANGLES)
 def test_what_turns_on_an_angle_is_mergekit_s_but_for_its_rounding_of_the_angle(case: str) -> None:
-    spec, theirs = spec_of(case), theirs_of(case)
-    found, exact = merged(spec), merged(spec, double=True)
-    assert distance(found, theirs, spec.paths) <= 8
-    ours_off, theirs_off = (distance(state, exact, spec.paths) for state in (found, theirs))
+    spec, reference = spec_of(case), theirs_of(case)
+    result, exact = merged(spec), merged(spec, double=True)
+    assert distance(result, reference, spec.paths) <= 8
+    ours_off, theirs_off = (distance(state, exact, spec.paths) for state in (result, reference))
     assert ours_off <= min(theirs_off, 2)
 
 
 @pytest.mark.parametrize("case", HALF)
 def test_written_in_bfloat16_the_results_are_neighbours_at_most(case: str) -> None:
-    found, theirs = merged(spec_of(case)), theirs_of(case)
-    assert found.keys() == theirs.keys()
-    for name, tensor in theirs.items():
-        assert found[name].dtype == tensor.dtype == torch.bfloat16
-        assert torch.equal(found[name].signbit(), tensor.signbit())
-        steps = found[name].view(torch.int16).int() - tensor.view(torch.int16).int()
+    result, reference = merged(spec_of(case)), theirs_of(case)
+    assert result.keys() == reference.keys()
+    for name, tensor in reference.items():
+        assert result[name].dtype == tensor.dtype == torch.bfloat16
+        assert torch.equal(result[name].signbit(), tensor.signbit())
+        steps = result[name].view(torch.int16).int() - tensor.view(torch.int16).int()
         assert int(steps.abs().max()) <= 1, name
 
 
 def test_layers_are_put_together_as_mergekit_puts_them_bit_for_bit() -> None:
-    found, theirs = merged(spec_of("passthrough")), theirs_of("passthrough")
-    assert found.keys() == theirs.keys()
-    assert sum("q_proj" in name for name in found) == 6
-    assert all(torch.equal(found[name], tensor) for name, tensor in theirs.items())
+    result, reference = merged(spec_of("passthrough")), theirs_of("passthrough")
+    assert result.keys() == reference.keys()
+    assert sum("q_proj" in name for name in result) == 6
+    assert all(torch.equal(result[name], tensor) for name, tensor in reference.items())
 
 
 def test_filters_and_depths_mean_in_slices_what_they_mean_to_mergekit() -> None:
-    found, theirs = merged(spec_of("linear_slices")), theirs_of("linear_slices")
-    assert found.keys() == theirs.keys()
-    assert sum("q_proj" in name for name in found) == 3
-    for name, tensor in theirs.items():
-        torch.testing.assert_close(found[name], tensor, rtol=0, atol=4e-6, msg=name)
+    result, reference = merged(spec_of("linear_slices")), theirs_of("linear_slices")
+    assert result.keys() == reference.keys()
+    assert sum("q_proj" in name for name in result) == 3
+    for name, tensor in reference.items():
+        torch.testing.assert_close(result[name], tensor, rtol=0, atol=4e-6, msg=name)
 
 
 @pytest.mark.parametrize("case", ["passthrough", "ties_gradient", "slerp_gradient_bf16"])
@@ -153,11 +153,11 @@ def test_where_the_vote_is_a_draw_nothing_is_merged_and_mergekit_takes_the_posit
     changes = [torch.tensor([1.0, 0.5, 0.25]), torch.tensor([-1.0, 0.5, 0.5]), torch.tensor([0.0, -1.0, -0.25])]
     states = {"base": {"w": base}} | {f"m{number}": {"w": base + change} for number, change in enumerate(changes)}
     spec = parse_merge_config({"merge_method": "ties", "base_model": "base", "models": ["m0", "m1", "m2"]}, "x.yaml")
-    found = merge_state(spec, Options(threads=1), states)["w"].double()
+    result = merge_state(spec, Options(threads=1), states)["w"].double()
     vectors = [change.double() for change in changes]
     ones = [1.0] * 3
-    assert torch.equal(found, base.double() + elected(vectors, ones, normalize=True))
-    assert found.tolist() == [1.0, 2.0, 3.375]
+    assert torch.equal(result, base.double() + elected(vectors, ones, normalize=True))
+    assert result.tolist() == [1.0, 2.0, 3.375]
     assert (base.double() + elected(vectors, ones, normalize=True, draw=1)).tolist() == [2.0, 2.5, 3.375]
 
 
@@ -177,7 +177,7 @@ stockpot: {seed: 5}
 def test_random_drops_are_the_papers_divided_by_the_chance_of_staying(rule: str, rescale: bool) -> None:
     """mergekit draws from torch's one stream, and scales what stays so that its sum of magnitudes is the whole's."""
     spec = parse_merge_config(parse_yaml(RANDOM % (rule, f"rescale: {str(rescale).lower()}"), "x.yaml"), "x.yaml")
-    found = merged(spec)
+    result = merged(spec)
     weights, densities = (0.7, 0.2), (0.4, 0.6)
     base = inputs()["base"]
     for name, tensor in base.items():
@@ -195,4 +195,4 @@ def test_random_drops_are_the_papers_divided_by_the_chance_of_staying(rule: str,
             change = sum(weight * vector for weight, vector in zip(weights, vectors, strict=True))
         else:  # DELLA averages what agrees, DARE adds it up, as in mergekit
             change = elected(vectors, weights, normalize=rule == "della")
-        torch.testing.assert_close(found[name].double(), tensor.double() + 0.9 * change, rtol=1e-6, atol=1e-5)
+        torch.testing.assert_close(result[name].double(), tensor.double() + 0.9 * change, rtol=1e-6, atol=1e-5)

@@ -26,7 +26,7 @@ SLICE = "merge_method: linear\nslices: [{sources: [{model: a, layer_range: [0, 1
 A = "merge_method: linear\nmodels: [{model: a, parameters: {%s}}]\n"
 
 
-@pytest.mark.parametrize(("text", "said"), [
+@pytest.mark.parametrize(("text", "message"), [
     ("merge_method: linear\nmodules: {default: {models: [a]}}", "modules: not supported"),
     (SLICE % ("", ", residual_weight: 0.5"), "slices.0.residual_weight: not supported"),
     (MODELS + "tokenizer: {source: a, tokens: {x: {source: a}}}", "tokenizer.tokens: not supported"),
@@ -47,11 +47,11 @@ A = "merge_method: linear\nmodels: [{model: a, parameters: {%s}}]\n"
     ("merge_method: linear\nmodels: [{model: {model: {path: a, rev: b}}}]", "models.0.model.model.rev: unknown key"),
     (A % "weight: {value: 1, filtre: x}", "models.0.parameters.weight.filtre: unknown key. Did you mean 'filter'?"),
 ])  # fmt: skip
-def test_a_key_that_is_not_supported_or_not_known_is_named(text: str, said: str) -> None:
-    assert refusal(text).startswith(said)
+def test_a_key_that_is_not_supported_or_not_known_is_named(text: str, message: str) -> None:
+    assert refusal(text).startswith(message)
 
 
-@pytest.mark.parametrize(("text", "said"), [
+@pytest.mark.parametrize(("text", "message"), [
     ("models: [a]", "merge_method is missing."),
     ("merge_method: tise\nmodels: [a]", "merge_method: there is no merge rule 'tise'. Did you mean 'ties'? Known: "),
     ("merge_method: [ties]\nmodels: [a]", "merge_method: expected a string, not ['ties']."),
@@ -105,11 +105,11 @@ def test_a_key_that_is_not_supported_or_not_known_is_named(text: str, said: str)
     ("merge_method: nuslerp\nmodels: [a, b]\nparameters: {flatten: true, nuslerp_flatten: false}",
      "parameters.nuslerp_flatten: given twice: it is the same parameter as flatten."),
 ])  # fmt: skip
-def test_a_wrong_shape_is_said_with_its_place(text: str, said: str) -> None:
-    assert refusal(text).startswith(said)
+def test_a_wrong_shape_is_said_with_its_place(text: str, message: str) -> None:
+    assert refusal(text).startswith(message)
 
 
-@pytest.mark.parametrize(("text", "said"), [
+@pytest.mark.parametrize(("text", "message"), [
     (A % "wieght: 1", "^linear has no parameter 'wieght'. Did you mean 'weight'"),
     (A % "normalize: true", "linear: normalize applies to the whole merge"),
     (A % "weight: true", "^linear: weight must be a .*number, not True"),
@@ -117,8 +117,8 @@ def test_a_wrong_shape_is_said_with_its_place(text: str, said: str) -> None:
     ("merge_method: ties\nbase_model: c\nmodels: [a]\nparameters: {rescale: true}",
      "ties: rescale=True is not supported."),
 ])  # fmt: skip
-def test_a_wrong_parameter_is_refused_before_anything_is_read(text: str, said: str) -> None:
-    with pytest.raises(StockpotError, match=said):
+def test_a_wrong_parameter_is_refused_before_anything_is_read(text: str, message: str) -> None:
+    with pytest.raises(StockpotError, match=message):
         plan_of(spec_of(text))
 
 

@@ -93,9 +93,9 @@ dtype: float16
     assert [model.path for model in spec.models] == ["a", "b", "c"]
     assert (spec.base, spec.trim, spec.dtype) == ("base", "tensor", "F16")
     # Layer 1 is at 1/3: of [1, .7, .1] at 2/3, so 1 − .3·2/3; of [0, .3, .7, 1] at 1.
-    found = each(targets, f"layers.1.{Q}")
-    assert found["density"] == pytest.approx([0.8, 0.5, 1.0])
-    assert found["weight"] == pytest.approx([1.0, 0.3, 0.0])
+    result = each(targets, f"layers.1.{Q}")
+    assert result["density"] == pytest.approx([0.8, 0.5, 1.0])
+    assert result["weight"] == pytest.approx([1.0, 0.3, 0.0])
     assert each(targets, UP)["weight"][2::3] == [0.5] * 4
     assert each(targets, f"layers.3.{NORM}") == {"weight": [1, 1, 0], "density": [pytest.approx(0.1), 0.5, 1]}
     # Outside the layers the first value counts.

@@ -42,9 +42,9 @@ def test_nan_and_infinity_in_any_one_input_are_reported_with_the_tensor_and_the_
             assert isinstance(merged, dict)
             assert all(bool(tensor.isfinite().all()) for tensor in merged.values())
         else:
-            said = refusal(tmp_path, rule, models, base=three[2], options=Options(threads=threads))
-            assert "tensor 'a.weight'" in said
-            blamed = said.rpartition(" in ")[2]
+            message = refusal(tmp_path, rule, models, base=three[2], options=Options(threads=threads))
+            assert "tensor 'a.weight'" in message
+            blamed = message.rpartition(" in ")[2]
             assert str(bad) in blamed
             assert not any(str(other) in blamed for other in three if other != bad)
         (bad / "model.safetensors").write_bytes(before)
@@ -91,10 +91,10 @@ def test_nan_in_a_fisher_is_reported_with_the_fisher(tmp_path: Path, three: list
         save_file({"b.weight": torch.full((5,), value)}, file)
         file.with_suffix(".json").write_text("{}")
         fishers.append(str(file))
-    said = refusal(tmp_path, "fisher", three[:2], fisher=fishers)
-    assert "tensor 'b.weight'" in said
-    assert "fisher1.safetensors" in said
-    assert "fisher0.safetensors" not in said
+    message = refusal(tmp_path, "fisher", three[:2], fisher=fishers)
+    assert "tensor 'b.weight'" in message
+    assert "fisher1.safetensors" in message
+    assert "fisher0.safetensors" not in message
 
 
 @pytest.mark.parametrize(
@@ -104,10 +104,10 @@ def test_a_result_that_the_output_cannot_hold_is_refused_and_never_infinite(
     tmp_path: Path, dtype: str, large: float
 ) -> None:
     models = [model(tmp_path / name, w=torch.tensor([1.0, large], dtype=torch.float64)) for name in ("one", "two")]
-    said = refusal(tmp_path, "linear", models, dtype=dtype)
-    assert "tensor 'w' would hold" in said
-    assert "at element 1" in said
-    assert "cannot hold the result" in said
+    message = refusal(tmp_path, "linear", models, dtype=dtype)
+    assert "tensor 'w' would hold" in message
+    assert "at element 1" in message
+    assert "cannot hold the result" in message
 
 
 def test_what_f8_e4m3_cannot_hold_is_refused_and_not_made_its_largest_number(tmp_path: Path) -> None:
@@ -123,5 +123,5 @@ def test_what_f8_e4m3_cannot_hold_is_refused_and_not_made_its_largest_number(tmp
             assert "tensor 'w' would hold nan" in refusal(tmp_path, rule, [bad], base, dtype="float8_e4m3fn")
         # Also where the tensor is only copied.
         without = model(tmp_path / "without", n=torch.ones(2))
-        said = refusal(tmp_path, "task_arithmetic", [without], bad, dtype="float8_e4m3fn", on_missing="skip")
-        assert "tensor 'w' would hold nan at element 1" in said
+        message = refusal(tmp_path, "task_arithmetic", [without], bad, dtype="float8_e4m3fn", on_missing="skip")
+        assert "tensor 'w' would hold nan at element 1" in message

@@ -65,12 +65,12 @@ def test_with_slices_the_configuration_counts_the_layers_that_were_taken(
     outer = {"text_config": block, "vision_config": {key: 5, "layer_types": [1, 2, 3]}} if nested else block
     one = model(tmp_path / "one", outer, layers=3)
     out = merged(sliced(one, (one, 0, 2), (one, 1, 3)), tmp_path / "out")
-    found = configured(out)
-    assert found["text_config" if nested else key] == (block | changed(key) if nested else 4)
+    result = configured(out)
+    assert result["text_config" if nested else key] == (block | changed(key) if nested else 4)
     if nested:
-        assert found["vision_config"] == outer["vision_config"]
+        assert result["vision_config"] == outer["vision_config"]
     else:
-        assert found == block | changed(key) | {"dtype": "float32"}
+        assert result == block | changed(key) | {"dtype": "float32"}
     assert not facts(out)["notes"]
 
 
@@ -89,8 +89,8 @@ def test_lists_of_layers_are_the_donors_by_the_layers_taken_of_it(tmp_path: Path
 def test_a_donor_with_fewer_layers_than_are_taken_is_refused(tmp_path: Path) -> None:
     small = model(tmp_path / "small", {"num_layers": 2, "layer_types": ["a", "b"]})
     large = model(tmp_path / "large", {"num_layers": 4}, layers=4)
-    said = refusal(replace(sliced(small, (large, 0, 4)), on_missing="skip"), tmp_path / "out")
-    assert "layer_types in its config.json has 2 entries, but layer 3 is taken" in said
+    message = refusal(replace(sliced(small, (large, 0, 4)), on_missing="skip"), tmp_path / "out")
+    assert "layer_types in its config.json has 2 entries, but layer 3 is taken" in message
 
 
 def test_a_configuration_that_does_not_count_the_layers_as_the_weights_do_is_refused(tmp_path: Path) -> None:
@@ -100,18 +100,20 @@ def test_a_configuration_that_does_not_count_the_layers_as_the_weights_do_is_ref
     )
     assert not facts(merged(sliced(nowhere, (nowhere, 0, 3)), tmp_path / "whole"))["notes"]
     other = model(tmp_path / "other", {"num_layers": 5}, layers=3)
-    said = refusal(sliced(other, (other, 0, 2)), tmp_path / "out")
-    assert "says that num_layers is 5, but its weights have 3 (model.layers.0 to 2)" in said
+    message = refusal(sliced(other, (other, 0, 2)), tmp_path / "out")
+    assert "says that num_layers is 5, but its weights have 3 (model.layers.0 to 2)" in message
     assert "says that num_layers is 5, but there are 3 layers" in noted(merged(linear(other), tmp_path / "plain"))
 
 
 def test_tensors_outside_the_layers_are_those_that_the_configuration_asks_for(tmp_path: Path) -> None:
     one, two = model(tmp_path / "one", {"num_layers": 2}), model(tmp_path / "two", {"num_layers": 2})
     save_checkpoint(state() | {"score.weight": torch.ones(4, 4)}, one / "model.safetensors")
-    said = refusal(replace(sliced(one, (one, 0, 1), (two, 1, 2)), base=None), tmp_path / "out")
-    assert f"the output would lack 'score.weight' (1), and its configuration, that of {one}, requires it" in said
-    said = refusal(replace(sliced(two, (two, 0, 1), (one, 1, 2)), base=None), tmp_path / "out")
-    assert f"the output would have 'score.weight' (1), and its configuration, that of {two}, does not expect it" in said
+    message = refusal(replace(sliced(one, (one, 0, 1), (two, 1, 2)), base=None), tmp_path / "out")
+    assert f"the output would lack 'score.weight' (1), and its configuration, that of {one}, requires it" in message
+    message = refusal(replace(sliced(two, (two, 0, 1), (one, 1, 2)), base=None), tmp_path / "out")
+    assert (
+        f"the output would have 'score.weight' (1), and its configuration, that of {two}, does not expect it" in message
+    )
     assert "score.weight" in open_checkpoint(merged(sliced(one, (two, 0, 1), (one, 1, 2)), tmp_path / "out"))
 
 
@@ -119,8 +121,8 @@ def test_a_layer_that_is_made_otherwise_than_the_configuration_has_it_is_refused
     one, two = model(tmp_path / "one", {"num_layers": 2}), model(tmp_path / "two", {"num_layers": 2})
     more = state() | {f"model.layers.{layer}.bias": torch.ones(4) for layer in (0, 1)}
     save_checkpoint(more, two / "model.safetensors")
-    said = refusal(replace(sliced(one, (one, 0, 1), (two, 1, 2)), base=None), tmp_path / "out")
-    assert "the output would have 'model.layers.1.bias' (1)" in said
+    message = refusal(replace(sliced(one, (one, 0, 1), (two, 1, 2)), base=None), tmp_path / "out")
+    assert "the output would have 'model.layers.1.bias' (1)" in message
 
 
 def test_what_was_written_is_compared_with_its_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,14 +143,14 @@ def test_what_a_model_has_and_the_first_of_its_slice_lacks_is_not_dropped_in_sil
     save_checkpoint(more, two / "model.safetensors")
     both = Slice((SliceSource(str(one), 0, 1), SliceSource(str(two), 1, 2)))
     spec = MergeSpec("linear", slices=(both,))
-    said = refusal(spec, tmp_path / "out")
-    assert f"{two} has 2 tensors that the first model of the slice lacks: 'b', 'model.layers.1.bias'" in said
+    message = refusal(spec, tmp_path / "out")
+    assert f"{two} has 2 tensors that the first model of the slice lacks: 'b', 'model.layers.1.bias'" in message
     out = merged(replace(spec, on_missing="skip"), tmp_path / "out")
     assert "has 'b', 'model.layers.1.bias' (2): left out" in noted(out)
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("message", "expected"),
     [
         ({"tie_word_embeddings": True}, {"tie_word_embeddings": False}),
         ({}, {"tie_word_embeddings": False}),
@@ -159,13 +161,13 @@ def test_what_a_model_has_and_the_first_of_its_slice_lacks_is_not_dropped_in_sil
         ),
     ],
 )
-def test_a_head_of_its_own_is_said_to_be_one(said: dict[str, Any], expected: dict[str, Any], tmp_path: Path) -> None:
+def test_a_head_of_its_own_is_said_to_be_one(message: dict[str, Any], expected: dict[str, Any], tmp_path: Path) -> None:
     for name in ("one", "two"):
         own = state() | {"lm_head.weight": torch.randn(4, 4)}
-        save_checkpoint(own, model(tmp_path / name, said) / "model.safetensors")
+        save_checkpoint(own, model(tmp_path / name, message) / "model.safetensors")
     out = merged(linear(tmp_path / "one", tmp_path / "two"), tmp_path / "out")
     assert configured(out) == expected | {"dtype": "float32"}
-    assert len(facts(out)["notes"]) == (said != {"tie_word_embeddings": False})
+    assert len(facts(out)["notes"]) == (message != {"tie_word_embeddings": False})
 
 
 @pytest.mark.parametrize("size", ["5GB", "200"])
@@ -186,9 +188,9 @@ def test_quantised_donors_are_refused_and_plain_weights_lose_the_claim(tmp_path:
     for name in ("one", "two"):
         packed = state() | {"model.layers.0.qweight": torch.ones(2, 2, dtype=torch.int32)}
         save_checkpoint(packed, model(tmp_path / name, config) / "model.safetensors")
-    said = refusal(linear(tmp_path / "one", tmp_path / "two"), tmp_path / "out")
-    assert "quantised (quantization_config" in said
-    assert "'model.layers.0.qweight' is I32" in said
+    message = refusal(linear(tmp_path / "one", tmp_path / "two"), tmp_path / "out")
+    assert "quantised (quantization_config" in message
+    assert "'model.layers.0.qweight' is I32" in message
     plain = model(tmp_path / "plain", config)
     out = merged(linear(plain), tmp_path / "out")
     assert configured(out) == {"a": 1, "dtype": "float32"}

@@ -40,18 +40,18 @@ def merged(rule: str, models: Sequence[Any], base: Any = None, **parameters: Any
     return result
 
 
-def close(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-14) -> None:
-    assert list(found) == list(expected)
+def close(result: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-14) -> None:
+    assert list(result) == list(expected)
     for name, value in expected.items():
-        assert found[name].shape == value.shape
-        torch.testing.assert_close(found[name], value, rtol=tolerance, atol=tolerance)
+        assert result[name].shape == value.shape
+        torch.testing.assert_close(result[name], value, rtol=tolerance, atol=tolerance)
 
 
-def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert list(found) == list(expected)
+def same(result: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert list(result) == list(expected)
     for name, value in expected.items():
-        assert found[name].dtype == value.dtype
-        assert torch.equal(found[name], value), name
+        assert result[name].dtype == value.dtype
+        assert torch.equal(result[name], value), name
 
 
 def by_tensor(function: Callable[..., Tensor], *states: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -66,8 +66,8 @@ BASE, A, B, C = state(0), tuned(state(0), 1), tuned(state(0), 2), tuned(state(0)
 
 def test_linear_is_the_weighted_mean() -> None:
     close(merged("linear", [A, B, C]), by_tensor(lambda *x: sum(x) / 3, A, B, C))
-    found = merged("linear", [A, B], weight=[3.0, 1.0])
-    close(found, by_tensor(lambda a, b: 0.75 * a + 0.25 * b, A, B))
+    result = merged("linear", [A, B], weight=[3.0, 1.0])
+    close(result, by_tensor(lambda a, b: 0.75 * a + 0.25 * b, A, B))
     raw = merged("linear", [A, B], weight=[3.0, 1.0], normalize=False)
     close(raw, by_tensor(lambda a, b: 3 * a + b, A, B))
 
@@ -97,8 +97,8 @@ def test_wise_ft_task_arithmetic_and_linear_say_the_same(beta: float) -> None:
 
 def test_wise_ft_of_models_is_wise_ft_of_outputs_where_the_model_is_linear() -> None:
     x = torch.randn(7, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
-    found = merged("wise_ft", [A], BASE, alpha=0.3)
-    torch.testing.assert_close(found["a"] @ x, 0.7 * (BASE["a"] @ x) + 0.3 * (A["a"] @ x), rtol=1e-14, atol=1e-14)
+    result = merged("wise_ft", [A], BASE, alpha=0.3)
+    torch.testing.assert_close(result["a"] @ x, 0.7 * (BASE["a"] @ x) + 0.3 * (A["a"] @ x), rtol=1e-14, atol=1e-14)
 
 
 # --- spheres ------------------------------------------------------------------------------------------------------
@@ -122,8 +122,8 @@ def test_slerp_goes_round_the_sphere_or_along_the_line(t: float) -> None:
 def test_slerp_keeps_the_norm_of_unit_vectors() -> None:
     one = {"v": torch.tensor([1.0, 0.0], dtype=torch.float64)}
     two = {"v": torch.tensor([0.0, 1.0], dtype=torch.float64)}
-    found = merged("slerp", [one, two], t=1 / 3)["v"]
-    close({"v": found}, {"v": torch.tensor([math.cos(math.pi / 6), 0.5], dtype=torch.float64)})
+    result = merged("slerp", [one, two], t=1 / 3)["v"]
+    close({"v": result}, {"v": torch.tensor([math.cos(math.pi / 6), 0.5], dtype=torch.float64)})
 
 
 def test_slerp_of_a_zero_takes_its_norm_for_one() -> None:
@@ -156,8 +156,8 @@ def test_nuslerp_weighs_and_takes_rows_columns_and_vectors() -> None:
         by_tensor(lambda a, b: on_the_sphere(a, b, t, 1.0), base, far), 1e-12,
     )  # fmt: skip
     close(merged("nuslerp", [base, far], weight=weight, flatten=False), by_tensor(rows, base, far), 1e-12)
-    found = merged("nuslerp", [base, far], weight=weight, flatten=False, row_wise=True)
-    close(found, by_tensor(columns, base, far), 1e-12)
+    result = merged("nuslerp", [base, far], weight=weight, flatten=False, row_wise=True)
+    close(result, by_tensor(columns, base, far), 1e-12)
     first, second = ({name: tensor for name, tensor in model.items() if name != "d"} for model in (A, B))
     over = merged("nuslerp", [first, second], base, weight=weight)
     close(over, by_tensor(lambda o, a, b: o + on_the_sphere(a - o, b - o, t, 1.0), base, first, second), 1e-12)
@@ -167,18 +167,18 @@ def test_nuslerp_weighs_and_takes_rows_columns_and_vectors() -> None:
 
 
 def test_task_arithmetic_adds_and_negates() -> None:
-    found = merged("task_arithmetic", [A, B], BASE, weight=[1.0, -0.5], lambda_=0.4)
-    close(found, by_tensor(lambda o, a, b: o + 0.4 * ((a - o) - 0.5 * (b - o)), BASE, A, B))
-    close(found, merged("task_arithmetic", [B, A], BASE, weight=[-0.5, 1.0], lambda_=0.4))
+    result = merged("task_arithmetic", [A, B], BASE, weight=[1.0, -0.5], lambda_=0.4)
+    close(result, by_tensor(lambda o, a, b: o + 0.4 * ((a - o) - 0.5 * (b - o)), BASE, A, B))
+    close(result, merged("task_arithmetic", [B, A], BASE, weight=[-0.5, 1.0], lambda_=0.4))
 
 
 @pytest.mark.parametrize("rule", VECTOR_RULES)
 def test_lambda_zero_is_the_base_bit_for_bit(rule: str) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         base = state(0, dtype=dtype) | {"a": torch.full((5, 7), -0.0, dtype=dtype)}
-        found = merged(rule, [tuned(base, 1), tuned(base, 2)], base, lambda_=0.0)
-        same(found, base)
-        assert torch.signbit(found["a"]).all()
+        result = merged(rule, [tuned(base, 1), tuned(base, 2)], base, lambda_=0.0)
+        same(result, base)
+        assert torch.signbit(result["a"]).all()
 
 
 @pytest.mark.parametrize("rule", ["task_arithmetic", "magmax", "ties", "breadcrumbs", "dare_linear", "dare_ties"])
@@ -189,8 +189,8 @@ def test_one_whole_vector_is_the_model(rule: str) -> None:
 
 def test_every_vector_rule_changes_the_base() -> None:
     for rule in VECTOR_RULES:
-        found = merged(rule, [A, B], BASE)
-        assert any(not torch.equal(found[name], BASE[name]) for name in BASE), rule
+        result = merged(rule, [A, B], BASE)
+        assert any(not torch.equal(result[name], BASE[name]) for name in BASE), rule
 
 
 GOLDEN = [(1, -0.2, 0.5, 0, -3), (-0.4, -0.6, 0.7, 0.1, 1), (0.3, 0.9, -0.9, 0, 2.5)]
@@ -203,9 +203,9 @@ def golden() -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
 
 def test_ties_on_the_worked_example() -> None:
     models, base = golden()
-    found = merged("ties", models, base, density=0.6)
-    close(found, {"w": torch.tensor([1, 0.9, 0.6, 0, 1.75], dtype=torch.float64)})
-    assert torch.equal(found["w"], merged("ties", models[::-1], base, density=0.6)["w"])
+    result = merged("ties", models, base, density=0.6)
+    close(result, {"w": torch.tensor([1, 0.9, 0.6, 0, 1.75], dtype=torch.float64)})
+    assert torch.equal(result["w"], merged("ties", models[::-1], base, density=0.6)["w"])
 
 
 def test_ties_of_copies_is_the_trimmed_vector() -> None:
@@ -261,10 +261,10 @@ def test_ties_against_its_definition(trim: str, weights: list[float], normalize:
             for v, d in zip(vectors, densities, strict=True)
         ]
     expected = {name: BASE[name] + 0.7 * elected([v[name] for v in kept], weights, normalize) for name in BASE}
-    found = merged(
+    result = merged(
         "ties", [A, B, C], BASE, trim=trim, density=densities, weight=weights, normalize=normalize, lambda_=0.7
     )
-    close(found, expected, 1e-13)
+    close(result, expected, 1e-13)
 
 
 @pytest.mark.parametrize("trim", ["model", "tensor"])
@@ -284,11 +284,11 @@ def test_breadcrumbs_against_its_definition(trim: str, density: float, gamma: fl
         dropped = [{name: kept({name: x})[name] for name, x in v.items()} for v in vectors]
     else:
         dropped = [kept(v) for v in vectors]
-    found = merged("breadcrumbs", [A, B], BASE, trim=trim, density=density, gamma=gamma, weight=[1.0, 0.5])
-    close(found, by_tensor(lambda o, a, b: o + a + 0.5 * b, BASE, *dropped), 1e-13)
-    found = merged("breadcrumbs_ties", [A, B], BASE, trim=trim, density=density, gamma=gamma)
+    result = merged("breadcrumbs", [A, B], BASE, trim=trim, density=density, gamma=gamma, weight=[1.0, 0.5])
+    close(result, by_tensor(lambda o, a, b: o + a + 0.5 * b, BASE, *dropped), 1e-13)
+    result = merged("breadcrumbs_ties", [A, B], BASE, trim=trim, density=density, gamma=gamma)
     expected = {name: BASE[name] + elected([v[name] for v in dropped], [1.0, 1.0]) for name in BASE}
-    close(found, expected, 1e-13)
+    close(result, expected, 1e-13)
 
 
 def test_magmax_takes_the_largest_change_whatever_the_order() -> None:
@@ -321,17 +321,17 @@ def test_dare_against_its_definition(rescale: bool) -> None:
             name: mask(7, number, name, BASE[name], density) * (model[name] - BASE[name]) * factor for name in BASE
         })  # fmt: skip
     parameters: dict[str, Any] = {"density": densities, "weight": weights, "rescale": rescale, "seed": 7}
-    found = merged("dare_linear", [A, B], BASE, **parameters)
-    close(found, by_tensor(lambda o, a, b: o + a + 0.5 * b, BASE, *dropped), 1e-13)
-    found = merged("dare_ties", [A, B], BASE, **parameters)
-    close(found, {name: BASE[name] + elected([v[name] for v in dropped], weights) for name in BASE}, 1e-13)
+    result = merged("dare_linear", [A, B], BASE, **parameters)
+    close(result, by_tensor(lambda o, a, b: o + a + 0.5 * b, BASE, *dropped), 1e-13)
+    result = merged("dare_ties", [A, B], BASE, **parameters)
+    close(result, {name: BASE[name] + elected([v[name] for v in dropped], weights) for name in BASE}, 1e-13)
 
 
 def test_dare_is_task_arithmetic_on_average() -> None:
     base, model = {"w": torch.zeros(40_000)}, {"w": torch.ones(40_000)}
-    found = merged("dare_linear", [model], base, density=0.1)["w"]
-    assert found.unique().tolist() == pytest.approx([0.0, 1 / chance(0.1)])
-    assert abs(float(found.mean()) - 1) < 4 * math.sqrt(0.9 / 0.1 / 40_000)
+    result = merged("dare_linear", [model], base, density=0.1)["w"]
+    assert result.unique().tolist() == pytest.approx([0.0, 1 / chance(0.1)])
+    assert abs(float(result.mean()) - 1) < 4 * math.sqrt(0.9 / 0.1 / 40_000)
 
 
 def test_della_against_its_definition() -> None:
@@ -352,10 +352,10 @@ def test_della_against_its_definition() -> None:
             vectors[name] = drawn * vector / chances.reshape(vector.shape)
         dropped.append(vectors)
     parameters = {"density": density, "epsilon": epsilon}
-    found = merged("della_linear", [A, B], BASE, **parameters)
-    close(found, by_tensor(lambda o, a, b: o + a + b, BASE, *dropped), 1e-13)
-    found = merged("della", [A, B], BASE, **parameters)
-    close(found, {name: BASE[name] + elected([v[name] for v in dropped], [1.0, 1.0]) for name in BASE}, 1e-13)
+    result = merged("della_linear", [A, B], BASE, **parameters)
+    close(result, by_tensor(lambda o, a, b: o + a + b, BASE, *dropped), 1e-13)
+    result = merged("della", [A, B], BASE, **parameters)
+    close(result, {name: BASE[name] + elected([v[name] for v in dropped], [1.0, 1.0]) for name in BASE}, 1e-13)
 
 
 def test_della_keeps_the_large_ones_more_often() -> None:
@@ -412,8 +412,8 @@ def test_model_stock_against_its_definition(filter_wise: bool) -> None:
         return (t * sum(model.reshape(fold) for model in models) / count + (1 - t) * o.reshape(fold)).reshape(shape)
 
     states = [{name: tensor for name, tensor in s.items() if name != "d"} for s in (BASE, A, B, C)]
-    found = merged("model_stock", states[1:], states[0], filter_wise=filter_wise)
-    close(found, by_tensor(stock, *states), 1e-11)
+    result = merged("model_stock", states[1:], states[0], filter_wise=filter_wise)
+    close(result, by_tensor(stock, *states), 1e-11)
 
 
 def test_model_stock_of_copies_is_the_model_and_of_right_angles_the_base() -> None:

@@ -42,12 +42,12 @@ def parameters_of(rule: Rule, own: bool) -> st.SearchStrategy[dict[str, Any]]:
 def specs(draw: st.DrawFn) -> MergeSpec:
     """Every spec that a configuration can say; with mergekit's meaning, a base is a model only where it is merged."""
     rule = RULES[draw(st.sampled_from(list(RULES)))]
-    theirs = draw(st.booleans())
+    reference = draw(st.booleans())
     paths = draw(st.lists(st.sampled_from(["a", "b/c", "d@main", "e+f", "./g"]), min_size=1, max_size=3, unique=True))
     base: str | None
     if rule.base == "required":
-        base = draw(st.sampled_from(["base"] if theirs else ["base", *paths]))
-    elif theirs and rule.name in ("slerp", "linear"):
+        base = draw(st.sampled_from(["base"] if reference else ["base", *paths]))
+    elif reference and rule.name in ("slerp", "linear"):
         base = paths[0] if rule.name == "slerp" else draw(st.none() | st.sampled_from(paths))
     else:
         base = draw(st.none() | st.just("base"))
@@ -77,7 +77,7 @@ def specs(draw: st.DrawFn) -> MergeSpec:
         draw(st.integers(0, 2**64 - 1)),
         draw(st.sampled_from([None, "base", "a", "b/c@x"])),
         draw(st.sampled_from([None, "auto", "{% for message in messages %}\n{{ message }}\n{% endfor %}"])),
-        "mergekit" if theirs else "stockpot",
+        "mergekit" if reference else "stockpot",
     )
 
 

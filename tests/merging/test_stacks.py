@@ -99,15 +99,15 @@ def test_a_stack_is_chosen_by_its_part_or_by_its_names() -> None:
     assert choose_stack(PAIR, "encoder.block.", "slices.0", "M") == PAIR[0]
 
 
-@pytest.mark.parametrize(("stacks", "wanted", "said"), [
+@pytest.mark.parametrize(("stacks", "wanted", "message"), [
     (PAIR, None, r"slices\.1: M is an encoder–decoder \(encoder\.block\.0 to 3, decoder\.block\.0 to 2\)"),
     (PAIR, "decoders", r"slices\.1\.stack: M has no stack 'decoders' .* Did you mean 'decoder'\?"),
     (SOLE, "visual.blocks", r"M has no stack 'visual\.blocks' to slice, only model\.layers\."),
     ((*SOLE, Stack("x.layers.", 2, "language")), None, r"M has several stacks of layers \(model\.layers\.0 to 3, x"),
     ((), None, "M: no tensor has a layer number in its name"),
 ])  # fmt: skip
-def test_a_stack_that_is_not_there_or_not_named_is_refused(stacks: Any, wanted: str | None, said: str) -> None:
-    with pytest.raises(StockpotError, match=said):
+def test_a_stack_that_is_not_there_or_not_named_is_refused(stacks: Any, wanted: str | None, message: str) -> None:
+    with pytest.raises(StockpotError, match=message):
         choose_stack(stacks, wanted, "slices.1", "M")
 
 
@@ -155,14 +155,14 @@ def test_what_is_said_of_each_layer_goes_with_the_layer(config: dict[str, Any], 
     assert set_sole({"num_hidden_layers": 4, **config}, 0, 1, 1, 2, 3) == {"num_hidden_layers": 5, **expected}
 
 
-@pytest.mark.parametrize(("config", "said"), [
+@pytest.mark.parametrize(("config", "message"), [
     ({"sliding_window_pattern": 2}, "sliding_window_pattern makes layers special with period 2, .* 0, 1, 1, 2, 3"),
     ({"attn_layer_period": 4}, "attn_layer_period makes layers special with period 4"),
     ({"sliding_window_pattern": "LLG"}, "with period 3"),
     ({"model_type": "gemma2"}, "its model_type, gemma2, makes layers special with period 2"),
 ])  # fmt: skip
-def test_layers_that_fall_out_of_step_are_refused(config: dict[str, Any], said: str) -> None:
-    with pytest.raises(StockpotError, match=said):
+def test_layers_that_fall_out_of_step_are_refused(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(StockpotError, match=message):
         set_sole({"num_hidden_layers": 4, **config}, 0, 1, 1, 2, 3)
 
 

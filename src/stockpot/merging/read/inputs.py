@@ -85,14 +85,14 @@ class Inputs:
                 bases[path] = _own_base(path, self._config(path))
         alone = [path for path in bases if self._base_and_adapter(path) is None]
         for path in alone[1:]:
-            if not self._same(bases[path], bases[alone[0]]):
+            if not self._same_model(bases[path], bases[alone[0]]):
                 raise StockpotError(
                     f"adapters of different bases: {alone[0]} names {bases[alone[0]]}, {path} names {bases[path]}. "
                     "If these are one model under two names, give it: --base MODEL."
                 )
         first = bases.get(spec.models[0].path) if spec.models else None
         if first is None or not all(
-            model.path in bases and self._same(bases[model.path], first) for model in spec.models
+            model.path in bases and self._same_model(bases[model.path], first) for model in spec.models
         ):
             return spec
         self._refuse_adapter(first)
@@ -122,7 +122,7 @@ class Inputs:
         self._refuse_adapter(base)
         # A slice can put an adapted layer over another layer of the base than the adapter was trained on: then the
         # adapter's ΔW alone is not the task vector.
-        over_base = self.spec.base is not None and not self.spec.slices and self._same(base, self.spec.base)
+        over_base = self.spec.base is not None and not self.spec.slices and self._same_model(base, self.spec.base)
         base = self.spec.base if over_base and self.spec.base is not None else base
         base_source = self._source(base)
         if base in self.folders:
@@ -154,12 +154,12 @@ class Inputs:
         if base not in self._states and self._base_and_adapter(base) is None and self._is_adapter(base):
             raise StockpotError(f"{base} is an adapter and cannot be the base; the model that it makes is BASE+{base}.")
 
-    def _same(self, one: str, other: str) -> bool:
-        if one == other:
+    def _same_model(self, first: str, second: str) -> bool:
+        if first == second:
             return True
-        if {one, other} & set(self._states) or self._base_and_adapter(one) or self._base_and_adapter(other):
+        if {first, second} & set(self._states) or self._base_and_adapter(first) or self._base_and_adapter(second):
             return False
-        return self._located(one).resolve() == self._located(other).resolve()
+        return self._located(first).resolve() == self._located(second).resolve()
 
 
 def _own_base(path: str, config: AdapterConfig) -> str:
