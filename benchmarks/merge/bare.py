@@ -1,6 +1,8 @@
-"""The least that a linear merge of two bf16 checkpoints can be: two threads over the tensors, a streaming writer.
+"""A minimal linear merge of two bf16 checkpoints: two threads over the tensors, and a streaming writer.
 
-No check, no configuration, one dtype: what `stockpot merge linear` is measured against. python bare.py A B OUT
+It checks nothing, reads no configuration and knows one type: `stockpot merge linear` is measured against it.
+
+    python bare.py A B OUT
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ PIECE = 1 << 18
 
 
 def header(file: Path) -> tuple[int, dict[str, Any]]:
-    """Where the tensors start, and what the header says."""
+    """The offset of the first tensor, and the header."""
     with file.open("rb") as handle:
         (length,) = struct.unpack("<Q", handle.read(8))
         return length + 8, json.loads(handle.read(length))

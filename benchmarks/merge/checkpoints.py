@@ -14,7 +14,7 @@ HIDDEN, INNER, KEYS, VOCABULARY = 2048, 5632, 256, 32000
 
 
 def shapes(layers: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes as a Llama of 1.1 B parameters at 22 layers has them."""
+    """Names and shapes of a Llama; with 22 layers it has 1.1 B parameters."""
     yield "model.embed_tokens.weight", (VOCABULARY, HIDDEN)
     for layer in range(layers):
         prefix = f"model.layers.{layer}."
@@ -32,21 +32,21 @@ def shapes(layers: int) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def make(folder: Path, seed: int, layers: int) -> Path:
-    """Writes the base (seed 0) or a model that differs from it by a tenth; leaves what is there already."""
+    """Writes the base (seed 0) or a model that differs from it by a tenth, unless the folder already holds one."""
     if (folder / "config.json").is_file():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     shards: list[dict[str, Tensor]] = [{}]
-    held = 0
+    filled = 0
     for number, (name, shape) in enumerate(shapes(layers)):
         tensor = 0.02 * torch.randn(shape, generator=torch.Generator().manual_seed(number))
         if seed:
             tensor += 0.002 * torch.randn(shape, generator=torch.Generator().manual_seed(100_000 * seed + number))
-        if shards[-1] and held + 2 * tensor.numel() > 10**9:
+        if shards[-1] and filled + 2 * tensor.numel() > 10**9:
             shards.append({})
-            held = 0
+            filled = 0
         shards[-1][name] = tensor.bfloat16()
-        held += 2 * tensor.numel()
+        filled += 2 * tensor.numel()
     files = [f"model-{number + 1:05}-of-{len(shards):05}.safetensors" for number in range(len(shards))]
     for file, shard in zip(files, shards, strict=True):
         save_file(shard, folder / file, {"format": "pt"})

@@ -1,10 +1,10 @@
-"""Mutates whole safetensors files and indexes for some time: each is refused in one line, or read as the library does.
+"""Mutates valid safetensors files and indexes: each must be refused in one line, or read as the library reads it.
 
     python benchmarks/merge/fuzz_headers.py --seconds 120 --seed 0
 
-Asserts that nothing but StockpotError is raised, in one printable line; that on success the safetensors library has
-the same names, types, shapes and bytes; that no file outside the folder is opened; and that memory stays bounded. What
-fails is kept in the folder that is named.
+Asserts that nothing but StockpotError is raised, in one printable line; that a file that is read has the same names,
+types, shapes and bytes for the safetensors library; that no file outside the folder is opened; and that memory stays
+bounded. A file that fails is kept in the folder that is printed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ NAMES = [
 
 
 def mutated(text: bytes, chance: random.Random) -> bytes:
-    """A few bytes exchanged, tokens put in or in place of others, pieces removed, doubled or moved."""
+    """Flips bits, inserts or overwrites with tokens, and removes, doubles or moves pieces."""
     result = bytearray(text)
     for _ in range(chance.choice([1, 1, 1, 2, 3, 6])):
         at = chance.randrange(len(result) + 1)
@@ -71,7 +71,7 @@ def mutated(text: bytes, chance: random.Random) -> bytes:
 
 
 def valid_file(names: list[str], chance: random.Random) -> tuple[bytes, bytes]:
-    """Header and data of a whole file."""
+    """Header and data of a valid file."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}} if chance.random() < 0.5 else {}
     end = 0
     for name in names:
@@ -85,29 +85,29 @@ def valid_file(names: list[str], chance: random.Random) -> tuple[bytes, bytes]:
     return json.dumps(header, indent=chance.choice([None, None, 1])).encode(), chance.randbytes(end)
 
 
-def agrees(layout: Layout) -> None:
-    """The library has the same tensors, at the same places."""
+def assert_library_agrees(layout: Layout) -> None:
+    """Asserts that the safetensors library reads the same tensors, at the same offsets."""
     for facts in layout.files:
-        mine = {name: entry for name, entry in layout.entries.items() if entry.file == facts.file}
+        entries = {name: entry for name, entry in layout.entries.items() if entry.file == facts.file}
         data = facts.file.read_bytes()
-        with safe_open(facts.file, framework="numpy") as theirs:
-            assert set(theirs.keys()) == set(mine), f"{sorted(theirs.keys())} are not {sorted(mine)}"
-            assert (theirs.metadata() or {}) == facts.metadata
-            for name, entry in mine.items():
-                piece = theirs.get_slice(name)
+        with safe_open(facts.file, framework="numpy") as library:
+            assert set(library.keys()) == set(entries), f"{sorted(library.keys())} are not {sorted(entries)}"
+            assert (library.metadata() or {}) == facts.metadata
+            for name, entry in entries.items():
+                piece = library.get_slice(name)
                 assert (piece.get_dtype(), tuple(piece.get_shape())) == (entry.dtype, entry.shape), name
                 if not entry.dtype.startswith(("F8", "BF16")):
-                    assert theirs.get_tensor(name).tobytes() == data[entry.offset : entry.offset + entry.nbytes], name
+                    assert library.get_tensor(name).tobytes() == data[entry.offset : entry.offset + entry.nbytes], name
 
 
 class Fence:
-    """While it is up, opening a file outside `folder` is an error."""
+    """While it is up, opening a file outside `folder` raises an error."""
 
     def __init__(self, folder: Path) -> None:
         self.home, self.up = str(folder), False
-        sys.addaudithook(self._seen)
+        sys.addaudithook(self._audit)
 
-    def _seen(self, event: str, arguments: tuple[object, ...]) -> None:
+    def _audit(self, event: str, arguments: tuple[object, ...]) -> None:
         if self.up and event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
             place = os.path.realpath(os.fsdecode(arguments[0]))
             if not place.startswith(self.home + "/"):
@@ -115,7 +115,7 @@ class Fence:
 
 
 def one_file(folder: Path, chance: random.Random) -> Path:
-    """A file with its header, its length or its data changed."""
+    """A file whose header, length or data was changed."""
     header, data = valid_file(chance.sample(["a", "b.weight", "c", "ö", "../d"], chance.randrange(1, 5)), chance)
     if chance.random() < 0.9:
         header = mutated(header, chance)
@@ -128,14 +128,14 @@ def one_file(folder: Path, chance: random.Random) -> Path:
 
 
 def one_index(folder: Path, chance: random.Random) -> Path:
-    """A folder with two shards, and an index in which something is changed."""
-    held = {"1.safetensors": ["a", "b"], "2.safetensors": ["c"]}
-    for file, names in held.items():
+    """A folder with two shards and an index in which something was changed."""
+    shards = {"1.safetensors": ["a", "b"], "2.safetensors": ["c"]}
+    for file, names in shards.items():
         header, data = valid_file(names, chance)
         (folder / file).write_bytes(struct.pack("<Q", len(header)) + header + data)
     index: dict[str, dict[str, object]] = {
         "metadata": {"total_size": 1},
-        "weight_map": {name: file for file, names in held.items() for name in names},
+        "weight_map": {name: file for file, names in shards.items() for name in names},
     }
     if exchanged := chance.random() < 0.3:
         index["weight_map"][chance.choice(["a", "b", "c", "d"])] = chance.choice(NAMES)
@@ -145,7 +145,7 @@ def one_index(folder: Path, chance: random.Random) -> Path:
 
 
 def main() -> None:
-    """Runs until the time is over; exits with 1 and the seed where an assertion fails."""
+    """Runs until the time is up; exits with 1 and prints the seed if an assertion fails."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
@@ -156,7 +156,7 @@ def main() -> None:
     (home / "secret.safetensors").write_bytes(b"outside")
     (folder / "link.safetensors").symlink_to(home / "secret.safetensors")
     os.mkfifo(folder / "fifo.safetensors")
-    fence, seen = Fence(folder), Counter[str]()
+    fence, outcomes = Fence(folder), Counter[str]()
     start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     number = options.seed
     kinds: list[Callable[[Path, random.Random], Path]] = [one_file, one_index]
@@ -171,11 +171,11 @@ def main() -> None:
                 fence.up = False
                 assert str(error).isprintable(), repr(str(error))
                 assert len(str(error)) < 1500, str(error)
-                seen[f"{kinds[number % 2].__name__} refused"] += 1
+                outcomes[f"{kinds[number % 2].__name__} refused"] += 1
             else:
                 fence.up = False
-                agrees(layout)
-                seen[f"{kinds[number % 2].__name__} read"] += 1
+                assert_library_agrees(layout)
+                outcomes[f"{kinds[number % 2].__name__} read"] += 1
             grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10
             assert grown < MEMORY, f"memory has grown by {grown} MB"
         except BaseException:
@@ -184,7 +184,9 @@ def main() -> None:
             raise
         number += 1
     shutil.rmtree(home)
-    print(f"{sum(seen.values()):,} inputs, {dict(seen)}, memory grew by {grown} MB; go on with --seed {number}")
+    print(
+        f"{sum(outcomes.values()):,} inputs, {dict(outcomes)}, memory grew by {grown} MB; continue with --seed {number}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Tiny models, merge configurations, and what mergekit makes of them: tests/merging/golden.
+"""Writes tests/merging/golden: tiny models, merge configurations, and mergekit's results.
 
-python benchmarks/merge/make_goldens.py        in an environment that has mergekit (0.1.5)
+python benchmarks/merge/make_goldens.py        # in an environment with mergekit 0.1.5
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NAMES = {
     "model.norm.weight": (16,),
     "lm_head.weight": (12, 16),
 }
-# Of the base, whose elements are about 1: `near` is all but parallel to it, `far` is nearly at right angles.
+# Relative to the base, whose elements are about 1, `near` is almost parallel and `far` almost orthogonal.
 CHANGES = {"near": 0.01, "mid": 0.3, "far": 5.0}
 
 BLEND = """
@@ -82,7 +82,7 @@ T = "[{filter: self_attn, value: [0, 0.5, 0.3, 0.7, 1]}, {filter: mlp, value: [1
 
 
 def blend(method: str, shared: str = "", near: str = "", mid: str = "", far: str = "") -> str:
-    """Three models of one base."""
+    """A merge of three models of one base."""
     return BLEND.format(method=method, shared=shared, near=near, mid=mid, far=far)
 
 
@@ -154,12 +154,12 @@ slices:
 dtype: float32
 """,
 }
-# Written in bfloat16 as well: the arithmetic is the same, the rounding at the end is another one.
+# Also written in bfloat16: the same arithmetic, with another rounding at the end.
 ALSO_HALF = ("linear", "slerp_gradient", "nuslerp_rows", "task_arithmetic", "ties_dense", "breadcrumbs", "model_stock")
 
 
 def models() -> dict[str, dict[str, Tensor]]:
-    """The base, and models that lie at three distances from it."""
+    """The base, and models at three distances from it."""
     draw = torch.Generator().manual_seed(0)
 
     def normal() -> dict[str, Tensor]:
@@ -173,7 +173,7 @@ def models() -> dict[str, dict[str, Tensor]]:
 
 
 def main() -> None:
-    """Writes everything anew."""
+    """Writes all files again."""
     shutil.rmtree(GOLDEN, ignore_errors=True)
     for name, state in models().items():
         folder = GOLDEN / "models" / name

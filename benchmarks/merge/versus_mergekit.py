@@ -1,13 +1,13 @@
-"""`stockpot merge` beside mergekit and beside a bare loop: whole processes, alternating, wall clock, CPU and memory.
+"""`stockpot merge` against mergekit and a bare loop: whole processes, alternating; wall clock, CPU time and memory.
 
     pip install torch && python -m venv /tmp/mergekit && /tmp/mergekit/bin/pip install torch mergekit==0.1.5
     python benchmarks/merge/versus_mergekit.py --mergekit /tmp/mergekit/bin/mergekit-yaml --work /tmp/merge-benchmark
 
 Models: 1.1 B parameters in bf16, 1 GB shards (`checkpoints.py`), 6.6 GB in all, in the page cache when each command
-starts; process start and imports included; two threads each. Ours runs with --no-sync --no-verify and, in rows of their
-own, with each of those defaults. mergekit runs with --lazy-unpickle --low-cpu-memory, and with its defaults.
-Printed: medians and quartiles over the rounds, and ratios of the medians with the quartiles of the rounds' own ratios.
-`anonymous` is the largest RssAnon that was seen, sampled every 5 ms.
+starts; process start and imports included; two threads each. Ours runs with --no-sync --no-verify and, in separate
+rows, with each of those defaults. mergekit runs with --lazy-unpickle --low-cpu-memory, and with its defaults.
+Printed: medians and quartiles over the rounds, and medians and quartiles of the ratios within each round.
+`anonymous` is the largest RssAnon, sampled every 5 ms.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ QUIET = ["--no-copy-tokenizer", "--no-write-model-card", "--quiet"]
 
 @dataclass(frozen=True)
 class Run:
-    """One process: seconds of the wall clock and of the processors, and bytes of anonymous memory at its largest."""
+    """One process: wall clock and CPU time in seconds, and the peak of its anonymous memory in bytes."""
 
     wall: float
     cpu: float
@@ -56,16 +56,16 @@ def run(command: Sequence[str], output: Path) -> Run:
         time.sleep(0.005)
     wall = time.perf_counter() - start
     assert process.stdout is not None
-    said = process.stdout.read().decode()
+    printed = process.stdout.read().decode()
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise SystemExit(f"{' '.join(command)}\n{said}")
+        raise SystemExit(f"{' '.join(command)}\n{printed}")
     shutil.rmtree(output, ignore_errors=True)
     return Run(wall, used.ru_utime + used.ru_stime, largest)
 
 
 def anonymous(pid: int) -> int:
-    """RssAnon of a process in bytes."""
+    """RssAnon of a process, in bytes."""
     try:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("RssAnon"):
@@ -76,7 +76,7 @@ def anonymous(pid: int) -> int:
 
 
 def recipe(rule: str, folder: Path, work: Path) -> Path:
-    """The merge as a configuration that both read."""
+    """Writes the merge as a configuration that both programs read."""
     base, models = str(folder / "base"), [str(folder / name) for name in ("a", "b")]
     entries = [f"  - model: {model}\n    parameters: {{weight: 0.5, density: 0.5}}" for model in models]
     plain = [f"  - model: {model}\n    parameters: {{weight: 0.5}}" for model in models]
@@ -103,7 +103,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def commands_of(chosen: argparse.Namespace, folder: Path, output: Path) -> dict[str, list[str]]:
-    """Everything that is run in a round, in this order."""
+    """The commands of one round, in this order."""
     stockpot = [str(Path(sys.executable).with_name("stockpot")), "merge"]
     fast = ["--no-sync", "--no-verify", "--threads", "2"]
     a, b, base = (str(folder / name) for name in ("a", "b", "base"))
@@ -128,7 +128,7 @@ def commands_of(chosen: argparse.Namespace, folder: Path, output: Path) -> dict[
     return commands
 
 
-# What is divided by what.
+# Name of a ratio → (numerator, denominator).
 RATIOS = {
     **{f"{rule}: mergekit / ours": (f"{rule}, mergekit", f"{rule}, ours") for rule in RULES},
     "linear: mergekit's defaults / ours": ("linear, mergekit's defaults", "linear, ours"),
@@ -183,9 +183,9 @@ def main() -> None:
 
 
 def ratio(name: str, slow: Sequence[Run], fast: Sequence[Run]) -> None:
-    """How many times the one takes of the other, by the wall clock and in CPU-seconds."""
-    walls = [one.wall / other.wall for one, other in zip(slow, fast, strict=True)]
-    cpus = [one.cpu / other.cpu for one, other in zip(slow, fast, strict=True)]
+    """Prints the ratio of the two in each round, in wall clock and in CPU time."""
+    walls = [numerator.wall / denominator.wall for numerator, denominator in zip(slow, fast, strict=True)]
+    cpus = [numerator.cpu / denominator.cpu for numerator, denominator in zip(slow, fast, strict=True)]
     print(f"{name:40} wall {spread(walls):26} CPU {spread(cpus)}")
 
 
