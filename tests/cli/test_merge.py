@@ -1,4 +1,4 @@
-"""`stockpot merge` and `stockpot rules`, as people type them."""
+"""`stockpot merge` and `stockpot rules` on the command line."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def models(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Runs a command in the folder of the models; what it printed, and on a failure `exit CODE: stderr`."""
+    """Runs a command in the models' folder; returns its output, or after a failure `exit CODE: stderr`."""
     monkeypatch.chdir(models)
 
     def act(command: str) -> str:
@@ -204,7 +204,7 @@ def test_rules_are_described(run: Callable[..., str]) -> None:
 
 
 def stop_at(write: int, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process gets a signal at its so manieth write."""
+    """Sends the process a signal at write number `write`."""
     real, count = os.pwrite, itertools.count(1)
 
     def writing(*arguments: Any) -> int:

@@ -45,7 +45,7 @@ def llama(base: Path) -> nn.Module:
 
 
 def randomised(model: nn.Module, seed: int) -> None:
-    """Gives every trained tensor numbers of its own: PEFT begins with B = 0."""
+    """Fills every trained tensor with random numbers: PEFT starts with B = 0."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -79,7 +79,7 @@ def deltas(base: Path, folder: Path) -> State:
 
 
 def in_peft(base: Path, folder: Path) -> nn.Module:
-    """The adapter in PEFT, which found all of its tensors and missed none."""
+    """The adapter loaded by PEFT, with all of its tensors and without any missing."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", category=UserWarning)
         model = PeftModel.from_pretrained(llama(base), folder)
@@ -92,7 +92,7 @@ def weights(base: Path) -> State:
 
 
 def within_one_ulp(base: Path, folder: Path, result: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """One unit in the last place of the largest of the numbers that are summed."""
+    """Asserts equality to one unit in the last place of the largest summand."""
     assert set(result) == set(expected)
     source = source_of(base, folder)
     for name, start in weights(base).items():

@@ -20,7 +20,7 @@ count, last = 0, 0
 
 
 def dying(real: Callable[..., Any], halves: bool = False) -> Callable[..., Any]:
-    """The function, unless its turn has come."""
+    """The function, which kills the process at call number `last`."""
 
     def act(*arguments: Any, **keywords: Any) -> Any:
         global count  # noqa: PLW0603

@@ -31,7 +31,7 @@ def targets_of(text: str, layers: int = 4) -> dict[str, Target]:
 
 
 def each(targets: dict[str, Target], name: str) -> dict[str, list[float]]:
-    """The models' own parameters, by name, over the layers; `name` stands in every layer."""
+    """Each model's parameters, by name, over the layers; every layer has a tensor `name`."""
     settings = [target.settings for key, target in targets.items() if key.endswith(f".{name}")]
     return {key: [value for one in settings for value in one.numbers(key)] for key in settings[0].each[0]}
 

@@ -36,7 +36,7 @@ def state_of(home: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def refusal(home: Path, rule: str, models: Any, base: Any = None, output: Path | None = None, **more: Any) -> str:
-    """The one line of a merge into `output` that is refused; nothing on the disk has changed."""
+    """The one-line message of a refused merge into `output`, which changes nothing on the disk."""
     before = state_of(home)
     with pytest.raises(StockpotError) as caught:
         merge(rule, models, base, output or home / "out", **more)

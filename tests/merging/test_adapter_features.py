@@ -81,7 +81,7 @@ def test_embeddings_that_peft_saves_beside_their_factors_are_read(base: Path) ->
 
 
 def test_embeddings_trained_whole_over_a_base_without_a_head_are_refused(base: Path, tmp_path: Path) -> None:
-    """PEFT leaves the head of a tied model as it was; a checkpoint that ties them cannot say so."""
+    """PEFT keeps the head of a tied model, which a checkpoint with tied weights cannot express."""
     folder = adapter(base, "embeddings", 4, r=2, target_modules=["q_proj"], modules_to_save=["embed_tokens"])
     within_one_ulp(base, folder, merge("linear", [folder]), peft_merged(base, folder))
     tied = {name: tensor for name, tensor in weights(base).items() if name != "lm_head.weight"}

@@ -132,7 +132,7 @@ def test_slices_take_layers_of_adapted_models(base: Path, adapters: list[Path], 
 
 
 def test_a_layer_over_another_layer_of_the_base_is_the_whole_layer(base: Path, adapters: list[Path]) -> None:
-    """There the adapter alone is not the task vector."""
+    """There ΔW alone is not the task vector."""
     from stockpot.merging.execute import merge_state
     from stockpot.merging.spec.merge_spec import Slice, SliceSource
 
@@ -151,7 +151,7 @@ def test_a_merge_of_adapters_loads_as_a_model(base: Path, adapters: list[Path], 
 
 
 def test_ranges_read_piece_by_piece_are_the_whole_bit_for_bit(tmp_path: Path) -> None:
-    """Blocks of several rows, one row that is cut, and of a tensor with rows of no round length."""
+    """Blocks of several rows, a row that is split, and rows whose length is not a power of two."""
     torch.manual_seed(0)
     shapes = {"wide": (3, PIECE + 1000), "tall": (777, 1000), "odd": (11, 7)}
     state = {f"{name}.weight": torch.randn(shape) for name, shape in shapes.items()}

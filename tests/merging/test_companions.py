@@ -1,4 +1,4 @@
-"""What comes along with a merge because it stands beside the weights, and what is left out by name."""
+"""Which other files of a model's folder a merge copies, and which it names as left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pieces, threads, files and memory change nothing; types, integers and missing tensors do what was asked."""
+"""Pieces, threads, files and memory change nothing; types, integers and missing tensors are treated as requested."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ def test_values_over_depth_and_by_name() -> None:
     result = merge_state(spec, Options(), {"ones": ones, "zeros": zeros})
     import math
 
-    # Against a zero tensor slerp has a right angle: the share of the other is sin(t·π/2).
+    # The angle to a zero tensor counts as a right angle: the other tensor is multiplied by sin(t·π/2).
     shares = {f"model.layers.{layer}.mlp.weight": share for layer, share in enumerate((0.0, 1.0, 0.5))}
     for name, tensor in result.items():
         share = shares.get(name, 0.25 if "norm" in name else 0.75)

@@ -1,4 +1,4 @@
-"""One tiny model of every family: merged, sliced and bent over depth, it opens as Transformers opens it."""
+"""One tiny model of every family: merged, sliced and weighted over depth, Transformers loads it completely."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ Saved = Callable[[str], tuple[Path, Path]]
 
 
 def opened(name: str, folder: Path) -> PreTrainedModel:
-    """The model in a folder, which has every tensor that the model wants, and no other."""
+    """Loads the model in a folder, which must hold exactly the tensors that the model expects."""
     kind = getattr(transformers, FAMILIES[name].kind)
     model, loading = kind.from_pretrained(folder, output_loading_info=True)
     assert not any(loading.values()), loading
@@ -66,7 +66,7 @@ def layers(names: Any, prefix: str) -> list[int]:
 
 
 def value_of(tensors: Any, beginning: str) -> float:
-    """The one value of all tensors whose names begin so."""
+    """The single value of all tensors whose names start with the prefix."""
     values = {float(each) for name in tensors if name.startswith(beginning) for each in tensors[name].unique()}
     assert len(values) == 1, (beginning, values)
     return values.pop()
@@ -86,7 +86,7 @@ def test_the_average_of_a_family_opens_without_missing_or_unexpected_keys(
 def test_a_sliced_family_opens_without_missing_or_unexpected_keys(
     name: str, prefix: str, saved: Saved, tmp_path: Path
 ) -> None:
-    """Of a (all ones) the first two layers, of b (all twos) all but the first; other stacks stay whole."""
+    """The first two layers of a (all ones), all but the first of b (all twos); other stacks stay whole."""
     a, b = saved(name)
     family = FAMILIES[name]
     stack = prefix if len(family.stacks) > 1 else None

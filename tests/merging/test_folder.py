@@ -1,4 +1,4 @@
-"""A merge that dies leaves nothing that looks like a model, and goes on from what is finished."""
+"""A merge that dies leaves nothing that looks like a model, and resumes from its finished files."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_finished_shards_are_taken_up_and_not_computed_again(inputs: Path, monke
     with pytest.raises(StockpotError, match="belongs to another merge"):
         merge(inputs, resume=True, max_shard_size="2KB")
     done = opened[:2]
-    # A finished file that was damaged since is noticed.
+    # A finished file that was damaged afterwards is noticed.
     file = partial / done[0]
     content = file.read_bytes()
     file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -142,7 +142,7 @@ def test_a_full_disk_at_the_start_promises_nothing_to_go_on_from(
 def test_a_full_disk_beside_the_weights_gives_the_advice_for_merges(
     inputs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The journal is written by a function that runs use too, and that gives runs' advice."""
+    """The function that writes the journal is shared with runs, and gives advice for runs."""
     real = Path.replace
 
     def full(self: Path, target: Any) -> Any:

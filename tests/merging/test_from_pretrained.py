@@ -1,4 +1,4 @@
-"""Merged folders as Transformers loads them: every tensor there, and each the one that the rule's formula gives."""
+"""Merged folders loaded by Transformers: every tensor is there, and is what the rule's formula gives."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def family(build: Callable[[], PreTrainedModel], folder: Path, **saving: Any) ->
 
 
 def loaded(kind: type[PreTrainedModel], folder: Path) -> PreTrainedModel:
-    """The model in a folder, which has every tensor that the model wants, and no other."""
+    """Loads the model in a folder, which must hold exactly the tensors that the model expects."""
     model, result = kind.from_pretrained(folder, output_loading_info=True)
     assert not any(result.values()), result
     return model

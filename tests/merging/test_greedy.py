@@ -28,7 +28,7 @@ def test_it_is_never_worse_than_the_best_model(models: list[int], target: int) -
     assert soup.score == score(soup.members)
     assert soup.score >= max(score([number]) for number in range(len(models)))
     assert len(soup.tried) == 2 * len(models) - 1
-    # Whatever was left out would have made worse what there was when its turn came.
+    # Every model that was left out would have lowered the score when it was tried.
     order = sorted(range(len(models)), key=lambda number: -score([number]))
     kept: list[int] = []
     for number in order:

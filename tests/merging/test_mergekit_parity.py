@@ -54,7 +54,7 @@ def merged(spec: MergeSpec, double: bool = False) -> dict[str, Tensor]:
 
 
 def distance(result: dict[str, Tensor], expected: dict[str, Tensor], paths: Sequence[str]) -> float:
-    """The largest difference, in fp32 ulps of what is added up: where terms cancel, the result's own are smaller."""
+    """The largest difference, in fp32 ulps of the summands: if terms cancel, the result's own ulps are smaller."""
     assert result.keys() == expected.keys()
     worst = 0.0
     for name, tensor in expected.items():
@@ -137,7 +137,7 @@ def test_merging_folders_writes_what_merging_in_memory_returns(
 
 
 def elected(vectors: Sequence[Tensor], weights: Sequence[float], normalize: bool, draw: float = 0.0) -> Tensor:
-    """TIES' election in float64; `draw` is the sign where the vote is zero: 0 with us, +1 in mergekit."""
+    """TIES' election in float64; `draw` is the sign after a tied vote: 0 here, +1 in mergekit."""
     scaled = [weight * vector for weight, vector in zip(weights, vectors, strict=True)]
     vote = torch.stack(scaled).sum(0).sign()
     vote = torch.where(vote == 0, torch.full_like(vote, draw), vote)
@@ -175,7 +175,7 @@ stockpot: {seed: 5}
 @pytest.mark.parametrize("rule", ["dare_linear", "dare_ties", "della", "della_linear"])
 @pytest.mark.parametrize("rescale", [True, False])
 def test_random_drops_are_the_papers_divided_by_the_chance_of_staying(rule: str, rescale: bool) -> None:
-    """mergekit draws from torch's one stream, and scales what stays so that its sum of magnitudes is the whole's."""
+    """mergekit draws from torch's global generator, and rescales so that the sum of magnitudes is preserved."""
     spec = parse_merge_config(parse_yaml(RANDOM % (rule, f"rescale: {str(rescale).lower()}"), "x.yaml"), "x.yaml")
     result = merged(spec)
     weights, densities = (0.7, 0.2), (0.4, 0.6)

@@ -20,7 +20,7 @@ from stockpot.merging.rules import RULES
     ("value", "threads"),
     [
         (math.nan, 1), (math.inf, 1), (-math.inf, 1), (math.nan, 3),
-        # The element is looked at in one place, whatever the threads: the other values are the same proof again.
+        # The same code checks every element for any number of threads: the other values prove nothing more.
         pytest.param(math.inf, 3, marks=pytest.mark.thorough),
         pytest.param(-math.inf, 3, marks=pytest.mark.thorough),
     ],
@@ -29,7 +29,7 @@ from stockpot.merging.rules import RULES
 def test_nan_and_infinity_in_any_one_input_are_reported_with_the_tensor_and_the_input(
     tmp_path: Path, three: list[Path], rule: str, value: float, threads: int
 ) -> None:
-    """Only what a rule does not read may hold them: the base, where it but stands in for missing tensors."""
+    """Only an input that the rule does not read may hold them: a base that only replaces missing tensors."""
     contract = RULES[rule]
     models = three[: contract.most or 2]
     for bad in (*models, three[2]):
@@ -74,7 +74,7 @@ def test_a_model_of_weight_zero_does_not_hide_its_nan(tmp_path: Path, three: lis
 
 
 def test_a_rule_that_is_told_not_to_use_an_input_may_leave_its_nan_out(tmp_path: Path, three: list[Path]) -> None:
-    """λ=0 is the base and α=1 the model, bit for bit: what the other one holds is no part of the result."""
+    """λ=0 is the base and α=1 the model, bit for bit: the other one does not enter the result."""
     bad = random_model(tmp_path / "bad", 5, b_weight=torch.full((5,), math.nan))
     merged = merge("ties", [bad], base=three[2], lambda_=0)
     assert isinstance(merged, dict)
@@ -111,7 +111,7 @@ def test_a_result_that_the_output_cannot_hold_is_refused_and_never_infinite(
 
 
 def test_what_f8_e4m3_cannot_hold_is_refused_and_not_made_its_largest_number(tmp_path: Path) -> None:
-    """torch makes 448 of 500 and of infinity alike; 464 rounds to it."""
+    """torch turns both 500 and infinity into 448; 464 rounds to it."""
     most = model(tmp_path / "most", w=torch.tensor([464.0, -464.0]), n=torch.ones(2))
     for rule, base in (("linear", None), ("passthrough", None), ("ties", most)):
         merged = merge(rule, [most], base=base, dtype="float8_e4m3fn")

@@ -383,7 +383,7 @@ def test_masks_are_fair_and_differ_by_seed_model_and_name(density: float) -> Non
     drawn = [keep(mask_key(*key), 0, torch.empty(count), density) for key in keys]
     for one in drawn:
         assert abs(float(one.mean()) - density) < 5 * math.sqrt(density * (1 - density) / count)
-        # No element tells of its neighbours, nor of the one that shares its random word.
+        # An element is independent of its neighbours, and of the one that shares its random word.
         for lag in (1, 2, 4, 16):
             together = float((one[:-lag] * one[lag:]).mean())
             assert abs(together - square) < 5 * math.sqrt(square / count)

@@ -40,7 +40,7 @@ def parameters_of(rule: Rule, own: bool) -> st.SearchStrategy[dict[str, Any]]:
 
 @st.composite
 def specs(draw: st.DrawFn) -> MergeSpec:
-    """Every spec that a configuration can say; with mergekit's meaning, a base is a model only where it is merged."""
+    """Any spec that a configuration can express; in mergekit's dialect a base is a model only if it is merged."""
     rule = RULES[draw(st.sampled_from(list(RULES)))]
     reference = draw(st.booleans())
     paths = draw(st.lists(st.sampled_from(["a", "b/c", "d@main", "e+f", "./g"]), min_size=1, max_size=3, unique=True))

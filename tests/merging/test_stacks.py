@@ -1,4 +1,4 @@
-"""Which stack of layers is the language model's, what stands before and behind it, and how configurations count it."""
+"""Which stack of layers is the language model's, what comes before and after it, and how configurations count it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SOLE = (Stack("model.layers.", 4, "language"),)
 
 
 def names(**stacks: int) -> list[str]:
-    """Two tensors in each of so many layers; `__` for a dot."""
+    """Two tensors in each layer of every stack; `__` stands for a dot."""
     prefixes = {key.replace("__", "."): count for key, count in stacks.items()}
     return [
         f"{key}.{layer}.{end}" for key, count in prefixes.items() for layer in range(count) for end in ("w", "mlp.w")
