@@ -116,7 +116,7 @@ def test_a_place_that_is_taken_is_not_overwritten(finished: Path, stockpot: Call
     error = one_line(stockpot("run", recipe, "-o", run))
     advice = f"continue it with `stockpot resume {run}`, or choose another folder with -o"
     assert f"there is already a run here; {advice}" in error
-    assert "this is the folder of one run; choose another for the comparison with -o" in one_line(
+    assert "this is the folder of a single run; choose another for the comparison with -o" in one_line(
         stockpot("compare", recipe, "-o", run)
     )
     assert ((run / "journal.jsonl").read_bytes(), (run / "recipe.yaml").read_bytes()) == before
@@ -125,7 +125,7 @@ def test_a_place_that_is_taken_is_not_overwritten(finished: Path, stockpot: Call
     (tmp_path / "notes" / "own.txt").write_text("mine")
     error = one_line(stockpot("run", recipe, "-o", tmp_path / "notes"))
     assert "not empty (it holds own.txt); choose another with -o" in error
-    assert "not empty, and holds no comparison" in one_line(stockpot("compare", recipe, "-o", tmp_path / "notes"))
+    assert "not empty and does not hold a comparison" in one_line(stockpot("compare", recipe, "-o", tmp_path / "notes"))
     assert sorted(entry.name for entry in (tmp_path / "notes").iterdir()) == ["own.txt"]
     assert "exists already; choose another file" in one_line(stockpot("init", recipe))
     assert recipe.read_text().startswith("data:")
