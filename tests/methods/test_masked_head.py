@@ -42,7 +42,7 @@ def test_the_gradient_of_rows_of_classes_to_come_is_zero(smoothing: float, tmp_p
     assert head.weight.grad[:2].all() and head.bias.grad[:2].all()
 
 
-@pytest.mark.parametrize(("variant", "loop"), crossed(VARIANTS, LOOPS))
+@pytest.mark.parametrize(("variant", "loop"), crossed(VARIANTS, LOOPS), ids=str)
 def test_no_method_moves_rows_of_classes_to_come(
     variant: tuple[str, dict[str, Any]], loop: str, tmp_path: Path
 ) -> None:
