@@ -136,7 +136,7 @@ def test_mistakes_are_told_in_one_line() -> None:
         ("Did you mean 'exact'", "exakt", {}),
         ("'sample' draws labels", "sample", {}),
         ("samples: 0", "exact", {"samples": 0}),
-        ("takes `draws`", "exact", {"samples": 2}),
+        ("needs `draws`", "exact", {"samples": 2}),
         ("batch_size: 0", "batched", {"batch_size": 0}),
     ]:
         with pytest.raises(StockpotError, match=said):

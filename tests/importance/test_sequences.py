@@ -173,7 +173,7 @@ def test_a_part_of_the_sequences_is_the_fisher_of_that_part() -> None:
     model, examples, told = gpt2(), sequences(), list[int]()
     draws = torch.Generator().manual_seed(2)
     picked = torch.randperm(7, generator=torch.Generator().manual_seed(2))[:4].sort().values.tolist()
-    keys: dict[str, Any] = {"samples": 4, "draws": draws, "batch_size": 3, "seen": told.append}
+    keys: dict[str, Any] = {"samples": 4, "draws": draws, "batch_size": 3, "on_progress": told.append}
     found = fisher(model, examples, "empirical", logits=logits_of, **keys)
     assert_close(found, fisher(model, examples.picked(picked), "empirical", logits=logits_of), 1e-12)
     assert told == [3, 4]
