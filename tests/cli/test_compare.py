@@ -95,14 +95,14 @@ def test_a_stopped_comparison_shows_what_is_finished(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The signal comes when the first method is done."""
-    begun = CellRunner._begin
+    start = CellRunner._start
 
     def stop(self: CellRunner, cell: CellPlan) -> Any:
         if cell.method.name == "wise_ft":
             os.kill(os.getpid(), signal.SIGTERM)
-        return begun(self, cell)
+        return start(self, cell)
 
-    monkeypatch.setattr(CellRunner, "_begin", stop)
+    monkeypatch.setattr(CellRunner, "_start", stop)
     file = write_yaml({**digits_recipe, "loop": "plain"})
     done = stockpot("compare", file, "--methods", "sequential,wise_ft", "-o", tmp_path / "out")
     assert done.code == 128 + signal.SIGTERM

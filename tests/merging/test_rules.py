@@ -438,15 +438,15 @@ def test_the_contract_is_checked_before_anything_else() -> None:
     assert "wise_ft merges 1 model, not 2" in refusal("wise_ft", [A, B], BASE)
     assert "model_stock merges 2 or more models, not 1" in refusal("model_stock", [A], BASE)
     assert "Did you mean 'density'?" in refusal("ties", [A], BASE, densitty=0.2)
-    assert "density must be above 0 to 1, not 0" in refusal("ties", [A], BASE, density=0.0)
-    assert "alpha must be from 0 to 1, not 1.5" in refusal("wise_ft", [A], BASE, alpha=1.5)
+    assert "density must be above 0 and at most 1, not 0" in refusal("ties", [A], BASE, density=0.0)
+    assert "alpha must be at least 0 and at most 1, not 1.5" in refusal("wise_ft", [A], BASE, alpha=1.5)
     assert "normalize must be true or false, not 1" in refusal("linear", [A], normalize=1)
-    assert "weight is a finite number, not True" in refusal("linear", [A], weight=True)
-    assert "weight is a finite number, not nan" in refusal("linear", [A], weight=math.nan)
+    assert "weight must be a finite number, not True" in refusal("linear", [A], weight=True)
+    assert "weight must be a finite number, not nan" in refusal("linear", [A], weight=math.nan)
     assert "weight has 3 values for 2 models" in refusal("linear", [A, B], weight=[1, 2, 3])
     assert "sum to zero" in refusal("linear", [A, B], weight=[1.0, -1.0])
     assert "density 0.9 ± epsilon 0.2" in refusal("della", [A, B], BASE, density=0.9, epsilon=0.2)
-    assert "t is set once" in refusal("slerp", [A, B], t=[0.1, 0.2])
+    assert "t applies to the whole merge" in refusal("slerp", [A, B], t=[0.1, 0.2])
 
 
 def test_every_rule_says_what_it_does_and_where_it_is_from() -> None:

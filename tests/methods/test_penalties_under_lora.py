@@ -156,8 +156,8 @@ def test_strength_0_changes_no_bit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "keys", "output", "words"),
     [
-        ("si", {}, "merged", "sums up the gradients of the weights, which LoRA does not take"),
-        *((name, {}, "adapter", "with model.lora say output: merged") for name in ("ewc", "mas", "ties", "soup")),
+        ("si", {}, "merged", "it needs gradients of whole weights, which LoRA does not compute"),
+        *((name, {}, "adapter", "with model.lora set output: merged") for name in ("ewc", "mas", "ties", "soup")),
         *((name, {"anchor": "pretrained"}, "merged", "anchor: pretrained: under LoRA") for name in ("sfa", "l2")),
     ],
 )
@@ -173,7 +173,7 @@ def test_what_cannot_work_is_refused_by_name(name: str, keys: dict[str, Any], ou
 def test_bf16_weights_ask_for_a_choice() -> None:
     half = ModelSpec(name="a", dtype="bfloat16")
     for name in ("sfa", "wise_ft"):
-        assert "say train.bf16: true (fp32 weights" in str(config(name).problem_with_model(half))
+        assert "set train.bf16: true (fp32 weights" in str(config(name).problem_with_model(half))
         assert config(name, rounding="stochastic").problem_with_model(half) is None
-    assert "say form: gradient" in str(config("l2", form="decoupled").problem_with_model(half))
+    assert "drop model.dtype, or use gradient" in str(config("l2", form="decoupled").problem_with_model(half))
     assert config("l2").problem_with_model(half) is None

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from rehearsing import second_task
 from scipy.stats import chi2
+from tiers import crossed
 from torch import Tensor
 from toy import (
     LOOPS,
@@ -278,11 +279,14 @@ def test_dark_experience_replay_without_weight_or_buffer_is_plain_fine_tuning(
         assert_same(weights, without)
 
 
-@pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize(
-    "keys",
-    [der(), der(budget="reservoir", count=9), der(select="herding", budget="total"), {"select": "herding", "count": 6},
-     {"select": "balanced", "budget": "total", "count": 7, "mix": "batch", "per_batch": 3}],
+    ("keys", "loop"),
+    crossed(
+        [der(), der(budget="reservoir", count=9), der(select="herding", budget="total"),
+         {"select": "herding", "count": 6},
+         {"select": "balanced", "budget": "total", "count": 7, "mix": "batch", "per_batch": 3}],
+        LOOPS,
+    ),
     ids=str,
 )  # fmt: skip
 def test_a_task_that_is_stopped_inside_goes_on_to_the_same_bits(

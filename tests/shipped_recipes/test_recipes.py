@@ -102,10 +102,15 @@ def test_every_recipe_is_tried_here() -> None:
     assert {case.recipe for case in CASES} == {path.stem for path in RECIPES.glob("*.yaml")} - language
 
 
-DEFAULT = [
-    pytest.param(case, marks=pytest.mark.thorough) if case.recipe == "food101" else case  # as CIFAR-100, but dearer
-    for case in CASES
-]
+ALIKE = {"food101", "split-cifar10", "permuted-mnist", "split-mnist domain", "split-mnist task"}  # CIFAR-100 or MNIST
+
+
+def by_tier(case: Case) -> Any:
+    names = {case.recipe, f"{case.recipe} {case.scenario.removesuffix('-incremental')}"}
+    return pytest.param(case, marks=pytest.mark.thorough) if names & ALIKE else case
+
+
+DEFAULT = [by_tier(case) for case in CASES]
 
 
 @pytest.mark.parametrize("case", DEFAULT, ids=str)

@@ -129,8 +129,7 @@ def _matrix(results: Results, narrow: bool) -> Table:
 def whatif_table(whatif: WhatIf) -> Table:
     """The best value and the knee of every method; the first control alone, for all of them do not fit."""
     first = list(whatif.plain.controls)[:1]
-    padding = (0, 1, 0, 0) if first else (0, 1)
-    table = Table(title=Text(f"what if: {whatif.run}"), box=box.SIMPLE_HEAD, pad_edge=False, padding=padding)
+    table = Table(title=Text(f"what if: {whatif.run}"), box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("method", no_wrap=True)
     for heading in WHATIF_HEADINGS:
         table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)

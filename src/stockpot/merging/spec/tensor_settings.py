@@ -145,7 +145,8 @@ def _check_value(rule: Rule, parameter: Parameter, value: Value) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
             raise StockpotError(f"{where} must be a finite number, not {value!r}.")
         if not parameter.low <= value <= parameter.high or value <= parameter.above:
-            low = f"above {parameter.above:g}" if parameter.above > -math.inf else f"from {parameter.low:g}"
-            raise StockpotError(f"{where} must be {low} to {parameter.high:g}, not {value:g}.".replace(" to inf", ""))
+            bounds = [f"above {parameter.above:g}" if parameter.above > -math.inf else f"at least {parameter.low:g}"]
+            bounds += [f"at most {parameter.high:g}"] * (parameter.high < math.inf)
+            raise StockpotError(f"{where} must be {' and '.join(bounds)}, not {value:g}.")
     elif not isinstance(value, str):
         raise StockpotError(f"{where} must be a string, not {value!r}.")
