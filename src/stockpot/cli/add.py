@@ -8,12 +8,11 @@ from typing import Annotated
 
 import typer
 
-from stockpot.cli.arguments import AllowCode, Overrides, RunArgument, RunCode, RunCodeUnsandboxed, record_consent
+from stockpot.cli.arguments import AllowCode, Overrides, RunArgument, RunCode, RunCodeUnsandboxed
 from stockpot.cli.finish import finish_run
 from stockpot.cli.interrupts import stopping_after_step
-from stockpot.cli.launchers import refuse_launchers
+from stockpot.cli.preparation import prepare_command
 from stockpot.errors import StockpotError
-from stockpot.library_output import silence_libraries
 
 
 def add_command(
@@ -28,9 +27,7 @@ def add_command(
     run_code_unsandboxed: RunCodeUnsandboxed = False,
 ) -> None:
     """Learn the next task on top of a finished run."""
-    record_consent(run_code, run_code_unsandboxed)
-    refuse_launchers()
-    silence_libraries()
+    prepare_command(run_code, run_code_unsandboxed)
     from stockpot.recipe.read import read_task
     from stockpot.runs.actions import add_task, branch
 

@@ -30,22 +30,6 @@ RunCodeUnsandboxed = Annotated[
 ]
 
 
-def record_consent(run_code: bool, run_code_unsandboxed: bool) -> None:
-    """Notes that the user agrees to run the programs that a model writes, for this process and those it starts.
-
-    The workers of a comparison, and Ray's, are processes of their own: they inherit the environment, so that is where
-    the consent is kept. A user may set the same variables instead of the options.
-    """
-    if run_code:
-        from stockpot.evaluation.consent import give_consent
-
-        give_consent()
-    if run_code_unsandboxed:
-        from stockpot.evaluation.consent import give_unsandboxed_consent
-
-        give_unsandboxed_consent()
-
-
 def default_output(recipe_name: str | None) -> Path:
     """The folder of a run or comparison for which no `-o` is given."""
     return Path("runs") / (recipe_name or "run")

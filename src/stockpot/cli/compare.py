@@ -16,15 +16,13 @@ from stockpot.cli.arguments import (
     RunCode,
     RunCodeUnsandboxed,
     default_output,
-    record_consent,
 )
 from stockpot.cli.compare_options import CompareOptions, apply_options, command_line, parse_shard
 from stockpot.cli.console import say, show
 from stockpot.cli.interrupts import stopping_after_step
-from stockpot.cli.launchers import refuse_launchers
+from stockpot.cli.preparation import prepare_command
 from stockpot.errors import StockpotError
 from stockpot.files import explaining_disk_errors, write_text
-from stockpot.library_output import silence_libraries
 
 if TYPE_CHECKING:
     from stockpot.compare.cells import CellPlan
@@ -64,11 +62,9 @@ def compare_command(
     run_code_unsandboxed: RunCodeUnsandboxed = False,
 ) -> None:
     """Run the methods of `compare` beside plain fine-tuning and joint training, over all seeds; resumable."""
-    record_consent(run_code, run_code_unsandboxed)
     options = CompareOptions(methods, seeds, orders, tune, search, minutes, front, jobs, engine, shard)
     share = parse_shard(shard)
-    refuse_launchers(shares=share[1] > 1)
-    silence_libraries()
+    prepare_command(run_code, run_code_unsandboxed, shares=share[1] > 1)
     from stockpot.compare.running import ShardDone
 
     try:

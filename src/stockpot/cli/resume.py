@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from stockpot.cli.arguments import AllowCode, RunArgument, RunCode, RunCodeUnsandboxed, record_consent
+from stockpot.cli.arguments import AllowCode, RunArgument, RunCode, RunCodeUnsandboxed
 from stockpot.cli.console import say
 from stockpot.cli.finish import finish_run
 from stockpot.cli.interrupts import stopping_after_step
-from stockpot.cli.launchers import refuse_launchers
+from stockpot.cli.preparation import prepare_command
 from stockpot.errors import StockpotError
-from stockpot.library_output import silence_libraries
 
 
 def resume_command(
@@ -18,9 +17,7 @@ def resume_command(
     run_code_unsandboxed: RunCodeUnsandboxed = False,
 ) -> None:
     """Continue an interrupted run from wherever it stopped."""
-    record_consent(run_code, run_code_unsandboxed)
-    refuse_launchers()
-    silence_libraries()
+    prepare_command(run_code, run_code_unsandboxed)
     from stockpot.runs.folder import RunFolder
 
     if (folder / "recipe.yaml").is_file() and (folder / "cells").is_dir():

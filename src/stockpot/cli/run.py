@@ -9,13 +9,11 @@ from stockpot.cli.arguments import (
     RunCode,
     RunCodeUnsandboxed,
     default_output,
-    record_consent,
 )
 from stockpot.cli.console import say
 from stockpot.cli.finish import finish_run
 from stockpot.cli.interrupts import stopping_after_step
-from stockpot.cli.launchers import refuse_launchers
-from stockpot.library_output import silence_libraries
+from stockpot.cli.preparation import prepare_command
 
 
 def run_command(
@@ -26,9 +24,7 @@ def run_command(
     run_code_unsandboxed: RunCodeUnsandboxed = False,
 ) -> None:
     """Fine-tune on the recipe's stream of tasks with one method; leaves a run folder."""
-    record_consent(run_code, run_code_unsandboxed)
-    refuse_launchers()
-    silence_libraries()
+    prepare_command(run_code, run_code_unsandboxed)
     from stockpot.recipe.read import read_recipe
     from stockpot.runs.actions import create_run
 

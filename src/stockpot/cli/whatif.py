@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stockpot.cli.arguments import AllowCode, RunArgument, RunCode, RunCodeUnsandboxed, record_consent
+from stockpot.cli.arguments import AllowCode, RunArgument, RunCode, RunCodeUnsandboxed
 from stockpot.cli.console import note, say, show
-from stockpot.cli.launchers import refuse_launchers
+from stockpot.cli.preparation import prepare_command
 from stockpot.errors import StockpotError
 from stockpot.files import explaining_disk_errors, make_folder, write_json
-from stockpot.library_output import silence_libraries
 
 if TYPE_CHECKING:
     from stockpot.results import WhatIf
@@ -37,9 +36,7 @@ def whatif_command(
     run_code_unsandboxed: RunCodeUnsandboxed = False,
 ) -> None:
     """Evaluate every merge of a finished `sequential` run's checkpoints, at every strength; trains nothing."""
-    record_consent(run_code, run_code_unsandboxed)
-    refuse_launchers()
-    silence_libraries()
+    prepare_command(run_code, run_code_unsandboxed)
     import torch
 
     from stockpot.compare.whatif import FILE, OPTIMISTIC, known_methods, reading, swept

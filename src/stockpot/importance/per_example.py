@@ -91,7 +91,7 @@ class _Walk:
         """Compares each way with the gradients of single examples, along a random direction of the logits."""
         try:
             z, calls = self._forward(batch)
-        except Exception:
+        except Exception:  # whatever a model raises that needs its positions looked up once, and not for each example
             self.repeat = False
             z, calls = self._forward(batch)
         self.size = z.numel() // len(batch["labels"])

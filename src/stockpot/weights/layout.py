@@ -43,15 +43,12 @@ _MAX_NAME = 1000  # characters of a tensor's name
 _MAX_FILE_NAME = 255  # bytes
 
 
-@dataclass(frozen=True, slots=True)
-class TensorEntry:
-    """One tensor: its dtype, its shape, and the bytes [offset, offset + nbytes) of its file."""
+class TensorExtent:
+    """How large a tensor is, by its dtype and shape."""
 
-    name: str
-    dtype: str
+    __slots__ = ()
+    dtype: str  # its safetensors name
     shape: tuple[int, ...]
-    file: Path
-    offset: int
 
     @property
     def numel(self) -> int:
@@ -62,6 +59,17 @@ class TensorEntry:
     def nbytes(self) -> int:
         """Bytes of the tensor."""
         return self.numel * ITEM_SIZE[self.dtype]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry(TensorExtent):
+    """One tensor: its dtype, its shape, and the bytes [offset, offset + nbytes) of its file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    offset: int
 
 
 @dataclass(frozen=True, slots=True)

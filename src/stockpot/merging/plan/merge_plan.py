@@ -15,7 +15,7 @@ from stockpot.merging.rules import RULES
 from stockpot.merging.spec.merge_spec import MergeSpec
 from stockpot.merging.spec.tensor_settings import check_parameters, settings_of
 from stockpot.merging.threads import PIECE
-from stockpot.weights.layout import FLOATS, ITEM_SIZE
+from stockpot.weights.layout import FLOATS, TensorExtent
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class SourceTensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class Target(TensorExtent):
     """One tensor of the output, and what it is made from. Without `inputs` it is a copy of `base`.
 
     `same` are tensors that the copy must equal: integers are not averaged, so without a base all models must agree.
@@ -40,16 +40,6 @@ class Target:
     base: SourceTensor | None
     settings: Settings
     same: tuple[SourceTensor, ...]
-
-    @property
-    def numel(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes in the output."""
-        return self.numel * ITEM_SIZE[self.dtype]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from stockpot.errors import StockpotError
-from stockpot.weights.layout import ITEM_SIZE, FileFacts, Layout
+from stockpot.weights.layout import ITEM_SIZE, FileFacts, Layout, TensorExtent
 
 if TYPE_CHECKING:
     import torch
@@ -49,21 +48,11 @@ class TensorInfo(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class MemoryTensorInfo:
+class MemoryTensorInfo(TensorExtent):
     """Type, shape and size of a tensor in memory."""
 
     dtype: str
     shape: tuple[int, ...]
-
-    @property
-    def numel(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the tensor."""
-        return self.numel * ITEM_SIZE[self.dtype]
 
 
 class TensorSource(Protocol):
