@@ -125,15 +125,6 @@ def padding(tokenizer: Any) -> int:
     return int(token)
 
 
-def check_vocabulary(tokenizer: Any, size: int) -> None:
-    """Raises StockpotError if the tokenizer has more tokens than a model with `size` of them."""
-    if len(tokenizer) > size:
-        raise StockpotError(
-            f"model.tokenizer: {_name(tokenizer)} has {len(tokenizer)} tokens, the model only {size}: "
-            "name the model's own tokenizer, or give a configuration vocab_size to match."
-        )
-
-
 def tokenizer_fingerprint(tokenizer: Any) -> str:
     """SHA-256, in hexadecimal, of what decides the tokens of a text: backend, special tokens and chat template."""
     backend = json.loads(tokenizer.backend_tokenizer.to_str())

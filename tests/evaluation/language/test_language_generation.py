@@ -11,7 +11,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from stockpot.errors import StockpotError
-from stockpot.evaluation.language.generation import continuations, prompt_tokens, sample_continuations
+from stockpot.evaluation.language.generation import continuations, prompt_tokens
 from stockpot.models.tokenizer import train_tokenizer
 
 PROMPTS = ["the cat", "a", "the dog sat on the mat", "", "mat"]
@@ -32,6 +32,13 @@ def model(tokenizer: Any) -> LlamaForCausalLM:
     return LlamaForCausalLM(config).double()
 
 
+def greedy(
+    model: nn.Module, tokenizer: Any, prompts: list[str], max_new_tokens: int = 60, batch_size: int = 8
+) -> list[str]:
+    written = continuations(model, tokenizer, prompts, batch_size=batch_size, max_new_tokens=max_new_tokens)
+    return [texts[0] for texts in written]
+
+
 def by_hand(model: LlamaForCausalLM, tokenizer: Any, prompt: str, many: int) -> str:
     model.eval()
     tokens = prompt_tokens(tokenizer, prompt)
@@ -48,13 +55,13 @@ def by_hand(model: LlamaForCausalLM, tokenizer: Any, prompt: str, many: int) -> 
 def test_greedy_writing_takes_the_likeliest_token_each_time_in_any_batch(
     model: LlamaForCausalLM, tokenizer: Any, batch_size: int
 ) -> None:
-    written = sample_continuations(model, tokenizer, PROMPTS, max_new_tokens=8, batch_size=batch_size)
+    written = greedy(model, tokenizer, PROMPTS, max_new_tokens=8, batch_size=batch_size)
     assert written == [by_hand(model, tokenizer, prompt, 8) for prompt in PROMPTS]
     assert len(set(written)) > 1
 
 
 def test_penalties_of_the_generation_configuration_do_not_count(model: LlamaForCausalLM, tokenizer: Any) -> None:
-    wanted = sample_continuations(model, tokenizer, PROMPTS, max_new_tokens=12)
+    wanted = greedy(model, tokenizer, PROMPTS, max_new_tokens=12)
     model.generation_config.repetition_penalty = 5.0
     model.generation_config.do_sample = True
     model.generation_config.temperature = 3.0
@@ -63,24 +70,24 @@ def test_penalties_of_the_generation_configuration_do_not_count(model: LlamaForC
     likeliest = int(model(torch.tensor([tokens])).logits[0, -1].argmax())
     model.generation_config.suppress_tokens = [likeliest]
     assert int(model.generate(torch.tensor([tokens]), max_new_tokens=1, do_sample=False)[0, -1]) != likeliest
-    assert sample_continuations(model, tokenizer, PROMPTS, max_new_tokens=12) == wanted
+    assert greedy(model, tokenizer, PROMPTS, max_new_tokens=12) == wanted
 
 
 def test_an_adapter_writes_like_the_model_that_it_makes(model: LlamaForCausalLM, tokenizer: Any) -> None:
     peft = pytest.importorskip("peft")
     adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
     before = [dict(vars(module)) for module in adapted.modules()]
-    written = sample_continuations(adapted, tokenizer, PROMPTS, max_new_tokens=8)
+    written = greedy(adapted, tokenizer, PROMPTS, max_new_tokens=8)
     for module, attributes in zip(adapted.modules(), before, strict=True):
         assert vars(module).get("generation_config") is attributes.get("generation_config")
-    assert sample_continuations(adapted.merge_and_unload(), tokenizer, PROMPTS, max_new_tokens=8) == written
+    assert greedy(adapted.merge_and_unload(), tokenizer, PROMPTS, max_new_tokens=8) == written
 
 
 def test_writing_stops_at_the_end_of_text(model: LlamaForCausalLM, tokenizer: Any) -> None:
     with torch.no_grad():
         model.lm_head.weight.zero_()
         model.lm_head.weight[tokenizer.eos_token_id] = 0.0
-    assert sample_continuations(model, tokenizer, ["the cat"]) == [""]  # all equal: argmax is token 0, the end
+    assert greedy(model, tokenizer, ["the cat"]) == [""]  # all equal: argmax is token 0, the end
 
 
 def test_evaluation_leaves_random_states_and_the_model_as_they_were(model: LlamaForCausalLM, tokenizer: Any) -> None:
@@ -117,9 +124,9 @@ def test_sampling_follows_the_softmax_at_its_temperature(model: LlamaForCausalLM
 def test_a_prompt_longer_than_the_context_loses_its_beginning(model: LlamaForCausalLM, tokenizer: Any) -> None:
     prompt = "a dog sat on the mat, " * 30
     kept = tokenizer.decode(prompt_tokens(tokenizer, prompt)[-(48 - 8) :])
-    assert sample_continuations(model, tokenizer, [prompt], 8) == sample_continuations(model, tokenizer, [kept], 8)
+    assert greedy(model, tokenizer, [prompt], 8) == greedy(model, tokenizer, [kept], 8)
 
 
 def test_a_module_that_cannot_write_is_refused(tokenizer: Any) -> None:
     with pytest.raises(StockpotError, match="a Linear cannot generate text"):
-        sample_continuations(nn.Linear(1, 1), tokenizer, ["a"])
+        greedy(nn.Linear(1, 1), tokenizer, ["a"])

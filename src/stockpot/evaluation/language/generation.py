@@ -130,11 +130,3 @@ def _settings(written: int, temperature: float, samples: int, pad: int, ends: Se
         eos_token_id=list(ends) or None,
         **sampling,
     )
-
-
-def sample_continuations(
-    model: nn.Module, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int = 60, batch_size: int = 8
-) -> list[str]:
-    """One greedy continuation of each prompt, for a reader to see."""
-    written = continuations(model, tokenizer, prompts, batch_size=batch_size, max_new_tokens=max_new_tokens)
-    return [texts[0] for texts in written]
