@@ -109,11 +109,6 @@ class Task:
     drawn: Sequence[str] = ()  # in the first task, tensors that the checkpoint lacks (an output layer), drawn at random
     adapted: bool = False  # a fresh LoRA adapter is trained; at the task's end it is folded into the weights
 
-    @property
-    def row_count(self) -> int:
-        """How many output rows the tasks up to this one need."""
-        return 1 + max((row for rows in self.rows for row in rows), default=-1)
-
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """A model's logits of a batch, on its device: −∞ at the rows that do not compete for an example.
 
