@@ -254,7 +254,7 @@ def test_vocabularies_that_differ_are_named_with_their_sizes(tmp_path: Path) -> 
     [
         ("tise", {}, "Did you mean 'ties'"), ("ties", {"densty": 0.2}, "Did you mean 'density'"),
         ("linear", {"density": 0.2}, "has no parameter 'density'"), ("ties", {"density": 0}, "above 0"),
-        ("ties", {"density": 1.5}, "to 1"), ("ties", {"density": -0.1}, "above 0"),
+        ("ties", {"density": 1.5}, "at most 1"), ("ties", {"density": -0.1}, "above 0"),
         ("ties", {"density": [0.2]}, "1 values"),
         ("ties", {"density": True}, "number"), ("ties", {"density": "0.2"}, "number"),
         ("ties", {"density": None}, "number"),
@@ -266,7 +266,8 @@ def test_vocabularies_that_differ_are_named_with_their_sizes(tmp_path: Path) -> 
         ("task_arithmetic", {"weight": [1, -1], "normalize": True}, "sum to zero"),
         ("dare_linear", {"weight": 0, "normalize": True}, "sum to zero"),
         ("della", {"epsilon": 0.6}, "between 0 and 1"),
-        ("slerp", {"t": 1.01}, "0 to 1"), ("slerp", {"t": -1}, "0 to 1"), ("breadcrumbs", {"gamma": 2}, "0 to 1"),
+        ("slerp", {"t": 1.01}, "at least 0 and at most 1"), ("slerp", {"t": -1}, "at least 0 and at most 1"),
+        ("breadcrumbs", {"gamma": 2}, "at least 0 and at most 1"),
         ("wise_ft", {"alpha": 2}, "merges 1 model"), ("fisher", {}, "needs fisher"),
         ("passthrough", {}, "merges"), ("linear", {"trim": "modle"}, "trim must be one"),
         ("linear", {"on_missing": "ignore"}, "on_missing must be"), ("linear", {"dtype": "float15"}, "Did you mean"),
