@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -30,6 +32,16 @@ settings.register_profile(
 settings.load_profile("stockpot")
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+MODULES = pytest.StashKey[int]()  # how many were imported when the garbage collector last set them aside
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Keeps modules out of the garbage collector's rounds. The Trainer asks for a full one whenever it starts, and
+    with torch and Transformers imported that takes ten times as long as to train a toy."""
+    if len(sys.modules) != item.session.stash.get(MODULES, 0):
+        gc.collect()
+        gc.freeze()
+        item.session.stash[MODULES] = len(sys.modules)
 
 
 @pytest.fixture(autouse=True)
