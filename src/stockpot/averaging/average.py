@@ -8,19 +8,22 @@ import torch
 from torch import Tensor
 
 from stockpot.averaging.match import TensorPair
-from stockpot.averaging.noise import Noise
+from stockpot.averaging.noise import Noise, TensorNoise
+from stockpot.averaging.shares import KeptShares
 
 _PIECE = 1 << 22  # elements: temporaries of the slow path stay within 16 MiB of fp32
 _NOISY_PIECE = 1 << 18  # noise is made of 64-bit numbers, which is faster when they fit into the cache
+_SHARED_PIECE = 1 << 16  # a β for each weight takes several passes over a piece, which should stay in the cache
 
 
 @torch.no_grad()
 def average(pairs: Sequence[TensorPair], noise: Noise | None = None) -> None:
     """θ ← θ + β(θ_o − θ) for every pair, in place, computed in fp32 (float64 in float64).
 
-    β = 0 writes nothing and β = 1 copies the anchor. bf16 is rounded to nearest, or without bias with `noise`.
-    A factor of LoRA has θ_o = 0 and is scaled by 1−β. A buffer's element that equals its anchor is not touched, so
-    that masks of −inf survive.
+    β = 0 writes nothing and β = 1 copies the anchor. A pair with `shares` has a β for each weight:
+    θ ← θ_o + κ(θ − θ_o), where κ = 1−β. bf16 is rounded to nearest, or without bias with `noise`. A factor of LoRA has
+    θ_o = 0 and is scaled by 1−β. A buffer's element that equals its anchor is not touched, so that masks of −inf
+    survive.
     """
     alike: dict[tuple[float, torch.dtype, torch.device, bool], tuple[list[Tensor], list[Tensor]]] = {}
     for pair in pairs:
@@ -28,7 +31,9 @@ def average(pairs: Sequence[TensorPair], noise: Noise | None = None) -> None:
         beta = pair.beta
         if beta == 0 or tensor.numel() == 0:
             continue
-        if pair.is_buffer:
+        if pair.shares is not None:
+            _average_by_shares(pair, pair.shares, noise)
+        elif pair.is_buffer:
             anchor = anchor.to(tensor.device)
             tensor.copy_(torch.where(tensor == anchor, tensor, _mean(tensor, anchor, beta)))
         elif tensor.dtype == anchor.dtype == working_type(tensor.dtype) and tensor.device == anchor.device:
@@ -37,15 +42,10 @@ def average(pairs: Sequence[TensorPair], noise: Noise | None = None) -> None:
             tensors.append(tensor)
             anchors.append(anchor)
         else:
-            drawn = noise.of(pair.name, pair.tensor) if noise is not None and tensor.dtype == torch.bfloat16 else None
+            drawn = _noise_of(pair, noise)
             start = 0
-            for part, origin in pieces(tensor, anchor, _PIECE if drawn is None else _NOISY_PIECE):
-                mean = _mean(part, origin, beta)
-                if drawn is not None:
-                    bits = drawn.bits(start, start + part.numel())
-                    mean = round_stochastically(mean, bits.view(part.shape))
-                part.copy_(mean)
-                start += part.numel()
+            for part, origin in pieces(tensor, anchor, size=_PIECE if drawn is None else _NOISY_PIECE):
+                start = _write(part, _mean(part, origin, beta), drawn, start)
     for (beta, _, _, to_zero), (tensors, anchors) in alike.items():
         if beta == 1:
             torch._foreach_copy_(tensors, anchors)
@@ -53,6 +53,34 @@ def average(pairs: Sequence[TensorPair], noise: Noise | None = None) -> None:
             torch._foreach_mul_(tensors, 1 - beta)
         else:
             torch._foreach_lerp_(tensors, anchors, beta)
+
+
+def _average_by_shares(pair: TensorPair, shares: KeptShares, noise: Noise | None) -> None:
+    """θ ← θ_o + κ(θ − θ_o), κ for each weight; a LoRA factor, whose anchor is zero, is scaled row by row of ΔW."""
+    tensor, anchor = pair.views
+    if pair.factor is not None:
+        kept = shares.all.to(tensor.dtype)
+        tensor.mul_(kept if pair.factor.embedding else kept.view(-1, *[1] * (tensor.dim() - 1)))
+        return
+    drawn, start, working = _noise_of(pair, noise), 0, working_type(tensor.dtype)
+    known = [shares.importance] if isinstance(shares.importance, Tensor) else []
+    for part, origin, squares, *past in pieces(tensor, anchor, shares.squares, *known, size=_SHARED_PIECE):
+        kept = shares.of(squares, past[0] if past else shares.importance)
+        # κ = 1 gives θ and κ = 0 gives θ_o, bit for bit: `lerp` starts from the end that is nearer.
+        mean = torch.lerp(origin.to(part.device, working), part.to(working), kept.to(working))
+        start = _write(part, mean, drawn, start)
+
+
+def _noise_of(pair: TensorPair, noise: Noise | None) -> TensorNoise | None:
+    return noise.of(pair.name, pair.tensor) if noise is not None and pair.tensor.dtype == torch.bfloat16 else None
+
+
+def _write(part: Tensor, mean: Tensor, noise: TensorNoise | None, start: int) -> int:
+    """Writes a mean into a piece that starts at element `start`, rounded to its type; returns where the next starts."""
+    if noise is not None:
+        mean = round_stochastically(mean, noise.bits(start, start + part.numel()).view(part.shape))
+    part.copy_(mean)
+    return start + part.numel()
 
 
 def round_stochastically(values: Tensor, noise: Tensor) -> Tensor:
@@ -77,9 +105,10 @@ def _mean(tensor: Tensor, anchor: Tensor, beta: float) -> Tensor:
     return anchor if beta == 1 else tensor.to(working).lerp(anchor, beta)
 
 
-def pieces(tensor: Tensor, anchor: Tensor, size: int = _PIECE) -> Iterator[tuple[Tensor, Tensor]]:
-    """Both tensors in pieces, in the order of their elements, so that a converted copy of a piece is small."""
+def pieces(tensor: Tensor, *others: Tensor, size: int = _PIECE) -> Iterator[tuple[Tensor, ...]]:
+    """Tensors of equal shape in pieces, in the order of the first one's elements, so that temporaries are small."""
+    tensors = (tensor, *others)
     if tensor.is_contiguous():
-        tensor, anchor = tensor.view(-1), anchor.reshape(-1)
-    rows = max(1, size * len(tensor) // max(1, tensor.numel()))
-    yield from zip(tensor.split(rows), anchor.split(rows), strict=True)
+        tensors = (tensor.view(-1), *(other.reshape(-1) for other in others))
+    rows = max(1, size * len(tensors[0]) // max(1, tensor.numel()))
+    yield from zip(*(each.split(rows) for each in tensors), strict=True)

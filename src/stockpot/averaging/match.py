@@ -10,7 +10,8 @@ from torch import Tensor
 
 from stockpot.averaging.lora_factors import Factor
 from stockpot.averaging.model_tensors import ModelTensor
-from stockpot.averaging.settings import Beta
+from stockpot.averaging.settings import AUTO, Beta
+from stockpot.averaging.shares import KeptShares
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.weights.tensor_memory import is_sharded, local_shard, storage_address
 from stockpot.weights.tensor_names import match_any, suggest_pattern
@@ -21,7 +22,8 @@ class TensorPair:
     """One tensor θ of the model, its anchor θ_o and the weight β of the anchor.
 
     `rows` is how many rows the anchor has, if the model's tensor has grown. The anchor of a LoRA `factor` is zero, and
-    takes no memory.
+    takes no memory. With `auto` each weight has a β of its own, and `shares` says at an average which; `beta` is then
+    the one that equal importances would give.
     """
 
     name: str
@@ -31,6 +33,8 @@ class TensorPair:
     rows: int | None
     is_buffer: bool
     factor: Factor | None = None
+    auto: bool = False
+    shares: KeptShares | None = None
 
     @property
     def views(self) -> tuple[Tensor, Tensor]:
@@ -49,9 +53,14 @@ def check_patterns(kind: str, patterns: Sequence[str], names: frozenset[str]) ->
 
 
 def match(
-    trained: list[ModelTensor], anchor: Mapping[str, Tensor], label: str, beta: Beta, new: Sequence[str]
+    trained: list[ModelTensor],
+    anchor: Mapping[str, Tensor],
+    label: str,
+    beta: Beta,
+    new: Sequence[str],
+    auto: float = 0.0,
 ) -> list[TensorPair]:
-    """Pairs the model's tensors with the anchor's, by name.
+    """Pairs the model's tensors with the anchor's, by name. `auto` is the number that stands for a β that is "auto".
 
     A tensor that a pattern of `new` matches may be missing from the anchor (it is left alone) or may have more rows
     than the anchor (its first rows are averaged). A factor of LoRA is paired with zero. `label` is what the messages
@@ -60,17 +69,18 @@ def match(
     """
     pairs = []
     for item in trained:
-        weight = _beta_of(item, beta)
+        chosen = _beta_of(item, beta)
+        weight, automatic = (auto, not item.is_buffer) if chosen == AUTO else (float(chosen), False)
         names = [name for name in item.names if name in anchor]
         is_new = any(match_any(item.names, pattern) for pattern in new)
         if item.factor is not None:
             piece = local_shard(item.tensor.detach())
             zero = piece.new_zeros(()).expand_as(piece)
-            pairs.append(TensorPair(item.name, item.tensor, zero, weight, None, item.is_buffer, item.factor))
+            pairs.append(TensorPair(item.name, item.tensor, zero, weight, None, item.is_buffer, item.factor, automatic))
         elif names:
             origin = _same_in_all(names, anchor, label)
             rows = _common_rows(item, origin, is_new, label)
-            pairs.append(TensorPair(item.name, item.tensor, origin, weight, rows, item.is_buffer))
+            pairs.append(TensorPair(item.name, item.tensor, origin, weight, rows, item.is_buffer, None, automatic))
         elif not is_new:
             raise StockpotError(
                 f"{label} has no tensor '{item.name}' {tuple(item.tensor.shape)}."
@@ -81,8 +91,8 @@ def match(
     return pairs
 
 
-def _beta_of(tensor: ModelTensor, beta: Beta) -> float:
-    if isinstance(beta, float):
+def _beta_of(tensor: ModelTensor, beta: Beta) -> float | str:
+    if not isinstance(beta, Mapping):
         return beta
     for pattern, value in beta.items():
         if match_any(tensor.names, pattern):

@@ -44,11 +44,11 @@ class OptimizerSteps:
     def follows_step(self, optimizer: object) -> bool:
         """Whether this call of `SFA.step()`, with this `optimizer=`, counts as an optimizer step."""
         made, self._made = self._made, False
-        if made or not (_accumulating() or self._is_sure_of(optimizer)):
+        if made or not (accumulating() or self._is_sure_of(optimizer)):
             self._not_counted = 0
             return True
         self._not_counted += 1
-        if self._not_counted == max(_PATIENCE, 2 * _accumulating()):
+        if self._not_counted == max(_PATIENCE, 2 * accumulating()):
             _logger.warning(
                 "%d calls of SFA.step() in a row were not counted: no optimizer step came before them. In a CUDA "
                 "graph steps cannot be seen: leave optimizer= out. After a loop with Accelerate that was interrupted, "
@@ -104,7 +104,7 @@ def batches_of_epoch() -> int | None:
         return None
 
 
-def _accumulating() -> int:
+def accumulating() -> int:
     """The batches that Accelerate accumulates over, if its state says that this one makes no step; else 0."""
     state = _accelerate()
     return 0 if state is None or state.sync_gradients else max(1, int(state.num_steps))

@@ -10,13 +10,19 @@ from typing import Annotated, Any, Literal, Required, TypedDict, TypeVar, cast, 
 
 from torch import Tensor
 
+from stockpot.averaging.past_importance import ImportanceSource
 from stockpot.averaging.schedule import Schedule, is_number
 from stockpot.errors import StockpotError
 
 AnchorSource = str | os.PathLike[str] | Mapping[str, Tensor]
-Beta = float | Mapping[str, float]
+AUTO: Literal["auto"] = "auto"
+AUTO_P = 0.5  # p of beta="auto" where the user does not say when to average
+_MOST = 1e6  # λ; beyond it nothing but the anchor is left
+BetaValue = float | Literal["auto"]
+Beta = BetaValue | Mapping[str, BetaValue]
 Keep = Literal["device", "cpu", "disk"]
 Rounding = Literal["nearest", "stochastic"]
+Squares = Literal["observed", "adam"]
 Buffers = Literal["average", "keep"]
 _Init = TypeVar("_Init", bound=Callable[..., None])
 
@@ -34,6 +40,9 @@ class SFAOptions(TypedDict, total=False):
     buffers: Buffers
     reset_optimizer: bool
     seed: int
+    strength: float
+    importance: ImportanceSource
+    squares: Squares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +53,7 @@ class SFASettings:
         StockpotError: for a value that no training could use. Whether it fits the model, `SFA` checks.
     """
 
-    beta: Annotated[Beta, "Weight of the anchor, in [0, 1]; or name pattern → weight."]
+    beta: Annotated[Beta, "Weight of the anchor, in [0, 1], or auto; or name pattern → weight."]
     p: Annotated[float | None, "Average after every p·T optimizer steps and after the last, in (0, 1]."] = None
     every: Annotated[int | None, "Instead of p: average after every so many optimizer steps."] = None
     anchor: Annotated[AnchorSource, "'start' (the model as training starts) or a path to safetensors."] = "start"
@@ -54,14 +63,37 @@ class SFASettings:
     buffers: Annotated[Buffers, "Whether floating-point buffers are averaged or kept."] = "average"
     reset_optimizer: Annotated[bool, "Discard the optimizer's state of what was averaged."] = False
     seed: Annotated[int, "Seed of the noise of rounding: stochastic."] = 0
+    strength: Annotated[float, "λ of beta: auto; more keeps more of the past, less learns more."] = 1.0
+    importance: Annotated[
+        ImportanceSource, "Of the past tasks, for beta: auto: uniform, none, or a saved importance."
+    ] = "uniform"
+    squares: Annotated[Squares, "For beta: auto: gradients observed at each step, or adam's second moments."] = (
+        "observed"
+    )
 
     def __post_init__(self) -> None:
         _one_of("keep", self.keep, (None, *get_args(Keep)))
         _one_of("rounding", self.rounding, (None, *get_args(Rounding)))
         _one_of("buffers", self.buffers, get_args(Buffers))
-        self.schedule(total_steps=1)  # refuses a wrong p or every at once; T is known when training starts
+        _one_of("squares", self.squares, get_args(Squares))
         object.__setattr__(self, "beta", check_beta(self.beta))
+        self._check_auto()
+        self.schedule(total_steps=1)  # refuses a wrong p or every at once; T is known when training starts
         object.__setattr__(self, "new", (self.new,) if isinstance(self.new, str) else tuple(self.new))
+
+    def _check_auto(self) -> None:
+        if self.automatic:
+            if self.p is None and self.every is None:
+                object.__setattr__(self, "p", AUTO_P)
+        elif (self.strength, self.importance, self.squares) != (1.0, "uniform", "observed"):
+            raise StockpotError("strength, importance and squares belong to beta='auto': leave them out, or say it.")
+        if not is_number(self.strength) or not 0 <= self.strength <= _MOST:
+            raise StockpotError(f"strength must lie in [0, {_MOST:g}], λ of beta='auto', not {self.strength!r}.")
+
+    @property
+    def automatic(self) -> bool:
+        """Whether any β is "auto"."""
+        return AUTO in self.beta.values() if isinstance(self.beta, Mapping) else self.beta == AUTO
 
     def schedule(self, total_steps: int | None) -> Schedule:
         """When to average in a task of `total_steps` optimizer steps."""
@@ -78,12 +110,17 @@ class SFASettings:
 
     def recorded(self) -> dict[str, Any]:
         """What a checkpoint records, beside β and the schedule, and a resumed training must share; JSON values."""
-        return {
+        settings = {
             "new": list(self.new),
             "rounding": self.rounding,
             "buffers": self.buffers,
             "reset_optimizer": self.reset_optimizer,
         }
+        return {**settings, **self.recorded_of_auto()}
+
+    def recorded_of_auto(self) -> dict[str, Any]:
+        """The same of what belongs to beta="auto"; empty without it."""
+        return {"strength": self.strength, "squares": self.squares} if self.automatic else {}
 
 
 def lists_settings(init: _Init) -> _Init:
@@ -99,19 +136,25 @@ def lists_settings(init: _Init) -> _Init:
     return init
 
 
-def check_beta(beta: Beta) -> float | dict[str, float]:
-    """β as a number, or as name pattern → number in the order written.
+def check_beta(beta: Beta) -> BetaValue | dict[str, BetaValue]:
+    """β as a number or "auto", or as name pattern → β in the order written.
 
     Raises:
-        StockpotError: unless every β lies in [0, 1], and there is at least one.
+        StockpotError: unless every β is "auto" or lies in [0, 1], and there is at least one.
     """
     if isinstance(beta, Mapping) and not beta:
         raise StockpotError("beta has no patterns; give a number, or at least the pattern '*'.")
     for pattern, value in beta.items() if isinstance(beta, Mapping) else [(None, beta)]:
-        if not is_number(value) or not 0 <= value <= 1:
+        if value != AUTO and (not is_number(value) or not 0 <= value <= 1):
             where = "beta" if pattern is None else f"beta of '{pattern}'"
-            raise StockpotError(f"{where} must lie in [0, 1], the weight of the anchor, not {value!r}.")
-    return {str(name): float(value) for name, value in beta.items()} if isinstance(beta, Mapping) else float(beta)
+            raise StockpotError(f"{where} must lie in [0, 1], the weight of the anchor, or be 'auto', not {value!r}.")
+    if isinstance(beta, Mapping):
+        return {str(name): _number_or_auto(value) for name, value in beta.items()}
+    return _number_or_auto(beta)
+
+
+def _number_or_auto(value: BetaValue) -> BetaValue:
+    return AUTO if value == AUTO else float(value)
 
 
 def _one_of(name: str, value: object, allowed: Sequence[object]) -> None:

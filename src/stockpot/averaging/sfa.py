@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from stockpot.averaging.anchored_model import AnchoredModel, factors_of
+from stockpot.averaging.auto_beta import AutoBeta
 from stockpot.averaging.average import average
 from stockpot.averaging.distance import distance
 from stockpot.averaging.lora_factors import check_anchor, doubt, refuse_merged
@@ -22,7 +23,8 @@ from stockpot.averaging.model_tensors import is_deepspeed
 from stockpot.averaging.noise import Noise, drawn_seed
 from stockpot.averaging.notes import note_not_counted
 from stockpot.averaging.optimizer_copies import check_optimizer, forget, with_copies
-from stockpot.averaging.optimizer_steps import OptimizerSteps, batches_of_epoch
+from stockpot.averaging.optimizer_steps import OptimizerSteps, accumulating, batches_of_epoch
+from stockpot.averaging.past_importance import PastImportance
 from stockpot.averaging.refusals import deepspeed
 from stockpot.averaging.saved_state import check_state, saved_source
 from stockpot.averaging.settings import SFAOptions, SFASettings, lists_settings
@@ -48,6 +50,17 @@ class SFA:
     stay as they are. Tensors of the anchor that the model lacks are not used, which is logged. Under DDP every process
     averages alike; sharded (FSDP2) parameters are averaged shard by shard, without communication; FSDP1 is refused.
 
+    β need not be chosen: with `beta="auto"` each weight has its own, from the mean squared gradients of this task and
+    of those before, `β_i = 1 − (v_i+e)/(v_i+e+λ(Ω_i+t·e))` (see `AutoBeta`). `step()` sees the gradients, so call it
+    before `zero_grad()`, or `observe()` after the backward pass. After the task, `save_importance()` keeps Ω for the
+    next one: one tensor of the model's size, no data.
+
+    ```python
+    sfa = SFA(model, beta="auto", total_steps=1000, importance="task1/")  # of the second task
+    ...
+    sfa.save_importance("task2/")
+    ```
+
     LoRA (PEFT): each task starts a new adapter (B = 0) on the base that it starts from. That base is θ_o, θ − θ_o is
     ΔW = s·B·A, and the average is `B ← (1−β)·B` (A of embeddings, which starts at zero there): exact, and no copy is
     kept. What is trained beside the factors (`modules_to_save`, biases) has a small anchor as usual. The base must not
@@ -55,9 +68,10 @@ class SFA:
 
     Args:
         model: the model that is trained, a `torch.nn.Module`.
-        beta: weight of the anchor, in [0, 1]; or name pattern → weight, where the first match counts. Patterns are
-            shell-style and match names without the prefixes of wrappers.
-        p: in (0, 1]. Averages after every p·`total_steps` optimizer steps and after the last (see `average_steps`).
+        beta: weight of the anchor, in [0, 1], or "auto"; or name pattern → weight, where the first match counts.
+            Patterns are shell-style and match names without the prefixes of wrappers.
+        p: in (0, 1]. Averages after every p·`total_steps` optimizer steps and after the last (see `average_steps`);
+            0.5 by default with beta="auto".
         total_steps: T, the optimizer steps of the task, not micro-batches. `p` needs it.
         every: instead of p, averages after every so many optimizer steps; call `finish()` after the last one.
         anchor: θ_o: "start" (the model now), a safetensors file, a folder with one or with an index, or a state dict.
@@ -76,6 +90,13 @@ class SFA:
         folder: where keep="disk" writes an anchor that is not a file yet; a temporary folder by default.
         seed: of stochastic rounding, whose noise depends on seed, step, name and element alone, so that the processes
             of DDP round alike, whatever the state of their generators.
+        strength: λ of beta="auto": more keeps more of the past, less learns more of the new; 0 is plain fine-tuning.
+        importance: Ω of beta="auto": a folder of `save_importance`; "uniform" for a pretrained model whose past is not
+            known, which counts as one task in which all weights mattered alike; "none" for a first task from random
+            weights, which is only observed.
+        squares: "observed" sums the squares of the gradients of every step, in one more tensor of the model's size;
+            "adam" reads the second moments of the `optimizer` instead, at no cost, which is as good in tasks of up to
+            about 1/(1−β₂) steps, 1000 by default.
         generator: draws the seed instead, once; its state has to be equal in all processes.
 
     Attributes:
@@ -129,7 +150,8 @@ class SFA:
         self._moved = True  # by an optimizer step, since the last average
         self._guard = LostAverage()
         self._optimizer_steps = OptimizerSteps(model, self._guard)
-        self._anchored = AnchoredModel(model, chosen, self._folder)
+        self._auto = AutoBeta(chosen, optimizer) if chosen.automatic else None
+        self._anchored = AnchoredModel(model, chosen, self._folder, self._auto.beta if self._auto else 0.0)
         factors = factors_of(self._watch(self._anchored.take(chosen.anchor)))
         if factors:
             check_anchor(chosen.anchor, next(iter(factors)))
@@ -140,6 +162,16 @@ class SFA:
         """Raises StockpotError if LoRA's ΔW was not 0 when this SFA was made, and no saved state explains it."""
         if self.doubt is not None:
             raise StockpotError(self.doubt)
+
+    def observe(self) -> None:
+        """For beta="auto" where gradients are gone when `step` is called: call it once for each optimizer step, between
+        the backward pass (after `scaler.unscale_`) and `zero_grad`. Without beta="auto" it does nothing.
+
+        Raises:
+            StockpotError: if there are no gradients, and if it is called twice before one `step`.
+        """
+        if self._auto is not None and not accumulating():
+            self._auto.observe(self._anchored.weights())
 
     def step(self) -> bool:
         """Call after each `optimizer.step()`; averages when an average is due.
@@ -187,6 +219,8 @@ class SFA:
         if not skipped:
             self._guard.check()
             self._moved = True
+            if self._auto is not None:
+                self._auto.stepped(self._anchored.weights())
         self.steps = step
         averaged = self.schedule.due(step) and self._average_moved()
         if self.schedule.due(step + 1):
@@ -201,8 +235,12 @@ class SFA:
         """Averages now, whatever the schedule says. Raises StockpotError while a LoRA adapter is merged."""
         self.check_start()
         wall, cpu = time.perf_counter(), time.process_time()
+        if self._anchored.idle:
+            return
         pairs = self._anchored.pairs()
         refuse_merged(factors_of(pairs))
+        if self._auto is not None:
+            pairs = self._auto.weighed(pairs, self._anchored.weights())
         optimizers = [self._optimizer, *self._optimizer_steps.optimizers]
         noise = Noise(self.seed, self.steps, self.averages) if self.settings.rounding == "stochastic" else None
         self._guard.before_average(pairs)
@@ -217,6 +255,26 @@ class SFA:
         self.last_average = self.steps
         self.seconds += time.perf_counter() - wall
         self.cpu_seconds += time.process_time() - cpu
+
+    def importance(self) -> PastImportance:
+        """Ω after this task, for `importance=` of the next: that of the past tasks, and the mean squares of this one.
+
+        Where parameters are sharded every process has to call it.
+
+        Raises:
+            StockpotError: without beta="auto", and if no step was observed.
+        """
+        if self._auto is None:
+            raise StockpotError("only SFA with beta='auto' knows how much weights matter.")
+        return self._auto.importance(self._anchored.weights(), self._anchored.pairs())
+
+    def save_importance(self, folder: str | os.PathLike[str]) -> None:
+        """Writes `importance()` to a folder: `importance.safetensors`, and `importance.json`, which says what it is.
+
+        Raises:
+            StockpotError: as `importance` does; if the disk is full or the folder cannot be written.
+        """
+        self.importance().save(folder)
 
     def distance(self) -> float:
         """‖θ − θ_o‖₂ over the averaged parameters, without buffers, in the unit of the weights; of LoRA ‖s·B·A‖.
@@ -257,9 +315,14 @@ class SFA:
 
         Returns:
             `steps`, `averages`, `last_average`, `beta`, `p`, `total_steps`, `every`, the `seed` of the noise, and
-            `anchor`: the path of a file that stays, with its `anchor_sha256`, or else its tensors (not copied).
+            `anchor`: the path of a file that stays, with its `anchor_sha256`, or else its tensors (not copied). With
+            beta="auto" also the sums of squares so far (not copied); not Ω of the past tasks, which is a setting.
         """
-        return {**self.progress(), **self._anchored.saved()}
+        return {**self.progress(), **self.observed(), **self._anchored.saved()}
+
+    def observed(self) -> dict[str, Any]:
+        """With beta="auto" the part of `state_dict` that the gradients have left: `squared_gradients` by name, and `observed`."""
+        return {} if self._auto is None else self._auto.state()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues where `state_dict` was taken: the run equals an unbroken one bit for bit.
@@ -276,13 +339,15 @@ class SFA:
         if state.get("anchor_sha256") not in (None, self.anchor_sha256()):
             name = self._anchored.anchor.label
             raise StockpotError(f"{name} differs, in what is trained here, from the anchor of the saved state.")
+        if self._auto is not None:
+            self._auto.load_state(state)
         self.doubt = None
         self.steps, self.averages, self.last_average = state["steps"], state["averages"], state["last_average"]
         self.seed = state.get("seed", self.seed)
         self._moved = self.steps > self.last_average
 
     def _average_moved(self) -> bool:
-        moved = self._moved
+        moved = self._moved and not self._anchored.idle
         if moved:
             self.average()
         self.last_average = self.steps
@@ -291,7 +356,8 @@ class SFA:
     def _compared(self) -> dict[str, Any]:
         """The settings that a saved state must share."""
         schedule = self.schedule
-        return {"beta": self.beta, "p": schedule.p, "total_steps": schedule.total_steps, "every": schedule.every}
+        when = {"p": schedule.p, "total_steps": schedule.total_steps, "every": schedule.every}
+        return {"beta": self.beta, **when, **self.settings.recorded_of_auto()}
 
     def _watch(self, pairs: list[TensorPair]) -> list[TensorPair]:
         self._guard.choose(pairs)

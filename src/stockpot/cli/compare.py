@@ -155,7 +155,7 @@ def _engine(options: CompareOptions) -> CellEngine | None:
 def _most_runs(recipe: Recipe, methods: Sequence[BaseConfig], shard: tuple[int, int]) -> int:
     """An upper limit of the runs: a grid may have fewer points than trials, and a time limit may end the tuning."""
     trials = _tuning_stages(recipe.tune, sum(bool(method.searched()) for method in methods)) if recipe.tune else []
-    points = sum(method.strength_key is not None for method in methods) * _runs_per_method(recipe) * (recipe.front or 0)
+    points = sum(method.varied_key is not None for method in methods) * _runs_per_method(recipe) * (recipe.front or 0)
     number, count = shard
     return sum(
         len(range(number - 1, stage, count)) for stage in (*trials, len(methods) * _runs_per_method(recipe), points)

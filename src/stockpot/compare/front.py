@@ -67,7 +67,7 @@ def point_of(
 
 
 def _points(method: BaseConfig, points: int, recipe: Recipe) -> list[_Point]:
-    key = method.strength_key
+    key = method.varied_key
     if key is None:
         return []
     planned = []

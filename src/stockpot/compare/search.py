@@ -66,7 +66,7 @@ def open_search(
     if kind == "random":
         points = [random_point(space, config.title, number, seed) for number in range(trials)]
     else:
-        points = grid_points(space, trials, config.strength_key)
+        points = grid_points(space, trials, config.varied_key)
     for point in points:
         with_keys(config, point)
     return ListedSearch(points)

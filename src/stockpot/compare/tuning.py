@@ -133,7 +133,7 @@ def _extend(running: CellRunner, settings: Tune, tuned: Mapping[str, _Tuned], si
 
 
 def _more(tuned: _Tuned, best: Mapping[str, Any], size: int) -> list[dict[str, Any]]:
-    return further_points(tuned.space, tuned.method.strength_key, best, [trial.keys for trial in tuned.trials], size)
+    return further_points(tuned.space, tuned.method.varied_key, best, [trial.keys for trial in tuned.trials], size)
 
 
 def _scored(

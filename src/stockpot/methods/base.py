@@ -58,6 +58,11 @@ class BaseConfig(StrictModel):
         return self.label or self.name
 
     @property
+    def varied_key(self) -> str | None:
+        """The key that a front varies: the strength."""
+        return self.strength_key
+
+    @property
     def starts_from(self) -> StartsFrom:
         """The model that each task is trained from: the previous task's, or the start model."""
         return "previous"

@@ -50,8 +50,13 @@ class AnchorAveraging(Method[AnchoredT]):
 
     _sfa: SFA | None = None
 
+    @property
+    def observes(self) -> bool:
+        """Whether steps are followed even in a task that is not averaged."""
+        return False
+
     def cadence(self) -> dict[str, Any]:
-        """β and when to average, as the keywords `beta`, `p` and `every` of `stockpot.SFA`."""
+        """β and when to average, as the keywords of `stockpot.SFA`."""
         raise NotImplementedError
 
     def averaged(self, optimizer: Optimizer) -> None:
@@ -64,7 +69,8 @@ class AnchorAveraging(Method[AnchoredT]):
         if task.index == 0:
             self.notes.append(config.first_task_note(task, task.drawn))
         if not config.protects(task):
-            self._open(task, self._anchor(task, "previous"), "disk")  # refuses now what it would a task later
+            opened = self._open(task, self._anchor(task, "previous"), "disk")  # refuses now what it would a task later
+            self._sfa = opened if self.observes else None
             return
         anchor = self._anchor(task, config.anchor)
         self._sfa = self._open(task, anchor, config.anchor_on)
