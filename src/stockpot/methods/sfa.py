@@ -64,9 +64,10 @@ class SFAConfig(AnchoredConfig):
 
     @model_validator(mode="after")
     def _auto_keys(self) -> SFAConfig:
-        wrong = sorted({"strength", "importance"} & self.model_fields_set)
-        if wrong and not self.automatic:
-            raise ValueError(f"{wrong[0]} belongs to beta: auto; set that, or leave it out")
+        if not self.automatic:
+            for key in ("strength", "importance"):
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise ValueError(f"{key} belongs to beta: auto; set that, or leave {key} out")
         return self
 
     @property
