@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/auto_beta.py run benchmarks/evidence/auto/split-class.yaml -o runs/auto
     OMP_NUM_THREADS=1 python benchmarks/auto_beta.py test benchmarks/evidence/auto/split-class.yaml -o runs/auto
-    python benchmarks/auto_beta_tables.py runs/auto --json benchmarks/evidence/auto.json --page benchmarks/evidence/auto.md
+    python benchmarks/auto_beta_tables.py runs/auto --page benchmarks/evidence/auto.md
 
 `run` is `stockpot compare` with every setting below as a method of its own, on the tuning split: all train on four
 fifths of the training examples, and are scored on the last fifth. `test` scores the final models on the test part. So a
@@ -139,7 +139,9 @@ def with_end_fisher() -> None:
 CONTROLS = {"auto-scalar": with_scalar_shares, "auto-end": with_end_fisher}
 
 
-def scored(stream: Path, out: Path, labels: list[str], first_task: str | None) -> Iterator[tuple[str, str, list[float]]]:
+def scored(
+    stream: Path, out: Path, labels: list[str], first_task: str | None
+) -> Iterator[tuple[str, str, list[float]]]:
     """Label, order/seed, and the test scores of the final model on each task in the order learnt."""
     recipe = read_recipe(recipe_for(stream, out, labels, first_task), [])
     on_test = recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update={"on": "test"})})

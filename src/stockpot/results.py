@@ -83,6 +83,22 @@ class Costs(_Strict):
     averages: int = 0
 
 
+class TensorBetas(_Strict):
+    """β of one tensor's weights."""
+
+    tensor: str
+    weights: int
+    mean: float
+    counts: list[int] = Field(description="weights with β in each tenth of [0, 1]")
+
+
+class TaskBetas(_Strict):
+    """β for each weight, as a method chose it at the last average of a task."""
+
+    kept: float | None = Field(description="how far from the anchor weights were after it, of how far they were before")
+    tensors: list[TensorBetas] = Field(description="in the model's order")
+
+
 class Results(_Strict):
     """`results.json` of one run folder."""
 
@@ -99,6 +115,9 @@ class Results(_Strict):
     )
     costs: Costs
     task_costs: list[Costs]
+    betas: list[TaskBetas | None] = Field(
+        default_factory=list, description="of each task, with `beta: auto`; null where nothing was averaged"
+    )
     seed: int
     head: dict[str, list[str]] = Field(
         description="task name → the class of each output row that it uses, in row order"

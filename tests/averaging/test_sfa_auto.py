@@ -73,7 +73,9 @@ def mean(tensors: dict[str, Tensor]) -> float:
     return float(torch.cat([tensor.flatten() for tensor in tensors.values()]).mean())
 
 
-def by_hand(trained: Trained, past: dict[str, Tensor], tasks: int, step: int, strength: float = 1.0) -> dict[str, Tensor]:
+def by_hand(
+    trained: Trained, past: dict[str, Tensor], tasks: int, step: int, strength: float = 1.0
+) -> dict[str, Tensor]:
     """θ_o + κ(θ − θ_o), with κ written out from the gradients of the first `step` steps."""
     v = trained.v(step)
     e = DAMPING / 2 * (mean(v) + mean(past) / tasks)
@@ -309,7 +311,7 @@ def test_words_and_files_of_importance(tmp_path: Path) -> None:
     with pytest.raises(StockpotError, match="does not describe the importance"):
         past_importance(tmp_path)
     (tmp_path / "importance.json").unlink()
-    with pytest.raises(StockpotError, match="does not say what importance.safetensors holds"):
+    with pytest.raises(StockpotError, match=r"does not say what importance\.safetensors holds"):
         past_importance(tmp_path)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, get_type_hints
 
 from pydantic import BaseModel, Field, create_model, model_validator
 
-from stockpot.averaging.settings import SFASettings
+from stockpot.averaging.settings import BetaValue, SFASettings
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.strict import StrictModel
 
@@ -44,7 +44,8 @@ class _SFABlock(StrictModel):
 
 def _yaml_fields() -> dict[str, Any]:
     """The fields of `SFASettings` as pydantic has them, with the types that a YAML file can hold."""
-    types = get_type_hints(SFASettings) | {"beta": float | dict[str, float], "anchor": str, "new": list[str]}
+    plain = {"beta": BetaValue | dict[str, BetaValue], "anchor": str, "new": list[str], "importance": str}
+    types = get_type_hints(SFASettings) | plain
     described = get_type_hints(SFASettings, include_extras=True)
     result = {}
     for each in fields(SFASettings):

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from stockpot.averaging import saved_anchor
+from stockpot.averaging import saved_anchor, saved_squares
 from stockpot.averaging.best_checkpoint import chooses_best, refuse_best_between, saves
 from stockpot.averaging.lora_factors import BESIDE
 from stockpot.averaging.notes import note_stopped_early
@@ -29,6 +29,7 @@ from stockpot.weights.tensor_memory import is_sharded
 
 _logger = logging.getLogger("stockpot")
 _NAME = "stockpot.SFACallback"  # in the Trainer's state
+IMPORTANCE = "sfa-importance"
 
 
 class SFACallback(TrainerCallback):
@@ -53,8 +54,13 @@ class SFACallback(TrainerCallback):
     `save_strategy="best"` choose among checkpoints, so an average has to be due at every evaluation, as with
     `every=eval_steps`; between two averages the weights are plain fine-tuning.
 
+    With `beta="auto"` gradients are observed as the optimizer got them: the mean over micro-batches and processes, after
+    clipping. Each checkpoint has the sums of their squares, and at its end a training writes the importance of the
+    weights to `sfa-importance/` in its output folder: `importance="OUTPUT/sfa-importance"` is for the next task.
+
     Args:
-        beta, p, every, anchor, keep, new, rounding, buffers, reset_optimizer, seed: as in `SFA`, keyword only.
+        beta, p, every, anchor, keep, new, rounding, buffers, reset_optimizer, seed, strength, importance, squares: as
+            in `SFA`, keyword only.
 
     Attributes:
         sfa: the running `SFA`, with its counts and seconds; set when training starts.
@@ -73,6 +79,7 @@ class SFACallback(TrainerCallback):
         self._file: Path | None = None
         self._anchor_id: str | None = None
         self._sha256: str | None = None
+        self._sharded = False
 
     def on_train_begin(
         self,
@@ -100,8 +107,11 @@ class SFACallback(TrainerCallback):
             raise StockpotError(f"'{name}' is trained here and was not when the training started: freeze it to resume.")
         if saved.get("anchor_sha256") not in (None, self.sfa.anchor_sha256()):
             raise StockpotError(f"{settings.anchor} differs, in what is trained here, from the anchor of the start.")
+        self._sharded = any(map(is_sharded, model.parameters()))
         if state.global_step:
             self.sfa.doubt = None  # ΔW is what the run has learnt so far
+            if settings.automatic:
+                self.sfa.load_observed(saved_squares.read(resumed_folder(args, state)))
         self.sfa.check_start()
         due = self.sfa.schedule.due(state.global_step)
         self.sfa.averages = saved.get("averages", 0)
@@ -151,18 +161,30 @@ class SFACallback(TrainerCallback):
         """Makes the last average of a training that stopped early."""
         self._complete_unseen(args, state)
         self.sfa.steps = state.global_step
+        self._finish(args, state)
+        self._save_importance(args, state)
+
+    def _finish(self, args: TrainingArguments, state: TrainerState) -> None:
         loaded = args.load_best_model_at_end and state.best_model_checkpoint is not None
         if loaded and self.sfa.schedule.due(state.best_global_step or 0):
             return
         if self.sfa.finish():
             note_stopped_early(state.global_step)
 
+    def _save_importance(self, args: TrainingArguments, state: TrainerState) -> None:
+        if self._settings.automatic and state.global_step:
+            importance = self.sfa.importance()  # on every process: shards are gathered
+            if state.is_world_process_zero:
+                importance.save(_folder(args) / IMPORTANCE)
+
     def _begin_saving(self, args: TrainingArguments, state: TrainerState, now: bool = False) -> None:
         """Writes the anchor beside the checkpoints to come, once; `now` if there is a checkpoint already."""
         if self._sha256 is not None or not (now or saves(args)):
             return
-        if not self._settings.anchor_is_path and any(map(is_sharded, self.sfa.anchor.values())):
-            raise StockpotError("a sharded anchor cannot be saved with checkpoints yet; train with save_strategy='no'.")
+        anchor = not self._settings.anchor_is_path and any(map(is_sharded, self.sfa.anchor.values()))
+        if anchor or (self._settings.automatic and self._sharded):
+            what = "a sharded anchor" if anchor else "sharded squares of gradients"
+            raise StockpotError(f"{what} cannot be saved with checkpoints yet; train with save_strategy='no'.")
         self._sha256 = self.sfa.anchor_sha256()
         if state.is_world_process_zero and self.sfa.anchor and not self._settings.anchor_is_path:
             if self._file is not None:
@@ -209,6 +231,8 @@ class SFACallback(TrainerCallback):
             facts = state.stateful_callbacks[_NAME]
             if facts["anchor_id"] is not None:
                 saved_anchor.link(saved_anchor.file_in(_folder(args)), checkpoint)
+            if self._settings.automatic:
+                saved_squares.write(self.sfa.observed(), checkpoint)
             write_json(checkpoint / saved_anchor.STATE, facts)
 
     def _compared(self) -> dict[str, Any]:

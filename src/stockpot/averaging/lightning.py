@@ -43,7 +43,9 @@ class SFALightning(Callback):
     best could be plain fine-tuning.
 
     Args:
-        beta, p, every, anchor, keep, new, rounding, buffers, reset_optimizer, seed: as in `SFA`, keyword only.
+        beta, p, every, anchor, keep, new, rounding, buffers, reset_optimizer, seed, strength, importance, squares: as
+            in `SFA`, keyword only. With `beta="auto"` gradients are observed as the optimizer got them, after clipping;
+            after `fit`, `callback.sfa.save_importance(folder)` keeps their squares for the next task.
 
     Attributes:
         sfa: the running `SFA`, with its counts and seconds; set when training starts.
@@ -82,7 +84,7 @@ class SFALightning(Callback):
             self.sfa.check_start()
             self.sfa.steps = trainer.global_step
             self.sfa.last_average = self.sfa.steps if self.sfa.schedule.due(self.sfa.steps) else 0
-        self._catch_up(trainer)
+        self._catch_up(trainer, gradients=False)
         refuse_monitor_between(trainer, self.sfa)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -112,10 +114,12 @@ class SFALightning(Callback):
         """Keeps the state until training starts, when the module and its device are known."""
         self._resumed = state_dict
 
-    def _catch_up(self, trainer: Trainer) -> None:
-        # On resume too: a checkpoint written on an exception may lie between an optimizer step and its average.
+    def _catch_up(self, trainer: Trainer, gradients: bool = True) -> None:
+        # On resume too: a checkpoint written on an exception may lie between an optimizer step and its average. The
+        # gradients of that step are lost then, and beta="auto" does without them.
         while self.sfa.steps < trainer.global_step:
-            self.sfa.reach(self.sfa.steps + 1)
+            skipped = gradients and _was_skipped(trainer)
+            self.sfa.reach(self.sfa.steps + 1, skipped=skipped, gradients=gradients)
 
     def _saved(self, trainer: Trainer) -> dict[str, Any]:
         """The state of the checkpoint that training resumes from, checked against this callback; {} at step 0."""
@@ -134,6 +138,15 @@ class SFALightning(Callback):
             if saved["settings"].get(name) != value:
                 raise setting_differs(name, value, saved["settings"].get(name), "the checkpoint")
         return saved
+
+
+def _was_skipped(trainer: Trainer) -> bool:
+    """Whether a gradient scaler skipped the last step: it does where a gradient is not finite."""
+    if getattr(trainer.precision_plugin, "scaler", None) is None:
+        return False
+    groups = trainer.optimizers[0].param_groups
+    gradients = [tensor.grad for group in groups for tensor in group["params"] if tensor.grad is not None]
+    return not all(bool(gradient.isfinite().all()) for gradient in gradients)
 
 
 def _refuse(trainer: Trainer, module: LightningModule) -> None:

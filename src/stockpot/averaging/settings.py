@@ -120,7 +120,10 @@ class SFASettings:
 
     def recorded_of_auto(self) -> dict[str, Any]:
         """The same of what belongs to beta="auto"; empty without it."""
-        return {"strength": self.strength, "squares": self.squares} if self.automatic else {}
+        if not self.automatic:
+            return {}
+        word = self.importance if self.importance in ("uniform", "none") else "saved"  # a folder may have moved
+        return {"strength": self.strength, "importance": word, "squares": self.squares}
 
 
 def lists_settings(init: _Init) -> _Init:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from stockpot.averaging.anchored_model import AnchoredModel, factors_of
 from stockpot.averaging.auto_beta import AutoBeta
 from stockpot.averaging.average import average
+from stockpot.averaging.beta_profile import BetaProfile, beta_profile
 from stockpot.averaging.distance import distance
 from stockpot.averaging.lora_factors import check_anchor, doubt, refuse_merged
 from stockpot.averaging.lost_average import LostAverage
@@ -195,13 +196,14 @@ class SFA:
             return False
         return self.reach(self.steps + 1)
 
-    def reach(self, step: int, *, skipped: bool = False) -> bool:
+    def reach(self, step: int, *, skipped: bool = False, gradients: bool = True) -> bool:
         """For trainers that count steps themselves: step `step` is done.
 
         Args:
             step: the optimizer steps done, from 1.
             skipped: whether the trainer counts this step although a gradient scaler skipped it. An average that is due
                 after it is made, unless it would be the second of the same weights.
+            gradients: whether the step's gradients are still there for beta="auto"; without them it does not see them.
 
         Returns:
             Whether it averaged.
@@ -219,7 +221,7 @@ class SFA:
         if not skipped:
             self._guard.check()
             self._moved = True
-            if self._auto is not None:
+            if self._auto is not None and gradients:
                 self._auto.stepped(self._anchored.weights())
         self.steps = step
         averaged = self.schedule.due(step) and self._average_moved()
@@ -276,6 +278,12 @@ class SFA:
         """
         self.importance().save(folder)
 
+    def beta_profile(self) -> BetaProfile | None:
+        """β as the average that was just made used it, by tensor; None without beta="auto", or where nothing pulls."""
+        if self._auto is None or self._anchored.idle:
+            return None
+        return beta_profile(self._auto.weighed(self._anchored.pairs(), self._anchored.weights()))
+
     def distance(self) -> float:
         """‖θ − θ_o‖₂ over the averaged parameters, without buffers, in the unit of the weights; of LoRA ‖s·B·A‖.
 
@@ -321,8 +329,17 @@ class SFA:
         return {**self.progress(), **self.observed(), **self._anchored.saved()}
 
     def observed(self) -> dict[str, Any]:
-        """With beta="auto" the part of `state_dict` that the gradients have left: `squared_gradients` by name, and `observed`."""
+        """The part of `state_dict` that comes from gradients: `squared_gradients` by name, and `observed` steps."""
         return {} if self._auto is None else self._auto.state()
+
+    def load_observed(self, state: Mapping[str, Any]) -> None:
+        """Continues the sums of squares from `observed`, for trainers that restore the rest themselves.
+
+        Raises:
+            StockpotError: if they are missing from the state.
+        """
+        if self._auto is not None:
+            self._auto.load_state(state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues where `state_dict` was taken: the run equals an unbroken one bit for bit.
@@ -339,8 +356,7 @@ class SFA:
         if state.get("anchor_sha256") not in (None, self.anchor_sha256()):
             name = self._anchored.anchor.label
             raise StockpotError(f"{name} differs, in what is trained here, from the anchor of the saved state.")
-        if self._auto is not None:
-            self._auto.load_state(state)
+        self.load_observed(state)
         self.doubt = None
         self.steps, self.averages, self.last_average = state["steps"], state["averages"], state["last_average"]
         self.seed = state.get("seed", self.seed)

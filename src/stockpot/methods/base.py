@@ -170,6 +170,7 @@ class Method(Generic[ConfigT]):
         self.config = config
         self.costs = MethodCosts()
         self.notes: list[str] = []
+        self.betas: dict[str, Any] | None = None  # see `results.TaskBetas`, of a method that chose β for each weight
 
     def training_data(self, task: Task, examples: Examples) -> TrainingData:
         """Chooses what the task trains on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -11,6 +12,7 @@ from torch.optim import Optimizer
 
 from stockpot.averaging.past_importance import NOTHING, PastImportance, past_importance
 from stockpot.averaging.settings import AUTO, AUTO_P, BetaValue, check_beta
+from stockpot.averaging.sfa import SFA
 from stockpot.batches.examples import Examples
 from stockpot.methods.base import ConfigValues, Task, Tensors
 from stockpot.methods.declare.space import Range, Space
@@ -145,7 +147,22 @@ class SequentialFineTuningWithAveraging(AnchorAveraging[SFAConfig]):
         super().after_step(model, optimizer, step)
         if self.config.automatic and step == self._total_steps:
             assert self._sfa is not None
+            self._describe(self._sfa)
             self._past = self._sfa.importance()
+
+    def _describe(self, sfa: SFA) -> None:
+        """What the last average did, for the results."""
+        profile = sfa.beta_profile()
+        if profile is None:
+            return
+        self.betas = asdict(profile)
+        kept = (
+            "nothing had moved" if profile.kept is None else f"{profile.kept:.0%} of the way from the anchor was kept"
+        )
+        self.notes.append(
+            f"sfa: beta: auto, λ = {self.config.strength:g}, t = {self._past.tasks}: mean β "
+            f"{profile.mean:.2f}; at the last average {kept}"
+        )
 
     def task_end(self, task: Task, examples: Examples) -> None:
         """The last average, unless the last step was one."""

@@ -59,6 +59,7 @@ class LearntTask(Evaluated):
     name: str
     costs: dict[str, Any]  # `results.Costs`
     notes: list[str]
+    betas: NotRequired[dict[str, Any] | None]  # `results.TaskBetas`; older journals do not say
 
 
 class TaskDone(LearntTask):

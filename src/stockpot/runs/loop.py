@@ -104,7 +104,8 @@ def learn(session: Session, index: int) -> None:
     notes = [*method.notes, *stream.notes(index)]
     kept = optimizer_state if recipe.boundary == "keep-optimizer" else {}
     event: LearntTask = {
-        "event": "task", "index": index, "name": task.name, **scores, "costs": costs.model_dump(), "notes": notes
+        "event": "task", "index": index, "name": task.name, **scores, "costs": costs.model_dump(), "notes": notes,
+        "betas": method.betas,
     }  # fmt: skip
     record_task(session, model, method, kept, event)
     primary = scores["scores"][recipe.primary_score.title]

@@ -9,7 +9,7 @@ from stockpot import files
 from stockpot.evaluation.metrics import control_metrics, stream_metrics
 from stockpot.evaluation.scores import AnyScore
 from stockpot.methods import registry
-from stockpot.results import Costs, Results, Scores
+from stockpot.results import Costs, Results, Scores, TaskBetas
 from stockpot.runs.events import LearntTask
 from stockpot.runs.folder import RunFolder
 from stockpot.streams.scenario import Rows
@@ -21,6 +21,7 @@ def results_of(run: RunFolder, pending: LearntTask | None = None) -> Results:
     specs, primary = run.recipe.measured, run.recipe.primary_score
     scores = {spec.title: _scores(run, learnt, spec) for spec in specs}
     costs = [Costs(**event["costs"]) for event in learnt]
+    betas = [None if (chosen := event.get("betas")) is None else TaskBetas(**chosen) for event in learnt]
     created, recipe = run.created, run.recipe
     names = [task.name for task in run.tasks]
     classes = [(name, run.facts[name]["classes"]) for name in names]
@@ -41,6 +42,7 @@ def results_of(run: RunFolder, pending: LearntTask | None = None) -> Results:
         controls=control_metrics(scores[primary.title]),
         costs=total_costs(costs),
         task_costs=costs,
+        betas=betas if any(betas) else [],
         seed=run.seed,
         head={
             name: [rows.names[row] for row in task_rows]
