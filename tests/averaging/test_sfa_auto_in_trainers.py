@@ -1,4 +1,4 @@
-"""`beta="auto"` in the Trainer and in Lightning: the gradients that the optimizer got, exact resume, Ω between tasks."""
+"""`beta="auto"` in the Trainer: the gradients that the optimizer got, exact resume, Ω between tasks."""
 
 from __future__ import annotations
 

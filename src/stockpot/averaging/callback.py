@@ -54,9 +54,9 @@ class SFACallback(TrainerCallback):
     `save_strategy="best"` choose among checkpoints, so an average has to be due at every evaluation, as with
     `every=eval_steps`; between two averages the weights are plain fine-tuning.
 
-    With `beta="auto"` gradients are observed as the optimizer got them: the mean over micro-batches and processes, after
-    clipping. Each checkpoint has the sums of their squares, and at its end a training writes the importance of the
-    weights to `sfa-importance/` in its output folder: `importance="OUTPUT/sfa-importance"` is for the next task.
+    With `beta="auto"` gradients are observed as the optimizer got them: the mean over micro-batches and processes,
+    after clipping. Each checkpoint has the sums of their squares, and at its end a training writes the importance of
+    the weights to `sfa-importance/` in its output folder: `importance="OUTPUT/sfa-importance"` is for the next task.
 
     Args:
         beta, p, every, anchor, keep, new, rounding, buffers, reset_optimizer, seed, strength, importance, squares: as
