@@ -23,6 +23,7 @@ NEUTRAL: list[tuple[str, dict[str, Any]]] = [
     *((name, dict(method.neutral)) for name, method in registry().items() if method.neutral is not None),
     # Beyond the one that a method declares: whatever else should change nothing.
     ("sfa", {"beta": {"*": 0.0}, "first_task": "average", "every": 1}),
+    ("sfa", {"beta": "auto", "strength": 0.0, "first_task": "average"}),
     ("replay", {"count": 0}),
     ("replay", {"budget": "reservoir", "count": 0}),
     ("replay", {"count": 0, "mix": "batch"}),

@@ -62,6 +62,22 @@ def test_every_method_goes_on_inside_a_task(
     assert carried.exists() == (method != "sfa")  # which was told to forget it at the last average
 
 
+@pytest.mark.parametrize(("first_task", "loop"), crossed(["skip", "average"], LOOPS))
+def test_beta_auto_goes_on_inside_a_task(
+    stockpot: Stockpot, unbroken: Make, tmp_path: Path, first_task: str, loop: str
+) -> None:
+    """In the first task, which is only observed or averaged as well, and in the second."""
+    whole = unbroken(
+        loop=loop,
+        method={"name": "sfa", "beta": "auto", "first_task": first_task},
+        tasks=TASKS[:2],
+        train={**TRAIN, "per_device_train_batch_size": 3, "save_steps": 1},
+    )
+    for number, before in enumerate((0, steps_of(whole))):
+        left = resumed(stockpot, whole, tmp_path / f"run-{number}", step=before + 3)
+        assert (left[-1]["event"], left[-1]["step"]) == ("checkpoint", 2)
+
+
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("step", sample(range(1, 9)))
 def test_it_goes_on_from_every_step_ends_of_epochs_among_them(

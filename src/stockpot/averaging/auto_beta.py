@@ -16,7 +16,7 @@ from stockpot.averaging.over_processes import total_over_processes
 from stockpot.averaging.past_importance import PastImportance, past_importance, with_rows
 from stockpot.averaging.settings import SFASettings
 from stockpot.averaging.shares import KeptShares
-from stockpot.averaging.squared_gradients import AdamSquares, ObservedSquares, rows_of
+from stockpot.averaging.squared_gradients import AdamSquares, ObservedSquares
 from stockpot.averaging.whole_tensors import piece_like, whole
 from stockpot.errors import StockpotError, did_you_mean
 
@@ -174,7 +174,7 @@ class AutoBeta:
 
 
 def _shape(weight: ModelTensor) -> tuple[int, ...]:
-    return tuple(weight.tensor.shape) if weight.factor is None else (rows_of(weight.factor),)
+    return tuple(weight.tensor.shape) if weight.factor is None else (len(weight.factor.rows[0]),)
 
 
 def _local(
@@ -182,7 +182,7 @@ def _local(
 ) -> tuple[Tensor, float, Tensor | None]:
     """n·v, n and Ω of what the pair averages: this process's shard, the rows that the anchor has."""
     tensor = pair.views[0]
-    shape = tensor.shape if pair.factor is None else torch.Size([rows_of(pair.factor)])
+    shape = tensor.shape if pair.factor is None else torch.Size([len(pair.factor.rows[0])])
     if sums is None:  # never had a gradient
         dtype = torch.promote_types(tensor.dtype, torch.float32)
         sums = tensor.new_zeros((), dtype=dtype).expand(shape), 1.0
@@ -198,4 +198,4 @@ def _weights_for_each(pair: TensorPair) -> int:
     """How many weights a number of v stands for: the row of ΔW under LoRA, else itself."""
     if pair.factor is None:
         return 1
-    return int(pair.factor.layer.get_base_layer().weight.numel()) // rows_of(pair.factor)
+    return int(pair.factor.layer.get_base_layer().weight.numel()) // len(pair.factor.rows[0])

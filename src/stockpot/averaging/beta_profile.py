@@ -71,12 +71,12 @@ def _measured(pair: TensorPair) -> tuple[float, float, float, list[int]]:
     assert shares is not None
     if pair.factor is not None:  # one κ for each row of ΔW
         kept = shares.all.cpu().double()
-        change = pair.factor.change.detach()
-        rows = change.flatten(1).cpu().double().square().sum(1)
-        each = change[0].numel()
+        left, right = (side.cpu().double() for side in pair.factor.rows)
+        squares = ((left @ (right @ right.T)) * left).sum(1) * pair.factor.scaling**2  # of the rows of ΔW
+        each = right.shape[1]
         return (
-            float(rows.sum()),
-            float((rows / kept.square().clamp(min=1e-300)).sum()),
+            float(squares.sum()),
+            float((squares / kept.square().clamp(min=1e-300)).sum()),
             float((1 - kept).sum()) * each,
             [count * each for count in _counts(1 - kept)],
         )

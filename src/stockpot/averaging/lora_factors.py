@@ -47,6 +47,20 @@ class Factor:
         return self.adapter in self.layer.merged_adapters
 
     @property
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """ΔW = s·left·right: left `(rows, r)` of the factor that starts at zero, right `(r, …)` of the other.
+
+        A row is an output of the layer, of an embedding a token.
+        """
+        a, b = (tensor.detach().flatten(1) for tensor in self.tensors)
+        return (a.T, b.T) if self.embedding else (b, a)
+
+    @property
+    def scaling(self) -> float:
+        """s."""
+        return float(self.layer.scaling[self.adapter])
+
+    @property
     def change(self) -> Tensor:
         """ΔW in the shape of the layer's weight, with a graph back to A and B."""
         change: Tensor = self.layer.get_delta_weight(self.adapter)
@@ -110,6 +124,18 @@ def check_anchor(source: object, name: str) -> None:
             f"'{name}' is a LoRA factor, whose anchor can only be the base that the adapter sits on: say "
             "anchor='start', and load the weights you want as the anchor into the base."
         )
+
+
+def check_rows(factors: Mapping[str, Factor]) -> None:
+    """Raises StockpotError, naming the tensor, for factors whose gradient does not say how much rows of ΔW matter."""
+    for name, factor in factors.items():
+        a, b = factor.tensors
+        if not (a if factor.embedding else b).requires_grad:
+            raise StockpotError(f"'{name}': beta='auto' needs the gradient of the factor that starts at zero: train it.")
+        if hasattr(factor.layer, "num_experts"):
+            raise StockpotError(f"'{name}' adapts experts together, whose rows beta='auto' does not tell apart.")
+        if is_sharded(a) or is_sharded(b):
+            raise StockpotError(f"'{name}' is sharded over processes, where beta='auto' works without LoRA only.")
 
 
 def refuse_merged(factors: Mapping[str, Factor]) -> None:

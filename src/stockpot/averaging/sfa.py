@@ -17,7 +17,7 @@ from stockpot.averaging.auto_beta import AutoBeta
 from stockpot.averaging.average import average
 from stockpot.averaging.beta_profile import BetaProfile, beta_profile
 from stockpot.averaging.distance import distance
-from stockpot.averaging.lora_factors import check_anchor, doubt, refuse_merged
+from stockpot.averaging.lora_factors import check_anchor, check_rows, doubt, refuse_merged
 from stockpot.averaging.lost_average import LostAverage
 from stockpot.averaging.match import TensorPair
 from stockpot.averaging.model_tensors import is_deepspeed
@@ -156,6 +156,8 @@ class SFA:
         factors = factors_of(self._watch(self._anchored.take(chosen.anchor)))
         if factors:
             check_anchor(chosen.anchor, next(iter(factors)))
+        if self._auto is not None:
+            check_rows(factors)
         self.factors = len(factors)
         self.doubt = doubt(model, factors)
 

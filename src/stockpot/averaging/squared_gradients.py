@@ -81,7 +81,7 @@ class ObservedSquares:
         if total is None:
             dtype = torch.promote_types(piece.dtype, torch.float32)
             if weight.factor is not None:
-                total = piece.new_zeros(rows_of(weight.factor), dtype=dtype)
+                total = piece.new_zeros(len(weight.factor.rows[0]), dtype=dtype)
             else:
                 total = torch.zeros_like(piece, dtype=dtype, requires_grad=False)
         elif total.device != piece.device:
@@ -133,24 +133,10 @@ def row_squares(factor: Factor, gradient: Tensor) -> Tensor:
     its mean over A is the mean of `(∂L/∂W)²` over row o of W: the number that whole weights have, in the same unit. Of
     an embedding, whose A starts at zero, A and B change places, and a row is that of a token.
     """
-    a, b = factor.tensors
-    dimension = _row_dimension(factor)
-    other = (b if factor.embedding else a).detach()
-    scale = factor.layer.scaling[factor.adapter] ** 2 * float(other.double().square().sum())
+    scale = factor.scaling**2 * float(factor.rows[1].double().square().sum())
     wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
-    squares = wide.square().movedim(dimension, 0).flatten(1).sum(1)
+    squares = wide.movedim(1 if factor.embedding else 0, 0).flatten(1).square().sum(1)
     return squares / scale if scale else squares
-
-
-def rows_of(factor: Factor) -> int:
-    """How many rows ΔW has that one number of `row_squares` each stands for."""
-    a, b = factor.tensors
-    return int(a.shape[1] if factor.embedding else b.shape[0])
-
-
-def _row_dimension(factor: Factor) -> int:
-    """The dimension of the factor that starts at zero that counts the rows of ΔW: of B `(out, r)`, of A `(r, in)`."""
-    return 1 if factor.embedding else 0
 
 
 def _no_moments(name: str) -> StockpotError:

@@ -1,0 +1,186 @@
+"""SFA with `beta: auto` in a stream: Ω grows task by task, through both loops, from random and pretrained starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from toy import (
+    LOOPS,
+    STEPS,
+    Learnt,
+    Train,
+    Weights,
+    assert_close,
+    assert_same,
+    by_hand,
+    config,
+    differ,
+    examples,
+    learn,
+    network,
+    seed,
+)
+
+from stockpot.averaging.auto_beta import DAMPING
+from stockpot.averaging.past_importance import PastImportance
+from stockpot.batches.examples import TrainingData
+from stockpot.errors import StockpotError
+from stockpot.recipe.read import validate
+from stockpot.recipe.resolve import resolve
+from stockpot.recipe.schema import Recipe
+
+TASKS = 3
+
+
+class Rule:
+    """The rule written out, beside `by_hand`: it sees the clipped gradients, and averages at the end of a task."""
+
+    def __init__(self, strength: float = 1.0) -> None:
+        self.strength = strength
+        self.omega: Weights = {}
+        self.tasks = 0
+
+    def task(self, index: int, start: Weights, steps: set[int]) -> Weights:
+        model = network()
+        names = [name for name, _ in model.named_parameters()]
+        squares = {name: torch.zeros_like(tensor) for name, tensor in model.named_parameters()}
+
+        def after(step: int, weights: Weights, optimizer: torch.optim.Optimizer) -> None:
+            tensors = optimizer.param_groups[0]["params"]
+            for name, tensor in zip(names, tensors, strict=True):
+                squares[name] += tensor.grad.square()
+            if step in steps and self.tasks:
+                v = {name: tensor / step for name, tensor in squares.items()}
+                e = DAMPING / 2 * (mean(v) + mean(self.omega) / self.tasks)
+                for name, tensor in weights.items():
+                    kept = (v[name] + e) / (v[name] + e + self.strength * (self.omega[name] + self.tasks * e))
+                    tensor.copy_(start[name] + kept * (tensor - start[name]))
+
+        left = by_hand(start, TrainingData.of(examples(index)), seed(index), after)
+        v = {name: tensor / STEPS for name, tensor in squares.items()}
+        self.omega = {name: self.omega.get(name, 0.0) + tensor for name, tensor in v.items()}
+        self.tasks += 1
+        return left
+
+
+def mean(tensors: Weights) -> float:
+    return float(torch.cat([tensor.flatten() for tensor in tensors.values()]).mean())
+
+
+def stream(loop: str, folder: Path, **keys: Any) -> Learnt:
+    method = config("sfa", beta="auto", **keys)
+    return learn(method, loop, folder, tasks=[examples(index) for index in range(TASKS)])
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize(("p", "steps"), [(1.0, {6}), (None, {3, 6})])
+def test_it_is_what_its_equation_says(p: float | None, steps: set[int], loop: str, tmp_path: Path) -> None:
+    """Three tasks: the first is only observed, later ones are weighed by all before them; p is 0.5 by default."""
+    learnt = stream(loop, tmp_path, strength=2.0, **({"p": p} if p else {}))
+    rule = Rule(2.0)
+    for index in range(TASKS):
+        expected = rule.task(index, learnt.weights[index], steps)
+        assert_close(learnt.weights[index + 1], expected)
+        state = load_file(tmp_path / f"state-{index}" / "method.safetensors")
+        assert_close({key.removeprefix("importance/"): tensor for key, tensor in state.items()}, rule.omega)
+    assert [method.costs.averages for method in learnt.methods] == [0, len(steps), len(steps)]
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_start_model_that_is_protected_counts_as_one_task(loop: str, tmp_path: Path) -> None:
+    learnt = stream(loop, tmp_path, first_task="average", p=1.0)
+    rule, plain = Rule(), Rule()
+    raw = plain.task(0, learnt.weights[0], set())
+    v = plain.omega
+    rule.omega, rule.tasks = {name: torch.full_like(tensor, mean(v)) for name, tensor in v.items()}, 1
+    assert_close(learnt.weights[1], rule.task(0, learnt.weights[0], {STEPS}))
+    assert differ(learnt.weights[1], raw)
+    assert_close(learnt.weights[2], rule.task(1, learnt.weights[1], {STEPS}))
+    assert rule.tasks == 3
+
+
+def test_a_saved_importance_weighs_the_start_model(tmp_path: Path) -> None:
+    past = {name: torch.rand_like(tensor) for name, tensor in network().named_parameters()}
+    PastImportance(past, 2).save(tmp_path / "past")
+    learnt = stream("plain", tmp_path, first_task="average", p=1.0, importance=str(tmp_path / "past"))
+    rule = Rule()
+    rule.omega, rule.tasks = dict(past), 2
+    assert_close(learnt.weights[1], rule.task(0, learnt.weights[0], {STEPS}))
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_strength_0_is_plain_fine_tuning_bitwise(loop: str, train: Train) -> None:
+    plain = train("sequential", loop, {})
+    for first_task in ("skip", "average"):
+        keys = {"beta": "auto", "strength": 0.0, "first_task": first_task}
+        for weights, without in zip(train("sfa", loop, keys).weights, plain.weights, strict=True):
+            assert_same(weights, without)
+
+
+def test_loops_agree_bitwise_and_the_first_task_is_plain_fine_tuning(train: Train) -> None:
+    one, other = (train("sfa", loop, {"beta": "auto"}, max_grad_norm=0.05) for loop in LOOPS)
+    plain = train("sequential", "plain", {}, max_grad_norm=0.05)
+    for weights, again in zip(one.weights, other.weights, strict=True):
+        assert_same(weights, again)
+    assert_same(one.weights[1], plain.weights[1])
+    assert differ(one.weights[2], plain.weights[2])
+
+
+def test_it_keeps_one_tensor_of_the_models_size_and_says_what_it_did(train: Train) -> None:
+    first, second = train("sfa", "plain", {"beta": "auto"}).methods
+    size = sum(tensor.nbytes for tensor in network().parameters())
+    for method in (first, second):
+        assert method.costs.extra_memory_bytes == size
+        assert method.costs.stored_bytes == method.costs.stored_statistics_bytes == size
+    assert first.betas is None
+    assert second.betas is not None
+    assert [each["tensor"] for each in second.betas["tensors"]] == [name for name, _ in network().named_parameters()]
+    (note,) = [note for note in second.notes if "beta: auto" in note]
+    assert "λ = 1, t = 1" in note
+    assert f"{second.betas['kept']:.0%} of the way from the anchor was kept" in note
+
+
+def test_equal_streams_weigh_by_the_number_of_tasks(tmp_path: Path) -> None:
+    """The same examples again and again: β of all weights nears t/(t+1), whatever their importance."""
+    tasks = [examples(0)] * 3
+    learnt = learn(config("sfa", beta="auto", p=1.0), "plain", tmp_path, tasks=tasks, max_steps=1, learning_rate=0.0)
+    for index, method in enumerate(learnt.methods[1:], start=1):
+        assert method.betas is not None
+        many = sum(each["weights"] for each in method.betas["tensors"])
+        average = sum(each["mean"] * each["weights"] for each in method.betas["tensors"]) / many
+        assert average == pytest.approx(index / (index + 1), abs=0.15)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"beta": 0.3, "strength": 2.0}, "strength belongs to beta: auto"),
+        ({"importance": "some/folder"}, "importance belongs to beta: auto"),
+        ({"beta": "atuo"}, "beta"),
+        ({"beta": {"*": "atuo"}}, "beta"),
+        ({"beta": "auto", "strength": -1}, "strength"),
+    ],
+)
+def test_keys_that_do_not_go_together(keys: dict[str, Any], message: str, digits_recipe: dict[str, Any]) -> None:
+    with pytest.raises(StockpotError, match=message):
+        validate(Recipe, {**digits_recipe, "method": {"name": "sfa", **keys}}, "here")
+
+
+def test_an_importance_that_does_not_exist_is_refused_before_anything_runs(digits_recipe: dict[str, Any]) -> None:
+    method = {"name": "sfa", "beta": "auto", "first_task": "average", "importance": "unifrom"}
+    recipe = validate(Recipe, {**digits_recipe, "method": method}, "here")
+    with pytest.raises(StockpotError, match=r"importance: unifrom: there is no such file.*Did you mean 'uniform'"):
+        resolve(recipe, recipe.method, 0)
+
+
+def test_a_search_and_a_front_vary_the_strength() -> None:
+    auto, fixed = config("sfa", beta="auto"), config("sfa")
+    assert set(auto.searched()) == {"strength", "p"}
+    assert set(fixed.searched()) == {"beta", "p"}
+    assert (auto.varied_key, fixed.varied_key) == ("strength", "beta")
+    assert set(config("sfa", beta="auto", every=3).searched()) == {"strength"}
+    assert set(config("sfa", beta={"0.*": 0.0, "*": "auto"}).searched()) == {"strength", "p"}
