@@ -131,7 +131,7 @@ def check_rows(factors: Mapping[str, Factor]) -> None:
     for name, factor in factors.items():
         a, b = factor.tensors
         if not (a if factor.embedding else b).requires_grad:
-            raise StockpotError(f"'{name}': beta='auto' needs the gradient of the factor that starts at zero: train it.")
+            raise StockpotError(f"'{name}': beta='auto' needs the gradient of the factor that starts at zero.")
         if hasattr(factor.layer, "num_experts"):
             raise StockpotError(f"'{name}' adapts experts together, whose rows beta='auto' does not tell apart.")
         if is_sharded(a) or is_sharded(b):
