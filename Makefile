@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 export HF_HUB_DISABLE_TELEMETRY = 1
+# The tests start some thirty Pythons, which need not compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test test-thorough lint docs clean
 

@@ -234,14 +234,14 @@ def weights(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("kind", ["processes", pytest.param("ray", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("kind", ["process", *(pytest.param(k, marks=pytest.mark.thorough) for k in ("two", "ray"))])
 def test_cells_are_the_same_wherever_they_run(kind: str, recipes: Recipes, tmp_path: Path) -> None:
     engine: CellEngine
     if kind == "ray":
         pytest.importorskip("ray", reason="Ray is an extra, and not installed")
         engine = on_ray()
     else:
-        engine = in_processes(2)
+        engine = in_processes(2 if kind == "two" else 1)
     recipe = recipes()
     here = running(recipe, tmp_path / "here").run(plan(recipe))
     there = running(recipe, tmp_path / "there", engine=engine).run(plan(recipe))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiers import crossed
 from torch import Tensor
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
@@ -236,29 +239,35 @@ PRETRAINED = {"image_size": 8, "patch_size": 4, "num_channels": 1, "hidden_size"
               "num_attention_heads": 2, "intermediate_size": 8}  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=["whole", "new head"])
-def from_a_checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pretrained:
+@pytest.fixture(scope="module")
+def from_a_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pretrained]:
     """A sequential run that began from a saved ViT, which has the head of the stream, or one of other classes."""
-    folder = tmp_path_factory.mktemp("pretrained")
-    torch.manual_seed(1)
-    rows = 8 if request.param == "whole" else 5
-    ViTForImageClassification(ViTConfig(**PRETRAINED, num_labels=rows)).save_pretrained(folder / "base")
-    processor = ViTImageProcessor(size={"height": 8, "width": 8}, image_mean=[0.5], image_std=[0.5])
-    processor.save_pretrained(folder / "base")
-    changes = {"model": {"name": str(folder / "base")}}
-    results, weights = learn(folder / "run", {"name": "sequential"}, **changes)
-    return Pretrained(changes, Sweep("all", results, weights, *swept(folder / "run")))
+
+    @cache
+    def make(head: str) -> Pretrained:
+        folder = tmp_path_factory.mktemp("pretrained")
+        torch.manual_seed(1)
+        rows = 8 if head == "whole" else 5
+        ViTForImageClassification(ViTConfig(**PRETRAINED, num_labels=rows)).save_pretrained(folder / "base")
+        processor = ViTImageProcessor(size={"height": 8, "width": 8}, image_mean=[0.5], image_std=[0.5])
+        processor.save_pretrained(folder / "base")
+        changes = {"model": {"name": str(folder / "base")}}
+        results, weights = learn(folder / "run", {"name": "sequential"}, **changes)
+        return Pretrained(changes, Sweep("all", results, weights, *swept(folder / "run")))
+
+    return make
 
 
-@pytest.mark.parametrize("name", list(whatif.swept()))
+@pytest.mark.parametrize(("name", "head"), crossed(list(whatif.swept()), ["whole", "new head"]))
 def test_what_is_called_exact_of_a_pretrained_start_is_bitwise_a_real_run(
-    name: str, from_a_checkpoint: Pretrained, tmp_path: Path
+    name: str, head: str, from_a_checkpoint: Callable[[str], Pretrained], tmp_path: Path
 ) -> None:
     """There first_task is average: real runs average or merge the first task, too."""
-    sweep = from_a_checkpoint.sweep
+    start = from_a_checkpoint(head)
+    sweep = start.sweep
     middle = len(sweep.found.methods[name].points) // 2
     point, merged = sweep.found.methods[name].points[middle], sweep.merged[name][middle]
-    results, _ = learn(tmp_path / "real", HALF[name], **from_a_checkpoint.changes)
+    results, _ = learn(tmp_path / "real", HALF[name], **start.changes)
     assert results.method["first_task"] == "average"
     real = [ViTForImageClassification.from_pretrained(folder / "model").state_dict()  # files have other names
             for folder in sorted((tmp_path / "real" / "tasks").iterdir())[1:]]  # fmt: skip

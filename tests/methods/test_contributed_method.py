@@ -22,8 +22,9 @@ SUITES = {
 RUN = ("tests/methods/test_every_method.py", "tests/methods/test_spaces.py")
 # One process does it all. The registry lists the package's folder: here it is told of one more.
 SCRIPT = """
-import json, sys
+import gc, json, sys
 from pathlib import Path
+gc.disable()
 import pytest
 import stockpot.methods
 folder, recipe, suites, run = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])

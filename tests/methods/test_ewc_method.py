@@ -72,7 +72,7 @@ def test_on_diagonal_quadratics_it_ends_where_joint_training_does(mode: str, tmp
     save_file({"theta": minimum[0]}, tmp_path / "model.safetensors")
     method.task_start(Task(1, "second", 0, model, checkpoint=lambda source: tmp_path, rows=[[0], [1]]))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
-    for step in range(2000):
+    for step in range(700):
         optimizer.zero_grad()
         (0.5 * curvature[1] * (model.theta - minimum[1]).square()).sum().backward()
         method.gradients(model, step + 1)

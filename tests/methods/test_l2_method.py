@@ -114,7 +114,7 @@ def test_on_a_quadratic_it_ends_at_the_ridge_solution(form: str, tmp_path: Path)
     model, strength, rate = Quadratic(anchor), 0.7, 0.02
     method = started(build(config("l2", strength=strength, form=form)), model, {"theta": anchor}, tmp_path)
     optimizer = torch.optim.SGD(model.parameters(), lr=rate)
-    for step in range(3000):
+    for step in range(1000):
         optimizer.zero_grad()
         loss = 0.5 * model.theta @ matrix @ model.theta - vector @ model.theta
         method.loss(loss, torch.empty(0), {}, model).backward()

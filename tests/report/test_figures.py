@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 from matplotlib.figure import Figure
+from tiers import crossed
 
 from stockpot.report import figures, stream_figures
 
@@ -113,8 +114,7 @@ def test_panels_share_their_axes_and_show_the_mean(comparison_of: Factory) -> No
     assert panels[0].lines[0].get_ydata()[-1] == pytest.approx(means[0])
 
 
-@pytest.mark.parametrize("unit", ["fraction", "nats"])
-@pytest.mark.parametrize("K", [1, 12, 17])
+@pytest.mark.parametrize(("K", "unit"), crossed([1, 12, 17], ["fraction", "nats"]))
 def test_every_figure_can_be_drawn_for_losses_and_for_one_and_many_tasks(
     comparison_of: Factory, hostile: str, unit: str, K: int, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ import yaml
 from stockpot.report import comparison_page, run_page
 
 Factory = Callable[..., Any]
+SIZES = [(3, 1, False), (8, 3, False), (22, 3, True)]  # methods, orders, and whether tuned and with a front
 VOID = {"meta", "link", "br", "hr", "img", "input", "path", "use", "rect", "stop"}
 
 
@@ -133,11 +134,7 @@ def test_comparison_page(comparison_of: Factory, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("count", "orders", "whole"),
-    [
-        (3, 1, False),
-        (9, 2, True),
-        *(pytest.param(*size, marks=pytest.mark.thorough) for size in ((8, 3, False), (22, 3, True))),
-    ],
+    [(9, 2, True), *(pytest.param(*size, marks=pytest.mark.thorough) for size in SIZES)],
 )
 def test_comparison_pages_of_every_size(
     comparison_of: Factory, many_methods: dict[str, Any], tmp_path: Path, count: int, orders: int, whole: bool
@@ -170,7 +167,7 @@ def test_only_the_first_order_is_drawn_task_by_task(comparison_of: Factory) -> N
 
 
 def test_findings_written_into_the_comparison_are_the_ones_shown(comparison_of: Factory, tmp_path: Path) -> None:
-    comparison, cells = comparison_of(2)
+    comparison, cells = comparison_of(2, {"sequential": {}, "sfa": {"keep": 0.9}})
     comparison = comparison.model_copy(update={"sentences": ["Exactly this."]})
     text, _ = check(comparison_page.write_comparison_report(comparison, cells, tmp_path))
     assert "<li>Exactly this.</li>" in text and "SFA against" not in text
@@ -231,5 +228,5 @@ def test_a_run_before_its_first_task(run_of: Factory, tmp_path: Path) -> None:
 
 
 def test_a_second_report_replaces_the_first(run_of: Factory, tmp_path: Path) -> None:
-    first = run_page.write_run_report([("a", run_of())], tmp_path).read_bytes()
-    assert run_page.write_run_report([("a", run_of())], tmp_path).read_bytes() == first
+    first = run_page.write_run_report([("a", run_of(K=2))], tmp_path).read_bytes()
+    assert run_page.write_run_report([("a", run_of(K=2))], tmp_path).read_bytes() == first

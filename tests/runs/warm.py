@@ -231,11 +231,14 @@ WARM = ("cli.finish", "report.card", "report.run_page", "runs.actions", "trainin
 
 def _warm_up() -> None:
     """Imports what a run needs, and lets Transformers make its tables; no gradient, which would start threads."""
+    gc.disable()
     import peft  # noqa: F401
     import sklearn.datasets
     import sklearn.model_selection
+    import typer.main
     from transformers import LlamaForCausalLM, ViTConfig, ViTForImageClassification  # noqa: F401
 
+    from stockpot.cli.app import app
     from stockpot.methods import registry
     from stockpot.models.names import saved_names
     from stockpot.recipe.train import check_train
@@ -250,8 +253,11 @@ def _warm_up() -> None:
     tiny = {"image_size": 8, "patch_size": 4, "hidden_size": 8, "intermediate_size": 8}
     saved_names(ViTForImageClassification(ViTConfig(**tiny, num_hidden_layers=1, num_attention_heads=1)))
     torch.set_num_threads(1)
+    command = typer.main.get_command(app)  # its options are read from annotations, which takes as long as a task
+    typer.main.get_command = lambda _: command
     gc.collect()
     gc.freeze()  # what is here stays: the Trainer collects garbage at every task
+    gc.enable()
 
 
 def serve() -> None:
