@@ -192,9 +192,25 @@ def test_curves_run_over_the_layers_and_marks_stand_beside() -> None:
     curves, marks = curves_of(comparison.measured)
     assert {curve.name for curve in curves} == {"self_attn.q_proj", "self_attn.q_proj.bias", "mlp.up_proj"}
     for curve in curves:
-        assert curve.distance == pytest.approx({0: 0.5, 1: 1.0, 2: 1.5, 3: 2.0}, rel=1e-6)
-        assert curve.cosine == pytest.approx({0: 1.0, 1: 1.0, 2: 1.0, 3: 1.0}, rel=1e-6)
-    assert marks == [("embed_tokens", {0: 0.0}, {0: 1.0}), ("norm", {0: 0.0}, {0: 1.0})]
+        distances = {number: layer.distance for number, layer in curve.layers.items()}
+        assert distances == pytest.approx({0: 0.5, 1: 1.0, 2: 1.5, 3: 2.0}, rel=1e-6)
+        assert [layer.cosine for layer in curve.layers.values()] == pytest.approx([1.0] * 4, rel=1e-6)
+    assert [(mark.name, mark.layers[0].distance, mark.layers[0].cosine) for mark in marks] == [
+        ("embed_tokens", 0.0, 1.0), ("norm", 0.0, 1.0),
+    ]  # fmt: skip
+
+
+def test_the_experts_of_a_layer_are_one_point() -> None:
+    from stockpot.inspect.differences import compare_checkpoints
+    from stockpot.inspect.picture import curves_of
+    from stockpot.merging.read.sources import MemorySource
+
+    state = {f"h.{i}.experts.{k}.w1": torch.tensor([3.0, 4.0]) for i in range(2) for k in range(2)}
+    other = state | {"h.1.experts.0.w1": torch.tensor([3.0, 9.0])}
+    comparison = compare_checkpoints(MemorySource(state, "a"), MemorySource(other, "b"))
+    (curve,), marks = curves_of(comparison.measured)
+    assert (curve.name, marks) == ("experts.{0…1}.w1", [])
+    assert [layer.distance for layer in curve.layers.values()] == pytest.approx([0.0, 5 / math.sqrt(50)])
 
 
 def drawn(stockpot: Call, folder: Path, a: dict[str, Tensor], b: dict[str, Tensor]) -> str:
@@ -207,8 +223,8 @@ def drawn(stockpot: Call, folder: Path, a: dict[str, Tensor], b: dict[str, Tenso
 def test_two_stacks_are_told_apart(stockpot: Call, tmp_path: Path) -> None:
     state = {f"{stack}.layers.{i}.w": torch.randn(3) for stack in ("encoder", "decoder") for i in range(2)}
     svg = drawn(stockpot, tmp_path, state, {name: 2 * tensor for name, tensor in state.items()})
-    assert "encoder.layers.#.w" in svg
-    assert "decoder.layers.#.w" in svg
+    assert "encoder.layers.{0…1}.w" in svg
+    assert "decoder.layers.{0…1}.w" in svg
 
 
 def test_of_many_tensors_outside_the_layers_those_that_differ_most_are_drawn(stockpot: Call, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_every_method_keeps_one_look(comparison_of: Factory) -> None:
 
 def test_files_are_png_and_svg_and_the_same_twice(run_of: Factory, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        figures.save_figure(stream_figures.matrix(run_of(K=3)), tmp_path / name)
+        figures.save_figure(stream_figures.matrix(run_of(K=3)), tmp_path / f"{name}.png", tmp_path / f"{name}.svg")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     ElementTree.parse(tmp_path / "a.svg")
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
@@ -135,13 +135,14 @@ def test_every_figure_can_be_drawn_for_losses_and_for_one_and_many_tasks(
         stream_figures.mean_matrices(comparison, cells),
     ]
     for index, figure in enumerate(drawn):
-        figures.save_figure(figure, tmp_path / str(index))
+        figures.save_figure(figure, tmp_path / f"{index}.png", tmp_path / f"{index}.svg")
     assert len(list(tmp_path.iterdir())) == 12
 
 
 def test_names_are_never_read_as_mathematics_or_break_the_svg(run_of: Factory, hostile: str, tmp_path: Path) -> None:
     run = run_of(K=3, tasks=[hostile, "a\x00b\nc", "$\\frac{$"])
-    _, svg = figures.save_figure(stream_figures.matrix(run), tmp_path / "hostile")
+    svg = tmp_path / "hostile.svg"
+    figures.save_figure(stream_figures.matrix(run), svg)
     ElementTree.parse(svg)
     text = svg.read_text(encoding="utf-8")
     assert "<script" not in text and "$\\frac{$" in text and "a b c" in text

@@ -71,7 +71,7 @@ def inspect_command(
     if pictures:
         from stockpot.inspect.picture import save_picture
 
-        save_picture(comparisons[0], pictures)
+        save_picture(comparisons[0], *pictures)
         for file in pictures if not as_json else ():
             say(f"Picture: {file}")
 

@@ -85,14 +85,13 @@ def styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
     return drawn
 
 
-def save_figure(figure: Figure, stem: Path) -> tuple[Path, Path]:
-    """Writes `stem.png` (200 dots an inch) and `stem.svg`, both on white, the same bytes for the same figure."""
-    png, svg = stem.with_suffix(".png"), stem.with_suffix(".svg")
+def save_figure(figure: Figure, *files: Path) -> None:
+    """Writes PNG (200 dots an inch) or SVG, as a file's name ends, on white; the same bytes for the same figure."""
     with house_style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
-        figure.savefig(png, dpi=200, facecolor="white")
-        figure.savefig(svg, facecolor="white", metadata={"Date": None})
-    return png, svg
+        for file in files:
+            options: dict[str, Any] = {"metadata": {"Date": None}} if file.suffix == ".svg" else {"dpi": 200}
+            figure.savefig(file, facecolor="white", **options)
 
 
 def short(name: str, length: int = 16) -> str:

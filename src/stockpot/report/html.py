@@ -24,7 +24,7 @@ class Gallery:
 
     def add(self, figure: Figure, name: str, alt: str, caption: str) -> dict[str, Any]:
         self.folder.mkdir(parents=True, exist_ok=True)
-        save_figure(figure, self.folder / name)
+        save_figure(figure, self.folder / f"{name}.png", self.folder / f"{name}.svg")
         self.count += 1
         wide = figure.get_figwidth() > FIGURE_WIDTH + 0.5
         return {"svg": inline(figure, f"fig{self.count}", alt), "caption": caption, "alt": alt, "wide": wide}
