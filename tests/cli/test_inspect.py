@@ -188,7 +188,7 @@ def test_curves_run_over_the_layers_and_marks_stand_beside() -> None:
     from stockpot.merging.read.sources import MemorySource
 
     state = weights()
-    comparison = compare_checkpoints(MemorySource(state, "a"), MemorySource(scaled(state), "b"))
+    (comparison,) = compare_checkpoints(MemorySource(state, "a"), MemorySource(scaled(state), "b"))
     curves, marks = curves_of(comparison.measured)
     assert {curve.name for curve in curves} == {"self_attn.q_proj", "self_attn.q_proj.bias", "mlp.up_proj"}
     for curve in curves:
@@ -207,7 +207,7 @@ def test_the_experts_of_a_layer_are_one_point() -> None:
 
     state = {f"h.{i}.experts.{k}.w1": torch.tensor([3.0, 4.0]) for i in range(2) for k in range(2)}
     other = state | {"h.1.experts.0.w1": torch.tensor([3.0, 9.0])}
-    comparison = compare_checkpoints(MemorySource(state, "a"), MemorySource(other, "b"))
+    (comparison,) = compare_checkpoints(MemorySource(state, "a"), MemorySource(other, "b"))
     (curve,), marks = curves_of(comparison.measured)
     assert (curve.name, marks) == ("experts.{0…1}.w1", [])
     assert [layer.distance for layer in curve.layers.values()] == pytest.approx([0.0, 5 / math.sqrt(50)])

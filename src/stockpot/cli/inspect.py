@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,8 +17,7 @@ from stockpot.errors import StockpotError
 from stockpot.printing import escape_controls
 
 if TYPE_CHECKING:
-    from stockpot.inspect.differences import CheckpointComparison
-    from stockpot.merging.read.sources import TensorSource
+    pass
 
 
 def inspect_command(
@@ -39,22 +38,21 @@ def inspect_command(
     if output is not None and len(paths) != 2:
         raise StockpotError(f"-o draws how two checkpoints differ: name two paths, not {len(paths)}.")
     pictures = [] if output is None else _pictures(output)
+    from stockpot.inspect.differences import compare_checkpoints
     from stockpot.inspect.facts import facts_of, open_tensors
     from stockpot.inspect.listing import comparison_report, facts_report, totals_report
     from stockpot.inspect.tied_tensors import find_tied_tensors
+    from stockpot.merging.options import Options
     from stockpot.merging.read.inputs import located
 
-    tied = None
     with contextlib.ExitStack() as stack:
         sources, facts = [], []
         for path in paths:
             place = located(path)
             sources.append(stack.enter_context(contextlib.closing(open_tensors(place, path, allow_bin))))
             facts.append(facts_of(place, sources[-1]))
-        comparisons = _compare(sources, threads) if len(sources) > 1 else []
-        if ties:
-            with _progress(None) as on_bytes:
-                tied = find_tied_tensors(sources[0], on_bytes)
+        comparisons = compare_checkpoints(*sources, threads=Options(threads=threads).thread_count)
+        tied = find_tied_tensors(sources[0]) if ties else None
     if as_json:
         tie_facts = {} if tied is None else {"ties": tied.groups, "constant": tied.constant}
         checkpoints = [asdict(each) | tie_facts for each in facts]
@@ -87,30 +85,6 @@ def _pictures(output: Path) -> list[Path]:
     if not output.exists() and output.suffix:
         raise StockpotError(f"{output}: a picture's name ends in .png or .svg; or name a folder.")
     return [output / "difference.png", output / "difference.svg"]
-
-
-def _compare(sources: list[TensorSource], threads: int | None) -> list[CheckpointComparison]:
-    from stockpot.inspect.differences import compare_checkpoints, match_tensors
-    from stockpot.merging.threads import one_thread_each, processors
-
-    first, *others = sources
-    total = sum(
-        source.tensors[name].nbytes
-        for other in others
-        for name in match_tensors(first, other).differences
-        for source in (first, other)
-    )
-    with one_thread_each(), _progress(total) as on_bytes:
-        return [compare_checkpoints(first, other, threads or min(8, processors()), on_bytes) for other in others]
-
-
-@contextlib.contextmanager
-def _progress(total: int | None) -> Iterator[Callable[[int], object]]:
-    """A bar in bytes on stderr, where that is a terminal and the work takes more than a second."""
-    from tqdm import tqdm
-
-    with tqdm(total=total, unit="B", unit_scale=True, delay=1, disable=None, leave=False) as bar:
-        yield bar.update
 
 
 def _print(parts: Iterator[object]) -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import add
 from typing import TYPE_CHECKING, Any
 
 from stockpot.errors import StockpotError
-from stockpot.merging.read.sources import TensorSource, torch_dtype
-from stockpot.merging.threads import PIECE, for_each
+from stockpot.merging.read.sources import TensorSource, read_pieces
+from stockpot.merging.threads import for_each, one_thread_each
 from stockpot.weights.layout import FLOATS
 
 if TYPE_CHECKING:
@@ -60,11 +58,11 @@ class CheckpointComparison:
 
     first: str
     second: str
-    only_first: tuple[str, ...]
-    only_second: tuple[str, ...]
-    shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]  # that differ
-    dtypes: Mapping[str, tuple[str, str]]  # that differ; two types of floats are compared all the same
-    differences: Mapping[str, TensorDifference]
+    only_first: list[str]
+    only_second: list[str]
+    shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]  # that differ
+    dtypes: dict[str, tuple[str, str]]  # that differ; two types of floats are compared all the same
+    differences: dict[str, TensorDifference]
 
     @property
     def measured(self) -> dict[str, TensorDifference]:
@@ -112,7 +110,6 @@ def match_tensors(first: TensorSource, second: TensorSource) -> CheckpointCompar
             f"{first.label} and {second.label} have no tensor name in common (they start with {names}): "
             "there is nothing to compare."
         )
-    only_first, only_second = tuple(name for name in a if name not in b), tuple(name for name in b if name not in a)
     shapes = {name: (a[name].shape, b[name].shape) for name in both if a[name].shape != b[name].shape}
     dtypes = {name: (a[name].dtype, b[name].dtype) for name in both if a[name].dtype != b[name].dtype}
     differences = {
@@ -120,52 +117,42 @@ def match_tensors(first: TensorSource, second: TensorSource) -> CheckpointCompar
         for name in both
         if name not in shapes and FLOATS.issuperset(dtypes.get(name, ()))
     }
+    only_first, only_second = [name for name in a if name not in b], [name for name in b if name not in a]
     return CheckpointComparison(first.label, second.label, only_first, only_second, shapes, dtypes, differences)
 
 
-def compare_checkpoints(
-    first: TensorSource, second: TensorSource, threads: int = 1, on_bytes: Callable[[int], object] = lambda count: None
-) -> CheckpointComparison:
-    """Compares every tensor that both hold in one shape; `on_bytes` is called with the bytes read from both.
+def compare_checkpoints(first: TensorSource, *others: TensorSource, threads: int = 1) -> list[CheckpointComparison]:
+    """Compares each of the others with the first: every tensor that both hold in one shape.
 
     The numbers are the same for any number of threads: a tensor's pieces are summed in their order.
-    Raises StockpotError where no name is common to both.
+    Raises StockpotError where no name is common to both, before anything is read.
     """
+    from tqdm import tqdm
+
+    comparisons = [match_tensors(first, other) for other in others]
+
+    def compare_tensor(pair: tuple[int, str]) -> None:
+        number, name = pair
+        differences = comparisons[number].differences
+        dtype = differences[name].integers or "F64"
+        for pieces in zip(read_pieces(first, name, dtype), read_pieces(others[number], name, dtype), strict=True):
+            differences[name] += _difference(*pieces)
+
+    pairs = [(number, name) for number, comparison in enumerate(comparisons) for name in comparison.differences]
+    with one_thread_each(), tqdm(pairs, unit=" tensors", delay=1, disable=None, leave=False) as bar:
+        for_each(bar, compare_tensor, threads)
+    return comparisons
+
+
+def _difference(a: Tensor, b: Tensor) -> TensorDifference:
     import torch
 
-    match, lock = match_tensors(first, second), threading.Lock()
-    differences = dict(match.differences)
-
-    def compare_tensor(name: str) -> None:
-        a, b = first.tensors[name], second.tensors[name]
-        integers, wide = differences[name].integers, torch.float64 if "F64" in (a.dtype, b.dtype) else torch.float32
-        for start in range(0, a.numel, PIECE):
-            count = min(PIECE, a.numel - start)
-            pieces = [torch.empty(count, dtype=torch_dtype(integers) if integers else wide) for _ in range(2)]
-            first.read(name, start, pieces[0])
-            second.read(name, start, pieces[1])
-            differences[name] += _difference(*pieces, integers=integers)
-            with lock:
-                on_bytes((a.nbytes + b.nbytes) * count // a.numel)
-
-    for_each(match.differences, compare_tensor, threads)
-    return replace(match, differences=differences)
-
-
-def _difference(a: Tensor, b: Tensor, *, integers: str) -> TensorDifference:
-    import torch
-
-    if integers:
+    if not a.is_floating_point():
         return TensorDifference(equal=torch.equal(a.view(torch.uint8), b.view(torch.uint8)))
+    aa, bb, ab = (float(torch.dot(x, y)) for x, y in ((a, a), (b, b), (a, b)))
     equal, nonfinite = torch.equal(a, b), (0, 0)
-    x = a.double()
-    aa = float(torch.dot(x, x))
-    if equal and math.isfinite(aa):
-        return TensorDifference((aa, aa, aa, 0.0))
-    y = b.double()
-    bb, ab = float(torch.dot(y, y)), float(torch.dot(x, y))
-    if not (math.isfinite(aa) and math.isfinite(bb)):
+    if not math.isfinite(aa + bb):  # the only case in which the slow checks can find anything
+        equal = torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
         nonfinite = (int((~a.isfinite()).sum()), int((~b.isfinite()).sum()))
-        equal = bool(((a == b) | (a.isnan() & b.isnan())).all())
-    y.sub_(x)
-    return TensorDifference((aa, bb, ab, float(torch.dot(y, y))), equal, nonfinite)
+    b.sub_(a)
+    return TensorDifference((aa, bb, ab, float(torch.dot(b, b))), equal, nonfinite)

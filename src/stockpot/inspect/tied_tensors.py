@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from stockpot.inspect.name_patterns import group_names
-from stockpot.merging.read.sources import TensorSource, torch_dtype
-from stockpot.merging.threads import PIECE
+from stockpot.merging.read.sources import TensorSource, read_pieces
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,44 +24,39 @@ class TiedTensors(NamedTuple):
     constant: list[str]
 
 
-def find_tied_tensors(source: TensorSource, on_bytes: Callable[[int], object] = lambda count: None) -> TiedTensors:
-    """Finds tensors of equal type, shape and bytes; calls `on_bytes` with the number of bytes that were hashed.
+def find_tied_tensors(source: TensorSource) -> TiedTensors:
+    """Finds tensors of equal type, shape and bytes.
 
-    A few elements tell nearly all tensors apart; of the others all bytes are read, and compared by SHA-256.
+    Their first pieces tell nearly all tensors apart; of the others all bytes are read, and compared by SHA-256.
     """
     import torch
+    from tqdm import tqdm
 
-    def read(name: str, start: int, count: int) -> Tensor:
-        info = source.tensors[name]
-        flat = torch.empty(min(count, info.numel - start), dtype=torch_dtype(info.dtype))
-        source.read(name, start, flat)
-        return flat.view(torch.uint8).view(len(flat), -1)
+    def pieces(name: str) -> Iterator[Tensor]:
+        """Bytes, in a row for every element."""
+        for piece in read_pieces(source, name, source.tensors[name].dtype):
+            yield piece.view(torch.uint8).view(len(piece), -1)
 
-    def sample(name: str) -> bytes:
-        count = source.tensors[name].numel
-        return b"".join(read(name, start, 16).numpy().tobytes() for start in (0, count // 3, count // 2))
+    def kind(name: str) -> Hashable:
+        return source.tensors[name].dtype, source.tensors[name].shape
 
-    def digest(name: str) -> tuple[bytes, bool]:
-        sha, constant, first = hashlib.sha256(), True, read(name, 0, 1)
-        for start in range(0, source.tensors[name].numel, PIECE):
-            piece = read(name, start, PIECE)
-            sha.update(piece.view(-1).numpy().data)
-            constant = constant and bool((piece == first).all())
-            on_bytes(piece.numel())
-        return sha.digest(), constant
+    def digest(name: str, most: int | None = None) -> bytes:
+        sha = hashlib.sha256()
+        for piece in islice(pieces(name), most):
+            sha.update(piece.numpy().data)
+        return sha.digest()
+
+    def is_constant(name: str) -> bool:
+        element = next(pieces(name))[0]
+        return all(bool((piece == element).all()) for piece in pieces(name))
 
     filled = [name for name, info in source.tensors.items() if info.numel]
-    digests: dict[str, tuple[bytes, bool]] = {}
-    groups: list[list[str]] = []
-    for same_shape in _alike(filled, lambda name: (source.tensors[name].dtype, source.tensors[name].shape)):
-        for candidates in _alike(same_shape, sample):
-            digests |= {name: digest(name) for name in candidates}
-            groups += _alike(candidates, digests.__getitem__)
-    constant = {name for group in groups for name in group if digests[name][1]}
+    keys: tuple[Callable[[str], Hashable], ...] = (kind, lambda name: digest(name, 1), digest)
+    groups = [filled]
+    for key in keys:
+        bar = tqdm(groups, delay=1, disable=None, leave=False)
+        groups = [same for group in bar for same in group_names(group, key) if len(same) > 1]
+    constant = {name for group in groups if is_constant(group[0]) for name in group}
     return TiedTensors(
         [group for group in groups if group[0] not in constant], [name for name in filled if name in constant]
     )
-
-
-def _alike(names: Iterable[str], key: Callable[[str], Hashable]) -> list[list[str]]:
-    return [group for group in group_names(names, key) if len(group) > 1]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from stockpot.errors import StockpotError
+from stockpot.merging.threads import PIECE
 from stockpot.weights.layout import ITEM_SIZE, FileFacts, Layout, TensorExtent
 
 if TYPE_CHECKING:
@@ -79,6 +80,17 @@ def torch_dtype(name: str) -> torch.dtype:
 
     dtype: torch.dtype = getattr(torch, TORCH_NAMES[name])
     return dtype
+
+
+def read_pieces(source: TensorSource, name: str, dtype: str) -> Iterator[Tensor]:
+    """A tensor's elements, flat and in order, in pieces of at most `PIECE`, converted to the type of that name."""
+    import torch
+
+    count = source.tensors[name].numel
+    for start in range(0, count, PIECE):
+        piece = torch.empty(min(PIECE, count - start), dtype=torch_dtype(dtype))
+        source.read(name, start, piece)
+        yield piece
 
 
 class FileSource:

@@ -17,10 +17,10 @@ from stockpot.merging.plan.merge_plan import Plan
 from stockpot.merging.plan.planned_merge import planned_merge
 from stockpot.merging.read.adapter_config import ADAPTER_CONFIG
 from stockpot.merging.read.adapter_source import PEFT_PREFIX, AdapterSource, Factors
-from stockpot.merging.read.sources import StateDict, torch_dtype
+from stockpot.merging.read.sources import StateDict, read_pieces, torch_dtype
 from stockpot.merging.rule import Rule, Settings
 from stockpot.merging.spec.merge_spec import MergeSpec, spec_to_mapping
-from stockpot.merging.threads import PIECE, one_thread_each
+from stockpot.merging.threads import one_thread_each
 from stockpot.merging.write.model_folder import refuse_output
 from stockpot.merging.write.shard_file import ShardFile, Slot, verify_shard
 from stockpot.weights.layout import ITEM_SIZE
@@ -154,17 +154,12 @@ def _refuse_replaced(adapter: AdapterSource) -> None:
     import torch
 
     for name in adapter.replaced:
-        info = adapter.tensors[name]
-        for start in range(0, info.numel, PIECE):
-            count = min(PIECE, info.numel - start)
-            stored, base = torch.empty(count, dtype=torch.float64), torch.empty(count, dtype=torch.float64)
-            adapter.stored.read(adapter.replaced[name], start, stored)
-            adapter.base.read(name, start, base)
-            if not torch.equal(stored, base):
-                raise StockpotError(
-                    f"{adapter.label} holds '{name}' trained whole (modules_to_save), which factors cannot express: "
-                    "merge into a model instead."
-                )
+        stored = read_pieces(adapter.stored, adapter.replaced[name], "F64")
+        if not all(map(torch.equal, stored, read_pieces(adapter.base, name, "F64"))):
+            raise StockpotError(
+                f"{adapter.label} holds '{name}' trained whole (modules_to_save), which factors cannot express: "
+                "merge into a model instead."
+            )
 
 
 def _coefficients(rule: Rule, settings: Settings) -> list[float]:
