@@ -80,11 +80,6 @@ class CheckpointComparison:
         """How many of the compared tensors are equal."""
         return sum(difference.equal for difference in self.differences.values())
 
-    @property
-    def left_out(self) -> set[str]:
-        """The names that are not compared."""
-        return {*self.only_first, *self.only_second, *self.shapes, *self.dtypes} - {*self.differences}
-
     def as_json(self) -> dict[str, Any]:
         """As `stockpot inspect --json` prints it."""
         whole, keys = self.whole, ("equal", "distance", "cosine", "nonfinite")
@@ -98,17 +93,13 @@ class CheckpointComparison:
 
 
 def match_tensors(first: TensorSource, second: TensorSource) -> CheckpointComparison:
-    """Pairs tensors by name, from headers alone, and compares nothing yet.
-
-    Raises StockpotError where no name is common to both.
-    """
+    """Pairs tensors by name, from headers alone; raises StockpotError where no name is common to both."""
     a, b = first.tensors, second.tensors
     both = [name for name in a if name in b]
     if not both:
-        names = " and ".join(f"'{next(iter(tensors))}'" if tensors else "no tensor at all" for tensors in (a, b))
+        starts = " and ".join(repr(next(iter(tensors), "")) for tensors in (a, b))
         raise StockpotError(
-            f"{first.label} and {second.label} have no tensor name in common (they start with {names}): "
-            "there is nothing to compare."
+            f"{first.label} and {second.label} have no tensor name in common (they start with {starts})."
         )
     shapes = {name: (a[name].shape, b[name].shape) for name in both if a[name].shape != b[name].shape}
     dtypes = {name: (a[name].dtype, b[name].dtype) for name in both if a[name].dtype != b[name].dtype}
@@ -127,9 +118,10 @@ def compare_checkpoints(first: TensorSource, *others: TensorSource, threads: int
     The numbers are the same for any number of threads: a tensor's pieces are summed in their order.
     Raises StockpotError where no name is common to both, before anything is read.
     """
-    from tqdm import tqdm
-
     comparisons = [match_tensors(first, other) for other in others]
+    if not comparisons:
+        return []
+    from tqdm import tqdm
 
     def compare_tensor(pair: tuple[int, str]) -> None:
         number, name = pair

@@ -1,142 +1,98 @@
-"""What `stockpot inspect` prints: lines of text and tables."""
+"""What `stockpot inspect` prints, line by line."""
 
 from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
-
-from rich import box
-from rich.table import Table
+from collections.abc import Iterator, Sequence
 
 from stockpot.inspect.differences import CheckpointComparison
 from stockpot.inspect.facts import CheckpointFacts
-from stockpot.inspect.name_patterns import fold_names
+from stockpot.inspect.name_patterns import fold_names, grouped
 from stockpot.inspect.tied_tensors import TiedTensors
 from stockpot.printing import counted, human_bytes
 
-_ROWS = 200  # of a folded table
-_NAMED = 12  # lines of names below a table
-_LONGEST = 400  # letters of a line about the configuration or metadata
+_LONGEST = 400  # letters of a line about types, layers, configuration or metadata
 
 
-def facts_report(facts: CheckpointFacts, every: bool, ties: TiedTensors | None) -> Iterator[str | Table]:
+def facts_report(facts: CheckpointFacts, every: bool, ties: TiedTensors | None) -> Iterator[str]:
     """One checkpoint: types, layers, configuration, metadata, and its tensors folded by layer, or one by one."""
     files = f" in {counted(len(facts.files), 'file')}" if facts.files else ""
     yield f"{facts.path}: {_amounts(len(facts.tensors), facts.parameters, facts.bytes)}{files}"
-    titles = {"r": "rank", "base_model_name_or_path": "base"}
-    config = [(titles.get(key, key), v if isinstance(v, str) else json.dumps(v)) for key, v in facts.config.items()]
-    for title, text in {
-        "types": ", ".join(f"{dtype} ({_amounts(**row)})" for dtype, row in facts.types.items()),
-        "layers": ", ".join(f"{count} in {stack}" for stack, count in facts.layers.items()),
-        "adapter" if facts.kind == "adapter" else "config": ", ".join(f"{key} = {value}" for key, value in config),
-        "metadata": "; ".join(f"{key} = {' | '.join(values)}" for key, values in facts.metadata.items()),
+    for title, parts in {
+        "types": [f"{dtype} ({_amounts(**row)})" for dtype, row in facts.types.items()],
+        "layers": [f"{count} in {stack}" for stack, count in facts.layers.items()],
+        "adapter" if facts.kind == "adapter" else "config": [
+            f"{key} = {value if isinstance(value, str) else json.dumps(value)}" for key, value in facts.config.items()
+        ],
+        "metadata": [f"{key} = {' | '.join(values)}" for key, values in facts.metadata.items()],
     }.items():
-        if text:
+        if text := "; ".join(parts):
             yield f"{title + ':':<10}{text if every or len(text) <= _LONGEST else text[: _LONGEST - 1] + '…'}"
-    if every:
-        for name, row in facts.tensors.items():
-            yield f"{row['dtype']:<8} {human_bytes(row['bytes']):>8}  {_shape(row['shape']):<20} {name}"
-    else:
-        groups = fold_names(facts.tensors, lambda name: (facts.tensors[name]["dtype"], facts.tensors[name]["shape"]))
-        heads = ["tensors", "count", "type", "shape of each", "bytes"]
-        rows = [(pattern, len(names), facts.tensors[names[0]]) for pattern, names in groups]
-        yield from _folded(heads, [
-            (pattern, f"{count:,}", row["dtype"], _shape(row["shape"]), human_bytes(count * row["bytes"]))
-            for pattern, count, row in rows
-        ])  # fmt: skip
+    rows = [("count", "type", "shape of each", "bytes", "tensors")]
+    for pattern, names in fold_names(facts.tensors, lambda name: tuple(facts.tensors[name].values()), every):
+        tensor, count = facts.tensors[names[0]], len(names)
+        shape, size = _shape(tensor["shape"]), human_bytes(count * tensor["bytes"])
+        rows.append((f"{count:,}", tensor["dtype"], shape, size, pattern))
+    yield from _aligned(rows)
     if ties is None:
         yield "--all lists every tensor; --ties finds tensors that are stored more than once."
         return
-    yield from (f"Tied: {' = '.join(group)}" for group in ties.groups)
-    if not ties.groups:
-        yield "Tied: none." if ties.constant else "Tied: none; no two tensors hold the same bytes."
+    yield from (f"Tied: {' = '.join(group)}" for group in ties.ties or [["none"]])
     if ties.constant:
-        yield (
-            f"{counted(len(ties.constant), 'tensor')} equal others because they hold one value throughout, as fresh "
-            "norms and biases do: not counted as tied."
-        )
-    if facts.config.get("tie_word_embeddings") is True:
-        yield "config.json ties the output weights to the input embeddings, whether or not both are stored."
+        constant = counted(len(ties.constant), "tensor")
+        yield f"Not counted as tied: {constant} equal to others and of one value throughout, as fresh norms are."
 
 
-def comparison_report(comparison: CheckpointComparison, every: bool) -> Iterator[str | Table]:
-    """Two checkpoints: distance and cosine over all, by kind of tensor or tensor by tensor, and what does not match."""
-    measured, whole = comparison.measured, comparison.whole
-    yield f"a: {comparison.first}"
-    yield f"b: {comparison.second}"
-    yield (
-        f"Over {counted(len(measured), 'tensor')} together: relative distance ‖a−b‖/‖a‖ = {_number(whole.distance)}, "
-        f"cosine = {_cosine(whole.cosine)}"
-    )
-    yield f"Identical: {comparison.identical:,} of {counted(len(comparison.differences), 'tensor')} compared"
-    if every:
-        for name, tensor in measured.items():
-            yield f"{_number(tensor.distance):>10}  {_cosine(tensor.cosine):>9}  {name}"
-    elif measured:
-        heads = ["tensors", "distance\nleast", "\nmedian", "\nmost", "cosine\nleast", "\nmedian", "\nmost"]
-        yield from _folded(heads, [
-            (pattern, *map(_number, _extremes(measured[name].distance for name in names)),
-             *map(_cosine, _extremes(measured[name].cosine for name in names)))
-            for pattern, names in fold_names(measured)
-        ])  # fmt: skip
-        if any(tensor.distance is None or tensor.cosine is None for tensor in measured.values()):
-            yield "—: a is zero, so nothing is relative to it; or b is zero, and has no direction."
-    yield from _mismatches(comparison, every)
-
-
-def totals_report(comparisons: Sequence[CheckpointComparison]) -> Iterator[str | Table]:
-    """Several checkpoints, each compared with the first."""
+def comparison_report(comparisons: Sequence[CheckpointComparison], every: bool) -> Iterator[str]:
+    """Each checkpoint against the first; of two alone also their tensors, by kind or one by one, and mismatches."""
     yield f"a: {comparisons[0].first}"
-    yield from _folded(["b", "‖a−b‖/‖a‖", "cosine", "compared", "identical", "not compared"], [
-        (each.second, _number(each.whole.distance), _cosine(each.whole.cosine), f"{len(each.differences):,}",
-         f"{each.identical:,}", f"{len(each.left_out):,}")
-        for each in comparisons
-    ])  # fmt: skip
-    yield "Name two paths to see the tensors one by one."
+    for each in comparisons:
+        compared, together = (counted(len(names), "tensor") for names in (each.differences, each.measured))
+        left_out = {*each.only_first, *each.only_second, *each.shapes, *each.dtypes} - {*each.differences}
+        distance, cosine = _number(each.whole.distance, 4), _number(each.whole.cosine, 7)
+        yield f"b: {each.second}"
+        yield f"   distance ‖a−b‖/‖a‖ = {distance}, cosine = {cosine} over {together} as one vector"
+        yield f"   {compared} compared, {each.identical:,} identical, {len(left_out):,} not compared"
+    if len(comparisons) > 1:
+        yield "Name two paths to see the tensors one by one."
+        return
+    measured = comparisons[0].measured
+    rows = [["distance: least", "median", "most", "cosine: least", "median", "most", "tensors"]]
+    for pattern, names in fold_names(measured, every=every):
+        tensors = [measured[name] for name in names]
+        distances, cosines = [each.distance for each in tensors], [each.cosine for each in tensors]
+        rows.append([*_spread(distances, digits=4), *_spread(cosines, digits=7), pattern])
+    yield from _aligned(rows)
+    if any(tensor.distance is None or tensor.cosine is None for tensor in measured.values()):
+        yield "—: a is zero, so nothing is relative to it; or b is zero, and has no direction."
+    for note, noted in grouped(_notes(comparisons[0])).items():
+        for pattern, names in fold_names(noted, every=every):
+            yield f"{note}: {pattern}" + (f" ({len(names):,})" if len(names) > 1 else "")
+    yield "--all lists every tensor; -o difference.png draws distance and cosine by depth."
 
 
-def _mismatches(comparison: CheckpointComparison, every: bool) -> Iterator[str]:
-    """What differs beyond numbers; names are folded where the same note stands beside them."""
-    compared = comparison.differences
-    dtypes = {name: f"{a} in a, {b} in b" for name, (a, b) in comparison.dtypes.items()}
-    for title, notes in {
-        "Only in a": dict.fromkeys(comparison.only_first, ""),
-        "Only in b": dict.fromkeys(comparison.only_second, ""),
-        "Shapes differ, not compared": {
-            name: f"{_shape(a)} in a, {_shape(b)} in b" for name, (a, b) in comparison.shapes.items()
-        },
-        "Types differ": {name: note for name, note in dtypes.items() if name in compared},
-        "Types differ, not compared": {name: note for name, note in dtypes.items() if name not in compared},
-        "NaN or infinity, left out of the sums": {
-            name: f"{tensor.nonfinite[0]:,} elements in a, {tensor.nonfinite[1]:,} in b"
-            for name, tensor in compared.items()
-            if tensor.nonfinite != (0, 0)
-        },
-        "Integers that differ": {
-            name: tensor.integers for name, tensor in compared.items() if tensor.integers and not tensor.equal
-        },
-    }.items():
-        if notes:
-            yield f"{title}: {len(notes):,}"
-            groups = [(name, [name]) for name in notes] if every else fold_names(notes, notes.__getitem__)
-            for pattern, names in groups if every else groups[:_NAMED]:
-                count = f" ({len(names):,})" if len(names) > 1 else ""
-                yield f"  {pattern}{count}{notes[names[0]] and ': '}{notes[names[0]]}"
-            if not every and len(groups) > _NAMED:
-                yield f"  … and {len(groups) - _NAMED:,} more lines; --all lists all."
+def _notes(comparison: CheckpointComparison) -> Iterator[tuple[str, str]]:
+    """What differs beyond numbers, with the name of the tensor."""
+    yield from (("Only in a", name) for name in comparison.only_first)
+    yield from (("Only in b", name) for name in comparison.only_second)
+    for name, shapes in comparison.shapes.items():
+        yield "Shape {} in a, {} in b, not compared".format(*map(_shape, shapes)), name
+    for name, dtypes in comparison.dtypes.items():
+        left_out = "" if name in comparison.differences else ", not compared"
+        yield "Type {} in a, {} in b".format(*dtypes) + left_out, name
+    for name, tensor in comparison.differences.items():
+        if tensor.integers and not tensor.equal:
+            yield f"{tensor.integers}, not equal", name
+        if tensor.nonfinite != (0, 0):
+            yield "NaN or infinity, left out of the sums: {:,} elements in a, {:,} in b".format(*tensor.nonfinite), name
 
 
-def _folded(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str | Table]:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
-    table.add_column(heads[0], overflow="fold")  # names, which wrap
-    for head in heads[1:]:
-        table.add_column(head, justify="right", no_wrap=True)
-    for row in rows[:_ROWS]:
-        table.add_row(*row)
-    yield table
-    if len(rows) > _ROWS:
-        yield f"… and {len(rows) - _ROWS:,} more lines; --all lists every tensor."
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A table whose last column, of names, is as wide as it needs to be: a name is never broken."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for *cells, name in rows:
+        yield "  ".join([*map(str.rjust, cells, widths), name])
 
 
 def _amounts(tensors: int, parameters: int, bytes: int) -> str:
@@ -147,21 +103,13 @@ def _shape(shape: Sequence[int]) -> str:
     return " × ".join(map(str, shape)) or "scalar"
 
 
-def _extremes(values: Iterable[float | None]) -> tuple[float | None, float | None, float | None]:
-    """The least, the median and the most of what is defined."""
+def _spread(values: Sequence[float | None], digits: int) -> list[str]:
+    """The least, the median and the most of what is defined; a single value once."""
     known = [value for value in values if value is not None]
-    return (min(known), statistics.median(known), max(known)) if known else (None, None, None)
+    if len(known) < 2:
+        return ["", "", _number(known[0] if known else None, digits)]
+    return [_number(measure(known), digits) for measure in (min, statistics.median, max)]
 
 
-def _number(value: float | None) -> str:
-    if value is None or value == 0:
-        return "—" if value is None else "0"
-    return (f"{value:.4f}" if 0.1 <= value < 10 else f"{value:.3g}").replace("-", "−")
-
-
-def _cosine(value: float | None) -> str:
-    if value is None or value == 1:
-        return "—" if value is None else "1"
-    if 0 < 1 - value < 5e-7:  # six decimals would show it as 1
-        return f"1−{1 - value:.0e}".replace("e-0", "e-").replace("e-", "e−")
-    return f"{value:.6f}".replace("-", "−")
+def _number(value: float | None, digits: int) -> str:
+    return "—" if value is None else f"{value:.{digits}g}".replace("-", "−")

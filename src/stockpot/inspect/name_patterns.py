@@ -3,44 +3,48 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable
+from itertools import groupby
+from typing import TypeVar
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
+_K = TypeVar("_K", bound=Hashable)
+_V = TypeVar("_V")
 
 
-def fold_names(names: Iterable[str], key: Callable[[str], Hashable] = lambda name: None) -> list[tuple[str, list[str]]]:
-    """Names that differ in numbers alone and agree in `key`, under one pattern, in the order of their first.
+def grouped(pairs: Iterable[tuple[_K, _V]]) -> dict[_K, list[_V]]:
+    """The values of every key, in the order in which they come."""
+    groups: dict[_K, list[_V]] = {}
+    for key, value in pairs:
+        groups.setdefault(key, []).append(value)
+    return groups
+
+
+def fold_names(
+    names: Iterable[str], key: Callable[[str], Hashable] = lambda name: None, every: bool = False
+) -> list[tuple[str, list[str]]]:
+    """Names that differ in numbers alone and agree in `key`, under one pattern; with `every` each on its own.
 
     >>> fold_names(["layers.0.weight", "layers.1.weight", "head.weight"])
     [('layers.{0…1}.weight', ['layers.0.weight', 'layers.1.weight']), ('head.weight', ['head.weight'])]
     """
 
     def parts(name: str) -> Hashable:
-        return tuple(None if _NUMBER.fullmatch(part) else part for part in name.split(".")), key(name)
+        return name if every else (key(name), *(_NUMBER.fullmatch(part) is None and part for part in name.split(".")))
 
-    return [(_pattern(group), group) for group in group_names(names, parts)]
-
-
-def group_names(names: Iterable[str], key: Callable[[str], Hashable]) -> list[list[str]]:
-    """The names with equal keys together, in the order of their first."""
-    groups: dict[Hashable, list[str]] = {}
-    for name in names:
-        groups.setdefault(key(name), []).append(name)
-    return list(groups.values())
-
-
-def _pattern(names: Sequence[str]) -> str:
-    columns = [dict.fromkeys(column) for column in zip(*(name.split(".") for name in names), strict=True)]
-    return ".".join(next(iter(column)) if len(column) == 1 else _ranges(map(int, column)) for column in columns)
+    folded = []
+    for group in grouped((parts(name), name) for name in names).values():
+        columns = [dict.fromkeys(column) for column in zip(*(name.split(".") for name in group), strict=True)]
+        folded.append(
+            (".".join(_ranges(map(int, each)) if len(each) > 1 else next(iter(each)) for each in columns), group)
+        )
+    return folded
 
 
 def _ranges(numbers: Iterable[int]) -> str:
     """`{0…3,7}` for 0, 1, 2, 3 and 7; of more than four ranges the middle ones are left out."""
-    ranges: list[list[int]] = []
-    for number in sorted(numbers):
-        if ranges and number == ranges[-1][1] + 1:
-            ranges[-1][1] = number
-        else:
-            ranges.append([number, number])
-    texts = [f"{first}" if first == last else f"{first}…{last}" for first, last in ranges]
+    texts = []
+    for _, pairs in groupby(enumerate(sorted(numbers)), lambda pair: pair[1] - pair[0]):  # equal in a range
+        values = [number for _, number in pairs]
+        texts.append(f"{values[0]}…{values[-1]}" if len(values) > 1 else f"{values[0]}")
     return "{" + ",".join(texts if len(texts) <= 4 else [*texts[:2], "…", texts[-1]]) + "}"

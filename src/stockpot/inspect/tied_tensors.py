@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterator
-from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Hashable, Iterator
+from typing import NamedTuple
 
-from stockpot.inspect.name_patterns import group_names
+from stockpot.inspect.name_patterns import grouped
 from stockpot.merging.read.sources import TensorSource, read_pieces
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class TiedTensors(NamedTuple):
@@ -20,7 +16,7 @@ class TiedTensors(NamedTuple):
     Fresh norms and biases are equal because all their elements are: that says nothing about ties.
     """
 
-    groups: list[list[str]]
+    ties: list[list[str]]
     constant: list[str]
 
 
@@ -32,31 +28,34 @@ def find_tied_tensors(source: TensorSource) -> TiedTensors:
     import torch
     from tqdm import tqdm
 
-    def pieces(name: str) -> Iterator[Tensor]:
-        """Bytes, in a row for every element."""
-        for piece in read_pieces(source, name, source.tensors[name].dtype):
-            yield piece.view(torch.uint8).view(len(piece), -1)
+    tensors = source.tensors
+
+    def pieces(name: str) -> Iterator[bytes]:
+        for piece in read_pieces(source, name, tensors[name].dtype):
+            yield piece.view(torch.uint8).numpy().tobytes()
 
     def kind(name: str) -> Hashable:
-        return source.tensors[name].dtype, source.tensors[name].shape
+        return tensors[name].dtype, tensors[name].shape
 
-    def digest(name: str, most: int | None = None) -> bytes:
+    def start(name: str) -> Hashable:
+        return hashlib.sha256(next(pieces(name))).digest()
+
+    def whole(name: str) -> Hashable:
         sha = hashlib.sha256()
-        for piece in islice(pieces(name), most):
-            sha.update(piece.numpy().data)
+        for piece in pieces(name):
+            sha.update(piece)
         return sha.digest()
 
     def is_constant(name: str) -> bool:
-        element = next(pieces(name))[0]
-        return all(bool((piece == element).all()) for piece in pieces(name))
+        element = next(pieces(name))[: tensors[name].nbytes // tensors[name].numel]
+        return all(piece == element * (len(piece) // len(element)) for piece in pieces(name))
 
-    filled = [name for name, info in source.tensors.items() if info.numel]
-    keys: tuple[Callable[[str], Hashable], ...] = (kind, lambda name: digest(name, 1), digest)
+    filled = [name for name, info in tensors.items() if info.numel]
     groups = [filled]
-    for key in keys:
+    for key in (kind, start, whole):
         bar = tqdm(groups, delay=1, disable=None, leave=False)
-        groups = [same for group in bar for same in group_names(group, key) if len(same) > 1]
+        split = [same for group in bar for same in grouped((key(name), name) for name in group).values()]
+        groups = [same for same in split if len(same) > 1]
     constant = {name for group in groups if is_constant(group[0]) for name in group}
-    return TiedTensors(
-        [group for group in groups if group[0] not in constant], [name for name in filled if name in constant]
-    )
+    ties = [group for group in groups if group[0] not in constant]
+    return TiedTensors(ties, [name for name in filled if name in constant])

@@ -90,6 +90,7 @@ def save_figure(figure: Figure, *files: Path) -> None:
     with house_style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
         for file in files:
+            file.parent.mkdir(parents=True, exist_ok=True)
             options: dict[str, Any] = {"metadata": {"Date": None}} if file.suffix == ".svg" else {"dpi": 200}
             figure.savefig(file, facecolor="white", **options)
 

@@ -23,7 +23,6 @@ class Gallery:
         self.count = 0
 
     def add(self, figure: Figure, name: str, alt: str, caption: str) -> dict[str, Any]:
-        self.folder.mkdir(parents=True, exist_ok=True)
         save_figure(figure, self.folder / f"{name}.png", self.folder / f"{name}.svg")
         self.count += 1
         wide = figure.get_figwidth() > FIGURE_WIDTH + 0.5

@@ -106,8 +106,9 @@ def _companions(plan: Plan, paths: Mapping[str, Path], donor: str, notes: list[s
 
 def read_mapping(file: Path) -> dict[str, Any]:
     """Reads a JSON object; raises StockpotError if the file holds anything else or is longer than 64 MiB."""
+    text = _text(file)
     try:
-        value = json.loads(_text(file))
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise StockpotError(f"{file} is not JSON: {error}.") from error
     if not isinstance(value, dict):
