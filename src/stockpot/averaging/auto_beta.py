@@ -44,6 +44,7 @@ class AutoBeta:
             raise StockpotError("squares='adam' needs optimizer=…, whose second moments are to be read.")
         self.squares = AdamSquares(optimizer) if settings.squares == "adam" else ObservedSquares()
         self._seen = False  # the gradients of the step to come
+        self._past_sums: dict[tuple[str, torch.Size], float] = {}  # of this process's Ω, which a task does not change
 
     @property
     def beta(self) -> float:
@@ -135,7 +136,7 @@ class AutoBeta:
             squares, n, importance = local[pair.name]
             many = _weights_for_each(pair)
             count = squares.numel() * many
-            total = 0.0 if importance is None else float(importance.sum()) * many
+            total = 0.0 if importance is None else self._past_sum(pair.name, importance) * many
             return float(squares.sum()) / n * many, count, total, count if pair.name in have_past else 0.0
 
         if not automatic:
@@ -149,6 +150,12 @@ class AutoBeta:
         mean_v = v / count if count else 0.0
         unknown = past / counted if counted else mean_v
         return mean_v, (past + unknown * (count - counted)) / count if count else 0.0, unknown
+
+    def _past_sum(self, name: str, importance: Tensor) -> float:
+        key = name, importance.shape
+        if key not in self._past_sums:
+            self._past_sums[key] = float(importance.sum())
+        return self._past_sums[key]
 
     def _fitted(self, weights: Sequence[ModelTensor]) -> dict[str, Tensor]:
         """Ω of the weights that it holds, whole, with as many rows as the weights have."""

@@ -13,7 +13,7 @@ from stockpot.averaging.shares import KeptShares
 
 _PIECE = 1 << 22  # elements: temporaries of the slow path stay within 16 MiB of fp32
 _NOISY_PIECE = 1 << 18  # noise is made of 64-bit numbers, which is faster when they fit into the cache
-_SHARED_PIECE = 1 << 16  # a β for each weight takes several passes over a piece, which should stay in the cache
+_SHARED_PIECE = 1 << 17  # a β for each weight takes several passes over a piece, which should stay in the cache
 
 
 @torch.no_grad()
@@ -64,11 +64,18 @@ def _average_by_shares(pair: TensorPair, shares: KeptShares, noise: Noise | None
         return
     drawn, start, working = _noise_of(pair, noise), 0, working_type(tensor.dtype)
     known = [shares.importance] if isinstance(shares.importance, Tensor) else []
+    buffers: list[Tensor] = []
     for part, origin, squares, *past in pieces(tensor, anchor, shares.squares, *known, size=_SHARED_PIECE):
-        kept = shares.of(squares, past[0] if past else shares.importance)
+        if not buffers:  # the first piece is the largest
+            buffers = [torch.empty_like(squares, memory_format=torch.contiguous_format) for _ in range(2)]
+        scratch = buffers[0][: len(squares)], buffers[1][: len(squares)]
+        kept = shares.of(squares, past[0] if past else shares.importance, scratch).to(working)
+        origin = origin.to(part.device, working)
         # κ = 1 gives θ and κ = 0 gives θ_o, bit for bit: `lerp` starts from the end that is nearer.
-        mean = torch.lerp(origin.to(part.device, working), part.to(working), kept.to(working))
-        start = _write(part, mean, drawn, start)
+        if part.dtype == working and drawn is None:
+            torch.lerp(origin, part, kept, out=part)
+        else:
+            start = _write(part, torch.lerp(origin, part.to(working), kept), drawn, start)
 
 
 def _noise_of(pair: TensorPair, noise: Noise | None) -> TensorNoise | None:
