@@ -65,12 +65,12 @@ def _average_by_shares(pair: TensorPair, shares: KeptShares, noise: Noise | None
     drawn, start, working = _noise_of(pair, noise), 0, working_type(tensor.dtype)
     known = [shares.importance] if isinstance(shares.importance, Tensor) else []
     buffers: list[Tensor] = []
-    for part, origin, squares, *past in pieces(tensor, anchor, shares.squares, *known, size=_SHARED_PIECE):
+    for part, there, squares, *past in pieces(tensor, anchor, shares.squares, *known, size=_SHARED_PIECE):
         if not buffers:  # the first piece is the largest
             buffers = [torch.empty_like(squares, memory_format=torch.contiguous_format) for _ in range(2)]
         scratch = buffers[0][: len(squares)], buffers[1][: len(squares)]
         kept = shares.of(squares, past[0] if past else shares.importance, scratch).to(working)
-        origin = origin.to(part.device, working)
+        origin = there.to(part.device, working)
         # κ = 1 gives θ and κ = 0 gives θ_o, bit for bit: `lerp` starts from the end that is nearer.
         if part.dtype == working and drawn is None:
             torch.lerp(origin, part, kept, out=part)
