@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from speaking import gpt2, texts
 from toy import (
     LOOPS,
     STEPS,
@@ -18,6 +19,7 @@ from toy import (
     assert_same,
     by_hand,
     config,
+    copied,
     differ,
     examples,
     learn,
@@ -27,11 +29,17 @@ from toy import (
 
 from stockpot.averaging.auto_beta import DAMPING
 from stockpot.averaging.past_importance import PastImportance
-from stockpot.batches.examples import TrainingData
+from stockpot.batches.examples import IGNORED, TrainingData
+from stockpot.batches.outputs import logits_of, targets_of
 from stockpot.errors import StockpotError
+from stockpot.methods.base import Task
+from stockpot.methods.shared.past_sample import PastSample, sample_importance
 from stockpot.recipe.read import validate
 from stockpot.recipe.resolve import resolve
 from stockpot.recipe.schema import Recipe
+from stockpot.runs.actions import create_run
+from stockpot.seeds import generator
+from stockpot.streams.spec import DataSpec
 
 TASKS = 3
 
@@ -184,3 +192,43 @@ def test_a_search_and_a_front_vary_the_strength() -> None:
     assert (auto.varied_key, fixed.varied_key) == ("strength", "beta")
     assert set(config("sfa", beta="auto", every=3).searched()) == {"strength"}
     assert set(config("sfa", beta={"0.*": 0.0, "*": "auto"}).searched()) == {"strength", "p"}
+
+
+def gradient(model: torch.nn.Module, batch: Any) -> Weights:
+    logits, targets = logits_of(model, batch), targets_of(batch)
+    loss = torch.nn.functional.cross_entropy(logits, targets, ignore_index=IGNORED)
+    names, tensors = zip(*model.named_parameters(), strict=True)
+    return dict(zip(names, torch.autograd.grad(loss, tensors), strict=True))
+
+
+def test_a_sample_weighs_the_start_model_by_its_squared_gradients() -> None:
+    model, known = gpt2(), texts(0)
+    before = copied(model)
+    task = Task(0, "first", 3, model, language=True)
+    everything = PastSample(data=DataSpec(path="known"), steps=1, batch_size=22, max_grad_norm=0.0)
+    whole = sample_importance(task, known, everything)
+    g = gradient(model.eval(), known.__getitems__(range(22)))
+    assert whole.tasks == 1
+    assert_close(dict(whole.tensors), {name: tensor.square() for name, tensor in g.items()}, 1e-10)
+    clipped = sample_importance(task, known, everything.model_copy(update={"max_grad_norm": 0.1}))
+    norm = float(torch.cat([tensor.flatten() for tensor in g.values()]).norm())
+    assert norm > 0.1
+    assert_close(dict(clipped.tensors), {name: (tensor * 0.1 / norm).square() for name, tensor in g.items()}, 1e-5)
+    two = sample_importance(task, known, everything.model_copy(update={"steps": 2, "batch_size": 11}))
+    parts = torch.randperm(22, generator=generator(3, "importance")).split(11)
+    halves = [gradient(model, known.__getitems__(part.tolist())) for part in parts]
+    assert_close(dict(two.tensors), {name: (halves[0][name] ** 2 + halves[1][name] ** 2) / 2 for name in g}, 1e-10)
+    assert_same(copied(model), before)
+    assert all(tensor.grad is None for tensor in model.parameters())
+
+
+def test_a_sample_needs_text_to_be_continued(digits_recipe: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "known.txt").write_text("words")
+    sample = {"data": {"path": str(tmp_path / "known.txt")}}
+    method = {"name": "sfa", "beta": "auto", "first_task": "average", "importance": sample}
+    recipe = validate(Recipe, {**digits_recipe, "method": method}, "here")
+    resolved = resolve(recipe, recipe.method, 0)
+    assert resolved.method.importance.data.path == str(tmp_path / "known.txt")  # type: ignore[union-attr]
+    with pytest.raises(StockpotError, match=r"needs a model that continues texts.*importance: uniform"):
+        create_run(recipe, recipe.method, 0, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

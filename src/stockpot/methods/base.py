@@ -18,7 +18,7 @@ from stockpot.methods.declare.declarations import Role, Sweep, check_declaration
 from stockpot.methods.declare.space import Space
 from stockpot.models.spec import ModelSpec, Origin
 from stockpot.streams.scenario import mask_rivals
-from stockpot.streams.spec import TrainSettings
+from stockpot.streams.spec import DataSpec, TrainSettings
 from stockpot.strict import StrictModel
 
 Tensors = dict[str, Tensor]
@@ -75,6 +75,10 @@ class BaseConfig(StrictModel):
         """The config with everything decided that depends on where the start model comes from."""
         return self
 
+    def located(self, locate: Callable[[DataSpec], DataSpec]) -> Self:
+        """The config with local paths of data that it names made absolute by `locate`."""
+        return self
+
     def decided(self, rows: int, language: bool) -> Self:
         """The config with everything decided that depends on the whole stream's head, once for a run.
 
@@ -112,6 +116,7 @@ class Task:
     language: bool = False  # a causal language model: its rows are the tokens, and all tasks share them
     origin: Origin = "random"  # of the stream's start model
     drawn: Sequence[str] = ()  # in the first task, tensors that the checkpoint lacks (an output layer), drawn at random
+    sample: Callable[[DataSpec, str], Examples] | None = None  # examples of a data set that no task learns
     adapted: bool = False  # a fresh LoRA adapter is trained; at the task's end it is folded into the weights
 
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:

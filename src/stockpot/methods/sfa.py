@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
@@ -14,10 +14,12 @@ from stockpot.averaging.past_importance import NOTHING, PastImportance, past_imp
 from stockpot.averaging.settings import AUTO, AUTO_P, BetaValue, check_beta
 from stockpot.averaging.sfa import SFA
 from stockpot.batches.examples import Examples
-from stockpot.methods.base import ConfigValues, Task, Tensors
+from stockpot.methods.base import ConfigValues, Task, TaskFacts, Tensors
 from stockpot.methods.declare.space import Range, Space
 from stockpot.methods.shared.anchor_averaging import AnchorAveraging, AnchoredConfig
+from stockpot.methods.shared.past_sample import PastSample, sample_importance
 from stockpot.models.spec import ModelSpec
+from stockpot.streams.spec import DataSpec
 
 _IMPORTANCE, _SQUARES = "importance/", "squares/"
 
@@ -42,10 +44,10 @@ class SFAConfig(AnchoredConfig):
     strength: float = Field(
         1.0, ge=0, le=1e6, description="λ of beta: auto: more keeps more of the past, less learns more"
     )
-    importance: str = Field(
+    importance: str | PastSample = Field(
         "uniform",
-        description="of the start model's weights, for beta: auto with first_task: average: uniform, or a folder that "
-        "`SFA.save_importance` wrote",
+        description="of the start model's weights, for beta: auto with first_task: average: uniform, a folder that "
+        "`SFA.save_importance` wrote, or {data: a sample of the text that the model knows}",
     )
     p: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None, description="fraction of the task's steps between averages; default 0.25, with beta: auto 0.5"
@@ -86,6 +88,22 @@ class SFAConfig(AnchoredConfig):
         """Without p where `every` says when to average; with beta: auto without β, else without λ."""
         unused = ["beta" if self.automatic else "strength", *(["p"] if self.every is not None else [])]
         return super().searched(*without, *unused)
+
+    def located(self, locate: Callable[[DataSpec], DataSpec]) -> Self:
+        """The config with an absolute path of the sample."""
+        if isinstance(self.importance, str):
+            return self
+        sample = self.importance.model_copy(update={"data": locate(self.importance.data)})
+        return self.model_copy(update={"importance": sample})
+
+    def problem_in(self, model: nn.Module, tasks: Sequence[TaskFacts]) -> str | None:
+        """A sample where examples have classes."""
+        if isinstance(self.importance, PastSample) and not all(task.language for task in tasks):
+            return (
+                "importance: {data: …} needs a model that continues texts; a classifier has no output row for what its "
+                "start model knows. Say importance: uniform."
+            )
+        return super().problem_in(model, tasks)
 
     def problem_with_model(self, spec: ModelSpec) -> str | None:
         """Refuses stacked adapters with beta: auto, whose tasks would not be weighed in one unit."""
@@ -135,12 +153,24 @@ class SequentialFineTuningWithAveraging(AnchorAveraging[SFAConfig]):
     def task_start(self, task: Task) -> None:
         """Opens the anchor; with beta: auto, in a first task that is averaged, the importance of the start model."""
         if self.config.automatic and task.index == 0:
-            self._past = past_importance(self.config.importance) if self.config.protects(task) else NOTHING
+            self._past = self._of_start_model(task) if self.config.protects(task) else NOTHING
         self._total_steps = task.total_steps
         super().task_start(task)
         if self.config.automatic:
             trained = sum(weight.nbytes for weight in task.model.parameters() if weight.requires_grad)
             self.costs.extra_memory_bytes += trained  # v
+
+    def _of_start_model(self, task: Task) -> PastImportance:
+        source = self.config.importance
+        if isinstance(source, str):
+            return past_importance(source)
+        assert task.sample is not None
+        examples = task.sample(source.data, f"method {self.config.title!r}: importance")
+        self.notes.append(
+            f"sfa: importance of the start model: squared gradients of {source.steps} batches of {source.batch_size} "
+            f"of {source.data.path}"
+        )
+        return sample_importance(task, examples, source)
 
     def after_step(self, model: nn.Module, optimizer: Optimizer, step: int) -> None:
         """Averages if the schedule says so; after the last step, Ω ← Ω + v."""

@@ -43,7 +43,7 @@ def resolve(recipe: Recipe, method: BaseConfig, seed: int) -> Recipe:
     Raises StockpotError where the method cannot do anything on this stream, or a file that it names is missing.
     """
     tasks = [resolve_task(task, recipe.data) for task in listed_tasks(recipe)]
-    method = method.settled(recipe.model.origin)
+    method = method.settled(recipe.model.origin).located(_located)
     problem = method.problem_with(len(tasks))
     if problem:
         raise StockpotError(f"method {method.title!r}: {problem}")
@@ -71,7 +71,7 @@ def _absolute_paths(method: BaseConfig) -> dict[str, str]:
     paths = {}
     for key, words in method.path_keys.items():
         path = getattr(method, key)
-        if path is None or path in words:
+        if not isinstance(path, str) or path in words:
             continue
         if not Path(path).expanduser().exists():
             hint = did_you_mean(path, words)

@@ -66,6 +66,7 @@ def learn(session: Session, index: int) -> None:
         language=language,
         origin=recipe.model.origin,
         drawn=run.drawn(index),
+        sample=stream.other,
         adapted=recipe.model.lora is not None,
     )
     seed_everything(task.seed)

@@ -197,6 +197,10 @@ class ClassifiedStream:
         """The test examples of control `index` (from 0)."""
         return self._read(self.controls[index], "test")
 
+    def other(self, data: DataSpec, where: str) -> Examples:
+        """Refused: see `Stream`."""
+        raise StockpotError(f"{where}: {self.reader.noun} with classes that no task has cannot be scored by the head.")
+
     def sample(self, index: int) -> Batch:
         """A batch of one training example of task `index` (from 0), as the model receives it."""
         task = self.tasks[index]

@@ -94,6 +94,13 @@ class Stream(Protocol):
         """The test part of control `index`."""
         ...
 
+    def other(self, data: DataSpec, where: str) -> Examples:
+        """The training examples of a data set that no task learns, such as what the start model knows.
+
+        Raises StockpotError where examples have classes, since no output row is theirs.
+        """
+        ...
+
     def sample(self, index: int) -> Batch:
         """A batch of one training example of task `index`, as the model receives it."""
         ...

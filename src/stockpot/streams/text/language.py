@@ -139,6 +139,11 @@ class LanguageStream:
         """The test part of control `index` (from 0)."""
         return self._part(self.controls[index])
 
+    def other(self, data: DataSpec, where: str) -> TokenExamples:
+        """The training sequences of a data set that no task learns."""
+        task = LanguageTask(where, data, open_text(data, where, False))
+        return self._tokenise(task, task.source.train, training=True).examples
+
     def sample(self, index: int) -> Batch:
         """A batch of one training sequence of task `index` (from 0), as the model receives it."""
         return self.train(index).__getitems__([0])
