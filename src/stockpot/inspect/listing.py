@@ -22,18 +22,15 @@ def facts_report(facts: CheckpointFacts, every: bool, ties: TiedTensors | None) 
     for title, parts in {
         "types": [f"{dtype} ({_amounts(**row)})" for dtype, row in facts.types.items()],
         "layers": [f"{count} in {stack}" for stack, count in facts.layers.items()],
-        "adapter" if facts.kind == "adapter" else "config": [
-            f"{key} = {value if isinstance(value, str) else json.dumps(value)}" for key, value in facts.config.items()
-        ],
+        facts.kind: [f"{key} = {v if isinstance(v, str) else json.dumps(v)}" for key, v in facts.config.items()],
         "metadata": [f"{key} = {' | '.join(values)}" for key, values in facts.metadata.items()],
     }.items():
         if text := "; ".join(parts):
             yield f"{title + ':':<10}{text if every or len(text) <= _LONGEST else text[: _LONGEST - 1] + '…'}"
     rows = [("count", "type", "shape of each", "bytes", "tensors")]
     for pattern, names in fold_names(facts.tensors, lambda name: tuple(facts.tensors[name].values()), every):
-        tensor, count = facts.tensors[names[0]], len(names)
-        shape, size = _shape(tensor["shape"]), human_bytes(count * tensor["bytes"])
-        rows.append((f"{count:,}", tensor["dtype"], shape, size, pattern))
+        dtype, shape, nbytes = facts.tensors[names[0]].values()
+        rows.append((f"{len(names):,}", dtype, _shape(shape), human_bytes(len(names) * nbytes), pattern))
     yield from _aligned(rows)
     if ties is None:
         yield "--all lists every tensor; --ties finds tensors that are stored more than once."
@@ -68,7 +65,7 @@ def comparison_report(comparisons: Sequence[CheckpointComparison], every: bool) 
         yield "—: a is zero, so nothing is relative to it; or b is zero, and has no direction."
     for note, noted in grouped(_notes(comparisons[0])).items():
         for pattern, names in fold_names(noted, every=every):
-            yield f"{note}: {pattern}" + (f" ({len(names):,})" if len(names) > 1 else "")
+            yield f"{note}: {pattern}{f' ({len(names):,})' if len(names) > 1 else ''}"
     yield "--all lists every tensor; -o difference.png draws distance and cosine by depth."
 
 

@@ -29,15 +29,14 @@ def fold_names(
     [('layers.{0…1}.weight', ['layers.0.weight', 'layers.1.weight']), ('head.weight', ['head.weight'])]
     """
 
-    def parts(name: str) -> Hashable:
-        return name if every else (key(name), *(_NUMBER.fullmatch(part) is None and part for part in name.split(".")))
+    def kind(name: str) -> Hashable:
+        return name if every else (key(name), *(None if _NUMBER.fullmatch(part) else part for part in name.split(".")))
 
     folded = []
-    for group in grouped((parts(name), name) for name in names).values():
+    for group in grouped((kind(name), name) for name in names).values():
         columns = [dict.fromkeys(column) for column in zip(*(name.split(".") for name in group), strict=True)]
-        folded.append(
-            (".".join(_ranges(map(int, each)) if len(each) > 1 else next(iter(each)) for each in columns), group)
-        )
+        pattern = ".".join(_ranges(map(int, column)) if len(column) > 1 else next(iter(column)) for column in columns)
+        folded.append((pattern, group))
     return folded
 
 
