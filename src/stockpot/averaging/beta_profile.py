@@ -91,7 +91,7 @@ def _measured(pair: TensorPair) -> tuple[float, float, float, list[int]]:
         now += float(change.double().square().sum())
         before += float((change.double() / kept.double().clamp(min=1e-150)).square().sum())
         mean += float((1 - kept).double().sum())
-        counts = [one + other for one, other in zip(counts, _counts(1 - kept), strict=True)]
+        counts = [sum(both) for both in zip(counts, _counts(1 - kept), strict=True)]
     return now, before, mean, counts
 
 

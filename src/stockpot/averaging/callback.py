@@ -14,13 +14,14 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from stockpot.averaging import saved_anchor, saved_squares
+from stockpot.averaging import saved_anchor
 from stockpot.averaging.best_checkpoint import chooses_best, refuse_best_between, saves
 from stockpot.averaging.lora_factors import BESIDE
 from stockpot.averaging.notes import note_stopped_early
 from stockpot.averaging.optimizer_steps import was_skipped
 from stockpot.averaging.refusals import between_averages, deepspeed, setting_differs
 from stockpot.averaging.resumed_folder import remember_folders, resumed_folder
+from stockpot.averaging.saved_squares import read_squares, write_squares
 from stockpot.averaging.settings import SFAOptions, SFASettings, lists_settings
 from stockpot.averaging.sfa import SFA
 from stockpot.errors import StockpotError
@@ -111,7 +112,7 @@ class SFACallback(TrainerCallback):
         if state.global_step:
             self.sfa.doubt = None  # ΔW is what the run has learnt so far
             if settings.automatic:
-                self.sfa.load_observed(saved_squares.read(resumed_folder(args, state)))
+                self.sfa.load_observed(read_squares(resumed_folder(args, state)))
         self.sfa.check_start()
         due = self.sfa.schedule.due(state.global_step)
         self.sfa.averages = saved.get("averages", 0)
@@ -232,7 +233,7 @@ class SFACallback(TrainerCallback):
             if facts["anchor_id"] is not None:
                 saved_anchor.link(saved_anchor.file_in(_folder(args)), checkpoint)
             if self._settings.automatic:
-                saved_squares.write(self.sfa.observed(), checkpoint)
+                write_squares(self.sfa.observed(), checkpoint)
             write_json(checkpoint / saved_anchor.STATE, facts)
 
     def _compared(self) -> dict[str, Any]:

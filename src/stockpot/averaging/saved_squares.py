@@ -12,15 +12,15 @@ from stockpot.weights.checkpoint import open_checkpoint, save_checkpoint
 _FILE = "sfa_squared_gradients.safetensors"
 
 
-def write(observed: Mapping[str, Any], checkpoint: Path) -> None:
+def write_squares(observed: Mapping[str, Any], checkpoint: Path) -> None:
     """Writes what `SFA.observed` returns into a checkpoint; nothing where no gradients are observed."""
     if observed:
         count = {"observed": str(observed["observed"])}
         save_checkpoint(observed["squared_gradients"], checkpoint / _FILE, count)
 
 
-def read(checkpoint: Path) -> dict[str, Any]:
-    """What `write` wrote; empty without such a file. Raises StockpotError for one that is damaged."""
+def read_squares(checkpoint: Path) -> dict[str, Any]:
+    """What `write_squares` wrote; empty without such a file. Raises StockpotError for one that is damaged."""
     file = checkpoint / _FILE
     if not file.is_file():
         return {}
