@@ -1,4 +1,4 @@
-"""Plants ten faults in a copy of the package, one at a time, and lists the tests of the default tier that notice.
+"""Plants faults in a copy of the package, one at a time, and lists the tests of the default tier that notice.
 
     python benchmarks/planted_faults.py                 # each fault against the test files that should catch it
     python benchmarks/planted_faults.py --all           # against the whole default tier: ten times its time
@@ -39,6 +39,7 @@ AVERAGES = (
     "tests/averaging/test_sfa_mathematics.py",
     "tests/methods/test_sfa_method.py",
 )
+AUTO = ("tests/averaging/test_sfa_auto.py", "tests/methods/test_sfa_auto_method.py")
 FAULTS = {
     "missed": Fault(
         "the first average of a task is missed",
@@ -139,6 +140,27 @@ FAULTS = {
             ),
         ),
         ("tests/runs/test_stopped.py", "tests/runs/test_killed.py"),
+    ),
+    "not-added": Fault(
+        "beta: auto forgets the importance of the tasks before the last",
+        (("averaging/auto_beta.py", "fresh = fresh + old.to(fresh)", "fresh = fresh + 0 * old.to(fresh)"),),
+        AUTO,
+    ),
+    "unseen": Fault(
+        "beta: auto does not see the gradients of a task's first step",
+        (("averaging/sfa.py", "self._auto is not None and gradients:", "self._auto is not None and step > 1:"),),
+        AUTO,
+    ),
+    "swapped": Fault(
+        "beta: auto exchanges κ and β",
+        (
+            (
+                "averaging/average.py",
+                "torch.lerp(origin, part, kept, out=part)",
+                "torch.lerp(origin, part, 1 - kept, out=part)",
+            ),
+        ),
+        AUTO,
     ),
 }
 
