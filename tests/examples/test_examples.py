@@ -18,6 +18,7 @@ FORKS = Path(__file__).with_name("forks.py")
 NEEDS = {
     "merge": [],
     "plain_loop": [],
+    "beta_auto": [],
     "accelerate_accumulate": [],
     "trainer": [],
     "trl_sft": ["trl"],
@@ -32,7 +33,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
     """What each example printed that is to be tested and can run here. Each ended well and left no file."""
     folder = tmp_path_factory.mktemp("examples")
     calls = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
-    wanted = {"merge", *(params.get("name") for params in calls)}
+    wanted = {"merge", "beta_auto", *(params.get("name") for params in calls)}
     installed = {name for name, needs in NEEDS.items() if all(importlib.util.find_spec(package) for package in needs)}
     names = [name for name in NEEDS if name in wanted & installed]
     source = Path(__file__).parents[2] / "src"
@@ -45,7 +46,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
     return {name: (folder / f"{name}.out").read_text() for name in names}
 
 
-@pytest.mark.parametrize("name", sample([name for name in NEEDS if name != "merge"]))
+@pytest.mark.parametrize("name", sample([name for name in NEEDS if name not in ("merge", "beta_auto")]))
 def test_sfa_keeps_more_than_plain_fine_tuning(outputs: dict[str, str], name: str) -> None:
     if name not in outputs:
         pytest.skip(f"{' or '.join(NEEDS[name])} is not installed")
@@ -57,6 +58,16 @@ def test_sfa_keeps_more_than_plain_fine_tuning(outputs: dict[str, str], name: st
     assert plain_first < 0.1  # plain fine-tuning forgets the first task
     assert plain_second > 0.8
     assert first + second > plain_first + plain_second + 0.2
+
+
+def test_beta_auto_keeps_more_than_a_fixed_beta_that_was_not_searched(outputs: dict[str, str]) -> None:
+    plain, fixed, auto = (
+        [float(score) for score in re.findall(r"\d\.\d\d(?!\d)", line.partition("earlier")[2])]
+        for line in outputs["beta_auto"].splitlines()[:3]
+    )
+    assert plain[0] < 0.1
+    assert auto[2] > max(plain[2], fixed[2]) + 0.15
+    assert outputs["beta_auto"].endswith("importance.json, importance.safetensors\n")
 
 
 def test_merged_models_know_what_each_of_them_has_forgotten(outputs: dict[str, str]) -> None:
