@@ -7,7 +7,7 @@
 `run` is `stockpot compare` with every setting below as a method of its own, on the tuning split: all train on four
 fifths of the training examples, and are scored on the last fifth. `test` scores the final models on the test part. So a
 setting can be picked on validation data, for each order of the tasks and seed, and reported on test data. Finished runs
-are not repeated. `--control` runs one of the two variants of the rule that explain it.
+are not repeated. `--control` runs one of the variants of the rule that explain it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from stockpot.averaging import auto_beta
 from stockpot.averaging.auto_beta import AutoBeta
 from stockpot.averaging.match import TensorPair
 from stockpot.averaging.model_tensors import ModelTensor
 from stockpot.averaging.shares import KeptShares
+from stockpot.averaging.squared_gradients import ObservedSquares
 from stockpot.cli.app import main as stockpot_main
 from stockpot.compare.cells import plan, recipe_of
 from stockpot.importance import fisher
@@ -136,7 +138,89 @@ def with_end_fisher() -> None:
     method.task_start = task_start  # type: ignore[method-assign]
 
 
-CONTROLS = {"auto-scalar": with_scalar_shares, "auto-end": with_end_fisher}
+class LateSquares(ObservedSquares):
+    """Squares without those of a task's first steps, where its change makes gradients large."""
+
+    skipped = 10
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiting = self.skipped
+
+    def observe(self, weights: Any) -> None:
+        """Observes after the first steps."""
+        if self._waiting:
+            self._waiting -= 1
+        else:
+            super().observe(weights)
+
+
+class RecentSquares(ObservedSquares):
+    """A running mean with a memory of about 20 steps, its bias corrected."""
+
+    decay = 0.95
+
+    def observe(self, weights: Any) -> None:
+        """Forgets a little, then observes."""
+        for total in self._sums.values():
+            total.mul_(self.decay)
+        super().observe(weights)
+
+    def sums(self, weights: Any) -> dict[str, tuple[Tensor, float]]:
+        """The weighted sums, and the sum of the weights."""
+        weight = (1 - self.decay**self.steps) / (1 - self.decay)
+        return {name: (total, weight) for name, (total, _) in super().sums(weights).items()}
+
+
+class MedianSquares(ObservedSquares):
+    """The median over blocks of five steps of each block's mean, in place of the mean over all steps."""
+
+    block = 5
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._blocks: list[dict[str, Tensor]] = []
+
+    def observe(self, weights: Any) -> None:
+        """Observes, and closes a block."""
+        super().observe(weights)
+        if self.steps == self.block:
+            self._blocks.append({name: total / self.block for name, total in self._sums.items()})
+            self._sums, self.steps = {}, 0
+
+    def sums(self, weights: Any) -> dict[str, tuple[Tensor, float]]:
+        """The medians."""
+        return {name: (torch.stack([b[name] for b in self._blocks]).median(0).values, 1.0) for name in self._blocks[0]}
+
+
+def with_squares(kind: type[ObservedSquares]) -> Callable[[], None]:
+    """The rule with another mean of the squares."""
+
+    def plant() -> None:
+        auto_beta.ObservedSquares = kind  # type: ignore[attr-defined]
+
+    return plant
+
+
+def with_unclipped_gradients() -> None:
+    """The rule with gradients as they are before clipping."""
+    method = SequentialFineTuningWithAveraging
+
+    def gradients(self: Any, model: nn.Module, step: int) -> None:
+        if self._sfa is not None and self.config.automatic:
+            self._sfa.observe()
+
+    method.gradients = gradients  # type: ignore[method-assign]
+
+
+CONTROLS = {
+    "auto-scalar": with_scalar_shares,
+    "auto-end": with_end_fisher,
+    "auto-late": with_squares(LateSquares),
+    "auto-recent": with_squares(RecentSquares),
+    "auto-median": with_squares(MedianSquares),
+    "auto-unclipped": with_unclipped_gradients,
+}
 
 
 def scored(
