@@ -9,6 +9,9 @@ from typing import Any
 from stockpot.printing import counted
 from stockpot.report import figures, front_facts, front_figures, orders, stream_figures, tuning_section
 from stockpot.report.answers import answer_questions
+from stockpot.report.beta_figures import beta_caption, betas_by_depth
+from stockpot.report.beta_layers import HOW_TO_READ, WHAT_BETA_IS, beta_note, comparison_grid
+from stockpot.report.figures import short
 from stockpot.report.findings import TESTED
 from stockpot.report.formatting import METRIC_TITLES, capitalized, metric_heading, metric_title
 from stockpot.report.html import Gallery, write_page
@@ -62,6 +65,7 @@ def write_comparison_report(
         orders=_orders(comparison),
         stream=_stream(comparison, {label: runs for label, runs in first_order.items() if label in few}, gallery),
         more_matrices=[_matrices(comparison, rest, gallery, "-of-the-others")] if rest else [],
+        betas=_betas(comparison, first_order, few, gallery),
         other_scores=[
             grid._replace(caption=f"{grid.caption}; {over}") for grid in other_scores_of_comparison(comparison, cells)
         ],
@@ -82,10 +86,11 @@ def _only(grid: Grid, names: set[str]) -> Grid:
 
 
 def _notes(cells: dict[str, list[Results]]) -> dict[str, list[str]]:
-    """Note → the labels of the methods whose runs have it."""
+    """Note → the labels of the methods whose runs have it; without those on β, which has a section."""
     notes: dict[str, list[str]] = {}
     for label, runs in cells.items():
-        for note in dict.fromkeys(note for run in runs for note in run.notes):
+        shown = (note for run in runs for note in run.notes if note != beta_note(run.tasks, run.betas))
+        for note in dict.fromkeys(shown):
             notes.setdefault(note, []).append(label)
     return notes
 
@@ -145,6 +150,28 @@ def _matrices(
         f"The mean matrix over n seeds{_where(comparison)}. Rows: after learning a task; columns: the task scored. "
         "Brighter is better; blank was not measured.",
     )
+
+
+def _betas(
+    comparison: Comparison, cells: dict[str, list[Results]], few: Sequence[str], gallery: Gallery
+) -> dict[str, Any] | None:
+    """β of the methods that chose it for each weight; drawn of `few`, and of the others folded away."""
+    over = "single runs, so no intervals"
+    if any(len(runs) > 1 for runs in cells.values()):
+        over = f"means ± half the {100 * comparison.confidence:g} % interval over the seeds{_where(comparison)}"
+    table = comparison_grid(cells, comparison.tasks, over)
+    if table is None:
+        return None
+    pictures: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+    chosen = {label: [run for run in runs if run.betas] for label, runs in cells.items()}
+    for number, (label, runs) in enumerate((label, runs) for label, runs in chosen.items() if runs):
+        alt = f"β through the depth of the model, by task, with {label}; its means are in the table below."
+        figure = betas_by_depth(runs, f"{short(label, 30)} (n = {len(runs)})")
+        pictures[label in few].append(
+            gallery.add(figure, f"betas-{number + 1}", alt, beta_caption(runs, _where(comparison)))
+        )
+    texts = {"sentence": WHAT_BETA_IS, "reading": HOW_TO_READ}
+    return {**texts, "figures": pictures[True], "more": pictures[False], "table": table}
 
 
 def _tuning(comparison: Comparison, gallery: Gallery) -> dict[str, Any] | None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from stockpot.evaluation.metrics import control_metrics
 from stockpot.report import stream_figures
+from stockpot.report.beta_figures import beta_caption, betas_by_depth
+from stockpot.report.beta_layers import HOW_TO_READ, WHAT_BETA_IS, run_grid
 from stockpot.report.findings import run_summary
 from stockpot.report.formatting import MISSING, score, seconds, signed
 from stockpot.report.html import Gallery, write_page
@@ -67,6 +69,7 @@ def _run(name: str, run: Results, gallery: Gallery, stem: str) -> dict[str, Any]
         "findings": run_summary(run),
         "figures": pictures,
         "metrics": metric_rows(run),
+        "betas": _betas(run, gallery, stem),
         "costs": Grid(
             "Wall-clock time unless it says processor; sizes in decimal units",
             ["whole stream"],
@@ -86,6 +89,16 @@ def _run(name: str, run: Results, gallery: Gallery, stem: str) -> dict[str, Any]
         "head": run.head if 0 < sum(map(len, run.head.values())) <= FEW_ROWS else {},
         "recipe": dump_yaml(run.recipe),
     }
+
+
+def _betas(run: Results, gallery: Gallery, stem: str) -> dict[str, Any] | None:
+    """β through the model and by task; None for a run that chose none."""
+    table = run_grid(run)
+    if table is None:
+        return None
+    alt = "β through the depth of the model, by task; its mean for each task is in the table below."
+    picture = gallery.add(betas_by_depth([run]), f"{stem}betas", alt, beta_caption([run]))
+    return {"sentence": WHAT_BETA_IS, "reading": HOW_TO_READ, "figures": [picture], "table": table}
 
 
 def over_time_caption(tasks: int) -> str:

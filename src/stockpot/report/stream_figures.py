@@ -137,19 +137,22 @@ def _summary(axes: Axes, scores: Scores, R: NDArray[np.float64]) -> None:
     axes.plot(stages[: len(newest)], newest, ".", color=PALETTE[1], markersize=3, label="the task just learnt")
 
 
+def task_colors(count: int) -> list[Any]:
+    """A colour for each task, the same in every figure: the palette, or of more tasks shades from first to last."""
+    return list(PALETTE[:count] if count <= len(PALETTE) else mpl.colormaps["cividis"](np.linspace(0.35, 0.74, count)))
+
+
 def _lines(axes: Axes, R: NDArray[np.float64], initial: Sequence[float], tasks: Sequence[str]) -> None:
     K, columns = R.shape
     named = columns <= len(PALETTE)
-    shades = mpl.colormaps["cividis"](np.linspace(0.35, 0.74, columns))
-    for j in range(columns):
-        color = PALETTE[j] if named else shades[j]
+    for j, color in enumerate(task_colors(columns)):
         line = [initial[j], *R[:, j]]
         axes.plot(range(K + 1), line, color=color, linewidth=1.4, marker=".", markersize=3, label=short(tasks[j]))
         if j < K:
             axes.plot(j + 1, R[j, j], marker=MARKERS[j % len(MARKERS)] if named else "o", color=color, markersize=6)
 
 
-def _legend(figure: Figure, axes: Axes, tasks: int) -> None:
+def legend_of_tasks(figure: Figure, axes: Axes, tasks: int) -> None:
     """A legend below the panels, in even rows; of many tasks only the first and the last: shades run between them."""
     handles, labels = axes.get_legend_handles_labels()
     if len(PALETTE) < tasks <= MANY_TASKS:
@@ -173,7 +176,7 @@ def over_time(results: Results) -> Figure:
         line = _array([values])[0]
         axes.plot(range(len(line)), line, color=FLOOR, linestyle=styles[index % 3], label=f"{short(name)} (control)")
     axes.set(xlabel="tasks learnt", ylabel=results.primary)
-    _legend(figure, axes, R.shape[1])
+    legend_of_tasks(figure, axes, R.shape[1])
     return figure
 
 
@@ -215,7 +218,7 @@ def tasks_over_time(comparison: Comparison, cells: dict[str, list[Results]]) -> 
     for axes in grid[-2:]:
         axes.set_xlabel("tasks learnt")
     figure.supylabel(comparison.primary, fontsize=9)
-    _legend(figure, grid[0], len(comparison.tasks))
+    legend_of_tasks(figure, grid[0], len(comparison.tasks))
     return figure
 
 
