@@ -11,6 +11,7 @@ from running import TASKS, TRAIN, VIT, Stockpot, Unbroken, journal, same, task
 from tiers import crossed, sample
 
 from stockpot.methods import registry
+from stockpot.results import Results
 
 Make = Callable[..., Unbroken]
 LOOPS = ["trainer", "plain"]
@@ -73,6 +74,11 @@ def test_beta_auto_goes_on_inside_a_task(
         tasks=TASKS[:2],
         train={**TRAIN, "per_device_train_batch_size": 3, "save_steps": 1},
     )
+    results = Results.model_validate_json((whole.run / "results.json").read_bytes())
+    averaged = [name for name, betas in zip(results.tasks, results.betas, strict=True) if betas is not None]
+    assert averaged == (["first", "second"] if first_task == "average" else ["second"])
+    (note,) = [note for note in results.notes if note.startswith("beta: auto gave mean β ")]
+    assert all(f"at task {name!r}" in note for name in averaged)
     for number, before in enumerate((0, steps_of(whole))):
         left = resumed(stockpot, whole, tmp_path / f"run-{number}", step=before + 3)
         assert (left[-1]["event"], left[-1]["step"]) == ("checkpoint", 2)

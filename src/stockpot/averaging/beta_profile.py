@@ -39,11 +39,6 @@ class BetaProfile:
     kept: float | None
     tensors: list[BetaCounts]
 
-    @property
-    def mean(self) -> float:
-        """Mean β over the weights."""
-        return sum(each.mean * each.weights for each in self.tensors) / sum(each.weights for each in self.tensors)
-
 
 @torch.no_grad()
 def beta_profile(pairs: Sequence[TensorPair]) -> BetaProfile | None:

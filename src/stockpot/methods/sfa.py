@@ -12,7 +12,6 @@ from torch.optim import Optimizer
 
 from stockpot.averaging.past_importance import NOTHING, PastImportance, past_importance
 from stockpot.averaging.settings import AUTO, AUTO_P, BetaValue, check_beta
-from stockpot.averaging.sfa import SFA
 from stockpot.batches.examples import Examples
 from stockpot.methods.base import ConfigValues, Task, TaskFacts, Tensors
 from stockpot.methods.declare.space import Range, Space
@@ -177,22 +176,9 @@ class SequentialFineTuningWithAveraging(AnchorAveraging[SFAConfig]):
         super().after_step(model, optimizer, step)
         if self.config.automatic and step == self._total_steps:
             assert self._sfa is not None
-            self._describe(self._sfa)
+            profile = self._sfa.beta_profile()
+            self.betas = None if profile is None else asdict(profile)
             self._past = self._sfa.importance()
-
-    def _describe(self, sfa: SFA) -> None:
-        """What the last average did, for the results."""
-        profile = sfa.beta_profile()
-        if profile is None:
-            return
-        self.betas = asdict(profile)
-        kept = (
-            "nothing had moved" if profile.kept is None else f"{profile.kept:.0%} of the way from the anchor was kept"
-        )
-        self.notes.append(
-            f"sfa: beta: auto, λ = {self.config.strength:g}, t = {self._past.tasks}: mean β "
-            f"{profile.mean:.2f}; at the last average {kept}"
-        )
 
     def task_end(self, task: Task, examples: Examples) -> None:
         """The last average, unless the last step was one."""

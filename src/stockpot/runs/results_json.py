@@ -9,6 +9,7 @@ from stockpot import files
 from stockpot.evaluation.metrics import control_metrics, stream_metrics
 from stockpot.evaluation.scores import AnyScore
 from stockpot.methods import registry
+from stockpot.report.beta_layers import beta_note
 from stockpot.results import Costs, Results, Scores, TaskBetas
 from stockpot.runs.events import LearntTask
 from stockpot.runs.folder import RunFolder
@@ -31,6 +32,8 @@ def results_of(run: RunFolder, pending: LearntTask | None = None) -> Results:
     notes += [f"output rows: {recipe.head}"] if rows.names else []  # a language stream has none
     for event in learnt:
         notes += [note for note in event["notes"] if note not in notes]
+    if note := beta_note(names, betas):
+        notes.append(note)
     return Results(
         label=created["label"],
         method=method.model_dump(mode="json", exclude_none=True),
