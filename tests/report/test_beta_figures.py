@@ -143,6 +143,7 @@ def test_the_page_of_a_comparison_shows_the_methods_that_chose_beta(comparison_o
         cells[label] = [with_betas(run, None, betas(0.2), betas(0.5)) for run in cells[label]]
         for run in cells[label]:
             run.notes.append(str(beta_note(run.tasks, run.betas)))
+    cells["sfa"] = [with_betas(run, None, None, None) for run in cells["sfa"]]
     path = comparison_page.write_comparison_report(comparison, cells, tmp_path)
     text = path.read_text(encoding="utf-8")
     assert text.count("The β of each weight</h2>") == 1

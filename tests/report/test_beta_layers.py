@@ -87,6 +87,7 @@ def test_the_table_of_a_run_has_a_row_for_each_task(run_of: Factory) -> None:
     assert grid.rows == [("task0", ["—", "—"]), ("task1", ["0.85", "50 %"]), ("task2", ["0.68", "30 %"])]
     assert grid.caption == "β of each task; —: not averaged"
     assert beta_layers.run_grid(run_of("sfa")) is None
+    assert beta_layers.run_grid(with_betas(run_of("sfa"), None, None)) is None
 
 
 def test_the_table_of_a_comparison_has_intervals_over_the_runs_that_averaged(run_of: Factory) -> None:

@@ -108,7 +108,7 @@ def comparison_grid(methods: Mapping[str, Sequence[Results]], tasks: Sequence[st
         tasks: The tasks, in the order of the runs.
         over: What the numbers are means over, for the caption.
     """
-    methods = {label: runs for label, runs in methods.items() if any(run.betas for run in runs)}
+    methods = {label: runs for label, runs in methods.items() if any(any(run.betas) for run in runs)}
     if not methods:
         return None
     headings = [f"{label} {heading}".strip() for label in methods for heading in ("mean β", "distance kept")]

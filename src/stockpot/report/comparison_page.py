@@ -163,7 +163,7 @@ def _betas(
     if table is None:
         return None
     pictures: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
-    chosen = {label: [run for run in runs if run.betas] for label, runs in cells.items()}
+    chosen = {label: [run for run in runs if any(run.betas)] for label, runs in cells.items()}
     for number, (label, runs) in enumerate((label, runs) for label, runs in chosen.items() if runs):
         alt = f"β through the depth of the model, by task, with {label}; its means are in the table below."
         figure = betas_by_depth(runs, f"{short(label, 30)} (n = {len(runs)})")
