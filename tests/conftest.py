@@ -74,6 +74,21 @@ def _seeds() -> None:
 
 
 @pytest.fixture
+def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures of reports are small, and no layout is searched for."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    savefig = Figure.savefig
+
+    def small(figure: Figure, *place: Any, **options: Any) -> None:
+        savefig(figure, *place, **{**options, "dpi": 40})
+
+    monkeypatch.setattr(Figure, "savefig", small)
+    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda *_: None)
+
+
+@pytest.fixture
 def shared_data() -> Callable[[str], Path]:
     """`shared_data("vision/mnist10k")` → its folder; the test is skipped where the data are not there."""
 

@@ -28,9 +28,15 @@ look("package")
 import stockpot.report, stockpot.report.tables, stockpot.report.findings, stockpot.report.card
 import stockpot.evaluation.metrics, stockpot.evaluation.statistics
 look("report")
+import stockpot.methods
+look("methods")
 import torch
 stockpot.SFA(torch.nn.Linear(2, 2), beta=0.5, every=1)
 look("SFA")
+stockpot.methods.registry()
+look("registry")
+import stockpot.compare.search
+look("search")
 refusals = {
     "lightning": refusal("lightning", "stockpot.averaging.lightning"),
     "axolotl": refusal("axolotl", "stockpot.averaging.axolotl"),
@@ -58,6 +64,20 @@ def test_sfa_needs_torch_alone(interpreter: Any) -> None:
     assert "torch" in loaded
     others = {"transformers", "matplotlib", "datasets", "accelerate", "peft", "lightning"}
     assert not loaded & (others | {"torch.distributed.fsdp"})
+
+
+def test_the_registry_is_filled_when_it_is_asked_for(interpreter: Any) -> None:
+    early, filled = (
+        {name for name in interpreter[0][step] if name == "torch" or name.startswith("stockpot.methods.")}
+        for step in ("methods", "registry")
+    )
+    assert not early
+    assert {"torch", "stockpot.methods.sfa"} <= filled
+
+
+def test_importing_methods_and_searches_does_not_import_optuna(interpreter: Any) -> None:
+    assert "stockpot.compare.search" in interpreter[0]["search"]
+    assert "optuna" not in interpreter[0]["search"]
 
 
 def test_a_missing_extra_is_named_in_one_line(interpreter: Any) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 import yaml
 
 from stockpot.cli import main
+from stockpot.cli.app import app
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,22 @@ def stockpot(capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
         return Done(ended.value.code or 0, out, err)
 
     return call
+
+
+@pytest.fixture(autouse=True)
+def _pictures(request: pytest.FixtureRequest) -> None:
+    """What the figures of a report look like is tested in tests/report."""
+    if request.module.__name__ != "test_inspect":
+        request.getfixturevalue("quick_pictures")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _options() -> Iterator[None]:
+    """Typer reads the options of every command from annotations at every call: here, once."""
+    command = typer.main.get_command(app)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", lambda _: command)
+        yield
 
 
 @pytest.fixture(scope="session")

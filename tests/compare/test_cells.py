@@ -287,13 +287,16 @@ def test_a_request_to_stop_reaches_the_workers_and_leaves_a_checkpoint(recipes: 
     assert [path.name for path in (tmp_path / "cells").iterdir()] == ["sequential"]
 
 
-def test_a_worker_that_dies_is_told_of(recipes: Recipes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "moment", ["journal.jsonl", pytest.param("tasks/00-start", marks=pytest.mark.thorough)], ids=["early", "training"]
+)
+def test_a_worker_that_dies_is_told_of(moment: str, recipes: Recipes, tmp_path: Path) -> None:
     train = {"num_train_epochs": 4000, "per_device_train_batch_size": 8, "learning_rate": 1e-3, "use_cpu": True}
     recipe = recipes(train=train)
     work = running(recipe, tmp_path, engine=in_processes(1))
 
     def kill() -> None:
-        while not list(tmp_path.glob("cells/sequential/seed-0/tasks/00-start")):
+        while not (tmp_path / "cells/sequential/seed-0" / moment).exists():
             time.sleep(0.05)
         for process in _children():
             os.kill(process, signal.SIGKILL)

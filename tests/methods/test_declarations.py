@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -86,14 +84,3 @@ def test_a_file_that_is_no_method_of_its_name_is_named(
     monkeypatch.setattr(stockpot.methods, "__path__", [*stockpot.methods.__path__, str(tmp_path)])
     with pytest.raises(TypeError, match=rf"{file}\.py: a file of this folder defines one method, with the file's name"):
         registry.__wrapped__()
-
-
-def test_the_registry_is_filled_when_it_is_asked_for() -> None:
-    code = """
-import sys, stockpot.methods
-before = [name for name in sys.modules if name == "torch" or name.startswith("stockpot.methods.")]
-stockpot.methods.registry()
-print(before, "torch" in sys.modules)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
-    assert done.stdout == "[] True\n"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -152,8 +150,3 @@ def test_how_much_of_the_past_is_kept_has_a_front_but_is_not_tuned() -> None:
         method = registry()[name].config_type
         assert "fraction" in method.space
         assert "fraction" not in config(name).searched()
-
-
-def test_importing_methods_and_searches_does_not_import_optuna() -> None:
-    code = "import sys, stockpot.methods, stockpot.compare.search; print('optuna' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from stockpot.evaluation.method_summaries import compare_methods
 from stockpot.evaluation.metrics import stream_metrics
@@ -251,15 +249,7 @@ def hostile() -> str:
 
 
 @pytest.fixture(autouse=True)
-def _quick_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages are tested for what they say: there, pictures are small, and no layout is searched for. test_figures draws
-    them as users get them."""
-    if request.module.__name__ == "test_figures":
-        return
-    savefig = Figure.savefig
-
-    def small(figure: Figure, *place: Any, **options: Any) -> None:
-        savefig(figure, *place, **{**options, "dpi": 40})
-
-    monkeypatch.setattr(Figure, "savefig", small)
-    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda *_: None)
+def _pictures(request: pytest.FixtureRequest) -> None:
+    """Pages are tested for what they say; test_figures draws their figures as users get them."""
+    if request.module.__name__ != "test_figures":
+        request.getfixturevalue("quick_pictures")
