@@ -256,7 +256,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="labels of the settings to run")
     parser.add_argument("--first-task", choices=("average", "skip"), help="of SFA, where the start model is pretrained")
     arguments = parser.parse_args()
-    labels = arguments.only or ([arguments.control] if arguments.control else [*METHODS])
+    chosen = arguments.only or ([arguments.control] if arguments.control else [*METHODS])
+    labels = list(dict.fromkeys(["sequential", "joint", *chosen]))
     if arguments.what == "run":
         if arguments.control:
             CONTROLS[arguments.control]()

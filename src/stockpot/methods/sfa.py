@@ -95,6 +95,10 @@ class SFAConfig(AnchoredConfig):
         sample = self.importance.model_copy(update={"data": locate(self.importance.data)})
         return self.model_copy(update={"importance": sample})
 
+    def problem_with(self, tasks: int) -> str | None:
+        """With beta: auto a single task from random weights is observed, for the tasks that are added to it."""
+        return None if self.automatic else super().problem_with(tasks)
+
     def problem_in(self, model: nn.Module, tasks: Sequence[TaskFacts]) -> str | None:
         """A sample where examples have classes."""
         if isinstance(self.importance, PastSample) and not all(task.language for task in tasks):
