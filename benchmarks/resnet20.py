@@ -1,6 +1,6 @@
 """ResNet-20 for 32×32 images with the weights of Idelbayev (2018), trained on CIFAR-10, and a new output layer.
 
-For recipes: `model: {build: resnet20:pretrained, args: {weights: PATH}}`, with `benchmarks` on PYTHONPATH. Shortcuts are
+For recipes: `model: {build: resnet20:pretrained, args: {weights: PATH}}`, `benchmarks` on PYTHONPATH. Shortcuts are
 option A of He et al. (2016): strided identity, padded with zero channels. Images come in [0, 1].
 """
 
