@@ -42,6 +42,12 @@ def test_it_weighs_with_the_clipped_mean_over_micro_batches(tmp_path: Path) -> N
     assert callback.sfa.importance().tasks == 2
 
 
+def test_strength_0_is_plain_fine_tuning_bitwise(tmp_path: Path) -> None:
+    plain = fit(tmp_path)
+    assert torch.equal(fit(tmp_path, SFALightning(beta="auto", strength=0.0)), plain)
+    assert torch.equal(fit(tmp_path, SFALightning(beta="auto", importance="none")), plain)
+
+
 @pytest.mark.parametrize("stop", [2, 5, 6])
 def test_resumed_equals_unbroken(stop: int, tmp_path: Path) -> None:
     unbroken = SFALightning(beta="auto")

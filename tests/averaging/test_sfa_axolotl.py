@@ -146,3 +146,13 @@ def test_relora_and_a_missing_block_are_refused(plugin: Any) -> None:
         plugin.add_callbacks_post_trainer(cfg, None)
     with pytest.raises(StockpotError, match="needs its settings in the file"):
         plugin.add_callbacks_post_trainer(DictDefault(), None)
+
+
+def test_beta_auto_and_its_keys_are_taken_from_the_file(plugin: Any) -> None:
+    axolotl = sys.modules["stockpot.averaging.axolotl"]
+    block = axolotl.SFABlock.model_validate({"beta": "auto", "strength": 2.0, "importance": "out/sfa-importance"})
+    settings = block.callback()._settings
+    assert (settings.beta, settings.p, settings.strength) == ("auto", 0.5, 2.0)
+    assert settings.importance == "out/sfa-importance"
+    with pytest.raises(StockpotError, match="or be 'auto', not 'atuo'"):
+        axolotl.SFABlock.model_validate({"beta": {"*": "atuo"}})

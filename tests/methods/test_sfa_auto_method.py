@@ -166,8 +166,8 @@ def test_equal_streams_weigh_by_the_number_of_tasks(tmp_path: Path) -> None:
     [
         ({"beta": 0.3, "strength": 2.0}, "strength belongs to beta: auto"),
         ({"importance": "some/folder"}, "importance belongs to beta: auto"),
-        ({"beta": "atuo"}, "beta"),
-        ({"beta": {"*": "atuo"}}, "beta"),
+        ({"beta": "atuo"}, r"beta must lie in .*or be .auto., not .atuo."),
+        ({"beta": {"*": "atuo"}}, r"beta of .\*. must lie in .*or be .auto., not .atuo."),
         ({"beta": "auto", "strength": -1}, "strength"),
     ],
 )

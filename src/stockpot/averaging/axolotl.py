@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, get_type_hints
 
 from pydantic import BaseModel, Field, create_model, model_validator
 
-from stockpot.averaging.settings import BetaValue, SFASettings
+from stockpot.averaging.settings import BetaValue, SFASettings, check_beta
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.strict import StrictModel
 
@@ -28,6 +28,8 @@ class _SFABlock(StrictModel):
         for key in values if isinstance(values, Mapping) else ():
             if key not in cls.model_fields:
                 raise StockpotError(f"sfa has no key '{key}'.{did_you_mean(str(key), cls.model_fields)}")
+        if isinstance(values, Mapping) and "beta" in values:
+            check_beta(values["beta"])
         return values
 
     @model_validator(mode="after")

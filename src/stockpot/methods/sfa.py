@@ -54,6 +54,12 @@ class SFAConfig(AnchoredConfig):
     every: Annotated[int, Field(ge=1)] | None = Field(None, description="steps between averages, instead of p")
     optimizer_state: Literal["keep", "reset"] = Field("keep", description="the optimizer's state at an average")
 
+    @field_validator("beta", mode="before")
+    @classmethod
+    def _no_other_word(cls, beta: Any) -> Any:
+        words = [value for value in (beta.values() if isinstance(beta, Mapping) else [beta]) if isinstance(value, str)]
+        return check_beta(beta) if words else beta
+
     @field_validator("beta")
     @classmethod
     def _in_range(cls, beta: BetaValue | dict[str, BetaValue]) -> BetaValue | dict[str, BetaValue]:
