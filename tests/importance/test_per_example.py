@@ -31,6 +31,7 @@ from brute import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from tiers import crossed
 from torch import Tensor, nn
 
 from stockpot.batches.examples import TensorExamples
@@ -94,8 +95,7 @@ def assert_close(found: Weights, expected: Weights, tolerance: float = 1e-10) ->
         )
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("batch_size", [3, 7])
+@pytest.mark.parametrize(("name", "batch_size"), crossed(MODELS, [3, 7]))
 def test_every_use_of_a_parameter_is_counted_as_in_a_loop_over_the_examples(name: str, batch_size: int) -> None:
     torch.manual_seed(3)
     model, examples = MODELS[name][0]()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiers import crossed
 from torch import Tensor
 
 from stockpot.merging.compute import cuts as module
@@ -112,8 +113,7 @@ def weights(request: pytest.FixtureRequest) -> tuple[str, list[Tensor], Tensor]:
     return request.param, [part.clone() for part in flat.split([1_000_000, 1_500_000, 500_000])], order
 
 
-@pytest.mark.parametrize("gathered", [0, 1 << 22])
-@pytest.mark.parametrize("density", [0.001, 0.2, 0.5, 0.9])
+@pytest.mark.parametrize(("density", "gathered"), crossed([0.001, 0.2, 0.5, 0.9], [0, 1 << 22]))
 def test_one_pass_is_enough_for_weights(
     weights: tuple[str, list[Tensor], Tensor], density: float, gathered: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

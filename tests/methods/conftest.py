@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from speaking import llama, texts
+from speaking import classified, llama, texts
 from torch import nn
 from toy import Learnt, Train, Weights, config, copied, learn, network
 
@@ -20,8 +20,8 @@ from stockpot.methods import fisher_average
 def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
     """`train("sfa", "plain", {"beta": 0.3}, max_steps=5)` → two toy tasks learnt so; `on` is a kind of model and data.
 
-    Kinds are "digits", "norm" (with dropout and batch norm) and "texts" (a causal language model). What it returns is
-    shared by the tests: read it, and change nothing of it.
+    Kinds are "digits", "norm" (with dropout and batch norm), "texts" (a causal language model) and "classified texts".
+    What it returns is shared by the tests: read it, and change nothing of it.
     """
     trainings: dict[str, Learnt] = {}
 
@@ -32,6 +32,7 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
                 "digits": dict,
                 "norm": lambda: {"model": network(dropout=0.3, norm=True)},
                 "texts": lambda: {"model": llama(), "tasks": [texts(0), texts(1)]},
+                "classified texts": lambda: {"model": llama(rows=4), "tasks": [classified(0), classified(1)]},
             }
             folder = tmp_path_factory.mktemp(f"{name}-{loop}")
             trainings[key] = learn(config(name, **keys), loop, folder, **kinds[on](), **settings)

@@ -73,11 +73,10 @@ def test_the_neutral_setting_is_bitwise_plain_fine_tuning(
 
 @pytest.mark.parametrize(("name", "keys"), OF_CLASSES, ids=str)
 def test_a_classifier_of_texts_is_taught_by_every_method_that_looks_at_examples(
-    name: str, keys: dict[str, Any], tmp_path: Path
+    name: str, keys: dict[str, Any], train: Train
 ) -> None:
-    model, tasks = llama(rows=4), [classified(0), classified(1)]
-    one, other = (learn(config(name, **keys), loop, tmp_path / loop, tasks=tasks, model=model) for loop in LOOPS)
-    bare = learn(config("sequential"), "plain", tmp_path / "bare", tasks=tasks, model=model)
+    one, other = (train(name, loop, keys, on="classified texts") for loop in LOOPS)
+    bare = train("sequential", "plain", {}, on="classified texts")
     for trainer, without in zip(one.weights, other.weights, strict=True):
         assert_same(trainer, without)
     assert_same(one.weights[1], bare.weights[1])
