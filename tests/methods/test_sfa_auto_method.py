@@ -166,6 +166,7 @@ def test_equal_streams_weigh_by_the_number_of_tasks(tmp_path: Path) -> None:
     [
         ({"beta": 0.3, "strength": 2.0}, "strength belongs to beta: auto"),
         ({"importance": "some/folder"}, "importance belongs to beta: auto"),
+        ({"beta": "auto", "anchor": "pretrained"}, "which the previous model holds: drop anchor"),
         ({"beta": "atuo"}, r"beta must lie in .*or be .auto., not .atuo."),
         ({"beta": {"*": "atuo"}}, r"beta of .\*. must lie in .*or be .auto., not .atuo."),
         ({"beta": "auto", "strength": -1}, "strength"),

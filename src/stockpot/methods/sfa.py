@@ -73,6 +73,8 @@ class SFAConfig(AnchoredConfig):
 
     @model_validator(mode="after")
     def _auto_keys(self) -> SFAConfig:
+        if self.automatic and self.anchor != "previous":
+            raise ValueError("beta: auto weighs the past tasks, which the previous model holds: drop anchor")
         if not self.automatic:
             for key in ("strength", "importance"):
                 if getattr(self, key) != type(self).model_fields[key].default:
