@@ -130,6 +130,37 @@ def test_a_stream_of_adapters_is_averaged_with_the_model_before_each_task(
     assert {tensor.shape[0] for name, tensor in adapter.items() if "lora_A" in name} == {9}  # one of rank Σr
 
 
+@pytest.mark.usefixtures("in_float64")
+def test_beta_auto_keeps_a_number_for_each_row_of_each_weight_that_adapters_change(
+    recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares: list[tuple[Weights, Weights]] = []
+    average = SFA.average
+
+    def watched(sfa: SFA) -> None:
+        before = effective(sfa._anchored.model)
+        average(sfa)
+        shares.append((before, effective(sfa._anchored.model)))
+
+    monkeypatch.setattr(SFA, "average", watched)
+    learning = recipe({"target_modules": ["q_proj", "down_proj"]}, method={"name": "sfa", "beta": "auto", "p": 1.0})
+    create_run(learning, learning.method, 0, tmp_path / "run")
+    results = continue_run(tmp_path / "run")
+    assert [task is None for task in results.betas] == [True, False, False]
+    starts = left(tmp_path / "run")[1:]
+    for start, (before, after) in zip(starts, shares, strict=False):
+        for name in (name for name in before if "q_proj" in name or "down_proj" in name):
+            way, remains = before[name] - start[name], after[name] - start[name]
+            kept = (remains * way).sum(1) / way.square().sum(1)  # one share for each row of ΔW
+            torch.testing.assert_close(remains, kept[:, None] * way, rtol=1e-9, atol=1e-12)
+            assert float(kept.max() - kept.min()) > 1e-3
+            assert 0 < float(kept.min()) <= float(kept.max()) < 1
+    state = load_file(tmp_path / "run" / "state" / "03-code" / "method.safetensors")
+    assert [tuple(tensor.shape) for tensor in state.values()] == [(16,), (16,)]
+    sizes = [tensor.weights for tensor in results.betas[2].tensors]  # type: ignore[union-attr]
+    assert sizes == [16 * 16, 16 * 16]
+
+
 def test_a_quantised_model_is_refused_by_name(tmp_path: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
