@@ -35,7 +35,7 @@ stockpot.SFA(torch.nn.Linear(2, 2), beta=0.5, every=1)
 look("SFA")
 stockpot.methods.registry()
 look("registry")
-import stockpot.compare.search
+import stockpot.comparisons.search
 look("search")
 refusals = {
     "lightning": refusal("lightning", "stockpot.averaging.lightning"),
@@ -76,7 +76,7 @@ def test_the_registry_is_filled_when_it_is_asked_for(interpreter: Any) -> None:
 
 
 def test_importing_methods_and_searches_does_not_import_optuna(interpreter: Any) -> None:
-    assert "stockpot.compare.search" in interpreter[0]["search"]
+    assert "stockpot.comparisons.search" in interpreter[0]["search"]
     assert "optuna" not in interpreter[0]["search"]
 
 

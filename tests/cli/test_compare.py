@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from stockpot.cli.compare_options import CompareOptions, apply_options
-from stockpot.compare.cells import CellPlan
-from stockpot.compare.running import CellRunner
+from stockpot.comparisons.cells import CellPlan
+from stockpot.comparisons.running import CellRunner
 from stockpot.errors import StockpotError
 from stockpot.recipe.read import validate
 from stockpot.recipe.schema import Recipe

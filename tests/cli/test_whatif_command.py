@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from stockpot.compare.whatif import OPTIMISTIC, swept
+from stockpot.comparisons.whatif import OPTIMISTIC, swept
 from stockpot.recipe.read import validate
 from stockpot.recipe.schema import Recipe
 from stockpot.report.formatting import opening

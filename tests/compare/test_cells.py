@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from stockpot.compare.cells import CellPlan, contenders, orders_of, plan, prepare, recipe_of
-from stockpot.compare.engines import CellEngine, in_processes, on_ray
-from stockpot.compare.front import run_front
-from stockpot.compare.running import CellRunner, ShardDone
-from stockpot.compare.summary import summarise_comparison
-from stockpot.compare.tuning import tune
+from stockpot.comparisons.cells import CellPlan, contenders, orders_of, plan, prepare, recipe_of
+from stockpot.comparisons.engines import CellEngine, in_processes, on_ray
+from stockpot.comparisons.front import run_front
+from stockpot.comparisons.running import CellRunner, ShardDone
+from stockpot.comparisons.summary import summarise_comparison
+from stockpot.comparisons.tuning import tune
 from stockpot.errors import StockpotError
 from stockpot.methods.base import BaseConfig
 from stockpot.recipe.read import validate
@@ -309,7 +309,7 @@ def test_a_worker_that_dies_is_told_of(moment: str, recipes: Recipes, tmp_path: 
 def _children() -> Iterator[int]:
     for status in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if b"stockpot.compare.worker" in status.read_bytes():
+            if b"stockpot.comparisons.worker" in status.read_bytes():
                 parent = (status.parent / "stat").read_text().rpartition(")")[2].split()[1]
                 if int(parent) == os.getpid():
                     yield int(status.parent.name)

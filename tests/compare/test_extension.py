@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from toy import config
 
-from stockpot.compare.cells import CellPlan, contenders
-from stockpot.compare.extension import best_keys, further_points, keys_at_ends, round_size
-from stockpot.compare.running import CellRunner, ShardDone
-from stockpot.compare.tuning import tune
+from stockpot.comparisons.cells import CellPlan, contenders
+from stockpot.comparisons.extension import best_keys, further_points, keys_at_ends, round_size
+from stockpot.comparisons.running import CellRunner, ShardDone
+from stockpot.comparisons.tuning import tune
 from stockpot.methods import registry
 from stockpot.methods.declare.space import Choices, Range
 from stockpot.recipe.read import validate

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from stockpot.compare.cells import contenders, plan
-from stockpot.compare.running import CellRunner
-from stockpot.compare.summary import summarise_comparison
+from stockpot.comparisons.cells import contenders, plan
+from stockpot.comparisons.running import CellRunner
+from stockpot.comparisons.summary import summarise_comparison
 from stockpot.errors import StockpotError
 from stockpot.recipe.read import read_recipe, validate
 from stockpot.recipe.schema import Recipe

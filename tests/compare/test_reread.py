@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from stockpot.cli.report import report_command
-from stockpot.compare.cells import contenders, plan
-from stockpot.compare.reread import reread
-from stockpot.compare.running import CellRunner
-from stockpot.compare.summary import summarise_comparison, write_comparison
+from stockpot.comparisons.cells import contenders, plan
+from stockpot.comparisons.reread import reread
+from stockpot.comparisons.running import CellRunner
+from stockpot.comparisons.summary import summarise_comparison, write_comparison
 from stockpot.errors import StockpotError
 from stockpot.recipe.read import validate
 from stockpot.recipe.schema import Recipe

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.stats import kstest
 from toy import config
 
-from stockpot.compare.search import Search, SearchKind, grid_points, open_search, with_keys
+from stockpot.comparisons.search import Search, SearchKind, grid_points, open_search, with_keys
 from stockpot.errors import StockpotError
 from stockpot.methods import registry
 from stockpot.methods.base import BaseConfig
@@ -307,7 +307,7 @@ def test_optuna_is_asked_in_order(tmp_path: Path) -> None:
 def test_optuna_is_quiet(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from stockpot.methods.lwf import LwFConfig; "
-        "from stockpot.compare.search import open_search; "
+        "from stockpot.comparisons.search import open_search; "
         "search = open_search('optuna', LwFConfig(name='lwf'), 8, 0, Path(sys.argv[1])); "
         "[search.tell(number, None if search.ask(number)['strength'] > 1 else 0.5) for number in range(8)]"
     )

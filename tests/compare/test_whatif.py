@@ -15,7 +15,7 @@ from tiers import crossed
 from torch import Tensor
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
-from stockpot.compare import whatif
+from stockpot.comparisons import whatif
 from stockpot.evaluation.pareto import best_index, knee, undominated_indices
 from stockpot.recipe.read import validate
 from stockpot.recipe.schema import Recipe

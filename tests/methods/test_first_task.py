@@ -15,7 +15,7 @@ from toy import assert_same, config, differ, examples, learn
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from stockpot import methods
-from stockpot.compare.cells import plan, recipe_of
+from stockpot.comparisons.cells import plan, recipe_of
 from stockpot.methods import registry
 from stockpot.methods.base import Method, Task
 from stockpot.methods.shared.first_task import FirstTaskConfig

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from matplotlib.collections import PathCollection
 
-from stockpot.compare.front import point_of
+from stockpot.comparisons.front import point_of
 from stockpot.report import formatting, front_facts, front_figures
 from stockpot.results import Cell
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stockpot.compare.whatif import _left_out
+from stockpot.comparisons.whatif import _left_out
 from stockpot.evaluation.metrics import stream_metrics
 from stockpot.report import other_scores, whatif_page
 from stockpot.report.findings import run_summary

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from stockpot.compare.cells import plan
-from stockpot.compare.running import CellRunner
+from stockpot.comparisons.cells import plan
+from stockpot.comparisons.running import CellRunner
 from stockpot.errors import StockpotError
 from stockpot.recipe.read import validate
 from stockpot.recipe.schema import Recipe

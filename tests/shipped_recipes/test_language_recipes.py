@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from stockpot.compare.cells import prepare
+from stockpot.comparisons.cells import prepare
 from stockpot.recipe.read import read_recipe, validate
 from stockpot.recipe.schema import Recipe
 from stockpot.runs.actions import continue_run, create_run

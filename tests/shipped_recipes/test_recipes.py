@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from stockpot.compare.cells import contenders, prepare
+from stockpot.comparisons.cells import contenders, prepare
 from stockpot.recipe.read import read_recipe
 from stockpot.runs.actions import continue_run, create_run
 

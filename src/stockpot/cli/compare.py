@@ -25,8 +25,8 @@ from stockpot.errors import StockpotError
 from stockpot.files import explaining_disk_errors, write_text
 
 if TYPE_CHECKING:
-    from stockpot.compare.cells import CellPlan
-    from stockpot.compare.engines import CellEngine
+    from stockpot.comparisons.cells import CellPlan
+    from stockpot.comparisons.engines import CellEngine
     from stockpot.methods.base import BaseConfig
     from stockpot.recipe.schema import Recipe, Tune
     from stockpot.results import Results
@@ -65,7 +65,7 @@ def compare_command(
     options = CompareOptions(methods, seeds, orders, tune, search, minutes, front, jobs, engine, shard)
     share = parse_shard(shard)
     prepare_command(run_code, run_code_unsandboxed, shares=share[1] > 1)
-    from stockpot.compare.running import ShardDone
+    from stockpot.comparisons.running import ShardDone
 
     try:
         _compare(recipe_file, overrides or [], output, options, share)
@@ -76,11 +76,11 @@ def compare_command(
 def _compare(
     recipe_file: Path, overrides: Sequence[str], output: Path | None, options: CompareOptions, shard: tuple[int, int]
 ) -> None:
-    from stockpot.compare.cells import contenders, plan, prepare
-    from stockpot.compare.front import run_front
-    from stockpot.compare.running import CellRunner
-    from stockpot.compare.summary import summarise_comparison, write_comparison
-    from stockpot.compare.tuning import tune
+    from stockpot.comparisons.cells import contenders, plan, prepare
+    from stockpot.comparisons.front import run_front
+    from stockpot.comparisons.running import CellRunner
+    from stockpot.comparisons.summary import summarise_comparison, write_comparison
+    from stockpot.comparisons.tuning import tune
     from stockpot.recipe.read import read_recipe
     from stockpot.recipe.resolve import to_values, to_yaml
     from stockpot.report.comparison_page import write_comparison_report
@@ -130,8 +130,8 @@ def _compare(
 
 def _show_so_far(recipe: Recipe, cells: Sequence[CellPlan], path: Path) -> None:
     """The table of the reported runs that are finished, without conclusions; nothing is written."""
-    from stockpot.compare.cells import is_finished
-    from stockpot.compare.summary import summarise_comparison
+    from stockpot.comparisons.cells import is_finished
+    from stockpot.comparisons.summary import summarise_comparison
     from stockpot.report.terminal import comparison_table
     from stockpot.runs.folder import RunFolder
     from stockpot.runs.results_json import results_of
@@ -143,7 +143,7 @@ def _show_so_far(recipe: Recipe, cells: Sequence[CellPlan], path: Path) -> None:
 
 
 def _engine(options: CompareOptions) -> CellEngine | None:
-    from stockpot.compare.engines import in_processes, on_ray
+    from stockpot.comparisons.engines import in_processes, on_ray
 
     if options.engine not in (None, "processes", "ray"):
         raise StockpotError(f"--engine: {options.engine!r} is not processes or ray.")
@@ -164,7 +164,7 @@ def _most_runs(recipe: Recipe, methods: Sequence[BaseConfig], shard: tuple[int, 
 
 def _tuning_stages(tune: Tune, methods: int) -> list[int]:
     """How many runs the trials are, and each round of further ones beyond the ends of what was tried."""
-    from stockpot.compare.extension import round_size
+    from stockpot.comparisons.extension import round_size
 
     return [
         methods * trials * len(tune.seeds) for trials in (tune.trials, *[round_size(tune.trials)] * tune.extensions)

@@ -30,7 +30,7 @@ def report_command(
 
 
 def _comparison_report(folder: Path, target: Path) -> tuple[Path, list[str]]:
-    from stockpot.compare.reread import reread
+    from stockpot.comparisons.reread import reread
     from stockpot.report.comparison_page import write_comparison_report
 
     comparison, cells, doubts = reread(folder)
@@ -39,7 +39,7 @@ def _comparison_report(folder: Path, target: Path) -> tuple[Path, list[str]]:
 
 
 def _run_report(folders: Sequence[Path], target: Path) -> tuple[Path, list[str]]:
-    from stockpot.compare.reread import reread_run
+    from stockpot.comparisons.reread import reread_run
     from stockpot.report.run_page import write_run_report
     from stockpot.runs.folder import RunFolder
 

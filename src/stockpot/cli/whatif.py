@@ -39,7 +39,7 @@ def whatif_command(
     prepare_command(run_code, run_code_unsandboxed)
     import torch
 
-    from stockpot.compare.whatif import FILE, OPTIMISTIC, known_methods, reading, swept
+    from stockpot.comparisons.whatif import FILE, OPTIMISTIC, known_methods, reading, swept
     from stockpot.report.terminal import whatif_table
     from stockpot.report.whatif_page import write_whatif_report
 
@@ -65,7 +65,7 @@ def whatif_command(
 def _sweep(session: Session, names: list[str], points: int) -> WhatIf:
     from tqdm import tqdm
 
-    from stockpot.compare.whatif import evaluations, sweep
+    from stockpot.comparisons.whatif import evaluations, sweep
     from stockpot.report.formatting import opening
 
     total = evaluations(names, points, session)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stockpot.compare.cells import CellPlan, cell_folder
-from stockpot.compare.running import CellRunner
-from stockpot.compare.search import with_keys
+from stockpot.comparisons.cells import CellPlan, cell_folder
+from stockpot.comparisons.running import CellRunner
+from stockpot.comparisons.search import with_keys
 from stockpot.errors import StockpotError
 from stockpot.evaluation.metrics import control_metrics
 from stockpot.evaluation.statistics import METRIC_NAMES, estimate_runs

@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stockpot.compare.front import point_of
-from stockpot.compare.summary import recompared
+from stockpot.comparisons.front import point_of
+from stockpot.comparisons.summary import recompared
 from stockpot.errors import StockpotError
 from stockpot.evaluation.method_summaries import FinishedRun
 from stockpot.evaluation.statistics import COST_NAMES, METRIC_NAMES

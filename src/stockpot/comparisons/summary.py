@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stockpot import files
-from stockpot.compare.cells import CellPlan, orders_of
+from stockpot.comparisons.cells import CellPlan, orders_of
 from stockpot.evaluation.method_summaries import FinishedRun, compare_methods
 from stockpot.evaluation.statistics import METRIC_NAMES
 from stockpot.recipe.schema import Recipe

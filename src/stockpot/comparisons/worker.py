@@ -15,7 +15,7 @@ from stockpot.training.job import Interrupted, Stop
 
 def run_cell(folder: str, stop: Stop | None = None) -> dict[str, Any]:
     """Continues a run to its end. Returns `{}`, or what prevented it: `{"error": message}` or `{"stopped": True}`."""
-    from stockpot.compare.divergence import note_divergence
+    from stockpot.comparisons.divergence import note_divergence
     from stockpot.runs.actions import continue_run
     from stockpot.training.job import Diverged
 

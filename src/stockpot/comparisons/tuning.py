@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stockpot import files
-from stockpot.compare.cells import CellPlan
-from stockpot.compare.extension import best_keys, further_points, keys_at_ends, round_size
-from stockpot.compare.running import CellRunner
-from stockpot.compare.search import Search, open_search, with_keys
+from stockpot.comparisons.cells import CellPlan
+from stockpot.comparisons.extension import best_keys, further_points, keys_at_ends, round_size
+from stockpot.comparisons.running import CellRunner
+from stockpot.comparisons.search import Search, open_search, with_keys
 from stockpot.errors import StockpotError
 from stockpot.methods.base import BaseConfig
 from stockpot.methods.declare.space import Range, Space

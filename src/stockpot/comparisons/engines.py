@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from stockpot.compare.worker import raise_error_of, run_cell
+from stockpot.comparisons.worker import raise_error_of, run_cell
 from stockpot.errors import StockpotError
 from stockpot.training.job import Interrupted, Stop
 
@@ -32,7 +32,7 @@ def in_processes(jobs: int) -> CellEngine:
     def run(folders: Iterator[Path], stop: Stop) -> Iterator[Path]:
         processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, processors // jobs))
-        command = [sys.executable, "-m", "stockpot.compare.worker"]
+        command = [sys.executable, "-m", "stockpot.comparisons.worker"]
         with contextlib.ExitStack() as stack:
             workers = [
                 stack.enter_context(

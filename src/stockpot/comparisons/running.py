@@ -8,9 +8,9 @@ from itertools import chain
 from pathlib import Path
 
 from stockpot import files
-from stockpot.compare.cells import CellPlan, check_cells, is_finished, is_started, recipe_of
-from stockpot.compare.divergence import DIVERGED, note_divergence
-from stockpot.compare.engines import CellEngine
+from stockpot.comparisons.cells import CellPlan, check_cells, is_finished, is_started, recipe_of
+from stockpot.comparisons.divergence import DIVERGED, note_divergence
+from stockpot.comparisons.engines import CellEngine
 from stockpot.errors import StockpotError
 from stockpot.recipe.resolve import resolve
 from stockpot.recipe.schema import Recipe
