@@ -77,8 +77,7 @@ class AutoBeta:
             return list(pairs)
         sums, past = self.squares.sums(weights), self._fitted(weights)
         local = {pair.name: _local(pair, sums.get(pair.name), past.get(pair.name)) for pair in automatic}
-        known = [pair for pair in automatic if pair.name in past]
-        mean_v, mean_past, unknown = self._means(automatic, known, local)
+        mean_v, mean_past, unknown = self._means(automatic, local)
         tasks = self.past.tasks
         damping = DAMPING * (mean_v + mean_past / tasks) / 2
         shares = {
@@ -94,7 +93,7 @@ class AutoBeta:
             raise StockpotError("no step was observed, so there is no importance to save.")
         automatic = [pair for pair in pairs if pair.auto] if self.past.tasks else []
         local = {pair.name: _local(pair, sums.get(pair.name), past.get(pair.name)) for pair in automatic}
-        unknown = self._means(automatic, [pair for pair in automatic if pair.name in past], local)[2]
+        unknown = self._means(automatic, local)[2]
         anchored = {pair.name: pair for pair in automatic}
         names = {name for weight in weights for name in weight.names}
         tensors = {name: tensor for name, tensor in self.past.tensors.items() if name not in names}  # frozen today
@@ -104,7 +103,11 @@ class AutoBeta:
             old = past.get(weight.name)
             if total is None and old is None and pair is None:
                 continue
-            fresh = torch.zeros_like(weight.tensor) if total is None else whole(total, weight.tensor) / n
+            if total is None:  # never had a gradient: v = 0
+                wide = torch.promote_types(weight.tensor.dtype, torch.float32)
+                fresh = torch.zeros(_shape(weight), dtype=wide, device=weight.tensor.device)
+            else:
+                fresh = whole(total, weight.tensor) / n
             if old is not None:
                 fresh = fresh + old.to(fresh)
             elif pair is not None:
@@ -124,20 +127,17 @@ class AutoBeta:
             self.squares.load_state(state["squared_gradients"], int(state["observed"]))
 
     def _means(
-        self,
-        automatic: Sequence[TensorPair],
-        known: Sequence[TensorPair],
-        local: Mapping[str, tuple[Tensor, float, Tensor | None]],
+        self, automatic: Sequence[TensorPair], local: Mapping[str, tuple[Tensor, float, Tensor | None]]
     ) -> tuple[float, float, float]:
         """The mean of v, that of Ω, and what stands for Ω where it is unknown: the mean where it is known, or v's."""
-        have_past = {pair.name for pair in known}
 
         def sums(pair: TensorPair) -> tuple[float, ...]:
             squares, n, importance = local[pair.name]
             many = _weights_for_each(pair)
-            count = squares.numel() * many
-            total = 0.0 if importance is None else self._past_sum(pair.name, importance) * many
-            return float(squares.sum()) / n * many, count, total, count if pair.name in have_past else 0.0
+            v, count = float(squares.sum()) / n * many, squares.numel() * many
+            if importance is None:
+                return v, count, 0.0, 0.0
+            return v, count, self._past_sum(pair.name, importance) * many, count
 
         if not automatic:
             return 0.0, 0.0, 0.0
