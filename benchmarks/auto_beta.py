@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ from stockpot.averaging.match import TensorPair
 from stockpot.averaging.model_tensors import ModelTensor
 from stockpot.averaging.shares import KeptShares
 from stockpot.averaging.squared_gradients import ObservedSquares
-from stockpot.cli.app import main as stockpot_main
 from stockpot.comparisons.cells import plan, recipe_of
 from stockpot.importance import fisher
 from stockpot.methods.sfa import SequentialFineTuningWithAveraging
@@ -36,7 +36,9 @@ from stockpot.recipe.read import read_recipe
 from stockpot.recipe.resolve import resolve
 from stockpot.runs.evaluating import evaluate_task
 from stockpot.runs.folder import RunFolder
+from stockpot.runs.progress import terminal_progress
 from stockpot.runs.session import Session, open_stream
+from stockpot.training.job import Stop
 
 SEEDS, ORDERS = [0, 1, 2, 3, 4], 3
 BETAS, PS = (0.1, 0.25, 0.5, 0.75, 0.9), (0.05, 0.1, 0.25, 0.5, 1.0)
@@ -81,6 +83,14 @@ def recipe_for(stream: Path, out: Path, labels: list[str], first_task: str | Non
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     return file
+
+
+def run_cells(file: Path, out: Path) -> None:
+    """Runs what `stockpot compare` would; the report of so many methods would take longer than some streams."""
+    recipe = read_recipe(file, [])
+    cells = plan(recipe)
+    with closing(terminal_progress(len(cells))) as progress:
+        CellRunner(recipe, out, Stop(), progress).run(cells)
 
 
 def with_scalar_shares() -> None:
@@ -262,7 +272,7 @@ def main() -> None:
         if arguments.control:
             CONTROLS[arguments.control]()
         file = recipe_for(arguments.stream, arguments.output, labels, arguments.first_task)
-        stockpot_main(["compare", str(file), "-o", str(arguments.output / arguments.stream.stem)])
+        run_cells(file, arguments.output / arguments.stream.stem)
         return
     result: dict[str, dict[str, list[float]]] = {}
     labels = [*METHODS, *CONTROLS] if not arguments.only else labels
