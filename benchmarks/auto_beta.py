@@ -30,6 +30,7 @@ from stockpot.averaging.model_tensors import ModelTensor
 from stockpot.averaging.shares import KeptShares
 from stockpot.averaging.squared_gradients import ObservedSquares
 from stockpot.comparisons.cells import plan, recipe_of
+from stockpot.comparisons.running import CellRunner
 from stockpot.importance import fisher
 from stockpot.methods.sfa import SequentialFineTuningWithAveraging
 from stockpot.recipe.read import read_recipe
