@@ -43,7 +43,7 @@ refusals = {
 }
 print(json.dumps([loaded, refusals]))
 """
-HEAVY = {"matplotlib", "scipy", "jinja2", "torch", "transformers", "huggingface_hub", "rich", "numpy"}
+HEAVY = {"matplotlib", "scipy", "jinja2", "torch", "transformers", "huggingface_hub", "rich", "numpy", "pandas"}
 
 
 @pytest.fixture(scope="module")

@@ -8,19 +8,41 @@ from typing import TYPE_CHECKING
 from stockpot.version import __version__
 
 if TYPE_CHECKING:
+    from stockpot.api.many_runs import compare
+    from stockpot.api.merge_sweep import whatif
+    from stockpot.api.opening import open
+    from stockpot.api.single_run import add, resume, run
     from stockpot.averaging.callback import SFACallback
     from stockpot.averaging.sfa import SFA
     from stockpot.errors import StockpotError
     from stockpot.merging.api import merge
 
-__all__ = ["SFA", "SFACallback", "StockpotError", "__version__", "merge"]
+__all__ = [
+    "SFA",
+    "SFACallback",
+    "StockpotError",
+    "__version__",
+    "add",
+    "compare",
+    "merge",
+    "open",
+    "resume",
+    "run",
+    "whatif",
+]
 
 # `import stockpot` costs nothing: torch and transformers are imported by what needs them.
 _HOME = {
     "SFA": "stockpot.averaging.sfa",
     "SFACallback": "stockpot.averaging.callback",
     "StockpotError": "stockpot.errors",
+    "add": "stockpot.api.single_run",
+    "compare": "stockpot.api.many_runs",
     "merge": "stockpot.merging.api",
+    "open": "stockpot.api.opening",
+    "resume": "stockpot.api.single_run",
+    "run": "stockpot.api.single_run",
+    "whatif": "stockpot.api.merge_sweep",
 }
 
 

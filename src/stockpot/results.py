@@ -344,6 +344,11 @@ def read_comparison(path: Path) -> Comparison:
     return _read(path, Comparison)
 
 
+def read_whatif(path: Path) -> WhatIf:
+    """Reads a whatif.json; raises StockpotError if it is missing, of another version, or against the schema."""
+    return _read(path, WhatIf)
+
+
 def _read(path: Path, model: type[_T]) -> _T:
     try:
         return model.model_validate_json(path.read_text(encoding="utf-8"))

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from stockpot.cli import launchers
+from stockpot.api import launchers
+from stockpot.api.launchers import refuse_launchers
 from stockpot.cli.app import app
-from stockpot.cli.launchers import refuse_launchers
 from stockpot.errors import StockpotError
 
 READING = {"methods", "rules", "schema", "init", "inspect"}  # they print, or write one file that must not be there

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +9,7 @@ import typer
 
 from stockpot.cli.arguments import AllowCode, Overrides, RunArgument, RunCode, RunCodeUnsandboxed
 from stockpot.cli.finish import finish_run
-from stockpot.cli.interrupts import stopping_after_step
-from stockpot.cli.preparation import prepare_command
-from stockpot.errors import StockpotError
+from stockpot.cli.interrupts import explaining_stops, resume_command_of
 
 
 def add_command(
@@ -27,19 +24,16 @@ def add_command(
     run_code_unsandboxed: RunCodeUnsandboxed = False,
 ) -> None:
     """Learn the next task on top of a finished run."""
-    prepare_command(run_code, run_code_unsandboxed)
-    from stockpot.recipe.read import read_task
-    from stockpot.runs.actions import add_task, branch
+    from stockpot.api.single_run import add
 
-    task = read_task(task_file, overrides or [])
-    target = output or folder
-    with stopping_after_step(f"stockpot resume {target}") as stop:
-        if output is not None:
-            branch(folder, output)
-        try:
-            add_task(target, task, allow_code=allow_code)
-        except StockpotError:
-            if output is not None:  # the branch was made a moment ago, and nothing was learnt in it
-                shutil.rmtree(output)
-            raise
-        finish_run(target, stop, allow_code)
+    with explaining_stops(resume_command_of):
+        done = add(
+            folder,
+            task_file,
+            overrides or [],
+            output=output,
+            allow_code=allow_code,
+            run_code=run_code,
+            run_code_unsandboxed=run_code_unsandboxed,
+        )
+    finish_run(done)

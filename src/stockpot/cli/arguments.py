@@ -28,8 +28,3 @@ RunCodeUnsandboxed = Annotated[
         "change and delete your files, stop your processes, read your tokens and use the network",
     ),
 ]
-
-
-def default_output(recipe_name: str | None) -> Path:
-    """The folder of a run or comparison for which no `-o` is given."""
-    return Path("runs") / (recipe_name or "run")

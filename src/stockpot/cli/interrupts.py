@@ -7,44 +7,31 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
 
 from stockpot.cli.console import note, say
 
-if TYPE_CHECKING:
-    from stockpot.training.job import Stop
-
 
 @contextmanager
-def stopping_after_step(resume_command: str) -> Iterator[Stop]:
-    """For commands that train: the first SIGTERM or Ctrl-C stops after the current step, with a checkpoint.
+def explaining_stops(again: Callable[[Path], str]) -> Iterator[None]:
+    """For commands that train: where the first SIGTERM or Ctrl-C stopped training, says how to go on.
 
-    A second one stops at once. The `Stop` is what the training loop asks after every step; where it raises
-    `Interrupted`, `resume_command` is printed and the exit code is 128 + the signal's number.
+    `again` makes the command of the folder; the exit code is 128 + the signal's number.
     """
-    from stockpot.training.job import Interrupted, Stop
+    from stockpot.api.stopping import Stopped
 
-    stop = Stop()
-    received: list[int] = []
-    before = {int(number): signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        del frame
-        stop.requested = True
-        received.append(number)
-        signal.signal(number, before[number])  # the next one is not caught
-
-    for number in before:
-        signal.signal(number, handle)
     try:
-        yield stop
-    except Interrupted:
-        say(f"\nStopped after a whole step; everything so far is saved. Go on with: {resume_command}")
-        sys.exit(128 + received[0])
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        yield
+    except Stopped as stopped:
+        command = again(stopped.path)
+        say(f"\nStopped after a whole step; everything so far is saved. Go on with: {command}")
+        sys.exit(128 + stopped.number)
+
+
+def resume_command_of(folder: Path) -> str:
+    """The command that continues the run in a folder."""
+    return f"stockpot resume {folder}"
 
 
 class _Signalled(BaseException):

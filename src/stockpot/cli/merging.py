@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from stockpot.api.launchers import refuse_launchers
 from stockpot.cli.console import say, show
 from stockpot.cli.interrupts import stopping_cleanly
-from stockpot.cli.launchers import refuse_launchers
 from stockpot.errors import StockpotError
 from stockpot.file_names import as_file_name
 from stockpot.merging.execute import merge_into

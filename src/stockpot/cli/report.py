@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
+from stockpot.api.launchers import refuse_launchers
 from stockpot.cli.console import say
-from stockpot.cli.launchers import refuse_launchers
-from stockpot.errors import StockpotError
 from stockpot.files import explaining_disk_errors
 
 
@@ -30,32 +29,21 @@ def report_command(
 
 
 def _comparison_report(folder: Path, target: Path) -> tuple[Path, list[str]]:
-    from stockpot.comparisons.reread import reread
-    from stockpot.report.comparison_page import write_comparison_report
+    from stockpot.api.opening import read_comparison_again
 
-    comparison, cells, doubts = reread(folder)
-    with explaining_disk_errors(target):
-        return write_comparison_report(comparison, cells, target, doubts), doubts
+    comparison = read_comparison_again(folder)
+    return comparison.report(target, again=True), list(comparison.doubts)
 
 
 def _run_report(folders: Sequence[Path], target: Path) -> tuple[Path, list[str]]:
-    from stockpot.comparisons.reread import reread_run
+    from stockpot.api.opening import read_run, unfinished
     from stockpot.report.run_page import write_run_report
-    from stockpot.runs.folder import RunFolder
 
-    results, doubts = [], []
+    runs = []
     for folder in folders:
-        run = RunFolder.open(folder)
-        if not run.finished:
-            raise StockpotError(f"{folder}: no task is learnt yet; go on with `stockpot resume {folder}`.")
-        if not run.is_finished:
-            say(
-                f"{folder}: unfinished: {len(run.finished)} of {len(run.tasks)} tasks; "
-                f"go on with `stockpot resume {folder}`."
-            )
-        own_doubts: list[str] = []
-        reread = reread_run(folder, own_doubts)
-        results.append((folder.resolve().name, reread.model_copy(update={"notes": [*reread.notes, *own_doubts]})))
-        doubts += own_doubts
+        runs.append(read_run(folder))
+        if hint := unfinished(folder):
+            say(hint)
     with explaining_disk_errors(target):
-        return write_run_report(results, target), doubts
+        page = write_run_report([run.page_entry for run in runs], target)
+    return page, [doubt for run in runs for doubt in run.doubts]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from stockpot.api.launchers import refuse_launchers
 from stockpot.cli.arguments import AllowCode, RunArgument, RunCode, RunCodeUnsandboxed
 from stockpot.cli.console import say
 from stockpot.cli.finish import finish_run
-from stockpot.cli.interrupts import stopping_after_step
-from stockpot.cli.preparation import prepare_command
-from stockpot.errors import StockpotError
+from stockpot.cli.interrupts import explaining_stops, resume_command_of
 
 
 def resume_command(
@@ -17,12 +16,11 @@ def resume_command(
     run_code_unsandboxed: RunCodeUnsandboxed = False,
 ) -> None:
     """Continue an interrupted run from wherever it stopped."""
-    prepare_command(run_code, run_code_unsandboxed)
-    from stockpot.runs.folder import RunFolder
+    refuse_launchers()
+    from stockpot.api.single_run import resumable, resume
 
-    if (folder / "recipe.yaml").is_file() and (folder / "cells").is_dir():
-        raise StockpotError(f"{folder}: this is a comparison; run its `stockpot compare` again, which continues it.")
-    if RunFolder.open(folder).is_finished:
+    if resumable(folder).is_finished:
         say("Every task is learnt already; writing the report again.")
-    with stopping_after_step(f"stockpot resume {folder}") as stop:
-        finish_run(folder, stop, allow_code)
+    with explaining_stops(resume_command_of):
+        done = resume(folder, allow_code=allow_code, run_code=run_code, run_code_unsandboxed=run_code_unsandboxed)
+    finish_run(done)

@@ -82,8 +82,8 @@ def _fair(comparison: Comparison) -> dict[str, MethodSummary]:
     }
 
 
-def write_comparison(comparison: Comparison, path: Path) -> None:
-    """Writes comparison.json, with the digests of its runs in `path`."""
+def write_comparison(comparison: Comparison, path: Path) -> Comparison:
+    """Writes comparison.json, with the digests of its runs in `path`; returns what is written."""
     methods = {
         label: summary.model_copy(update={"cells": [_with_digest(cell, path) for cell in summary.cells]})
         for label, summary in comparison.methods.items()
@@ -92,6 +92,7 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
              for point in comparison.front]  # fmt: skip
     written = comparison.model_copy(update={"methods": methods, "front": front})
     files.write_json(path / "comparison.json", written.model_dump(mode="json"))
+    return written
 
 
 def _with_digest(cell: Cell, path: Path) -> Cell:

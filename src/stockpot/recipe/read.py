@@ -197,25 +197,34 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         StockpotError: for the first mistake, with the file, the key, and what to do.
     """
+    values = read_yaml(path)
+    return checked_recipe({"name": as_file_name(path.stem, "recipe"), **values}, overrides, str(path))
+
+
+def checked_recipe(values: dict[str, Any], overrides: Sequence[str], source: str) -> Recipe:
+    """The recipe in `values`, as YAML gives them; a mistake is one of `source`, see `read_recipe`."""
     from stockpot.recipe.train import check_train
 
-    values = apply_overrides(read_yaml(path), overrides)
-    values.setdefault("name", as_file_name(path.stem, "recipe"))
-    recipe = validate(Recipe, values, str(path))
-    check_train(recipe.train, f"{path}: train", recipe.loop)
-    check_train(recipe.method.train or {}, f"{path}: method.train", recipe.loop)
+    recipe = validate(Recipe, apply_overrides(values, overrides), source)
+    check_train(recipe.train, f"{source}: train", recipe.loop)
+    check_train(recipe.method.train or {}, f"{source}: method.train", recipe.loop)
     for number, method in enumerate(recipe.compare):
-        check_train(method.train or {}, f"{path}: compare.{number}.train", recipe.loop)
+        check_train(method.train or {}, f"{source}: compare.{number}.train", recipe.loop)
     if isinstance(recipe.tasks, list):
         for number, task in enumerate(recipe.tasks):
-            check_train(task.train, f"{path}: tasks.{number}.train", recipe.loop)
+            check_train(task.train, f"{source}: tasks.{number}.train", recipe.loop)
     return recipe
 
 
 def read_task(path: Path, overrides: Sequence[str] = ()) -> TaskSpec:
     """The one task in a file, as `stockpot add` takes it. Raises StockpotError for the first mistake."""
+    return checked_task(read_yaml(path), overrides, str(path))
+
+
+def checked_task(values: dict[str, Any], overrides: Sequence[str], source: str) -> TaskSpec:
+    """The task in `values`, as YAML gives them; a mistake is one of `source`, see `read_task`."""
     from stockpot.recipe.train import check_train
 
-    task = validate(TaskSpec, apply_overrides(read_yaml(path), overrides), str(path))
-    check_train(task.train, f"{path}: train")
+    task = validate(TaskSpec, apply_overrides(values, overrides), source)
+    check_train(task.train, f"{source}: train")
     return task

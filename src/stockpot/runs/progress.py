@@ -87,12 +87,12 @@ class Lines(Progress):
     def evaluated(self, scores: dict[str, float | None]) -> None:
         """Writes the task's line."""
         if self._count is None:
-            _write(f"{self._head}: {_listed(scores)}")
+            write_line(f"{self._head}: {_listed(scores)}")
 
     def cell(self, name: str, score: float | None) -> None:
         """Writes the run's line."""
         self._done += 1
-        _write(f"run {self._done}/{self._count} {_scored(name, score)}")
+        write_line(f"run {self._done}/{self._count} {_scored(name, score)}")
 
 
 def terminal_progress(cells: int | None = None) -> Progress:
@@ -106,8 +106,8 @@ def _bar(**settings: Any) -> Any:
     return tqdm(dynamic_ncols=True, **settings)
 
 
-def _write(line: str) -> None:
-    """Writes to stderr; where that fails, the run goes on without."""
+def write_line(line: str) -> None:
+    """A line on stderr; where that fails, the run goes on without."""
     with suppress(OSError):
         sys.stderr.write(f"{escape_controls(line, lines=False)}\n")
 

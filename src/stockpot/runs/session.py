@@ -62,7 +62,7 @@ class Session:
         Raises StockpotError where the data changed since the run was created.
         """
         recipe = recipe or run.recipe
-        _check_code(run, recipe.model, allow_code)
+        check_code(run, recipe.model, allow_code)
         check_consent(recipe)
         stream = opened or open_stream(recipe, run.model(-1))
         for task, facts in stream.facts().items():
@@ -98,11 +98,7 @@ class Session:
 
     def load(self, index: int) -> nn.Module:
         """The model after task `index`; −1: the start model. With `lora.output: adapter`, that one plus the adapter."""
-        spec = self.recipe.model
-        if index < 0 or not spec.adapts:
-            return load_model(self.run.model(index), self.allow_code, spec, self.recipe.kind)
-        self.run.verify_model(-1)
-        return lora.load_adapter(self.load(-1), self.run.model(index))
+        return load_learnt(self.run, index, self.allow_code)
 
     def checkpoint(self, source: str, index: int) -> Path:
         """The folder of "previous", "pretrained" or a path; verified where it is the run's own."""
@@ -122,8 +118,17 @@ class Session:
         return load_file(str(folder / OPTIMIZER)) if (folder / OPTIMIZER).is_file() else {}
 
 
-def _check_code(run: RunFolder, spec: ModelSpec, allowed: bool) -> None:
-    """A run folder may come from someone else: code that it names runs only where the user allowed it."""
+def load_learnt(run: RunFolder, index: int, allow_code: bool) -> nn.Module:
+    """The model after task `index`; −1: the start model. With `lora.output: adapter`, that one plus the adapter."""
+    recipe = run.recipe
+    if index < 0 or not recipe.model.adapts:
+        return load_model(run.model(index), allow_code, recipe.model, recipe.kind)
+    run.verify_model(-1)
+    return lora.load_adapter(load_learnt(run, -1, allow_code), run.model(index))
+
+
+def check_code(run: RunFolder, spec: ModelSpec, allowed: bool) -> None:
+    """Raises StockpotError where the model needs code that the user did not allow: the run may come from others."""
     build = spec.build if spec.build is not None and not is_own(spec.build) else None
     code = build or (spec.name if spec.trust_remote_code else None)
     if code is not None and not allowed:

@@ -1,0 +1,78 @@
+"""What the calls take: a recipe or task as a file, a dict or an object, and where a run is written by default."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from stockpot.errors import StockpotError
+
+if TYPE_CHECKING:
+    from stockpot.recipe.schema import Recipe
+    from stockpot.streams.spec import TaskSpec
+
+    RecipeLike: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Recipe
+    TaskLike: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | TaskSpec
+
+
+def as_recipe(recipe: RecipeLike, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a file or a dict, checked, with `key.sub=value` overrides; a Recipe as it is, if there are none.
+
+    Raises:
+        StockpotError: for the first mistake.
+    """
+    from stockpot.recipe.read import checked_recipe, read_recipe
+    from stockpot.recipe.schema import Recipe
+
+    _refuse_text(overrides)
+    if isinstance(recipe, Recipe):
+        if not overrides:
+            return recipe
+        recipe = recipe.model_dump(mode="json", exclude_unset=True)
+    if isinstance(recipe, Mapping):
+        return checked_recipe(plain(recipe), overrides, "the recipe")
+    return read_recipe(_path(recipe, "a recipe"), overrides)
+
+
+def as_task(task: TaskLike, overrides: Sequence[str] = ()) -> TaskSpec:
+    """A task, as `as_recipe` takes recipes."""
+    from stockpot.recipe.read import checked_task, read_task
+    from stockpot.streams.spec import TaskSpec
+
+    _refuse_text(overrides)
+    if isinstance(task, TaskSpec):
+        if not overrides:
+            return task
+        task = task.model_dump(mode="json", exclude_unset=True)
+    if isinstance(task, Mapping):
+        return checked_task(plain(task), overrides, "the task")
+    return read_task(_path(task, "a task"), overrides)
+
+
+def plain(values: Any) -> Any:
+    """The values as YAML would give them: paths become text, tuples lists, and what NumPy has plain numbers."""
+    if isinstance(values, Mapping):
+        return {key: plain(value) for key, value in values.items()}
+    if isinstance(values, list | tuple | range):
+        return [plain(value) for value in values]
+    if isinstance(values, os.PathLike):
+        return os.fspath(values)
+    return values.tolist() if hasattr(values, "tolist") else values
+
+
+def default_folder(recipe: Recipe) -> Path:
+    """The folder of a run or comparison for which none is named."""
+    return Path("runs") / (recipe.name or "run")
+
+
+def _path(value: Any, what: str) -> Path:
+    if not isinstance(value, str | os.PathLike):
+        raise StockpotError(f"{type(value).__name__} is not {what}: give the path of a file, or a dict.")
+    return Path(value)
+
+
+def _refuse_text(overrides: Sequence[str]) -> None:
+    if isinstance(overrides, str):
+        raise StockpotError(f"overrides: give a list, [{overrides!r}].")

@@ -1,0 +1,170 @@
+"""`stockpot.run`, `stockpot.add` and `stockpot.resume`: one method on a stream of tasks, in a run folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stockpot.api.given import as_recipe, as_task, default_folder
+from stockpot.api.outcomes import RunResult
+from stockpot.api.preparation import prepared
+from stockpot.api.stopping import stopping_after_step
+from stockpot.errors import StockpotError
+from stockpot.runs.actions import add_task, branch, continue_run, create_run
+from stockpot.runs.folder import RunFolder
+from stockpot.runs.progress import Progress, terminal_progress
+
+if TYPE_CHECKING:
+    from stockpot.api.given import RecipeLike, TaskLike
+    from stockpot.streams.stream import Stream
+    from stockpot.training.job import Stop
+
+
+def run(
+    recipe: RecipeLike,
+    overrides: Sequence[str] = (),
+    *,
+    output: str | os.PathLike[str] | None = None,
+    run_code: bool = False,
+    run_code_unsandboxed: bool = False,
+    progress: bool = True,
+) -> RunResult:
+    """Fine-tunes on the recipe's stream of tasks with one method; leaves a run folder, as `stockpot run` does.
+
+    Of several `seeds` the first is used. Ctrl-C, or "interrupt" in a notebook, stops after the current step and writes
+    a checkpoint, from which `stockpot.resume` goes on to the same bits; a second one stops at once. So does SIGTERM.
+    The page is written by `.report()`.
+
+    Args:
+        recipe: the path of a recipe, a dict of what would be in it, or a Recipe. Code that it names is imported.
+        overrides: `key.sub=value` each, values in YAML.
+        output: the run folder, which must be free; default: runs/NAME.
+        run_code: agree to run the programs that a model writes, in a sandbox (metric pass@k).
+        run_code_unsandboxed: agree to run them even without a sandbox: they can then do what you can do here.
+        progress: bars or lines on stderr.
+
+    Returns:
+        The run, with its numbers.
+
+    Raises:
+        StockpotError: for a mistake in the recipe, its data or the folder, before anything is trained where possible.
+        Stopped: a KeyboardInterrupt, when it was asked to stop.
+    """
+    with prepared(run_code, run_code_unsandboxed):
+        checked = as_recipe(recipe, overrides)
+        path = default_folder(checked) if output is None else Path(output)
+        with stopping_after_step(path, _resuming(path)) as stop:
+            opened = create_run(checked, checked.method, checked.seeds[0], path)
+            if len(checked.seeds) > 1 and progress:
+                print(
+                    f"The recipe has {len(checked.seeds)} seeds; `run` uses the first, {checked.seeds[0]}.", flush=True
+                )
+            return _finished(path, stop, allow_code=True, progress=progress, opened=opened)
+
+
+def add(
+    run: RunResult | str | os.PathLike[str],
+    task: TaskLike,
+    overrides: Sequence[str] = (),
+    *,
+    output: str | os.PathLike[str] | None = None,
+    allow_code: bool = False,
+    run_code: bool = False,
+    run_code_unsandboxed: bool = False,
+    progress: bool = True,
+) -> RunResult:
+    """Learns the next task on top of a finished run, as `stockpot add` does.
+
+    It can be interrupted as `stockpot.run` can.
+
+    Args:
+        run: the run, or its folder.
+        task: the path of a file with one entry of `tasks`, a dict of what would be in it, or a TaskSpec.
+        overrides: `key.sub=value` each, values in YAML.
+        output: branch: leave the run as it is, and continue in this new folder.
+        allow_code: whether the model may be built by code that the run folder names.
+        run_code: agree to run the programs that a model writes, in a sandbox (metric pass@k).
+        run_code_unsandboxed: agree to run them even without a sandbox: they can then do what you can do here.
+        progress: bars or lines on stderr.
+
+    Returns:
+        The longer run; the object that was passed in keeps its numbers.
+
+    Raises:
+        StockpotError: the folder is not a finished run, or the task does not fit into its stream.
+        Stopped: a KeyboardInterrupt, when it was asked to stop.
+    """
+    with prepared(run_code, run_code_unsandboxed):
+        checked = as_task(task, overrides)
+        folder = folder_of(run)
+        target = folder if output is None else Path(output)
+        with stopping_after_step(target, _resuming(target)) as stop:
+            if output is not None:
+                branch(folder, target)
+            try:
+                add_task(target, checked, allow_code=allow_code)
+            except StockpotError:
+                if output is not None:  # the branch was made a moment ago, and nothing was learnt in it
+                    shutil.rmtree(target)
+                raise
+            return _finished(target, stop, allow_code=allow_code, progress=progress)
+
+
+def resume(
+    run: RunResult | str | os.PathLike[str],
+    *,
+    allow_code: bool = False,
+    run_code: bool = False,
+    run_code_unsandboxed: bool = False,
+    progress: bool = True,
+) -> RunResult:
+    """Continues an interrupted run from wherever it stopped, as `stockpot resume` does; a finished one is only read.
+
+    It can be interrupted as `stockpot.run` can.
+
+    Args:
+        run: the run folder.
+        allow_code: whether the model may be built by code that the run folder names.
+        run_code: agree to run the programs that a model writes, in a sandbox (metric pass@k).
+        run_code_unsandboxed: agree to run them even without a sandbox: they can then do what you can do here.
+        progress: bars or lines on stderr.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        StockpotError: the folder is not a run, was edited or damaged, or its data changed.
+        Stopped: a KeyboardInterrupt, when it was asked to stop.
+    """
+    with prepared(run_code, run_code_unsandboxed):
+        path = resumable(folder_of(run)).path
+        with stopping_after_step(path, _resuming(path)) as stop:
+            return _finished(path, stop, allow_code=allow_code, progress=progress)
+
+
+def resumable(path: Path) -> RunFolder:
+    """The run folder at `path`, for reading. Raises StockpotError where it is none, or the folder of a comparison."""
+    if (path / "recipe.yaml").is_file() and (path / "cells").is_dir():
+        raise StockpotError(f"{path}: this is a comparison; run its `stockpot compare` again, which continues it.")
+    return RunFolder.open(path)
+
+
+def folder_of(run: RunResult | str | os.PathLike[str]) -> Path:
+    """The folder of a run that is given as an object or as a path."""
+    return run.path if isinstance(run, RunResult) else Path(run)
+
+
+def _finished(path: Path, stop: Stop, *, allow_code: bool, progress: bool, opened: Stream | None = None) -> RunResult:
+    """Learns the tasks that are left."""
+    with closing(terminal_progress() if progress else Progress()) as shown:
+        results = continue_run(path, allow_code=allow_code, stop=stop, progress=shown, opened=opened)
+    RunFolder.open(path)  # raises if it is gone: a report would make the folder anew
+    return RunResult(path, results)
+
+
+def _resuming(path: Path) -> str:
+    return f"stockpot.resume({str(path)!r})"
