@@ -182,8 +182,8 @@ def _act(request: dict[str, Any]) -> int:
     if not request.get("report"):
         from stockpot.report import comparison_page, run_page
 
-        run_page.write_run_report = lambda *given: given[-1] / "report.html"
-        comparison_page.write_comparison_report = lambda *given: given[-1] / "report.html"
+        run_page.write_run_report = lambda results, folder, **_: folder / "report.html"
+        comparison_page.write_comparison_report = lambda comparison, cells, folder, *_, **__: folder / "report.html"
     random.seed(time.time_ns())  # nothing may depend on the state of this process
     torch.manual_seed(time.time_ns())
     faults = Faults(root, request.get("fault"))
