@@ -110,7 +110,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """`write_text` of indented JSON; NaN and infinity are refused."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """Indented JSON in ASCII, with a newline at its end; NaN and infinity are refused."""
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
 @contextlib.contextmanager

@@ -133,7 +133,9 @@ def test_the_page_is_written_where_it_is_missing_or_old(recipe: dict[str, Any], 
     assert run.report().read_text() == "kept"
     os.utime(run.report(), (0, 0))
     assert "part-2" in run.report().read_text()
-    assert run.report(tmp_path / "elsewhere").read_text() == run.report().read_text()
+    stockpot.add(run, {"name": "added-since", "data": {"classes": [0, 1]}}, progress=False)
+    assert "added-since" in run.report().read_text()
+    assert run.report(str(tmp_path / "elsewhere")).read_text() == run.report().read_text()
 
 
 def test_a_notebook_shows_a_table(finished: RunResult, compared: ComparisonResult, merged: WhatIfResult) -> None:

@@ -40,9 +40,13 @@ def test_every_method_keeps_one_look(comparison_of: Factory) -> None:
     assert given["sequential"].color == figures.FLOOR and given["joint"].color == figures.CEILING
 
 
-def test_files_are_png_and_svg_and_the_same_twice(run_of: Factory, tmp_path: Path) -> None:
+def test_files_are_png_svg_and_pdf_and_the_same_twice(run_of: Factory, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        figures.save_figure(stream_figures.matrix(run_of(K=3)), tmp_path / f"{name}.png", tmp_path / f"{name}.svg")
+        files = (tmp_path / f"{name}.{ending}" for ending in ("png", "svg", "pdf"))
+        figures.save_figure(stream_figures.matrix(run_of(K=3)), *files)
+    assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF-")
+    assert b"/TrueType" in (tmp_path / "a.pdf").read_bytes() or b"/CIDFontType2" in (tmp_path / "a.pdf").read_bytes()
+    assert (tmp_path / "a.pdf").read_bytes() == (tmp_path / "b.pdf").read_bytes()
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     ElementTree.parse(tmp_path / "a.svg")
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()

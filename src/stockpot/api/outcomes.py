@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,6 +102,8 @@ class RunResult:
     def model(self, after: str | None = None, *, allow_code: bool = False) -> nn.Module:
         """The model after a task, checked against the run's journal, on the processor and in evaluation mode.
 
+        The folder is read as it is now: after `stockpot.add` the newest model is that of the added task.
+
         Args:
             after: the name of a task, or `start` for the model before the first one; default: the newest task learnt.
             allow_code: whether the model may be built by code that the run folder names.
@@ -118,23 +121,45 @@ class RunResult:
         run.verify_model(index)
         return load_learnt(run, index, allow_code).eval()
 
-    def report(self, folder: Path | None = None, *, again: bool = False) -> Path:
-        """The path of the run's page, written if it is missing or older than the run.
+    def report(self, folder: str | os.PathLike[str] | None = None, *, again: bool = False, pdf: bool = False) -> Path:
+        """The path of the run's page, written if it is missing or older than the run; it shows the folder as it is now.
 
         Args:
             folder: where it is written; default: the folder of the numbers.
             again: write it in any case.
+            pdf: write it in any case, and its figures as PDF too.
 
         Raises:
             StockpotError: it could not be written.
         """
         from stockpot.report.run_page import write_run_report
 
-        target = folder or self.path
-        if again or _is_stale(target / PAGE, self.path / "journal.jsonl"):
+        target = self.path if folder is None else Path(folder)
+        if again or pdf or _is_stale(target / PAGE, self.path / "journal.jsonl"):
             with explaining_disk_errors(target):
-                write_run_report([self.page_entry], target)
+                write_run_report([self._as_it_is().page_entry], target, pdf=pdf)
         return target / PAGE
+
+    def _as_it_is(self) -> RunResult:
+        """The run with the tasks that were learnt since these numbers were read."""
+        from stockpot.runs.folder import RunFolder
+        from stockpot.runs.results_json import results_of
+
+        run = RunFolder.open(self.path)
+        return self if len(run.finished) == len(self.results.tasks) else replace(self, results=results_of(run))
+
+    def export(self, form: str) -> str:
+        """The numbers for other programs and papers.
+
+        Args:
+            form: csv, one row for each task after each task; json, as results.json; latex or md, each score's matrix.
+
+        Raises:
+            StockpotError: there is no such form.
+        """
+        from stockpot.report.export import export_runs
+
+        return export_runs([(self.path.resolve().name, self.results)], form)
 
     def _repr_html_(self) -> str:
         return notebook.run_html(self.results, str(self.path))
@@ -241,23 +266,37 @@ class ComparisonResult:
         """
         return self.run(method, seed, order=order).model(after, allow_code=allow_code)
 
-    def report(self, folder: Path | None = None, *, again: bool = False) -> Path:
+    def report(self, folder: str | os.PathLike[str] | None = None, *, again: bool = False, pdf: bool = False) -> Path:
         """The path of the comparison's page, written if it is missing or older than the comparison.
 
         Args:
             folder: where it is written; default: the folder of the numbers.
             again: write it in any case.
+            pdf: write it in any case, and its figures as PDF too.
 
         Raises:
             StockpotError: it could not be written.
         """
         from stockpot.report.comparison_page import write_comparison_report
 
-        target = folder or self.path
-        if again or _is_stale(target / PAGE, self.path / "comparison.json"):
+        target = self.path if folder is None else Path(folder)
+        if again or pdf or _is_stale(target / PAGE, self.path / "comparison.json"):
             with explaining_disk_errors(target):
-                write_comparison_report(self.results, self.runs, target, self.doubts)
+                write_comparison_report(self.results, self.runs, target, self.doubts, pdf=pdf)
         return target / PAGE
+
+    def export(self, form: str) -> str:
+        """The numbers for other programs and papers.
+
+        Args:
+            form: csv, one row for each method; json, as comparison.json; latex or md, the methods side by side.
+
+        Raises:
+            StockpotError: there is no such form.
+        """
+        from stockpot.report.export import export_comparison
+
+        return export_comparison(self.results, form)
 
     def _repr_html_(self) -> str:
         return notebook.comparison_html(self.results, str(self.path))
@@ -307,7 +346,7 @@ class WhatIfResult:
         """What a reader must know: what is exact, and on which data values were chosen."""
         return list(self.results.notes)
 
-    def report(self, folder: Path | None = None, *, again: bool = False) -> Path:
+    def report(self, folder: str | os.PathLike[str] | None = None, *, again: bool = False) -> Path:
         """The path of the page, written if it is missing or older than the sweep.
 
         Args:
@@ -319,7 +358,7 @@ class WhatIfResult:
         """
         from stockpot.report.whatif_page import write_whatif_report
 
-        target = folder or self.path
+        target = self.path if folder is None else Path(folder)
         if again or _is_stale(target / PAGE, self.path / "whatif.json"):
             with explaining_disk_errors(target):
                 write_whatif_report(self.results, target)

@@ -59,10 +59,6 @@ def run(
         path = default_folder(checked) if output is None else Path(output)
         with stopping_after_step(path, _resuming(path)) as stop:
             opened = create_run(checked, checked.method, checked.seeds[0], path)
-            if len(checked.seeds) > 1 and progress:
-                print(
-                    f"The recipe has {len(checked.seeds)} seeds; `run` uses the first, {checked.seeds[0]}.", flush=True
-                )
             return _finished(path, stop, allow_code=True, progress=progress, opened=opened)
 
 

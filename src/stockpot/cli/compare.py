@@ -14,6 +14,7 @@ from stockpot.cli.arguments import Output, Overrides, RecipeFile, RunCode, RunCo
 from stockpot.cli.compare_options import CompareOptions, apply_options, command_line
 from stockpot.cli.console import say, show
 from stockpot.cli.interrupts import explaining_stops
+from stockpot.cli.json_document import Json, one_document
 
 if TYPE_CHECKING:
     from stockpot.api.outcomes import ComparisonResult
@@ -48,6 +49,7 @@ def compare_command(
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="only this share of the runs")] = None,
     run_code: RunCode = False,
     run_code_unsandboxed: RunCodeUnsandboxed = False,
+    as_json: Json = False,
 ) -> None:
     """Run the methods of `compare` beside plain fine-tuning and joint training, over all seeds; resumable."""
     options = CompareOptions(methods, seeds, orders, tune, search, minutes, front, jobs, engine, shard)
@@ -60,21 +62,24 @@ def compare_command(
     recipe = apply_options(as_recipe(recipe_file, overrides or []), options)
     check_engine(engine, "--engine")
     path = output or default_folder(recipe)
-    try:
-        with explaining_stops(partial(_go_on, recipe, recipe_file, overrides or [], options)):
-            done = compare(
-                recipe,
-                output=path,
-                jobs=jobs,
-                engine=engine,
-                shard=shard,
-                run_code=run_code,
-                run_code_unsandboxed=run_code_unsandboxed,
-            )
-    except ShardDone as part:  # the other shards are not finished: no mistake, exit code 0
-        say(str(part))
-    else:
-        _finish_comparison(done)
+    with one_document(as_json) as hand_over:
+        try:
+            with explaining_stops(partial(_go_on, recipe, recipe_file, overrides or [], options)):
+                done = compare(
+                    recipe,
+                    output=path,
+                    jobs=jobs,
+                    engine=engine,
+                    shard=shard,
+                    run_code=run_code,
+                    run_code_unsandboxed=run_code_unsandboxed,
+                )
+        except ShardDone as part:  # the other shards are not finished: no mistake, exit code 0
+            say(str(part))
+            hand_over({"unfinished": str(part)})
+        else:
+            _finish_comparison(done)
+            hand_over(done.results)
 
 
 def _go_on(recipe: Recipe, recipe_file: Path, overrides: Sequence[str], options: CompareOptions, path: Path) -> str:

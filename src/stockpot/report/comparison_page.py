@@ -28,7 +28,7 @@ BEST = 4
 
 
 def write_comparison_report(
-    comparison: Comparison, cells: dict[str, list[Results]], folder: Path, doubts: Sequence[str] = ()
+    comparison: Comparison, cells: dict[str, list[Results]], folder: Path, doubts: Sequence[str] = (), pdf: bool = False
 ) -> Path:
     """Writes the report of a comparison.
 
@@ -37,11 +37,12 @@ def write_comparison_report(
         cells: Label → its finished runs.
         folder: Where `report.html` and `figures/` are written.
         doubts: What a reader must know of the files that the comparison was read from.
+        pdf: Whether the figures are written as PDF too.
 
     Returns:
         The path of `report.html`.
     """
-    gallery = Gallery(folder / "figures")
+    gallery = Gallery(folder / "figures", pdf)
     few = leading(comparison, BEST if len(comparison.methods) > FEW_METHODS else FEW_METHODS)
     folded = len(few) < len(comparison.methods)
     few_names = {method_name(label, comparison.methods[label]) for label in few}

@@ -47,8 +47,14 @@ _STYLE: dict[str, Any] = {
     "axes.linewidth": 0.7,
     "legend.frameon": False,
     "svg.fonttype": "none",
+    "pdf.fonttype": 42,  # TrueType: conferences refuse Type 3
     "svg.hashsalt": "stockpot",
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+}
+_SAVED_AS: dict[str, dict[str, Any]] = {
+    ".png": {"dpi": 200},
+    ".svg": {"metadata": {"Date": None}},
+    ".pdf": {"metadata": {"CreationDate": None}},
 }
 _P = ParamSpec("_P")
 
@@ -86,13 +92,12 @@ def styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
 
 
 def save_figure(figure: Figure, *files: Path) -> None:
-    """Writes PNG (200 dots an inch) or SVG, as a file's name ends, on white; the same bytes for the same figure."""
+    """Writes PNG (200 dots an inch), SVG or PDF, as its name ends, on white; the same bytes for the same figure."""
     with house_style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
         for file in files:
             file.parent.mkdir(parents=True, exist_ok=True)
-            options: dict[str, Any] = {"metadata": {"Date": None}} if file.suffix == ".svg" else {"dpi": 200}
-            figure.savefig(file, facecolor="white", **options)
+            figure.savefig(file, facecolor="white", **_SAVED_AS.get(file.suffix, {}))
 
 
 def short(name: str, length: int = 16) -> str:

@@ -18,12 +18,15 @@ from stockpot.report.svg import inline
 class Gallery:
     """Saves figures to a folder and returns them for the page, with ids that do not collide."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, pdf: bool = False) -> None:
         self.folder = folder
+        self.endings = ("png", "svg", *(("pdf",) if pdf else ()))
         self.count = 0
 
     def add(self, figure: Figure, name: str, alt: str, caption: str) -> dict[str, Any]:
-        save_figure(figure, self.folder / f"{name}.png", self.folder / f"{name}.svg")
+        save_figure(figure, *(self.folder / f"{name}.{ending}" for ending in self.endings))
+        if "pdf" not in self.endings:
+            (self.folder / f"{name}.pdf").unlink(missing_ok=True)  # an older one would show other numbers
         self.count += 1
         wide = figure.get_figwidth() > FIGURE_WIDTH + 0.5
         return {"svg": inline(figure, f"fig{self.count}", alt), "caption": caption, "alt": alt, "wide": wide}

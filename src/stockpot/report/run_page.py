@@ -23,17 +23,18 @@ FEW_ROWS = 40  # of a table on the page
 MOMENTS = ["before", "just learnt", "at its worst since", "at the end"]  # of a task, where there are many
 
 
-def write_run_report(results: list[tuple[str, Results]], folder: Path) -> Path:
+def write_run_report(results: list[tuple[str, Results]], folder: Path, pdf: bool = False) -> Path:
     """Writes the report of one or several runs.
 
     Args:
         results: (name, results) of each run.
         folder: Where `report.html` and `figures/` are written.
+        pdf: Whether the figures are written as PDF too.
 
     Returns:
         The path of `report.html`.
     """
-    gallery = Gallery(folder / "figures")
+    gallery = Gallery(folder / "figures", pdf)
     runs = []
     for index, (name, run) in enumerate(results):
         stem = "" if len(results) == 1 else f"{index + 1:02d}-{_slug(name)}-"
