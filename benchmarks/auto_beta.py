@@ -44,7 +44,7 @@ from stockpot.training.job import Stop
 SEEDS, ORDERS = [0, 1, 2, 3, 4], 3
 BETAS, PS = (0.1, 0.25, 0.5, 0.75, 0.9), (0.05, 0.1, 0.25, 0.5, 1.0)
 STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0)
-DECADES = {"ewc": range(1, 8), "si": range(-2, 6), "mas": range(-2, 4)}
+DECADES = {"ewc": range(-1, 8), "si": range(-2, 6), "mas": range(-2, 4)}
 FRACTIONS = {"replay-1%": 0.01, "replay-5%": 0.05, "replay-10%": 0.1}
 SWEEP = {f"sfa-b{beta:g}-p{p:g}": {"name": "sfa", "beta": beta, "p": p} for beta in BETAS for p in PS}
 AUTO = {
