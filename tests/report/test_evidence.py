@@ -13,7 +13,7 @@ from stockpot.report.terminal import comparison_table
 from stockpot.results import read_comparison
 
 EVIDENCE = Path(__file__).parents[2] / "benchmarks" / "evidence"
-COMPARISONS = sorted(path for path in EVIDENCE.rglob("*.json") if path.name != "language.json")
+COMPARISONS = sorted(path for path in EVIDENCE.rglob("*.json") if not path.name.startswith(("language", "auto")))
 
 
 def test_there_is_evidence() -> None:
