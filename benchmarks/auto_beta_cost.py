@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from average_bandwidth import anonymous_mb, transformer
+from average_bandwidth import transformer
 from sfa_overhead import BATCH, TOKENS, WIDTH, Classifier
 from torch import nn
 
@@ -81,7 +81,6 @@ def averaging(rounds: int) -> None:
         past = {name: torch.rand_like(tensor) for name, tensor in model.named_parameters()}
         PastImportance(past, 1).save(folder)
         del past
-        before = anonymous_mb()
         on_disk = past_importance(Path(folder))
         anchor = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
         sfa = SFA(model, beta="auto", every=10**9, importance=on_disk, anchor=anchor, keep="cpu")
@@ -90,7 +89,8 @@ def averaging(rounds: int) -> None:
         sfa.step()
         for tensor in model.parameters():
             tensor.grad = None
-        print(f"memory beside model and anchor: {anonymous_mb() - before - size / 1e6:.0f} MB of {size / 1e6:.0f} MB")
+        squares = sum(tensor.nbytes for tensor in sfa.observed()["squared_gradients"].values())
+        print(f"memory of the squares: {squares / 1e6:.0f} MB, as the weights: {size / 1e6:.0f} MB; Ω stays on disk")
         ratios, times = [], []
         for number in range(rounds + 2):
             base = (seconds(add) + seconds(add)) / 2
