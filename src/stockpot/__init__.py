@@ -10,7 +10,7 @@ from stockpot.version import __version__
 if TYPE_CHECKING:
     from stockpot.api.many_runs import compare
     from stockpot.api.merge_sweep import whatif
-    from stockpot.api.opening import open
+    from stockpot.api.open_folder import open
     from stockpot.api.single_run import add, resume, run
     from stockpot.averaging.callback import SFACallback
     from stockpot.averaging.sfa import SFA
@@ -39,7 +39,7 @@ _HOME = {
     "add": "stockpot.api.single_run",
     "compare": "stockpot.api.many_runs",
     "merge": "stockpot.merging.api",
-    "open": "stockpot.api.opening",
+    "open": "stockpot.api.open_folder",
     "resume": "stockpot.api.single_run",
     "run": "stockpot.api.single_run",
     "whatif": "stockpot.api.merge_sweep",

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 import stockpot
-from stockpot.api.given import as_recipe, as_task
 from stockpot.api.outcomes import ComparisonResult, RunResult, WhatIfResult
 from stockpot.api.recipe_changes import RecipeChanges
+from stockpot.api.recipe_like import as_recipe, as_task
 from stockpot.api.stopping import Stopped
 from stockpot.errors import StockpotError
 from stockpot.evaluation.consent import RUN_CODE, has_consent

@@ -8,10 +8,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stockpot.api.given import as_recipe, default_folder
 from stockpot.api.outcomes import ComparisonResult
 from stockpot.api.preparation import prepared
 from stockpot.api.recipe_changes import RecipeChanges, parse_shard
+from stockpot.api.recipe_like import as_recipe, default_folder
 from stockpot.api.stopping import stopping_after_step
 from stockpot.comparisons.cells import contenders, is_finished, plan, prepare
 from stockpot.comparisons.engines import CellEngine, in_processes, on_ray
@@ -31,7 +31,7 @@ from stockpot.runs.progress import Progress, terminal_progress
 from stockpot.runs.results_json import results_of
 
 if TYPE_CHECKING:
-    from stockpot.api.given import RecipeLike
+    from stockpot.api.recipe_like import RecipeLike
 
 
 def compare(

@@ -9,9 +9,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stockpot.api.given import as_recipe, as_task, default_folder
 from stockpot.api.outcomes import RunResult
 from stockpot.api.preparation import prepared
+from stockpot.api.recipe_like import as_recipe, as_task, default_folder
 from stockpot.api.stopping import stopping_after_step
 from stockpot.errors import StockpotError
 from stockpot.runs.actions import add_task, branch, continue_run, create_run
@@ -19,7 +19,7 @@ from stockpot.runs.folder import RunFolder
 from stockpot.runs.progress import Progress, terminal_progress
 
 if TYPE_CHECKING:
-    from stockpot.api.given import RecipeLike, TaskLike
+    from stockpot.api.recipe_like import RecipeLike, TaskLike
     from stockpot.streams.stream import Stream
     from stockpot.training.job import Stop
 

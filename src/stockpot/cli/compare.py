@@ -53,9 +53,9 @@ def compare_command(
 ) -> None:
     """Run the methods of `compare` beside plain fine-tuning and joint training, over all seeds; resumable."""
     options = CompareOptions(methods, seeds, orders, tune, search, minutes, front, jobs, engine, shard)
-    from stockpot.api.given import as_recipe, default_folder
     from stockpot.api.many_runs import check_engine, compare
     from stockpot.api.recipe_changes import parse_shard
+    from stockpot.api.recipe_like import as_recipe, default_folder
     from stockpot.comparisons.running import ShardDone
 
     refuse_launchers(shares=parse_shard(shard, "--shard")[1] > 1)

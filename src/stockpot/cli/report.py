@@ -56,7 +56,7 @@ def report_command(
 
 def _read(folders: Sequence[Path], tell: Any) -> ComparisonResult | list[RunResult]:
     """A comparison, or runs; `tell` says which of them are unfinished."""
-    from stockpot.api.opening import read_comparison_again, read_run, unfinished
+    from stockpot.api.open_folder import read_comparison_again, read_run, unfinished
 
     if len(folders) == 1 and (folders[0] / "comparison.json").is_file():
         return read_comparison_again(folders[0])

@@ -20,7 +20,7 @@ def run_command(
 ) -> None:
     """Fine-tune on the recipe's stream of tasks with one method; leaves a run folder."""
     refuse_launchers()
-    from stockpot.api.given import as_recipe
+    from stockpot.api.recipe_like import as_recipe
     from stockpot.api.single_run import run
 
     with one_document(as_json) as hand_over:
