@@ -16,6 +16,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +107,6 @@ def with_scalar_shares() -> None:
         )
 
     def weigh(self: AutoBeta, pairs: Any, weights: Any) -> list[TensorPair]:
-        from dataclasses import replace
-
         weighed_pairs = weighed(self, pairs, weights)
         return [pair if pair.shares is None else replace(pair, shares=averaged(pair.shares)) for pair in weighed_pairs]
 

@@ -18,7 +18,7 @@ from statistics import fmean
 
 from auto_beta import AUTO, DECADES, SWEEP
 
-from stockpot.evaluation.statistics import RunKey, estimate_runs, paired_runs
+from stockpot.evaluation.statistics import RunKey, correct, estimate_runs, paired_runs
 
 Score = Callable[[Sequence[float]], float]
 Cells = dict[str, dict[str, list[float]]]  # "order/seed" → "val" and "test" → the final model's score on each task
@@ -90,8 +90,6 @@ def mean_and_interval(cells: Cells, score: Score) -> str:
 
 def gap(cells: Cells, other: Cells, score: Score) -> str:
     """The paired difference in points, with its 95 % interval."""
-    from stockpot.evaluation.statistics import correct
-
     difference = correct({"": paired_runs(values(cells, score), values(other, score))}, lower_is_better=False)[""]
     if difference.mean is None:
         return "—"

@@ -43,7 +43,7 @@ def read_comparison_again(path: Path) -> ComparisonResult:
 
 
 def read_run(path: Path) -> RunResult:
-    """A run. Raises StockpotError where it is none, was edited or damaged, or no task is learnt yet."""
+    """A run. Raises StockpotError where it is not one, was edited or damaged, or no task is learnt yet."""
     run = RunFolder.open(path)
     if not run.finished:
         raise StockpotError(f"{path}: no task is learnt yet; go on with `stockpot resume {path}`.")

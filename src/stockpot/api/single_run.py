@@ -143,7 +143,7 @@ def resume(
 
 
 def resumable(path: Path) -> RunFolder:
-    """The run folder at `path`, for reading. Raises StockpotError where it is none, or the folder of a comparison."""
+    """The run folder at `path`, for reading. Raises StockpotError for any other folder, such as a comparison's."""
     if (path / "recipe.yaml").is_file() and (path / "cells").is_dir():
         raise StockpotError(f"{path}: this is a comparison; run its `stockpot compare` again, which continues it.")
     return RunFolder.open(path)

@@ -16,7 +16,7 @@ from stockpot.averaging.over_processes import total_over_processes
 from stockpot.averaging.past_importance import PastImportance, past_importance, with_rows
 from stockpot.averaging.settings import SFASettings
 from stockpot.averaging.shares import KeptShares
-from stockpot.averaging.squared_gradients import AdamSquares, ObservedSquares
+from stockpot.averaging.squared_gradients import AdamSquares, MeanSquares, ObservedSquares
 from stockpot.averaging.whole_tensors import piece_like, whole
 from stockpot.errors import StockpotError, did_you_mean
 
@@ -42,7 +42,7 @@ class AutoBeta:
         self.strength = settings.strength
         if settings.squares == "adam" and optimizer is None:
             raise StockpotError("squares='adam' needs optimizer=…, whose second moments are to be read.")
-        self.squares = AdamSquares(optimizer) if settings.squares == "adam" else ObservedSquares()
+        self.squares: MeanSquares = AdamSquares(optimizer) if settings.squares == "adam" else ObservedSquares()
         self._seen = False  # the gradients of the step to come
         self._past_sums: dict[tuple[str, torch.Size], float] = {}  # of this process's Ω, which a task does not change
 

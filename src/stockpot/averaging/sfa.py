@@ -96,8 +96,8 @@ class SFA:
             known, which counts as one task in which all weights mattered alike; "none" for a first task from random
             weights, which is only observed.
         squares: "observed" sums the squares of the gradients of every step, in one more tensor of the model's size;
-            "adam" reads the second moments of the `optimizer` instead, at no cost, which is as good in tasks of up to
-            about 1/(1−β₂) steps, 1000 by default.
+            "adam" reads the second moments of the `optimizer` instead, at no cost. They remember about 1/(1−β₂) steps,
+            1000 by default: not for longer tasks.
         generator: draws the seed instead, once; its state has to be equal in all processes.
 
     Attributes:
