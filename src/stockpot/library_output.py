@@ -26,7 +26,7 @@ def _format_warning(
 
 
 def silence_libraries() -> None:
-    """Turns off progress bars, advice and needless warnings of Transformers, datasets and PEFT."""
+    """Turns off progress bars, advice and needless warnings of Transformers, datasets, PEFT and bitsandbytes."""
     logging.setLogRecordFactory(_Record)
     warnings.formatwarning = _format_warning
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -34,6 +34,7 @@ def silence_libraries() -> None:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says at each layer that 8 bits compute in fp16
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")  # PEFT reads the older name
     transformers_logging.disable_progress_bar()
     if not sys.stderr.isatty():

@@ -119,7 +119,7 @@ class SFAConfig(AnchoredConfig):
     def problem_with_model(self, spec: ModelSpec) -> str | None:
         """Refuses stacked adapters with beta: auto, whose tasks would not be weighed in one unit."""
         if self.automatic and spec.adapts:
-            return "beta: auto needs the merged weights after each task; with model.lora set output: merged."
+            return f"beta: auto needs the merged weights after each task; {spec.merged_instead}."
         return super().problem_with_model(spec)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from stockpot.errors import StockpotError, did_you_mean
+from stockpot.models.quantised import quantisation
 from stockpot.models.spec import ModelKind, ModelSpec
 
 
@@ -94,19 +95,13 @@ def from_config(values: dict[str, Any], kind: ModelKind, **labels: Any) -> nn.Mo
 def from_hub(spec: ModelSpec, kind: ModelKind, **labels: Any) -> StartModel:
     """The model that `spec.name` names, on the hub or in a folder.
 
-    Raises StockpotError if it cannot be loaded, is quantised, or is not a model of this kind.
+    Raises StockpotError if it cannot be loaded, is not a model of this kind, or is quantised and to be trained whole.
     """
     config = model_config(spec)
-    if (quantised := getattr(config, "quantization_config", None)) is not None:
-        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
-        raise StockpotError(
-            f"model.name: {spec.name} is quantised ({method}), and a run needs plain weights: name the model that it "
-            "was made from, with dtype: bfloat16 and lora.output: adapter if memory is short."
-        )
     if not spec.trust_remote_code:  # whose code may bring its own families
         _check_family(config, kind, f"model.name: {spec.name}: ")
     options = {"revision": spec.revision or "main", "trust_remote_code": spec.trust_remote_code}
-    return _load(str(spec.name), kind, spec.dtype, **options, **labels)
+    return _load(str(spec.name), kind, spec.dtype, **options, **quantisation(spec, config), **labels)
 
 
 def from_folder(folder: Path, kind: ModelKind, dtype: str, trust_remote_code: bool) -> nn.Module:
@@ -125,7 +120,7 @@ def _load(path: str, kind: ModelKind, dtype: str, **options: Any) -> StartModel:
             str(folder) if folder.is_dir() else path,
             dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True, **options,
         )  # fmt: skip
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:
         raise StockpotError(f"model.name: {path} could not be loaded: {_reason(error)}") from error
     if kind == "language" and info["missing_keys"]:  # a classifier's output layer may be new
         raise StockpotError(

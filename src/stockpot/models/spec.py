@@ -43,6 +43,10 @@ class ModelSpec(StrictModel):
         "float32", description="of the weights; bfloat16 only under LoRA, or with the method's `rounding`"
     )
     lora: LoraSpec | None = Field(None, description="train a fresh LoRA adapter for each task, not the weights")
+    quantize: Literal["4bit", "8bit"] | None = Field(
+        None,
+        description="hold the linear layers in 4 bits (NF4) or 8 through bitsandbytes; needs lora.output: adapter",
+    )
     trust_remote_code: bool = Field(False, description="run code that comes with a hub model: only if you trust it")
 
     @property
@@ -56,6 +60,28 @@ class ModelSpec(StrictModel):
     def adapts(self) -> bool:
         """Whether a task leaves an adapter for the start model instead of a whole model."""
         return self.lora is not None and self.lora.output == "adapter"
+
+    @property
+    def merged_instead(self) -> str:
+        """What to change for a method that needs merged weights, where tasks leave adapters."""
+        return (
+            "drop model.quantize, and set lora.output: merged"
+            if self.quantize
+            else "with model.lora set output: merged"
+        )
+
+    @model_validator(mode="after")
+    def _quantised_bases_carry_adapters(self) -> ModelSpec:
+        if self.quantize is None:
+            return self
+        if self.name is None:
+            raise ValueError("quantize: bitsandbytes quantises a model while it is loaded; give model.name")
+        if not self.adapts:
+            raise ValueError(
+                "quantize: weights in few bits are not trained themselves, and ΔW would round away in them, so a whole "
+                "model cannot be written; set lora: {output: adapter}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSpec:

@@ -52,7 +52,9 @@ def build_start_model(
         find_head(model, rows, spec.head)
     if tokenizer is not None:
         _fit_tokenizer(model, tokenizer, kind)
-    return StartModel(model.to(getattr(torch, spec.dtype)) if spec.dtype != "float32" else model, drawn)
+    if spec.dtype != "float32" and not getattr(model, "is_quantized", False):  # which is loaded in its type
+        model = model.to(getattr(torch, spec.dtype))
+    return StartModel(model, drawn)
 
 
 def _with_tokens(values: dict[str, Any], tokenizer: Any, kind: ModelKind) -> dict[str, Any]:

@@ -24,9 +24,7 @@ class ImportanceConfig(BaseConfig):
 
     def problem_with_model(self, spec: ModelSpec) -> str | None:
         """Refuses stacked adapters: importances belong to whole weights."""
-        return (
-            "it needs the merged weights after each task; with model.lora set output: merged." if spec.adapts else None
-        )
+        return f"it needs the merged weights after each task; {spec.merged_instead}." if spec.adapts else None
 
 
 ImportanceT = TypeVar("ImportanceT", bound=ImportanceConfig)

@@ -70,7 +70,7 @@ class MergedConfig(FirstTaskConfig):
 
     def problem_with_model(self, spec: ModelSpec) -> str | None:
         """Refuses stacked adapters, which are not weights to merge."""
-        return "it merges whole weights after each task; with model.lora set output: merged." if spec.adapts else None
+        return f"it merges whole weights after each task; {spec.merged_instead}." if spec.adapts else None
 
 
 MergedT = TypeVar("MergedT", bound=MergedConfig)
