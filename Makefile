@@ -16,7 +16,7 @@ help:
 	@echo "make test   run the tests, ARGS=\"tests/weights -x\" some of them"
 	@echo "make test-thorough  the same, and every case of which make test runs a sample"
 	@echo "make lint   ruff, mypy and which room imports which"
-	@echo "make docs   write what is made from the code: docs/methods.md, the schemas, README's table of methods"
+	@echo "make docs   write what is made from the code (docs/methods.md, the schemas), and build the guide: site/index.html"
 	@echo "make clean  delete the virtual environment and the caches"
 
 $(READY): constraints.txt pyproject.toml
@@ -44,6 +44,8 @@ lint: $(READY)
 
 docs: $(READY)
 	$(BIN)/python docs/make.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "The guide is in site/index.html."
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

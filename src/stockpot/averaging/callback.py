@@ -60,8 +60,8 @@ class SFACallback(TrainerCallback):
     the weights to `sfa-importance/` in its output folder: `importance="OUTPUT/sfa-importance"` is for the next task.
 
     Args:
-        beta, p, every, anchor, keep, new, rounding, buffers, reset_optimizer, seed, strength, importance, squares: as
-            in `SFA`, keyword only.
+        beta: as in `SFA`; so are p, every, anchor, keep, new, rounding, buffers, reset_optimizer, seed, strength,
+            importance and squares. All are keyword only.
 
     Attributes:
         sfa: the running `SFA`, with its counts and seconds; set when training starts.

@@ -43,9 +43,10 @@ class SFALightning(Callback):
     best could be plain fine-tuning.
 
     Args:
-        beta, p, every, anchor, keep, new, rounding, buffers, reset_optimizer, seed, strength, importance, squares: as
-            in `SFA`, keyword only. With `beta="auto"` gradients are observed as the optimizer got them, after clipping;
-            after `fit`, `callback.sfa.save_importance(folder)` keeps their squares for the next task.
+        beta: as in `SFA`; so are p, every, anchor, keep, new, rounding, buffers, reset_optimizer, seed, strength,
+            importance and squares. All are keyword only. With `beta="auto"` gradients are observed as the optimizer
+            got them, after clipping; after `fit`, `callback.sfa.save_importance(folder)` keeps their squares for the
+            next task.
 
     Attributes:
         sfa: the running `SFA`, with its counts and seconds; set when training starts.
