@@ -252,7 +252,7 @@ def scored(
         last = len(session.stream.tasks)
         model: nn.Module = session.load(last - 1)
         primary = resolved.primary_score.title
-        scores = [evaluate_task(session, model, index, last)[primary] for index in range(last)]
+        scores = [evaluate_task(session, model, index, last).scores[primary] for index in range(last)]
         yield cell.method.title, f"{cell.order}/{cell.seed}", [float(score) for score in scores if score is not None]
 
 

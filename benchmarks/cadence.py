@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from stockpot import methods
-from stockpot.evaluation.scores.accuracy import accuracy
+from stockpot.evaluation.predictions import predict
 from stockpot.evaluation.statistics import estimate_mean, paired
 from stockpot.methods.base import Task
 from stockpot.models.networks import mlp
@@ -102,7 +102,7 @@ class TwoTasks:
         model = self.learn(copy.deepcopy(self.first), 1, keys)
         theta = torch.cat([tensor.detach().flatten() for tensor in model.parameters()])
         scores = [
-            accuracy(model, self.stream.test(task), self.stream.rows.evaluated(task, 2, self.case.rows), 512)
+            predict(model, self.stream.test(task), self.stream.rows.evaluated(task, 2, self.case.rows), 512).accuracy
             for task in (0, 1)
         ]
         return Ending(beta, float((theta - self.anchor).norm()), *scores)

@@ -99,6 +99,19 @@ class TaskBetas(_Strict):
     tensors: list[TensorBetas] = Field(description="in the model's order")
 
 
+class ClassAnswers(_Strict):
+    """How the test examples of each class of a task or control were answered; lists are in the order of `classes`."""
+
+    classes: list[str]
+    examples: list[int] = Field(description="test examples of each class")
+    correct: list[list[int] | None] = Field(
+        description="K+1 rows: correctly answered examples of each class, before task 1 and after each; null: unknown"
+    )
+    answers: list[dict[str, int]] = Field(
+        description="after the last task, of each class: answer → examples that were given it"
+    )
+
+
 class Results(_Strict):
     """`results.json` of one run folder."""
 
@@ -117,6 +130,9 @@ class Results(_Strict):
     task_costs: list[Costs]
     betas: list[TaskBetas | None] = Field(
         default_factory=list, description="of each task, with `beta: auto`; null where nothing was averaged"
+    )
+    classes: dict[str, ClassAnswers] = Field(
+        default_factory=dict, description="task or control of a classifier → its classes; older files do not say"
     )
     seed: int
     head: dict[str, list[str]] = Field(

@@ -90,7 +90,7 @@ class Faults:
         import safetensors.torch
         from torch.optim.optimizer import register_optimizer_step_post_hook
 
-        from stockpot.evaluation.scores import accuracy as score
+        from stockpot.evaluation.scores import base as scores
         from stockpot.streams.text import cache
 
         self._syncs_and_writes()
@@ -119,7 +119,7 @@ class Faults:
 
             return self.event("open", str(path), act) if "w" in mode and isinstance(path, str | Path) else act()
 
-        def accuracy(*rest: Any, _real: Any = score.accuracy, **more: Any) -> Any:
+        def predict(*rest: Any, _real: Any = scores.predict, **more: Any) -> Any:
             return self.event("evaluate", self.root, lambda: _real(*rest, **more))
 
         def tokenise(*rest: Any, _real: Any = cache.tokenise, **more: Any) -> Any:
@@ -129,7 +129,7 @@ class Faults:
         safetensors.torch.serialize_file = serialize
         torch.save = save
         builtins.open = opened  # type: ignore[assignment]
-        score.accuracy = accuracy
+        scores.predict = predict
         cache.tokenise = tokenise
         register_optimizer_step_post_hook(lambda *_: self.event("step", self.root, lambda: None))
 

@@ -160,7 +160,7 @@ def add_task(path: Path, task: TaskSpec, *, allow_code: bool = False) -> None:
             "event": "added",
             "task": resolved.model_dump(mode="json", exclude_none=True),
             "data": {task.name: session.stream.facts()[task.name]},
-            "column": evaluate_late(session, len(run.tasks)),
+            **evaluate_late(session, len(run.tasks)),
         }
         run.journal.append(event)
         run.write_recipe()

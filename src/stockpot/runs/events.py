@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, NotRequired, TypedDict
 
+from stockpot.evaluation.predictions import AnswerCounts
+
 FileFingerprints = dict[str, dict[str, Any]]  # relative file name → {"bytes": size, "sha256": digest}
 Measured = dict[str, float | None]  # title of a score, or name of a control → value; None where it was not measured
 
@@ -13,6 +15,14 @@ class Evaluated(TypedDict):
 
     scores: dict[str, list[float | None]]  # title of a score → a value for each task
     controls: dict[str, Measured]  # title of a score → name of a control → value
+    answers: NotRequired[dict[str, AnswerCounts]]  # name of a task or control → its answers; of classifiers
+
+
+class LateEvaluation(TypedDict):
+    """What a task that is added now would have had before: of the start model, then after each task."""
+
+    column: dict[str, list[float | None]]  # title of a score → its values
+    answers: NotRequired[list[AnswerCounts | None]]  # of a classifier; older journals do not say
 
 
 class RunFacts(TypedDict):
@@ -69,13 +79,12 @@ class TaskDone(LearntTask):
     state_files: FileFingerprints
 
 
-class Added(TypedDict):
+class Added(LateEvaluation):
     """A task was added to a finished run."""
 
     event: Literal["added"]
     task: dict[str, Any]  # its block of the recipe, resolved
     data: dict[str, dict[str, Any]]
-    column: dict[str, list[float | None]]  # title of a score → a value for the start model, then after each task
 
 
 Event = Created | Started | TrainingCheckpoint | TaskDone | Added

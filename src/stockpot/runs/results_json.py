@@ -11,6 +11,7 @@ from stockpot.evaluation.scores import AnyScore
 from stockpot.methods import registry
 from stockpot.report.beta_layers import beta_note
 from stockpot.results import Costs, Results, Scores, TaskBetas
+from stockpot.runs.class_answers import class_answers
 from stockpot.runs.events import LearntTask
 from stockpot.runs.folder import RunFolder
 from stockpot.streams.scenario import Rows
@@ -46,6 +47,7 @@ def results_of(run: RunFolder, pending: LearntTask | None = None) -> Results:
         costs=total_costs(costs),
         task_costs=costs,
         betas=betas if any(betas) else [],
+        classes=class_answers(run, learnt, rows),
         seed=run.seed,
         head={
             name: [rows.names[row] for row in task_rows]

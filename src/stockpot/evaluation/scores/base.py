@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from stockpot.batches.examples import Examples
 from stockpot.errors import StockpotError
 from stockpot.evaluation.language.likelihood import TokenScores, token_scores
+from stockpot.evaluation.predictions import AnswerCounts, Predictions, predict
 from stockpot.streams.text.part import TextPart
 from stockpot.strict import StrictModel
 
@@ -42,6 +43,18 @@ class Subject:
         if not isinstance(self.part, TextPart):
             raise Unsuited(f"{self.task!r} is classified; this score is for `scenario: language`.")
         return self.part
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """What a classifier answers, of one forward pass that all of its scores share."""
+        assert self.candidates is not None, "asked of classifiers only"
+        assert not isinstance(self.part, TextPart), "asked of classifiers only"
+        return predict(self.model, self.part, self.candidates, self.batch_size)
+
+    def answer_counts(self) -> AnswerCounts | None:
+        """How each class was answered; None where no score asked for the predictions."""
+        predictions: Predictions | None = vars(self).get("predictions")
+        return None if predictions is None else predictions.counts()
 
     @cached_property
     def likelihood(self) -> TokenScores:
@@ -83,6 +96,12 @@ class Score(StrictModel):
     def unsuited(self, subject: Subject, reason: str) -> Unsuited:
         """The error for a part on which this score cannot be measured."""
         return Unsuited(f"{self.title} on {subject.task!r}: {reason}.")
+
+    def classified(self, subject: Subject) -> Predictions:
+        """What the classifier answers; raises Unsuited where the model does not classify."""
+        if isinstance(subject.part, TextPart) or subject.candidates is None:
+            raise self.unsuited(subject, f"only classifiers have {self.name}; try token_accuracy")
+        return subject.predictions
 
     def prompted(self, subject: Subject) -> TextPart:
         """The part, where it has prompts to answer; raises Unsuited for plain text."""

@@ -1,0 +1,77 @@
+"""The answers that a run's evaluations counted, by the names of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from stockpot.evaluation.predictions import AnswerCounts
+from stockpot.results import ClassAnswers
+from stockpot.runs.events import LearntTask
+from stockpot.runs.folder import RunFolder
+from stockpot.streams.scenario import Rows
+
+Stages = list[AnswerCounts | None]  # before the first task, then after each
+
+
+def class_answers(run: RunFolder, learnt: Sequence[LearntTask], rows: Rows) -> dict[str, ClassAnswers]:
+    """Name of each task learnt and each control → how its classes were answered; empty where that was not counted."""
+    tasks = [task.name for task in run.tasks][: len(learnt)]
+    controls = [control.name for control in run.recipe.controls]
+    counted: dict[str, ClassAnswers] = {}
+    for name in (*tasks, *controls):
+        stages = _stages(run, learnt, name)
+        if any(stages):
+            classes = run.facts[name]["classes"]
+            counted[name] = by_name(stages, classes, _rows_of(rows, classes, tasks, name), rows)
+    return counted
+
+
+def _stages(run: RunFolder, learnt: Sequence[LearntTask], name: str) -> Stages:
+    """What each evaluation counted; of a task that was added later, what the models before it were evaluated for."""
+    late = {event["task"]["name"]: event.get("answers", []) for event in run.journal.of("added")}.get(name, [])
+    stages: Stages = []
+    for stage, event in enumerate([run.started, *learnt]):
+        counts = event.get("answers", {}).get(name)
+        stages.append(late[stage] if counts is None and stage < len(late) else counts)
+    return stages
+
+
+def _rows_of(rows: Rows, classes: Sequence[str], tasks: Sequence[str], name: str) -> Sequence[int]:
+    if name in tasks:
+        return rows.tasks[tasks.index(name)]
+    if rows.scenario == "domain-incremental":
+        return range(len(classes))
+    return [rows.names.index(each) for each in classes]  # of a control, whose classes are the tasks'
+
+
+def by_name(stages: Stages, classes: Sequence[str], class_rows: Sequence[int], rows: Rows) -> ClassAnswers:
+    """Counts of rows as counts of classes; `class_rows` are the rows of the classes."""
+    names = dict(zip(class_rows, classes, strict=True))
+    examples = [0] * len(classes)
+    place = {row: number for number, row in enumerate(class_rows)}
+    correct: list[list[int] | None] = []
+    answers: list[dict[str, int]] = []
+    for counts in stages:
+        if counts is None:
+            correct.append(None)
+            continue
+        examples, hits = [0] * len(classes), [0] * len(classes)
+        answers = [{} for _ in classes]
+        for label, answer, many in counts:
+            number = place[label]
+            examples[number] += many
+            hits[number] += many if label == answer else 0
+            answers[number][names.get(answer) or _name(rows, answer)] = many
+        correct.append(hits)
+    last: Mapping[int, dict[str, int]] = {} if stages[-1] is None else dict(enumerate(answers))
+    return ClassAnswers(
+        classes=list(classes),
+        examples=examples,
+        correct=correct,
+        answers=[last.get(number, {}) for number in range(len(classes))],
+    )
+
+
+def _name(rows: Rows, row: int) -> str:
+    """The class of a row that is none of the part's own."""
+    return f"row {row}" if rows.scenario == "domain-incremental" else rows.names[row]
