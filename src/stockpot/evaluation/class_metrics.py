@@ -117,7 +117,7 @@ def task_confusion(results: Results) -> list[list[float | None]] | None:
         classes, times = set(part.classes), [0] * len(tasks)
         for answers in part.answers:
             for answer, many in answers.items():
-                place = number if answer in classes else home.get(answer)  # None: of a task whose answers were not counted
+                place = number if answer in classes else home.get(answer)  # None: that task was not counted
                 if place is not None:
                     times[place] += many
         total = sum(part.examples)
