@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,3 +53,24 @@ def recipe(tasks: list[dict[str, Any]]) -> Callable[..., Recipe]:
         return validate(Recipe, {**values, **changes}, "here")
 
     return make
+
+
+@pytest.fixture
+def hub(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """`hub("acme/lora", folder)` puts a folder into the hub's cache, offline; the base is `acme/base` there."""
+    import huggingface_hub.constants
+
+    from stockpot.models import named_adapter
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(named_adapter, "_downloaded", named_adapter._downloaded.__wrapped__)
+
+    def put(name: str, folder: Path, commit: str = "1" * 40) -> str:
+        place = tmp_path / "cache" / f"models--{name.replace('/', '--')}"
+        shutil.copytree(folder, place / "snapshots" / commit)
+        (place / "refs").mkdir(exist_ok=True)
+        (place / "refs" / "main").write_text(commit)
+        return name
+
+    put("acme/base", base)
+    return put

@@ -20,7 +20,7 @@ from stockpot import SFA
 from stockpot.api.outcomes import RunResult
 from stockpot.errors import StockpotError
 from stockpot.methods import registry
-from stockpot.models.lora import LoraSpec, attach, fold_adapter
+from stockpot.models.lora import LoraSpec, attach, fold_adapter, is_stacked
 from stockpot.models.spec import ModelSpec
 from stockpot.models.start import start_model
 from stockpot.recipe.schema import Recipe
@@ -154,6 +154,17 @@ def test_a_base_that_is_stored_in_four_bits_is_taken_as_it_is(
         start_model(ModelSpec(name=str(stored), quantize="8bit", lora=LoraSpec(**ADAPTER)), 0, 0, "language")
     with pytest.raises(StockpotError, match=r"is quantised \(bitsandbytes\), and a run needs plain weights"):
         start_model(ModelSpec(name=str(stored)), 0, 0, "language")
+
+
+def test_an_adapter_that_a_quantised_run_left_is_stacked_on_a_quantised_base(
+    sfa_recipe: Recipe, finished: Callable[[Recipe], Path], base: Path
+) -> None:
+    run = finished(sfa_recipe)
+    adapter = str(run / "tasks" / "02-math" / "model")
+    spec = ModelSpec(name=adapter, base=str(base), quantize="4bit", lora=LoraSpec(**ADAPTER))
+    model = start_model(spec, 0, 0, "language")
+    assert is_stacked(model)
+    assert torch.equal(logits(model), logits(RunResult(run, continue_run(run)).model()))
 
 
 def test_other_quantisations_are_refused_by_name(base: Path, tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from stockpot.inspect.name_patterns import grouped
 from stockpot.merging.plan.layer_stacks import layer_counts
-from stockpot.merging.read.adapter_config import ADAPTER_CONFIG, is_adapter
 from stockpot.merging.read.inputs import located, open_model
 from stockpot.merging.read.sources import TensorSource
 from stockpot.merging.write.donor import read_mapping
+from stockpot.weights.adapter_config import ADAPTER_CONFIG, is_adapter
 from stockpot.weights.layout import require_inside
 
 _CONFIG_KEYS = {

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 TASK, PAST = "task", "past"  # the adapter that is trained, and the frozen one of all earlier tasks
 # PEFT freezes every weight, and does not say which were frozen before. Under this attribute the PeftModel carries
-# `requires_grad` of the plain model's weights, by name: `attach` and `load_adapter` set it, `fold_adapter` and `stack`
+# `requires_grad` of the plain model's weights, by name: what makes a PeftModel sets it, `fold_adapter` and `stack`
 # restore from it.
-_FLAGS = "_stockpot_requires_grad"
+FLAGS = "_stockpot_requires_grad"
 
 
 class LoraSpec(StrictModel):
@@ -71,7 +71,7 @@ def attach(model: nn.Module, spec: LoraSpec, seed: int) -> PeftModel:
     A frozen adapter "past" (see `stack`) stays active beside it. Raises StockpotError if PEFT is not installed, the
     model lacks a target module, or a target has tied weights, which the adapter would untie.
     """
-    peft = _peft()
+    peft = installed_peft()
     _check_names(model, spec)
     state = torch.get_rng_state()
     torch.default_generator.manual_seed(derive(seed, "lora"))
@@ -85,10 +85,10 @@ def attach(model: nn.Module, spec: LoraSpec, seed: int) -> PeftModel:
                 adapted: PeftModel = model
                 adapted.add_adapter(TASK, config)
             else:
-                flags = _flags(model)
-                tied = _tied(model)
+                flags = trainable_flags(model)
+                tied = tied_modules(model)
                 adapted = peft.get_peft_model(model, config, adapter_name=TASK)
-                setattr(adapted, _FLAGS, flags)
+                setattr(adapted, FLAGS, flags)
                 _refuse_tied(adapted, tied)
     except StockpotError:
         raise
@@ -120,7 +120,7 @@ def fold_adapter(model: Any) -> nn.Module:
                 f"'{name}' is {str(dtype).removeprefix('torch.')}: ΔW would round away in it; load the model in fp32, "
                 "or set output: adapter."
             )
-    flags = getattr(model, _FLAGS, {})
+    flags = getattr(model, FLAGS, {})
     plain: nn.Module = model.merge_and_unload()
     _restore(plain, flags)
     return plain
@@ -145,14 +145,14 @@ def stack(model: Any) -> PeftModel:
         parts = [_factors(layer, adapter, name) for adapter in (PAST, TASK) if adapter in layer.scaling]
         factors[name] = torch.cat([a for a, _ in parts]), torch.cat([b for _, b in parts], dim=1)
     rank = max(a.shape[0] for a, _ in factors.values())
-    flags = getattr(model, _FLAGS, {})
+    flags = getattr(model, FLAGS, {})
     plain = model.unload()
     _restore(plain, flags)
     settings = {"r": rank, "lora_alpha": rank, "target_modules": sorted(targets)}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*fan_in_fan_out")
-        stacked: PeftModel = _peft().get_peft_model(plain, _config(plain, **settings), adapter_name=PAST)
-    setattr(stacked, _FLAGS, flags)
+        stacked: PeftModel = installed_peft().get_peft_model(plain, _config(plain, **settings), adapter_name=PAST)
+    setattr(stacked, FLAGS, flags)
     for name, layer in _layers(stacked):
         with torch.no_grad():
             for factor, values in zip(_tensors(layer, PAST), factors[name], strict=True):
@@ -166,22 +166,28 @@ def is_stacked(model: nn.Module) -> bool:
     return list(getattr(model, "peft_config", ())) == [PAST]
 
 
-def save_adapter(model: Any, folder: Path, base: str | None = None) -> None:
+def save_adapter(model: Any, folder: Path, base: str | None = None, revision: str | None = None) -> None:
     """Writes the adapter "past" as `adapter_config.json` and `adapter_model.safetensors`, which PEFT reads.
 
-    `base` is the name or folder of the base model, for PEFT to load it from.
+    `base` is the name or folder of the base model, for PEFT to load it from, and `revision` the hub's one of it.
     """
     if PAST not in model.peft_config:
         raise StockpotError(f"the model has no adapter '{PAST}' to save: call stack(model) first.")
-    tensors: dict[str, Tensor] = _peft().get_peft_model_state_dict(
+    tensors: dict[str, Tensor] = installed_peft().get_peft_model_state_dict(
         model, adapter_name=PAST, save_embedding_layers=False
     )
     save_checkpoint(tensors, folder / "adapter_model.safetensors")
     config = model.peft_config[PAST]
     config.base_model_name_or_path = base or config.base_model_name_or_path
+    config.revision = revision
     trains, config.inference_mode = config.inference_mode, True
     config.save_pretrained(str(folder))
     config.inference_mode = trains
+
+
+def save_base(model: Any, folder: Path) -> None:
+    """Takes the adapters off the base, and writes it alone as `save_pretrained` does."""
+    model.unload().save_pretrained(folder)
 
 
 def load_adapter(base: nn.Module, folder: Path, trainable: bool = False) -> PeftModel:
@@ -189,17 +195,18 @@ def load_adapter(base: nn.Module, folder: Path, trainable: bool = False) -> Peft
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (folder / name).is_file():
             raise StockpotError(f"{folder} is not a PEFT adapter: it has no {name}.")
-    flags = _flags(base)
+    flags = trainable_flags(base)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*fan_in_fan_out")
-        adapted: PeftModel = _peft().PeftModel.from_pretrained(
+        adapted: PeftModel = installed_peft().PeftModel.from_pretrained(
             base, str(folder), adapter_name=PAST, is_trainable=trainable, local_files_only=True
         )
-    setattr(adapted, _FLAGS, flags)
+    setattr(adapted, FLAGS, flags)
     return adapted
 
 
-def _peft() -> Any:
+def installed_peft() -> Any:
+    """The package PEFT; raises StockpotError where it is not installed."""
     try:
         import peft
     except ImportError as error:
@@ -210,7 +217,7 @@ def _peft() -> Any:
 def _config(model: nn.Module, **settings: Any) -> Any:
     base: Any = getattr(model, "get_base_model", lambda: model)()
     causal = type(base).__name__.endswith(("ForCausalLM", "LMHeadModel"))
-    return _peft().LoraConfig(task_type="CAUSAL_LM" if causal else None, **settings)
+    return installed_peft().LoraConfig(task_type="CAUSAL_LM" if causal else None, **settings)
 
 
 def _check_names(model: nn.Module, spec: LoraSpec) -> None:
@@ -250,7 +257,8 @@ def _factors(layer: Any, adapter: str, name: str) -> tuple[Tensor, Tensor]:
     return a, b * layer.scaling[adapter]
 
 
-def _flags(model: nn.Module) -> dict[str, bool]:
+def trainable_flags(model: nn.Module) -> dict[str, bool]:
+    """`requires_grad` of every weight, by name."""
     return {name: tensor.requires_grad for name, tensor in model.named_parameters()}
 
 
@@ -260,17 +268,21 @@ def _restore(model: nn.Module, flags: dict[str, bool]) -> None:
             tensor.requires_grad_(flags.get(name, True))
 
 
-def _tied(model: nn.Module) -> set[str]:
+def tied_modules(model: nn.Module) -> set[str]:
     """The modules that share a weight with another, by name."""
     groups = group_tied(model.named_parameters(remove_duplicate=False))
     return {name.rpartition(".")[0] for names, _ in groups if len(names) > 1 for name in names}
 
 
+def changed_modules(model: Any) -> list[str]:
+    """The modules that have an adapter, or are trained whole, by their names in the plain model."""
+    base: Any = model.get_base_model()
+    return [name for name, module in base.named_modules() if {"lora_A", "modules_to_save"} & module._modules.keys()]
+
+
 def _refuse_tied(model: PeftModel, tied: set[str]) -> None:
     """Raises StockpotError if an adapter, or a layer that is trained whole, has a tied weight."""
-    base: Any = model.get_base_model()
-    changed = [name for name, module in base.named_modules() if {"lora_A", "modules_to_save"} & module._modules.keys()]
-    for name in changed:
+    for name in changed_modules(model):
         if name in tied:
             raise StockpotError(
                 f"model.lora: '{name}' shares its weight with another layer, and an adapter would untie them: take it "

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from stockpot.errors import StockpotError, did_you_mean
+from stockpot.models.named_adapter import base_spec
 from stockpot.models.quantised import quantisation
 from stockpot.models.spec import ModelKind, ModelSpec
 
@@ -36,7 +37,7 @@ class StartModel(NamedTuple):
 
 
 def model_config(spec: ModelSpec) -> Any:
-    """The Transformers configuration of the start model; None for a `build:` model.
+    """The Transformers configuration of the start model, of an adapter that of its base; None for a `build:` model.
 
     Raises StockpotError if the model cannot be found, or holds pickled weights.
     """
@@ -46,6 +47,7 @@ def model_config(spec: ModelSpec) -> Any:
         return None
     if spec.config is not None:
         return make_config(spec.config)
+    spec = base_spec(spec)
     _check_folder(str(spec.name))
     try:
         return AutoConfig.from_pretrained(

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from stockpot.errors import StockpotError, did_you_mean
+from stockpot.models.named_adapter import file_home
 from stockpot.models.spec import ModelSpec
 
 
@@ -100,7 +101,8 @@ def open_processor(spec: ModelSpec, config: Any) -> PlainProcessor | Transformer
     channels = int(getattr(config, "num_channels", 3) or 3)
     if isinstance(changes, str):
         return TransformersProcessor(_auto(changes, spec), channels)
-    processor = _auto(spec.name, spec) if spec.name is not None else _vit(config, channels)
+    home = file_home(spec, "preprocessor_config.json")
+    processor = _auto(home.name, home) if home.name is not None else _vit(config, channels)
     for key, value in (changes or {}).items():
         if not hasattr(processor, key):
             hint = did_you_mean(key, vars(processor))

@@ -23,7 +23,15 @@ class TrainedTokenizer(StrictModel):
 class ModelSpec(StrictModel):
     """The start model: exactly one of `name`, `config` and `build`."""
 
-    name: str | None = Field(None, description="a Transformers model: hub name or local folder")
+    name: str | None = Field(None, description="a Transformers model or a LoRA adapter: hub name or local folder")
+    adapter: Literal["fold", "stack"] | None = Field(
+        None,
+        description="where `name` is a LoRA adapter: fold it into its base, or keep it frozen beside it under the new "
+        "ones; default: stack with lora.output: adapter, else fold",
+    )
+    base: str | None = Field(
+        None, description="the model that the adapter `name` sits on, if not the one that its adapter_config.json names"
+    )
     config: FreeBlock | None = Field(None, description="a Transformers configuration, `model_type` among its keys")
     build: str | None = Field(None, description="package.module:function that returns a torch.nn.Module")
     args: FreeBlock = Field(default_factory=dict, description="keyword arguments of `build`, beside `num_labels`")
@@ -81,6 +89,20 @@ class ModelSpec(StrictModel):
                 "quantize: weights in few bits are not trained themselves, and ΔW would round away in them, so a whole "
                 "model cannot be written; set lora: {output: adapter}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_fit_what_is_trained(self) -> ModelSpec:
+        for key in ("adapter", "base"):
+            if getattr(self, key) is not None and self.name is None:
+                raise ValueError(f"{key}: it says how to start from an adapter, which model.name names")
+        if self.adapter == "stack" and not self.adapts:
+            raise ValueError(
+                "adapter: stack keeps the adapter beside its base, and so the result is one: set lora: {output: "
+                "adapter}, or adapter: fold"
+            )
+        if self.adapter == "fold" and self.quantize is not None:
+            raise ValueError("adapter: ΔW would round away in a base of few bits; set adapter: stack")
         return self
 
     @model_validator(mode="after")

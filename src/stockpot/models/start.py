@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from stockpot.errors import StockpotError
+from stockpot.models.adapter_start import folded, stacked
 from stockpot.models.dotted_path import build_model
 from stockpot.models.head import find_head
+from stockpot.models.named_adapter import NamedAdapter, named_adapter
 from stockpot.models.pretrained import StartModel, from_config, from_hub, make_config
 from stockpot.models.spec import ModelKind, ModelSpec
 from stockpot.seeds import derive, seed_everything
@@ -25,8 +27,9 @@ def build_start_model(
 ) -> StartModel:
     """The model that the stream starts from; drawn weights depend on `seed` only.
 
-    A model of text takes its special tokens from its tokenizer; one that is built from a configuration has an embedding
-    for each token of the tokenizer, unless the configuration asks for more.
+    An adapter that the spec names is folded into its base, or frozen beside it. A model of text takes its special
+    tokens from its tokenizer; one that is built from a configuration has an embedding for each token of the tokenizer,
+    unless the configuration asks for more.
 
     Args:
         spec: the `model` block of the recipe.
@@ -42,18 +45,25 @@ def build_start_model(
     classifies = kind != "language"
     labels: dict[str, Any] = {"num_labels": rows} if classifies else {}
     drawn: list[str] = []
+    adapter: NamedAdapter | None = None
     if spec.build is not None:
         model = build_model(spec.build, spec.args, rows)
     elif spec.config is not None:
         model = from_config(_with_tokens(spec.config, tokenizer, kind), kind, **labels)
     else:
-        model, drawn = from_hub(spec, kind, **labels, **({"ignore_mismatched_sizes": True} if classifies else {}))
+        adapter = named_adapter(spec)
+        plain = spec if adapter is None else adapter.base
+        model, drawn = from_hub(plain, kind, **labels, **({"ignore_mismatched_sizes": True} if classifies else {}))
+        if adapter is not None and adapter.how == "fold":
+            model, drawn = folded(StartModel(model, drawn), adapter, classifies)
     if classifies:
         find_head(model, rows, spec.head)
     if tokenizer is not None:
         _fit_tokenizer(model, tokenizer, kind)
     if spec.dtype != "float32" and not getattr(model, "is_quantized", False):  # which is loaded in its type
         model = model.to(getattr(torch, spec.dtype))
+    if adapter is not None and adapter.how == "stack":
+        model = stacked(model, adapter, classifies)
     return StartModel(model, drawn)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stockpot.errors import StockpotError
+from stockpot.models.named_adapter import file_home
 from stockpot.models.spec import ModelSpec, TrainedTokenizer
 
 END = "<|endoftext|>"
@@ -24,13 +25,14 @@ def open_tokenizer(spec: ModelSpec, texts: Callable[[], Iterable[str]]) -> Any:
     if isinstance(spec.tokenizer, TrainedTokenizer):
         tokenizer = train_tokenizer(texts(), spec.tokenizer.train)
     else:
-        name = spec.tokenizer or spec.name
+        home = spec if spec.tokenizer is not None else file_home(spec, *_VOCABULARY_FILES)
+        name = spec.tokenizer or home.name
         if name is None:
             raise StockpotError(
                 "model.tokenizer: a model built from a configuration has none: name another model's or a folder, "
                 "or train one on the stream's texts: {train: 8192}."
             )
-        tokenizer = _open_named(name, spec)
+        tokenizer = _open_named(name, home)
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
         tokenizer.pad_token = tokenizer.eos_token
     if spec.chat_template is not None:

@@ -59,7 +59,9 @@ def resolve(recipe: Recipe, method: BaseConfig, seed: int) -> Recipe:
         "front": None,
     }
     named = {
-        key: absolute(path) for key in ("name", "tokenizer") if isinstance(path := getattr(recipe.model, key), str)
+        key: absolute(path)
+        for key in ("name", "base", "tokenizer")
+        if isinstance(path := getattr(recipe.model, key), str)
     }
     changes["model"] = recipe.model.model_copy(update=named)
     changes["method"] = method.model_copy(update=_absolute_paths(method))

@@ -17,6 +17,7 @@ from stockpot.streams.spec import TaskSpec
 
 SCHEMA = 1
 START = "tasks/00-start"
+BASE = "base"  # inside the start model's folder, where that is an adapter
 CHECKPOINT = "checkpoint-"  # followed by the step, as the Trainer names it
 
 
@@ -162,6 +163,12 @@ class RunFolder:
         """The model folder after task `index`; −1 is the start model."""
         place = START if index < 0 else f"tasks/{self.place(index)}"
         return self.path / place / "model"
+
+    @property
+    def base(self) -> Path:
+        """What the run's adapters sit on: the start model, or what that sits on where it is an adapter itself."""
+        beneath = self.model(-1) / BASE
+        return beneath if beneath.is_dir() else self.model(-1)
 
     def state(self, index: int) -> Path:
         """What the method keeps after task `index`."""

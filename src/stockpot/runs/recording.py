@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from stockpot import files
 from stockpot.methods.base import Method
 from stockpot.models import lora
+from stockpot.models.named_adapter import named_adapter
 from stockpot.models.store import save_model
 from stockpot.runs.events import FileFingerprints, LearntTask
+from stockpot.runs.folder import BASE
 from stockpot.runs.results_json import results_of, write_results
 from stockpot.runs.session import OPTIMIZER, Session
 from stockpot.training.method_state import write_state
@@ -27,7 +29,9 @@ def publish_model(session: Session, model: nn.Module, index: int, card: str | No
         inside = temporary / folder.name
         inside.mkdir()
         if lora.is_stacked(model):
-            lora.save_adapter(model, inside, _base(session))
+            lora.save_adapter(model, inside, *_base(session))
+            if index < 0:
+                lora.save_base(model, inside / BASE)
         else:
             save_model(model, inside, session.recipe.model, session.rows(index))
         session.stream.save_preprocessor(inside)
@@ -35,16 +39,23 @@ def publish_model(session: Session, model: nn.Module, index: int, card: str | No
             (inside / "README.md").write_text(card, encoding="utf-8")
 
 
-def _base(session: Session) -> str:
-    """The base of an adapter: the hub's model where that is the start model, else the run's own copy."""
+def _base(session: Session) -> tuple[str, str | None]:
+    """The base of an adapter, and its revision: the hub's model where it sits on that, else the run's own copy."""
     spec = session.recipe.model
-    whole = not session.stream.has_classes and spec.revision is None  # a classifier's output layer is random
-    return (_hub_name(spec.name) if whole else None) or str(session.run.model(-1).resolve())
+    adapter = named_adapter(spec)
+    beneath = spec if adapter is None else adapter.base
+    folded = adapter is not None and adapter.how == "fold"  # into the run's copy alone
+    whole = not (session.stream.has_classes or folded)  # a classifier's output layer is random
+    if whole and (name := _hub_name(beneath.name)):
+        return name, beneath.revision
+    start = session.run.model(-1)
+    return str((start if adapter is None or folded else start / BASE).resolve()), None
 
 
 def _hub_name(path: str | None) -> str | None:
-    """A name on the hub; None for a local folder, whose path is absolute, and for scikit-learn's digits."""
-    return None if path is None or path == "digits" or Path(path).is_absolute() else path
+    """A name on the hub; None for a local folder, and for scikit-learn's digits."""
+    local = path is None or path == "digits" or Path(path).is_absolute() or Path(path).is_dir()
+    return None if local else path
 
 
 def _publish_state(

@@ -30,6 +30,7 @@ from stockpot.streams.stream import Stream
 from stockpot.streams.text.language import LanguageSources, LanguageStream
 from stockpot.training.job import Stop, training_arguments
 from stockpot.training.method_state import read_state
+from stockpot.weights.adapter_config import is_adapter
 
 OPTIMIZER = "optimizer.safetensors"
 
@@ -97,7 +98,7 @@ class Session:
         return model.to(self.device), grown
 
     def load(self, index: int) -> nn.Module:
-        """The model after task `index`; −1: the start model. With `lora.output: adapter`, that one plus the adapter."""
+        """The model after task `index`; −1: the start model. With `lora.output: adapter`, its base plus the adapter."""
         return load_learnt(self.run, index, self.allow_code)
 
     def checkpoint(self, source: str, index: int) -> Path:
@@ -119,12 +120,12 @@ class Session:
 
 
 def load_learnt(run: RunFolder, index: int, allow_code: bool) -> nn.Module:
-    """The model after task `index`; −1: the start model. With `lora.output: adapter`, that one plus the adapter."""
-    recipe = run.recipe
-    if index < 0 or not recipe.model.adapts:
-        return load_model(run.model(index), allow_code, recipe.model, recipe.kind)
+    """The model after task `index`; −1: the start model. With `lora.output: adapter`, its base plus the adapter."""
+    recipe, folder = run.recipe, run.model(index)
+    if not (recipe.model.adapts and is_adapter(folder)):
+        return load_model(folder, allow_code, recipe.model, recipe.kind)
     run.verify_model(-1)
-    return lora.load_adapter(load_learnt(run, -1, allow_code), run.model(index))
+    return lora.load_adapter(load_model(run.base, allow_code, recipe.model, recipe.kind), folder)
 
 
 def check_code(run: RunFolder, spec: ModelSpec, allowed: bool) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from stockpot.errors import StockpotError, did_you_mean
-from stockpot.merging.read.adapter_config import ADAPTER_CONFIG, read_adapter_config
 from stockpot.merging.read.sources import TensorInfo, TensorSource
 from stockpot.merging.threads import PIECE
+from stockpot.weights.adapter_config import ADAPTER_CONFIG, read_adapter_config
 from stockpot.weights.layout import FLOATS, FileFacts
 from stockpot.weights.tensor_names import EMBEDDING_ENDINGS, HEAD_ENDINGS
 

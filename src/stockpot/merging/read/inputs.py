@@ -18,7 +18,7 @@ from stockpot.weights.layout import PICKLE_SUFFIXES, FileFacts, indexed_file, re
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stockpot.merging.read.adapter_config import AdapterConfig
+    from stockpot.weights.adapter_config import AdapterConfig
 
 # Weights, configuration and tokenizer: never code.
 _WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.spm", "*.tiktoken", "*.codes", "*.bpe")
@@ -141,12 +141,12 @@ class Inputs:
     def _is_adapter(self, path: str) -> bool:
         if path in self._states or not (self._located(path) / "adapter_config.json").is_file():
             return False
-        from stockpot.merging.read.adapter_config import is_adapter
+        from stockpot.weights.adapter_config import is_adapter
 
         return is_adapter(self._located(path))
 
     def _config(self, path: str) -> AdapterConfig:
-        from stockpot.merging.read.adapter_config import read_adapter_config
+        from stockpot.weights.adapter_config import read_adapter_config
 
         return read_adapter_config(self._located(path))
 

@@ -15,7 +15,6 @@ from stockpot.merging.compute.engine import first_nonfinite
 from stockpot.merging.options import Options
 from stockpot.merging.plan.merge_plan import Plan
 from stockpot.merging.plan.planned_merge import planned_merge
-from stockpot.merging.read.adapter_config import ADAPTER_CONFIG
 from stockpot.merging.read.adapter_source import PEFT_PREFIX, AdapterSource, Factors
 from stockpot.merging.read.sources import StateDict, read_pieces, torch_dtype
 from stockpot.merging.rule import Rule, Settings
@@ -23,6 +22,7 @@ from stockpot.merging.spec.merge_spec import MergeSpec, spec_to_mapping
 from stockpot.merging.threads import one_thread_each
 from stockpot.merging.write.model_folder import refuse_output
 from stockpot.merging.write.shard_file import ShardFile, Slot, verify_shard
+from stockpot.weights.adapter_config import ADAPTER_CONFIG
 from stockpot.weights.layout import ITEM_SIZE
 from stockpot.yaml_text import dump_yaml
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +25,16 @@ _WITHOUT_EFFECT = frozenset({
 })  # fmt: skip
 # Initialisations that subtract from the base what they put into A and B: the file alone is then not what was learnt.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
+# Methods that prepend learnt vectors to the text, or to what attention sees.
+_NO_WEIGHTS = frozenset({
+    "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE", "ADAPTION_PROMPT",
+})  # fmt: skip
+
+
+class _Kind(BaseModel):
+    peft_type: str
 
 
 class AdapterConfig(BaseModel):
@@ -66,10 +76,21 @@ def is_adapter(path: Path) -> bool:
 
 def read_adapter_config(folder: Path) -> AdapterConfig:
     """Reads the configuration of a LoRA adapter; raises StockpotError for other methods and unsupported features."""
+    config = parse_adapter_config(folder)
+    if problem := beyond_factors(config):
+        raise StockpotError(f"{folder / ADAPTER_CONFIG}: {problem}.")
+    return config
+
+
+def parse_adapter_config(folder: Path) -> AdapterConfig:
+    """Reads the configuration of a LoRA adapter; raises StockpotError for other methods and malformed files."""
     file = indexed_file(folder, folder, ADAPTER_CONFIG)
     if file.stat().st_size > _LONGEST_CONFIG:
         raise StockpotError(f"{file} is longer than {_LONGEST_CONFIG:,} bytes: not an adapter's configuration.")
     try:
+        kind = _Kind.model_validate_json(file.read_bytes()).peft_type
+        if kind != "LORA":
+            raise StockpotError(f"{file}: peft_type {kind} is not supported, only LORA: {_instead(kind)}.")
         config = AdapterConfig.model_validate_json(file.read_bytes())
         for pattern in (*(config.rank_pattern or {}), *(config.alpha_pattern or {})):
             re.compile(rf"(.*\.)?({pattern})$")
@@ -84,25 +105,36 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
         raise StockpotError(f"{file}: {where}: {first['msg']}.") from error
     except (re.error, RecursionError, OverflowError) as error:
         raise StockpotError(f"{file}: rank_pattern or alpha_pattern is not a regular expression: {error}.") from error
-    problem = _unsupported(config)
-    if problem:
-        raise StockpotError(f"{file}: {problem}.")
     return config
 
 
-def _unsupported(config: AdapterConfig) -> str | None:
-    if config.peft_type != "LORA":
-        return f"peft_type {config.peft_type} is not supported, only LORA: merge it with PEFT (`merge_and_unload`)"
+def _instead(kind: str) -> str:
+    if kind in _NO_WEIGHTS:
+        return (
+            "it is learnt input beside the model, not a change of weights, so it cannot be folded, merged or averaged"
+        )
+    return "merge it with PEFT (`merge_and_unload`)"
+
+
+def changes_base(config: AdapterConfig) -> str | None:
+    """Why a LoRA adapter's file alone is not what was learnt; None if it is."""
     init = config.init_lora_weights
     if isinstance(init, str) and init.lower().startswith(_CHANGES_BASE):
         return (
             f"init_lora_weights {init!r} also changes the base: save the adapter with "
             "`save_pretrained(…, path_initial_model_for_weight_conversion=…)`, which makes it a plain LoRA"
         )
-    if config.bias != "none":
+    return None
+
+
+def beyond_factors(config: AdapterConfig, allowed: Collection[str] = ()) -> str | None:
+    """What makes a LoRA adapter add more to the weights than `scale(module)·B·A`; None if only keys in `allowed` do."""
+    if problem := changes_base(config):
+        return problem
+    if config.bias != "none" and "bias" not in allowed:
         return f"bias {config.bias!r} is not supported: B·A does not hold the trained biases"
     for key, value in (config.model_extra or {}).items():
-        if value and key not in _WITHOUT_EFFECT:
+        if value and key not in _WITHOUT_EFFECT and key not in allowed:
             dora = " (DoRA)" if key == "use_dora" else ""
             return f"{key}={_short(value)}{dora} is not supported: merge it with PEFT (`merge_and_unload`) if possible"
     return None
