@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from stockpot.errors import StockpotError
-from stockpot.models.spec import TrainedTokenizer
+from stockpot.models.spec import ModelSpec, TrainedTokenizer
 from stockpot.models.tokenizer import (
     end_of_text,
     open_tokenizer,
@@ -31,9 +30,8 @@ TEXTS = [
 TRAINED = train_tokenizer(TEXTS, 300)
 
 
-def spec(**values: Any) -> Any:
-    given = {"name": None, "tokenizer": None, "revision": None, "trust_remote_code": False, "chat_template": None}
-    return SimpleNamespace(**(given | values))
+def spec(**values: Any) -> ModelSpec:
+    return ModelSpec(**(values if "name" in values else {"config": {"model_type": "llama"}, **values}))
 
 
 @given(st.text())
