@@ -6,20 +6,31 @@ from pathlib import Path
 
 import pasted
 import pytest
+from stand_ins import make_stand_ins
 
 ROOT = Path(__file__).parents[2]
 PAGES = {page.stem: page for page in sorted((ROOT / "docs").glob("*.md"))}
 PAGES = {name: page for name, page in PAGES.items() if list(pasted.examples(page))}
-THOROUGH: set[str] = set()  # what their blocks show is tested elsewhere, in less time
+THOROUGH = {"comparing", "notebook", "trainers"}  # what their blocks show is tested elsewhere, in less time
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the pages name on the hub, in folders of the same names; tests must not change it."""
+    folder = tmp_path_factory.mktemp("hub")
+    make_stand_ins(folder)
+    return folder
 
 
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.thorough) if name in THOROUGH else name for name in PAGES]
 )
 def test_a_page_runs_as_pasted(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_pictures: None
+    name: str, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_pictures: None
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    for folder in hub.iterdir():
+        (tmp_path / folder.name).symlink_to(folder)
     for example in pasted.examples(PAGES[name]):
         example.evaluate()

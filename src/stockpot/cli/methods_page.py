@@ -1,4 +1,4 @@
-"""The page and the table of all methods, made of their docstrings and configs."""
+"""The page of all methods, made of their docstrings and configs."""
 
 from __future__ import annotations
 
@@ -18,20 +18,11 @@ start model, τ a task vector, T the optimizer steps of a task. `beta` weighs th
 """
 
 
-def methods_table() -> str:
-    """README's table: what each method does, and what it keeps between tasks."""
-    lines = ["| | | what is kept between tasks |", "|---|---|---|"]
-    for name, method in registry().items():
-        section = sections(method.__doc__)
-        lines.append(f"| [`{name}`](docs/methods.md#{name}) | {section['']} | {section['Kept']} |")
-    return "\n".join(lines) + "\n"
-
-
 def methods_page() -> str:
     """The page in Markdown: a table of all methods, then a section for each."""
-    parts = [INTRODUCTION, "| method | what stays between tasks | a step costs |\n|---|---|---|"]
+    parts = [INTRODUCTION, "| method | what it does | what stays between tasks |\n|---|---|---|"]
     parts[-1] += "".join(
-        f"\n| [{name}](#{name}) | {section['Kept']} | {section['Cost']} |"
+        f"\n| [{name}](#{name}) | {section['']} | {section['Kept']} |"
         for name, section in ((name, sections(method.__doc__)) for name, method in registry().items())
     )
     parts += [_section(name, method) for name, method in registry().items()]

@@ -1,4 +1,4 @@
-"""A method's docstring by its sections: what `stockpot methods`, docs/methods.md and README's table are made of."""
+"""A method's docstring by its sections: what `stockpot methods` and docs/methods.md are made of."""
 
 from __future__ import annotations
 
