@@ -1,4 +1,4 @@
-"""The code of the guide runs as it stands."""
+"""The code of the guide and of README runs as it stands."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from stand_ins import make_stand_ins
 
 ROOT = Path(__file__).parents[2]
-PAGES = {page.stem: page for page in sorted((ROOT / "docs").glob("*.md"))}
+PAGES = {page.stem: page for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
 PAGES = {name: page for name, page in PAGES.items() if list(pasted.examples(page))}
-THOROUGH = {"comparing", "notebook", "trainers"}  # what their blocks show is tested elsewhere, in less time
+THOROUGH = {"comparing", "notebook", "stream", "trainers"}  # what their blocks show is tested elsewhere, in less time
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from stockpot.markdown import code_span, escape_markdown
 from stockpot.methods.base import BaseConfig
 from stockpot.recipe.schema import Recipe, Split
 
-INTRODUCTION = """\
+OPENING = """\
 # Every key of a recipe
 
 Made from the code by `make docs`. [A stream of tasks](stream.md) shows how the keys go together, and `stockpot schema`
@@ -35,7 +35,7 @@ ELSEWHERE = {
 
 def recipe_page() -> str:
     """The page in Markdown: a section for each block, then one for the metrics."""
-    parts = [INTRODUCTION]
+    parts = [OPENING]
     for path, block in _blocks(Recipe):
         title = {Recipe: "The recipe", Split: "`tasks`, as one block"}.get(block, f"`{path}`")
         parts.append(f"## {title}\n\n{_summary(block)}\n\n{_table(block.model_fields, block)}")
@@ -52,15 +52,15 @@ def recipe_page() -> str:
 
 def _blocks(root: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
     """The recipe and the blocks inside it with their paths, each once, those of `data` before those inside `data`."""
-    found: dict[type[BaseModel], str] = {root: ""}
+    paths: dict[type[BaseModel], str] = {root: ""}
     waiting = [root]
     while waiting:
         block = waiting.pop(0)
-        yield found[block], block
+        yield paths[block], block
         for key, info in block.model_fields.items():
             for inner in _models_in(info.annotation):
-                if inner not in found:
-                    found[inner] = f"{found[block]}.{key}".removeprefix(".")
+                if inner not in paths:
+                    paths[inner] = f"{paths[block]}.{key}".removeprefix(".")
                     waiting.append(inner)
 
 
