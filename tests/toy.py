@@ -90,6 +90,7 @@ def learn(
     build: Callable[[Any], Method] = methods.build,
     carry: bool = False,
     owners: Tensor | None = None,
+    class_weights: Tensor | None = None,
     seed: int = 0,
     **settings: Any,
 ) -> Learnt:
@@ -129,6 +130,7 @@ def learn(
         seed_everything(task.seed)
         data = active.training_data(task, task_examples)
         job = Job(current, active, data, {**SETTINGS, **settings}, task.seed, folder / "checkpoints", owners=owners)
+        job.class_weights = class_weights
         job.optimizer_state = learnt.optimizer[-1] if carry and index else None
         task.total_steps = planned_steps(job)
         active.task_start(task)
@@ -154,6 +156,7 @@ def by_hand(
     *,
     model: nn.Module | None = None,
     extra: Callable[[nn.Module, Batch], Tensor] | None = None,
+    class_weights: Tensor | None = None,
     epochs: int = 2,
     batch_size: int = 8,
     learning_rate: float = 0.05,
@@ -168,7 +171,7 @@ def by_hand(
         batches.set_epoch(epoch)
         for indices in batches:
             batch = data.examples.__getitems__(indices)
-            loss = nn.functional.cross_entropy(model(batch["pixel_values"]), batch["labels"])
+            loss = nn.functional.cross_entropy(model(batch["pixel_values"]), batch["labels"], class_weights)
             if extra is not None:
                 loss = loss + extra(model, batch)
             optimizer.zero_grad()

@@ -79,7 +79,9 @@ class Recipe(StrictModel):
     controls: list[TaskSpec] = Field(default_factory=list, description="evaluated, never trained on")
     method: MethodConfig = Field(default_factory=dict, validate_default=True)
     compare: list[MethodConfig] = Field(default_factory=list, description="the methods of `stockpot compare`")
-    train: TrainSettings = Field(default_factory=dict, description="names and values of TrainingArguments")
+    train: TrainSettings = Field(
+        default_factory=dict, description="names and values of TrainingArguments; and class_weights"
+    )
     loop: Literal["trainer", "plain"] = Field("trainer", description="Transformers' Trainer, or a plain loop of torch")
     boundary: Literal["fresh", "keep-optimizer"] = Field(
         "fresh",

@@ -1,4 +1,6 @@
-"""The `train` block: names of Transformers' TrainingArguments, except those that a stream decides itself."""
+"""The `train` block: names of Transformers' TrainingArguments, except those that a stream decides itself, and
+`class_weights`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ import math
 from typing import Any
 
 from stockpot.errors import StockpotError, did_you_mean
+from stockpot.training.class_weights import CLASS_WEIGHTS, check_class_weights
 
 RESERVED = {
     "output_dir": "the run folder decides; use -o",
@@ -118,10 +121,13 @@ def check_train(train: dict[str, Any], source: str, loop: str = "trainer") -> No
 
     known = {field.name: field.default for field in dataclasses.fields(TrainingArguments)}
     for key, value in train.items():
+        if key == CLASS_WEIGHTS:
+            check_class_weights(value, f"{source}.{key}")
+            continue
         if key in RESERVED:
             raise StockpotError(f"{source}.{key}: not for a recipe: {RESERVED[key]}.")
         if key not in known:
-            hint = did_you_mean(key, known) or " See the documentation of TrainingArguments."
+            hint = did_you_mean(key, [*known, CLASS_WEIGHTS]) or " See the documentation of TrainingArguments."
             raise StockpotError(f"{source}.{key}: unknown key.{hint}")
         if key == "optim" and str(value).startswith("schedule_free"):
             raise StockpotError(

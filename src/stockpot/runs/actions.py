@@ -24,6 +24,7 @@ from stockpot.runs.progress import Progress
 from stockpot.runs.results_json import write_results
 from stockpot.runs.session import Session, check_consent, open_stream
 from stockpot.runs.versions import commit, versions
+from stockpot.runs.weighing import check_weights
 from stockpot.streams.spec import TaskSpec
 from stockpot.streams.stream import Stream
 from stockpot.training.job import Stop, training_arguments
@@ -61,6 +62,7 @@ def check_start(resolved: Recipe, methods: Sequence[BaseConfig] = ()) -> Stream:
         for method in methods or [resolved.method]:
             settings = {**resolved.train, **(method.train or {}), **task.train}
             training_arguments(settings, Path("runs"), resolved.seeds[0])
+            check_weights(settings, stream)
     rows = _start_rows(resolved, stream)
     model = start_model(resolved.model, rows, resolved.seeds[0], resolved.kind, stream.tokenizer)
     check_model(model, stream, rows)
@@ -147,6 +149,7 @@ def add_task(path: Path, task: TaskSpec, *, allow_code: bool = False) -> None:
         training_arguments({**recipe.train, **resolved.train}, path, run.seed)
         longer = recipe.model_copy(update={"tasks": [*run.tasks, resolved]})
         session = Session.open(run, longer, allow_code=allow_code)
+        check_weights({**recipe.train, **resolved.train}, session.stream)
         newest = len(run.finished) - 1
         if recipe.model.lora is not None and session.rows(newest + 1) > session.rows(newest):
             raise StockpotError(

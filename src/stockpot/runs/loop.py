@@ -16,6 +16,7 @@ from stockpot.runs.events import LearntTask
 from stockpot.runs.meter import Clock, peak_memory, reset_peak_memory
 from stockpot.runs.recording import publish_model, record_task
 from stockpot.runs.session import Session
+from stockpot.runs.weighing import weigh_classes
 from stockpot.seeds import derive, seed_everything
 from stockpot.training import dispatch
 from stockpot.training.job import Interrupted, Job, check_finite, planned_steps
@@ -72,15 +73,18 @@ def learn(session: Session, index: int) -> None:
     seed_everything(task.seed)
     examples = stream.train(index)
     data = method.training_data(task, examples)
+    settings = {**recipe.train, **run.tasks[index].train}
+    class_weights, weights_notes = weigh_classes(session, settings, data, index)
     job = Job(
         model=model,
         method=method,
         data=data,
-        settings={**recipe.train, **run.tasks[index].train},
+        settings=settings,
         seed=task.seed,
         folder=run.checkpoints(index),
         logs=run.logs(index),
         owners=task.owners,
+        class_weights=class_weights,
         optimizer_state=carried if recipe.boundary == "keep-optimizer" else None,
         stop=session.stop,
         on_step=session.progress.step,
@@ -102,7 +106,7 @@ def learn(session: Session, index: int) -> None:
         scores = evaluate_model(session, model, learnt=index + 1)
     costs.evaluation_seconds, costs.evaluation_cpu_seconds = clock.read()
     costs.peak_memory_bytes = peak_memory()
-    notes = [*method.notes, *stream.notes(index)]
+    notes = [*method.notes, *stream.notes(index), *weights_notes]
     kept = optimizer_state if recipe.boundary == "keep-optimizer" else {}
     event: LearntTask = {
         "event": "task", "index": index, "name": task.name, **scores, "costs": costs.model_dump(), "notes": notes,

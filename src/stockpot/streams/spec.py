@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator
 
 from stockpot.strict import StrictModel
 from stockpot.switches import read_switches
@@ -23,7 +23,17 @@ def _train_words(train: Any) -> Any:
     return {key: value if key in _NO_IS_A_WORD else read_switches(value) for key, value in train.items()}
 
 
-TrainSettings = Annotated[dict[str, Any], BeforeValidator(_train_words)]
+_CLASS_WEIGHTS = {
+    "anyOf": [
+        {"enum": ["balanced", "none"]},
+        {"type": "object", "additionalProperties": {"type": "number", "exclusiveMinimum": 0}},
+        {"type": "null"},
+    ],
+    "description": "how much the examples of each class count in the cross-entropy: a weight by class, others 1; "
+    "balanced: N / (classes × n_c), n_c the examples of the class in an epoch",
+}
+_TRAIN_SCHEMA = {"type": "object", "additionalProperties": True, "properties": {"class_weights": _CLASS_WEIGHTS}}
+TrainSettings = Annotated[dict[str, Any], BeforeValidator(_train_words), WithJsonSchema(_TRAIN_SCHEMA)]
 
 
 class DataSpec(StrictModel):
@@ -74,4 +84,4 @@ class TaskSpec(StrictModel):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
     data: DataSpec = Field(default_factory=DataSpec)
-    train: TrainSettings = Field(default_factory=dict, description="TrainingArguments that differ for this task")
+    train: TrainSettings = Field(default_factory=dict, description="settings that differ for this task")

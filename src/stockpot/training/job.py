@@ -19,6 +19,7 @@ from stockpot.errors import StockpotError, did_you_mean
 from stockpot.methods.base import Method
 from stockpot.streams.scenario import mask_rivals
 from stockpot.training.batches import EpochBatches
+from stockpot.training.class_weights import CLASS_WEIGHTS
 
 
 class Diverged(StockpotError):  # noqa: N818 - what happened, as Interrupted is
@@ -38,7 +39,7 @@ class Stop:
 
 @dataclass
 class Job:
-    """One task's training: `settings` are TrainingArguments by name."""
+    """One task's training: `settings` are TrainingArguments by name, as a recipe's `train` has them."""
 
     model: nn.Module
     method: Method[Any]
@@ -48,6 +49,7 @@ class Job:
     folder: Path  # for checkpoints
     logs: Path | None = None  # for the files of trackers; beside the checkpoints by default
     owners: Tensor | None = None  # see scenario.Rows.owners
+    class_weights: Tensor | None = None  # of the output rows, see class_weights.row_weights
     resume_from: Path | None = None
     optimizer_state: Mapping[str, Tensor] | None = None  # of the task before, for boundary: keep-optimizer
     stop: Stop = field(default_factory=Stop)
@@ -57,31 +59,58 @@ class Job:
     on_checkpoint: Callable[[int, Path], None] = lambda step, folder: None
 
 
-def batch_loss(job: Job, model: nn.Module, batch: Batch, smoothing: float = 0.0) -> Tensor:
+def batch_loss(job: Job, model: nn.Module, batch: Batch, smoothing: float = 0.0, share: float = 1.0) -> Tensor:
     """The mean loss of a micro-batch, over examples or tokens: cross-entropy over the rows that compete, as the method
-    changes it.
+    changes it; `share` is the factor of `weight_shares`.
     """
     logits, targets = logits_of(model, batch), targets_of(batch)
-    loss = cross_entropy(mask_rivals(logits, targets, job.owners), targets, smoothing)
-    return job.method.loss(loss, logits, batch, model)
+    loss = cross_entropy(mask_rivals(logits, targets, job.owners), targets, smoothing, job.class_weights)
+    return job.method.loss(loss if share == 1 else loss * share, logits, batch, model)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-    """The mean cross-entropy over targets that are not IGNORED, in fp32 or better.
+def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
+    """The mean cross-entropy over targets that are not IGNORED, in fp32 or better, as torch has it.
 
+    Equation: with class weights `Σ_i w[y_i]·CE_i / Σ_i w[y_i]`.
     Label smoothing spreads its share over the rows that compete, those above −∞.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    weights = None if weights is None else weights.to(logits)
     if not smoothing or not bool(torch.isneginf(logits).any()):
-        return functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+        return functional.cross_entropy(logits, labels, weights, label_smoothing=smoothing)
     competing = ~torch.isneginf(logits)
-    uniform = -logits.log_softmax(-1).masked_fill(~competing, 0).sum(-1) / competing.sum(-1)
-    return (1 - smoothing) * functional.cross_entropy(logits, labels) + smoothing * uniform.mean()
+    surprise = -logits.log_softmax(-1)
+    if weights is None:
+        uniform = surprise.masked_fill(~competing, 0).sum(-1) / competing.sum(-1)
+        return (1 - smoothing) * functional.cross_entropy(logits, labels) + smoothing * uniform.mean()
+    uniform = (surprise * weights).masked_fill(~competing, 0).sum(-1) / competing.sum(-1)
+    weighted = functional.cross_entropy(logits, labels, weights)
+    return (1 - smoothing) * weighted + smoothing * uniform.sum() / weights[labels].sum()
+
+
+def weight_shares(job: Job, batches: Sequence[Batch]) -> list[float]:
+    """Factors of the micro-batches' cross-entropies that make a step's gradient that of its whole batch.
+
+    Equation: `(W_b / ΣW) / (n_b / Σn)`, W_b the class weights of a micro-batch's n_b targets together: a weighted mean
+    is over weights, and the loops divide a step's loss by examples. Without class weights 1.
+    """
+    if job.class_weights is None or len(batches) == 1:
+        return [1.0] * len(batches)
+    weights = [float(job.class_weights.to(batch["labels"].device)[targets_of(batch)].sum()) for batch in batches]
+    counts = [len(targets_of(batch)) for batch in batches]
+    mean = sum(weights) / sum(counts)
+    return [weight / count / mean for weight, count in zip(weights, counts, strict=True)]
 
 
 def total_steps(batches: int, accumulation: int, epochs: float, max_steps: int) -> int:
     """T, the optimizer steps of a task: `max_steps` where positive, else epochs × ⌈batches / accumulation⌉."""
     return max_steps if max_steps > 0 else math.ceil(epochs * max(1, math.ceil(batches / accumulation)))
+
+
+def epoch_batches(data: TrainingData, settings: dict[str, Any], folder: Path, seed: int) -> EpochBatches:
+    """The batches of an epoch, in either loop."""
+    args = training_arguments(settings, folder, seed)
+    return EpochBatches(data, args.train_batch_size, seed, args.dataloader_drop_last)
 
 
 def planned_steps(job: Job) -> int:
@@ -97,13 +126,14 @@ def planned_steps(job: Job) -> int:
 
 
 def training_arguments(settings: dict[str, Any], folder: Path, seed: int) -> Any:
-    """Transformers' TrainingArguments; raises StockpotError where it refuses a value."""
+    """Transformers' TrainingArguments, of all settings but the class weights; raises StockpotError for a bad value."""
     from transformers import TrainingArguments
 
     defaults: dict[str, Any] = {"report_to": "none", "disable_tqdm": True, "save_steps": 500}
     fixed = {"output_dir": str(folder), "seed": seed, "save_strategy": "steps", "eval_strategy": "no"}
+    known = {key: value for key, value in settings.items() if key != CLASS_WEIGHTS}
     try:
-        arguments = TrainingArguments(**{**defaults, **settings, **fixed})
+        arguments = TrainingArguments(**{**defaults, **known, **fixed})
     except (TypeError, ValueError, ImportError) as error:
         raise StockpotError(_refusal(settings, str(error))) from error
     _check_trackers(arguments.report_to)

@@ -17,7 +17,8 @@ from stockpot.errors import StockpotError, did_you_mean
 from stockpot.files import publishing
 from stockpot.training.batches import EpochBatches
 from stockpot.training.checkpoint_weights import load_weights, save_weights
-from stockpot.training.job import Interrupted, Job, batch_loss, planned_steps, training_arguments
+from stockpot.training.class_weights import CLASS_WEIGHTS
+from stockpot.training.job import Interrupted, Job, batch_loss, planned_steps, training_arguments, weight_shares
 from stockpot.training.method_state import read_state, write_state
 from stockpot.training.optimizer_state import export_state, import_state
 
@@ -27,7 +28,7 @@ KNOWN = {
     "per_device_train_batch_size", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon",
     "max_grad_norm", "num_train_epochs", "max_steps", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps",
     "warmup_ratio", "gradient_accumulation_steps", "label_smoothing_factor", "save_steps", "dataloader_drop_last",
-    "use_cpu", "optim",
+    "use_cpu", "optim", CLASS_WEIGHTS,
 }  # fmt: skip
 
 
@@ -72,8 +73,8 @@ def train_plainly(job: Job) -> dict[str, Tensor]:
 def _accumulate(job: Job, group: list[list[int]], args: Any) -> None:
     batches = [job.data.examples.__getitems__(indices) for indices in group]
     many = [items_in(batch) for batch in batches]
-    for batch, items in zip(batches, many, strict=True):
-        loss = batch_loss(job, job.model, moved_to(job.model, batch), args.label_smoothing_factor)
+    for batch, items, share in zip(batches, many, weight_shares(job, batches), strict=True):
+        loss = batch_loss(job, job.model, moved_to(job.model, batch), args.label_smoothing_factor, share)
         (loss if len(batches) == 1 else loss * (items / sum(many))).backward()
 
 

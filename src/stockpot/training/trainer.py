@@ -21,7 +21,7 @@ from stockpot.errors import StockpotError
 from stockpot.files import make_folder, publishing
 from stockpot.training.batches import EpochBatches, loader
 from stockpot.training.checkpoint_weights import load_weights, save_weights
-from stockpot.training.job import Interrupted, Job, batch_loss, training_arguments
+from stockpot.training.job import Interrupted, Job, batch_loss, training_arguments, weight_shares
 from stockpot.training.method_state import read_state, write_state
 from stockpot.training.optimizer_state import export_state, import_state
 
@@ -60,6 +60,7 @@ class TaskTrainer(Trainer):
         # compute_loss smooths the labels itself; the Trainer needs a model with a `config` for it.
         self._smoothing = args.label_smoothing_factor
         args.label_smoothing_factor = 0.0
+        self._shares: Iterator[float] = iter(())  # of the micro-batches to come in this step
         super().__init__(model=job.model, args=args, compute_loss_func=self._scaled, callbacks=[_Hooks(job)])
         for callback in list(self.callback_handler.callbacks):
             if getattr(callback, "logging_dir", "") is None:  # TensorBoard's, unless TENSORBOARD_LOGGING_DIR is set
@@ -90,6 +91,7 @@ class TaskTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator: Iterator[Batch], num_batches: int, device: Any) -> Any:
         """The micro-batches of a step, and how many items they have: examples, or tokens that are learnt."""
         batches = list(itertools.islice(epoch_iterator, num_batches))
+        self._shares = iter(weight_shares(self.job, batches))
         return batches, sum(items_in(batch) for batch in batches)
 
     def compute_loss(
@@ -100,7 +102,7 @@ class TaskTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Tensor:
         """The micro-batch's share of the step's mean loss."""
-        loss = batch_loss(self.job, model, inputs, self._smoothing)
+        loss = batch_loss(self.job, model, inputs, self._smoothing, next(self._shares, 1.0))
         many = items_in(inputs)
         return loss if num_items_in_batch in (None, many) else loss * (many / num_items_in_batch)
 
