@@ -1,4 +1,4 @@
-"""`train.class_weights` in float64: torch's weighted mean over the whole batch in both loops; methods add what they did."""
+"""`train.class_weights` in float64: the weighted mean of torch, in both loops and with every method."""
 
 from __future__ import annotations
 
