@@ -16,6 +16,7 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from stockpot import methods
 from stockpot.comparisons.cells import plan, recipe_of
+from stockpot.errors import StockpotError
 from stockpot.methods import registry
 from stockpot.methods.base import Method, Task
 from stockpot.methods.shared.first_task import FirstTaskConfig
@@ -160,3 +161,25 @@ def test_a_head_that_fits_comes_from_the_checkpoint_too(
     assert [event["drawn"] for event in events if event["event"] == "started"] == [[]]
     weights = [file.read_bytes() for file in sorted((tmp_path / "run" / "tasks").glob("*/model/model.safetensors"))]
     assert weights[0] == weights[1]
+
+
+def test_a_model_that_the_users_code_loads_says_what_it_drew(digits_recipe: dict[str, Any], tmp_path: Path) -> None:
+    """β = 1 in the first task: only what `drawn` names has moved, whole layers and single tensors alike."""
+    values = {
+        **digits_recipe,
+        "tasks": [{"name": "only"}],
+        "method": {"name": "sfa", "beta": 1.0},
+    }
+    model = {**digits_recipe["model"], "drawn": ["3", "1.bias"]}
+    recipe = validate(Recipe, {**values, "model": model}, "here")
+    create_run(recipe, recipe.method, 0, tmp_path / "run")
+    results = continue_run(tmp_path / "run")
+    start, end = (load_file(tmp_path / "run" / "tasks" / place / "model" / "model.safetensors")
+                  for place in ("00-start", "01-only"))  # fmt: skip
+    assert {name for name, tensor in end.items() if not tensor.equal(start[name])} == {"3.weight", "3.bias", "1.bias"}
+    assert any("but for 1.bias, 3.bias, 3.weight, which the checkpoint lacks" in note for note in results.notes)
+
+    wrong = validate(Recipe, {**values, "model": {**model, "drawn": ["1.bais"]}}, "here")
+    with pytest.raises(StockpotError, match=r"model.drawn: .* no tensor or layer '1.bais'. Did you mean '1.bias'\?"):
+        create_run(wrong, wrong.method, 0, tmp_path / "wrong")
+        continue_run(tmp_path / "wrong")

@@ -115,6 +115,8 @@ def test_a_key_that_is_named_like_a_branch_of_a_union_is_still_the_users(recipe:
         ("model={config: {}}", "model: config needs the key model_type, such as vit or resnet."),
         ("model={name: a, args: {b: 1}}",
          "model: args belongs to build; the settings of a Transformers model go into config."),
+        ("model={name: a, drawn: [b]}",
+         "model: drawn belongs to build; what a Transformers checkpoint lacks is known."),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_an_error_that_says_what_would_be_right(override: str, message: str, recipe: Path) -> None:

@@ -35,6 +35,11 @@ class ModelSpec(StrictModel):
     config: FreeBlock | None = Field(None, description="a Transformers configuration, `model_type` among its keys")
     build: str | None = Field(None, description="package.module:function that returns a torch.nn.Module")
     args: FreeBlock = Field(default_factory=dict, description="keyword arguments of `build`, beside `num_labels`")
+    drawn: list[str] | None = Field(
+        None,
+        description="of a `build` model that loads a checkpoint: the layers or tensors that it draws at random, "
+        "such as the output layer ([] if none)",
+    )
     revision: str | None = Field(None, description="branch, tag or commit of a hub model")
     head: str | None = Field(None, description="name of the output layer, if its shape does not identify it")
     image_processor: FreeBlock | str | None = Field(
@@ -60,7 +65,7 @@ class ModelSpec(StrictModel):
     @property
     def origin(self) -> Origin:
         """Where the start weights come from: a checkpoint (hub, folder or run), random numbers, or the user's code."""
-        if self.name is not None:
+        if self.name is not None or self.drawn is not None:
             return "checkpoint"
         return "code" if self.build is not None and not self.build.startswith(NETWORKS) else "random"
 
@@ -116,6 +121,8 @@ class ModelSpec(StrictModel):
             raise ValueError(f"build must read package.module:function, not {self.build!r}")
         if self.build is None and self.args:
             raise ValueError("args belongs to build; the settings of a Transformers model go into config")
+        if self.build is None and self.drawn is not None:
+            raise ValueError("drawn belongs to build; what a Transformers checkpoint lacks is known")
         if self.build is not None and (self.tokenizer or self.lora or self.chat_template):
             raise ValueError("tokenizer, chat_template and lora are for Transformers models, not for build")
         if self.dtype == "bfloat16" and self.lora is not None and not self.adapts:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stockpot.errors import StockpotError
+from stockpot.errors import StockpotError, did_you_mean
 from stockpot.models.adapter_start import folded, stacked
 from stockpot.models.dotted_path import build_model
 from stockpot.models.head import find_head
@@ -48,6 +48,7 @@ def build_start_model(
     adapter: NamedAdapter | None = None
     if spec.build is not None:
         model = build_model(spec.build, spec.args, rows)
+        drawn = _names_in(model, spec.drawn or [])
     elif spec.config is not None:
         model = from_config(_with_tokens(spec.config, tokenizer, kind), kind, **labels)
     else:
@@ -65,6 +66,19 @@ def build_start_model(
     if adapter is not None and adapter.how == "stack":
         model = stacked(model, adapter, classifies)
     return StartModel(model, drawn)
+
+
+def _names_in(model: nn.Module, wanted: list[str]) -> list[str]:
+    """The tensors that these names of tensors and layers stand for. Raises StockpotError if one stands for none."""
+    names = set(model.state_dict())
+    chosen: set[str] = set()
+    for name in wanted:
+        of_name = {tensor for tensor in names if tensor == name or tensor.startswith(f"{name}.")}
+        if not of_name:
+            hint = did_you_mean(name, sorted(names | {layer for layer, _ in model.named_modules() if layer}))
+            raise StockpotError(f"model.drawn: the model has no tensor or layer '{name}'.{hint}")
+        chosen |= of_name
+    return sorted(chosen)
 
 
 def _with_tokens(values: dict[str, Any], tokenizer: Any, kind: ModelKind) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from stockpot.models.spec import Origin
 ORIGINS: dict[Origin, str] = {
     "checkpoint": "comes from a checkpoint",
     "random": "has random weights",
-    "code": "is built by model.build, and whether that loads weights is not known",
+    "code": "is built by model.build, which would say by model.drawn that it loads weights",
 }
 
 
@@ -25,7 +25,7 @@ class FirstTaskConfig(BaseConfig):
     first_task: Literal["auto", "average", "skip"] = Field(
         "auto",
         description="average protects the start model while the first task is learnt, skip does not; auto: average "
-        "where model.name loads it from a checkpoint, else skip",
+        "where it comes from a checkpoint (model.name, or build with drawn), else skip",
     )
 
     def settled(self, origin: Origin) -> Self:
