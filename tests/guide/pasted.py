@@ -6,8 +6,8 @@
 | `bash` | each `stockpot …` is run, in this process, and has to succeed |
 | any with `title="NAME.EXT"` | written to that file |
 | `yaml` without a title | has to be part of a recipe: checked, not run |
-| `python` or `bash` with `title="needs …"` | not run: it needs what the title says |
-| any other language | only shown |
+| any with `title="needs …"` or `title="takes …"` | not run, and the title says why |
+| any other language, `sh` among them for what is not Stockpot's | only shown |
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _parse(document: Document) -> Iterable[Region]:
 def _evaluator(language: str, title: str) -> Any:
     if _FILE.fullmatch(title):
         return lambda example: _write(Path(title), example.parsed)
-    if title.startswith("needs "):
+    if title.startswith(("needs ", "takes ")):
         return None
     return {"python": _run_python, "bash": _run_commands, "yaml": _check_recipe}.get(language)
 
@@ -71,7 +71,9 @@ def _run_commands(example: Example) -> None:
         words = shlex.split(line, comments=True)
         if not words:
             continue
-        assert words[0] == "stockpot", f'{example.path}:{example.line}: what does {words[0]} need? title="needs …"'
+        assert words[0] == "stockpot", (
+            f'{example.path}:{example.line}: what does {words[0]} need? Say title="needs …", or use sh.'
+        )
         try:
             main(words[1:])
         except SystemExit as ended:
