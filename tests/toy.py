@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from stockpot import methods
 from stockpot.batches.examples import Batch, TensorExamples, TrainingData
+from stockpot.batches.losses import SINGLE_LABEL, ProblemType
 from stockpot.methods.base import Method, Task
 from stockpot.seeds import derive, seed_everything
 from stockpot.training import dispatch
@@ -77,6 +78,26 @@ class Learnt:
     optimizer: list[dict[str, Tensor]] = field(default_factory=list)
 
 
+def valued(task: int, regression: bool, many: int = 22) -> TensorExamples:
+    """The inputs of `examples` with two numbers, or labels, each: rows 0 and 1, then 1 and 2; some are unknown.
+
+    What row 1 stands for is turned round in the second task.
+    """
+    inputs = examples(task, many).pixel_values
+    values = inputs.flatten(1)[:, :2] * (1 - 2 * task)
+    labels = torch.full((many, CLASSES), torch.nan, dtype=torch.float64)
+    labels[:, [1, 2 * task]] = values if regression else (values > 0).double()
+    labels[::5, 2 * task] = torch.nan
+    return TensorExamples(inputs, labels)
+
+
+def rows_of(task: TensorExamples) -> list[int]:
+    """The output rows that a task has labels for."""
+    if task.labels.is_floating_point():
+        return (~task.labels.isnan()).any(0).nonzero().flatten().tolist()
+    return sorted(set(task.labels.tolist()))
+
+
 Train = Callable[..., Learnt]  # the fixture `train` of tests/methods/conftest.py
 
 
@@ -91,6 +112,7 @@ def learn(
     carry: bool = False,
     owners: Tensor | None = None,
     class_weights: Tensor | None = None,
+    problem: ProblemType = SINGLE_LABEL,
     seed: int = 0,
     **settings: Any,
 ) -> Learnt:
@@ -123,14 +145,16 @@ def learn(
             checkpoint=lambda source, index=index: {"previous": place(index - 1), "pretrained": place(-1)}.get(
                 source, Path(source)
             ),
-            rows=[sorted(set(other.labels.tolist())) for other in tasks[: index + 1]],
+            rows=[rows_of(other) for other in tasks[: index + 1]],
             owners=owners,
+            problem=problem,
             language=not task_examples.has_classes,
         )
         seed_everything(task.seed)
         data = active.training_data(task, task_examples)
         job = Job(current, active, data, {**SETTINGS, **settings}, task.seed, folder / "checkpoints", owners=owners)
         job.class_weights = class_weights
+        job.problem = problem
         job.optimizer_state = learnt.optimizer[-1] if carry and index else None
         task.total_steps = planned_steps(job)
         active.task_start(task)
@@ -157,6 +181,7 @@ def by_hand(
     model: nn.Module | None = None,
     extra: Callable[[nn.Module, Batch], Tensor] | None = None,
     class_weights: Tensor | None = None,
+    loss: Callable[[nn.Module, Batch], Tensor] | None = None,
     epochs: int = 2,
     batch_size: int = 8,
     learning_rate: float = 0.05,
@@ -171,11 +196,15 @@ def by_hand(
         batches.set_epoch(epoch)
         for indices in batches:
             batch = data.examples.__getitems__(indices)
-            loss = nn.functional.cross_entropy(model(batch["pixel_values"]), batch["labels"], class_weights)
+            value = (
+                nn.functional.cross_entropy(model(batch["pixel_values"]), batch["labels"], class_weights)
+                if loss is None
+                else loss(model, batch)
+            )
             if extra is not None:
-                loss = loss + extra(model, batch)
+                value = value + extra(model, batch)
             optimizer.zero_grad()
-            loss.backward()
+            value.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             step += 1

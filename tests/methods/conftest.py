@@ -10,7 +10,7 @@ import pytest
 import torch
 from speaking import classified, llama, texts
 from torch import nn
-from toy import Learnt, Train, Weights, config, copied, learn, network
+from toy import Learnt, Train, Weights, config, copied, learn, network, valued
 
 from stockpot.batches.examples import Examples
 from stockpot.methods import fisher_average
@@ -20,7 +20,8 @@ from stockpot.methods import fisher_average
 def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
     """`train("sfa", "plain", {"beta": 0.3}, max_steps=5)` → two toy tasks learnt so; `on` is a kind of model and data.
 
-    Kinds are "digits", "norm" (with dropout and batch norm), "texts" (a causal language model) and "classified texts".
+    Kinds are "digits", "norm" (with dropout and batch norm), "texts" (a causal language model), "classified texts",
+    "regression" and "labels" (several of each example).
     What it returns is shared by the tests: read it, and change nothing of it.
     """
     trainings: dict[str, Learnt] = {}
@@ -33,6 +34,11 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
                 "norm": lambda: {"model": network(dropout=0.3, norm=True)},
                 "texts": lambda: {"model": llama(), "tasks": [texts(0), texts(1)]},
                 "classified texts": lambda: {"model": llama(rows=4), "tasks": [classified(0), classified(1)]},
+                "regression": lambda: {"tasks": [valued(n, True) for n in range(2)], "problem": "regression"},
+                "labels": lambda: {
+                    "tasks": [valued(n, False) for n in range(2)],
+                    "problem": "multi_label_classification",
+                },
             }
             folder = tmp_path_factory.mktemp(f"{name}-{loop}")
             trainings[key] = learn(config(name, **keys), loop, folder, **kinds[on](), **settings)

@@ -34,9 +34,12 @@ def refusal(opened: Callable[[DataSpec, str], Any], data: DataSpec) -> str:
     [
         (
             [0.5, 1.5] * 10,
-            r"row 0: data.label: column 'label': 0.5 is a measured value, and regression is not supported",
+            "column 'label': 0.5 is not a class but a number: to learn numbers, set data.problem_type: regression",
         ),
-        ([[0, 1], [1]] * 10, r"row 0: data.label: column 'label': its labels are lists; multi-label classification"),
+        (
+            [[0, 1], [1]] * 10,
+            "row 0: data.label: column 'label': its labels are lists: where an example may have several labels",
+        ),
         ([10**9, 0] * 10, "data.label: column 'label': 1000000000 is not a class number"),
         ([-5, 0] * 10, "data.label: column 'label': -5 is not a class number"),
         ([None, 1] * 10, "row 0: it has no label"),

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import nan
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 Batch = dict[str, Tensor]
 IGNORED = -100  # as a target: no loss at this position
 
 
 class Examples(Protocol):
-    """Inputs and their output rows."""
+    """Inputs and their labels."""
 
     @property
     def labels(self) -> Tensor:
-        """The output row of each example, (N,) int64."""
+        """The output row of each example, (N,) int64; of several labels or numbers (N, rows), NaN where unknown."""
         ...
 
     def __len__(self) -> int: ...
@@ -38,7 +40,7 @@ class Examples(Protocol):
 
     @property
     def has_classes(self) -> bool:
-        """Whether each example belongs to a class: false for text to be continued by a causal language model."""
+        """Whether a head with rows answers each example: false for text that a language model continues or answers."""
         ...
 
     @property
@@ -91,7 +93,7 @@ class _ImageExamples:
 
 @dataclass(frozen=True)
 class TensorExamples(_ImageExamples):
-    """Examples in memory: one tensor of inputs, (N, …), and one of labels, (N,)."""
+    """Examples in memory: one tensor of inputs, (N, …), and one of labels, (N,) or (N, rows)."""
 
     pixel_values: Tensor
     labels: Tensor
@@ -114,7 +116,7 @@ class TensorExamples(_ImageExamples):
         if len(parts) <= len(others):
             return super().followed_by(others)
         return TensorExamples(
-            torch.cat([part.pixel_values for part in parts]), torch.cat([part.labels for part in parts])
+            torch.cat([part.pixel_values for part in parts]), joined_labels([part.labels for part in parts])
         )
 
     def to_tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -164,7 +166,7 @@ class ConcatExamples(_ImageExamples):
     @classmethod
     def of(cls, parts: Sequence[Examples]) -> ConcatExamples:
         """The parts, which stay where they are."""
-        return cls(tuple(parts), torch.cat([part.labels for part in parts]))
+        return cls(tuple(parts), joined_labels([part.labels for part in parts]))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -190,6 +192,14 @@ class ConcatExamples(_ImageExamples):
     def nbytes(self) -> int:
         """Bytes of all parts."""
         return sum(part.nbytes for part in self.parts)
+
+
+def joined_labels(labels: Sequence[Tensor]) -> Tensor:
+    """Labels of several sets of examples, one after the other; NaN in the rows that a set does not have."""
+    if labels[0].dim() == 1:
+        return torch.cat(list(labels))
+    width = max(each.shape[1] for each in labels)
+    return torch.cat([functional.pad(each, (0, width - each.shape[1]), value=nan) for each in labels])
 
 
 def concat(parts: Sequence[Examples]) -> Examples:

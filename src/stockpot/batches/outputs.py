@@ -27,19 +27,31 @@ def logits_of(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def targets_of(batch: Batch) -> Tensor:
-    """The correct row for each of the logits, (n,); IGNORED where there is no loss."""
+    """The correct row for each of the logits, (n,); IGNORED where there is no loss. Not for labels (B, rows)."""
     return batch["labels"].flatten()
 
 
+def has_values(batch: Batch) -> bool:
+    """Whether the labels are (B, rows): several labels of each example, or numbers, with NaN where none is known."""
+    return batch["labels"].is_floating_point()
+
+
+def rows_in(batch: Batch) -> int:
+    """n, the number of rows of the logits: examples, or positions of sequences."""
+    return len(batch["labels"]) if has_values(batch) else batch["labels"].numel()
+
+
 def items_in(batch: Batch) -> int:
-    """The number of terms in a batch's mean loss: examples, or predicted tokens."""
+    """The number of terms in a batch's mean loss: examples, predicted tokens, or labelled outputs."""
     labels = batch["labels"]
+    if has_values(batch):
+        return int((~labels.isnan()).sum())
     return len(labels) if labels.dim() == 1 else int((labels != IGNORED).sum())
 
 
 def learnt_logits(logits: Tensor, batch: Batch) -> Tensor:
     """The logits (n, rows) without the positions that have no target."""
-    return logits if batch["labels"].dim() == 1 else logits[targets_of(batch) != IGNORED]
+    return logits if batch["labels"].dim() == 1 or has_values(batch) else logits[targets_of(batch) != IGNORED]
 
 
 def moved_to(model: nn.Module, batch: Batch) -> Batch:

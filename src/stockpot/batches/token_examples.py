@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stockpot.batches.examples import IGNORED, Batch, ConcatExamples, Examples, TensorExamples
+from stockpot.batches.examples import IGNORED, Batch, ConcatExamples, Examples, TensorExamples, joined_labels
 
 _PER_TOKEN, _PER_SEQUENCE = ("tokens", "targets", "positions"), ("ends", "rows")
 
@@ -19,20 +19,20 @@ class TokenExamples:
     """Token sequences of different lengths in memory, one behind the other; a batch is padded to its longest.
 
     For a causal language model `targets` holds at every position the token that comes **next**, and `IGNORED` where
-    there is no loss; for a classifier `rows` holds the output row of every sequence. `positions` restart where several
+    there is no loss; for a classifier `rows` holds the labels of every sequence. `positions` restart where several
     texts share one sequence: attention then keeps them apart, and there is no attention mask.
     """
 
     tokens: Tensor  # (T,) int32
     ends: Tensor  # (N,) int64: where each sequence ends in `tokens`
     targets: Tensor | None = None  # (T,) int32
-    rows: Tensor | None = None  # (N,) int64
+    rows: Tensor | None = None  # (N,) int64, or (N, rows) of several labels or numbers
     positions: Tensor | None = None  # (T,) int32
     pad: int = 0
 
     @property
     def labels(self) -> Tensor:
-        """The output row of each sequence; 0 for text to be continued, which has no classes."""
+        """The labels of each sequence; 0 for text to be continued, which has no classes."""
         return torch.zeros(len(self.ends), dtype=torch.int64) if self.rows is None else self.rows
 
     @property
@@ -103,9 +103,9 @@ class TokenExamples:
         return TokenExamples(
             torch.cat([part.tokens for part in parts]),
             torch.cat([part.ends + offset for part, offset in zip(parts, [0, *before], strict=False)]),
-            _cat([part.targets for part in parts]),
-            _cat([part.rows for part in parts]),
-            _cat([part.counted_positions() if packed else None for part in parts]),
+            _joined([part.targets for part in parts]),
+            _joined([part.rows for part in parts]),
+            _joined([part.counted_positions() if packed else None for part in parts]),
             self.pad,
         )
 
@@ -136,10 +136,10 @@ class TokenExamples:
         return {name: tokens if name in _PER_TOKEN else count for name in values["text"]}
 
 
-def _cat(tensors: Sequence[Tensor | None]) -> Tensor | None:
+def _joined(tensors: Sequence[Tensor | None]) -> Tensor | None:
     present = [tensor for tensor in tensors if tensor is not None]
     assert len(present) in (0, len(tensors)), "sequences of one kind only"
-    return torch.cat(present) if present else None
+    return joined_labels(present) if present else None
 
 
 def stored_type(values: Mapping[str, Any]) -> type[TensorExamples] | type[TokenExamples]:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from math import isfinite
 
 from stockpot.errors import StockpotError, did_you_mean
-from stockpot.evaluation.scores import AnyScore
-from stockpot.evaluation.scores.base import Subject, Unsuited
+from stockpot.evaluation.scores import SCORES, AnyScore
+from stockpot.evaluation.scores.base import Subject, Suits, Unsuited
 
 
 def measure(scores: Sequence[AnyScore], subject: Subject, needed: str | None = None) -> dict[str, float | None]:
@@ -34,14 +34,28 @@ def measure(scores: Sequence[AnyScore], subject: Subject, needed: str | None = N
     return values
 
 
+_MODELS: dict[Suits, str] = {
+    "classifier": "a classifier",
+    "multi-label": "data.problem_type: multi_label_classification",
+    "regression": "data.problem_type: regression",
+    "language": "`scenario: language`",
+}
+
+
+def _instead(kind: Suits) -> str:
+    """The scores that a model of this kind has."""
+    names = [name for name, score in SCORES.items() if kind in score.suits]
+    return f" Those for {_MODELS[kind]}: {', '.join(names)}."
+
+
 def check_scores(
     scores: Sequence[AnyScore],
     tasks: Sequence[str],
     controls: Sequence[str] = (),
-    kind: str = "language",
+    kind: Suits = "language",
     primary: str | None = None,
 ) -> None:
-    """Raises StockpotError for scores that share a title, name unknown tasks, or do not suit the kind of model.
+    """Raises StockpotError for scores that share a title, name unknown tasks, or do not suit what the model answers.
 
     `primary` is the title of the score that the metrics are computed from, the first one by default; it must be
     measured on every task.
@@ -55,9 +69,9 @@ def check_scores(
             if name not in names:
                 hint = did_you_mean(name, names)
                 raise StockpotError(f"{where}: tasks: there is no {name!r}.{hint} Known: {', '.join(names)}.")
-        if (score.suits == "language") != (kind == "language"):
-            models = "a classifier" if score.suits == "classifier" else "`scenario: language`"
-            raise StockpotError(f"{where}: this score is for {models}; leave it out.")
+        if kind not in score.suits:
+            models = " or ".join(_MODELS[other] for other in score.suits)
+            raise StockpotError(f"{where}: this score is for {models}; leave it out.{_instead(kind)}")
     if primary is not None and primary not in titles:
         hint = did_you_mean(primary, titles)
         raise StockpotError(f"primary: there is no score {primary!r}.{hint} Measured: {', '.join(titles)}.")

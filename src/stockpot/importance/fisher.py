@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stockpot.batches.examples import IGNORED, Batch, Examples
+from stockpot.batches.losses import SINGLE_LABEL, ProblemType, known_values
 from stockpot.batches.outputs import evaluation_mode, targets_of
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.files import write_json
@@ -23,6 +25,11 @@ FisherKind = Literal["exact", "sample", "empirical", "predicted", "batched"]
 NOT_EXACT = (
     "fisher: 'exact' of a causal language model would take a backward pass for every token at every position; "
     "choose sample, which is unbiased, or empirical."
+)
+
+NOT_PREDICTED = (
+    "fisher: 'predicted' of a regression is 0: the likeliest number is the output itself; choose exact, sample or "
+    "empirical."
 )
 
 
@@ -44,6 +51,7 @@ def fisher(
     samples: int | None = None,
     draws: torch.Generator | None = None,
     on_progress: Callable[[int], None] | None = None,
+    problem: ProblemType = SINGLE_LABEL,
 ) -> ParameterSums:
     """F by parameter name, the mean over examples, in eval mode and in the parameters' types; p = softmax(logits).
 
@@ -57,8 +65,12 @@ def fisher(
     |B| = 1 is `empirical`.
     Of a causal language model an example is a sequence, and log p_y the sum over its positions that are to be learnt,
     given the true tokens before each; `sample` draws all of them, independently: unbiased, too.
+    With several labels each output is a Bernoulli variable of its own, p = σ(logits); in a regression each is Gaussian
+    around the output with variance 1, whatever the spread of the labels: log p_y is the sum over the labels that the
+    example has, and `exact` sums over outputs.
     With `samples`, that many examples, chosen by `draws` without replacement; all where there are no more.
-    Raises StockpotError for an unknown kind, no examples, missing `draws`, `exact` of sequences, and FSDP1.
+    Raises StockpotError for an unknown kind, no examples, missing `draws`, `exact` of sequences, `predicted` of a
+    regression, and FSDP1.
     Paper: Kirkpatrick et al. (arXiv 1612.00796), section 2; Kunstner et al. (arXiv 1905.12558) on the empirical one.
     """
     if kind not in get_args(FisherKind):
@@ -67,9 +79,9 @@ def fisher(
     refuse_fsdp1(model)
     indices = chosen(len(examples), samples, draws, batch_size)
     if kind == "batched":
-        total = _batched(model, examples, logits, indices, batch_size, on_progress)
+        total = _batched(model, examples, logits, indices, batch_size, on_progress, problem)
     else:
-        rule = _directions(kind, draws)
+        rule = _directions(kind, draws, problem)
         total = per_example_sums(model, examples, logits, rule, 2, indices, batch_size, on_progress)
     return averaged(total, model, len(indices))
 
@@ -93,10 +105,14 @@ def averaged(total: ParameterSums, model: nn.Module, many: int) -> ParameterSums
     return {name: (tensor / many).to(parameters[name].dtype) for name, tensor in total.items()}
 
 
-def _directions(kind: FisherKind, draws: torch.Generator | None) -> Directions:
+def _directions(kind: FisherKind, draws: torch.Generator | None, problem: ProblemType) -> Directions:
     """∂ log p_y / ∂ logits = e_y − p; for `exact` √p_c (e_c − p) for each class c, so that squares weigh p_c."""
     if kind == "sample" and draws is None:
         raise StockpotError("fisher: 'sample' draws labels and needs `draws`, a torch.Generator.")
+    if kind == "predicted" and problem == "regression":
+        raise StockpotError(NOT_PREDICTED)
+    if problem != SINGLE_LABEL:
+        return partial(_value_directions, kind, draws, problem)
 
     def directions(logits: Tensor, batch: Batch) -> Tensor:
         wide = torch.promote_types(logits.dtype, torch.float32)
@@ -122,6 +138,30 @@ def _directions(kind: FisherKind, draws: torch.Generator | None) -> Directions:
     return directions
 
 
+def _value_directions(
+    kind: FisherKind, draws: torch.Generator | None, problem: ProblemType, logits: Tensor, batch: Batch
+) -> Tensor:
+    """∂ log p_y / ∂ logits = y − mean, the mean σ(z) of a label or z of a number; for `exact` sd·e_c for each output c.
+
+    The outputs of an example are independent given its logits, so no term of two outputs is in the Fisher.
+    """
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    y, known = known_values(wide, batch["labels"])
+    mean = wide if problem == "regression" else wide.sigmoid()
+    spread = torch.ones_like(wide) if problem == "regression" else (mean * (1 - mean)).sqrt()
+    if kind == "exact":
+        outputs = known.any(0).nonzero().flatten()
+        one_hot = functional.one_hot(outputs, wide.shape[1]).to(wide)
+        return (one_hot[:, None] * (spread * known)).to(logits.dtype)
+    if kind == "sample" and problem == "regression":
+        slopes = torch.randn(wide.shape, generator=draws, dtype=wide.dtype).to(wide.device)
+    elif kind == "sample":
+        slopes = (torch.rand(wide.shape, generator=draws, dtype=wide.dtype).to(wide.device) < mean).to(wide) - mean
+    else:
+        slopes = ((wide > 0).to(wide) if kind == "predicted" else y) - mean
+    return (slopes * known).to(logits.dtype)[None]
+
+
 def _batched(
     model: nn.Module,
     examples: Examples,
@@ -129,10 +169,11 @@ def _batched(
     indices: Sequence[int],
     batch_size: int,
     on_progress: Callable[[int], None] | None,
+    problem: ProblemType,
 ) -> ParameterSums:
     """Σ_B |B| (mean gradient)²: each batch is taken for one example."""
     parameters = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
-    total, rule = zeros(parameters), _directions("empirical", None)
+    total, rule = zeros(parameters), _directions("empirical", None, problem)
     with evaluation_mode(model), torch.enable_grad():
         for batch in batches(examples, indices, batch_size, on_progress):
             z = logits(model, batch)
@@ -145,10 +186,14 @@ def _batched(
     return total
 
 
-def convention(kind: FisherKind, examples: int, batch_size: int, language: bool = False) -> dict[str, Any]:
+def convention(
+    kind: FisherKind, examples: int, batch_size: int, language: bool = False, problem: ProblemType = SINGLE_LABEL
+) -> dict[str, Any]:
     """How a Fisher was estimated: a strength has no meaning without it."""
     unit = "sequence" if language else "example"
+    likelihoods = {"multi_label_classification": "Bernoulli of each label", "regression": "Gaussian of variance 1"}
     return {
+        **({"likelihood": likelihoods[problem]} if problem in likelihoods else {}),
         "variant": kind,
         "examples": examples,
         "reduction": "mean",

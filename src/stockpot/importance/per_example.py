@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from stockpot.batches.examples import IGNORED, Batch, Examples
-from stockpot.batches.outputs import evaluation_mode, targets_of
+from stockpot.batches.examples import Batch, Examples
+from stockpot.batches.losses import learnt_mask
+from stockpot.batches.outputs import evaluation_mode, rows_in
 from stockpot.errors import StockpotError
 from stockpot.importance.layers import Use, powered, uses
 
@@ -97,7 +98,7 @@ class _Walk:
         self.size = z.numel() // len(batch["labels"])
         draws = torch.Generator().manual_seed(0)
         v = torch.randn(1, *z.shape, generator=draws).to(z)
-        v = v * (targets_of(batch) != IGNORED).to(v)[:, None]  # logits at padding may depend on the other examples
+        v = v * learnt_mask(z, batch).to(v)  # logits at padding may depend on the other examples
         counts = self._counts(z)
         truth = self._singly(batch, v, set(counts))
         self.layered = self._agreeing(self._from_layers(z, calls, counts, v, set(counts), len(batch["labels"])), truth)
@@ -139,8 +140,9 @@ class _Walk:
                     handle = module.register_forward_hook(keep, prepend=True, with_kwargs=True)
                     stack.callback(handle.remove)
             z = self.logits(self.model, batch)
-        if z.ndim != 2 or len(z) != len(targets_of(batch)):
-            wanted = "(B, rows)" if batch["labels"].dim() == 1 else f"(B·{batch['labels'].shape[1]}, rows)"
+        if z.ndim != 2 or len(z) != rows_in(batch):
+            each = rows_in(batch) // many
+            wanted = "(B, rows)" if each == 1 else f"(B·{each}, rows)"
             raise StockpotError(f"the logits of {len(batch['labels'])} examples are {list(z.shape)}, not {wanted}.")
         return z, calls
 

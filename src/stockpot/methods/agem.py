@@ -9,10 +9,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 
 from stockpot.batches.examples import Examples, TrainingData
-from stockpot.batches.outputs import moved_to, targets_of
+from stockpot.batches.outputs import moved_to
 from stockpot.methods.base import ConfigValues, Method, Task, Tensors
 from stockpot.methods.shared.buffer import Buffer, BufferConfig
 from stockpot.seeds import derive, generator
@@ -65,7 +64,7 @@ class AveragedGradientEpisodicMemory(Method[AGEMConfig]):
         batch = moved_to(model, self._buffer.draw(self.config.per_step, generator(self._task.seed, "agem", step)))
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         with undisturbed(model, derive(self._task.seed, "agem dropout", step)), torch.enable_grad():
-            loss = functional.cross_entropy(self._task.logits(model, batch), targets_of(batch))
+            loss = self._task.loss(model, batch)
             reference = torch.autograd.grad(loss, parameters, allow_unused=True)
         project(parameters, reference)
 

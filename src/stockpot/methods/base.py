@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stockpot.batches.examples import Batch, Examples, TrainingData
+from stockpot.batches.losses import SINGLE_LABEL, ProblemType, mean_loss
 from stockpot.batches.outputs import logits_of, moved_to, targets_of
 from stockpot.methods.declare.declarations import Role, Sweep, check_declarations
 from stockpot.methods.declare.space import Space
@@ -32,7 +33,8 @@ class TaskFacts(NamedTuple):
     name: str
     classes: int
     examples: int  # to train on
-    language: bool = False  # text to be continued by a causal language model: one class
+    language: bool = False  # text that a language model continues or answers: one class
+    problem: ProblemType = SINGLE_LABEL  # of several labels or numbers, `classes` counts those
 
 
 class BaseConfig(StrictModel):
@@ -113,7 +115,8 @@ class Task:
     new: Sequence[str] = ()  # tensors that have more rows than in those weights
     rows: Sequence[Sequence[int]] = ()  # the output rows of each task up to this one
     owners: Tensor | None = None  # see scenario.Rows.owners
-    language: bool = False  # a causal language model: its rows are the tokens, and all tasks share them
+    language: bool = False  # a language model: its rows are the tokens, and all tasks share them
+    problem: ProblemType = SINGLE_LABEL  # what the outputs stand for
     origin: Origin = "random"  # of the stream's start model
     drawn: Sequence[str] = ()  # in the first task, tensors that the checkpoint lacks (an output layer), drawn at random
     sample: Callable[[DataSpec, str], Examples] | None = None  # examples of a data set that no task learns
@@ -124,8 +127,16 @@ class Task:
 
         See `logits_of` for their shape.
         """
+        return self._logits(model, moved_to(model, batch))
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The mean loss of a batch, on the model's device, as the task trains on it; see `mean_loss`."""
         batch = moved_to(model, batch)
-        return mask_rivals(logits_of(model, batch), targets_of(batch), self.owners)
+        return mean_loss(self.problem, self._logits(model, batch), batch)
+
+    def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        logits = logits_of(model, batch)
+        return logits if self.owners is None else mask_rivals(logits, targets_of(batch), self.owners)
 
 
 @dataclass

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from stockpot.batches.examples import Examples
 from stockpot.errors import StockpotError
-from stockpot.importance.fisher import NOT_EXACT, FisherKind, convention, default_kind, fisher, load_fisher
+from stockpot.importance.fisher import FisherKind, convention, default_kind, fisher, load_fisher
 from stockpot.methods.base import ConfigValues, Task, TaskFacts, Tensors
 from stockpot.methods.declare.space import Range, Space
+from stockpot.methods.shared.fisher_kinds import problem_with_kind
 from stockpot.methods.shared.importances import ImportanceConfig, ImportanceMethod
 from stockpot.methods.shared.penalty import gap, push, trainable
 from stockpot.seeds import generator
@@ -56,9 +57,9 @@ class EWCConfig(ImportanceConfig):
         return self.model_copy(update={"fisher": self.fisher or default_kind(rows, language)})
 
     def problem_in(self, model: nn.Module, tasks: Sequence[TaskFacts]) -> str | None:
-        """The exact Fisher of text; raises StockpotError for a start Fisher that is missing or of another model."""
-        if self.fisher == "exact" and any(task.language for task in tasks):
-            return NOT_EXACT
+        """A Fisher that the tasks cannot have; raises StockpotError for a start Fisher that is missing or unfit."""
+        if problem := problem_with_kind(self.fisher, tasks):
+            return problem
         if self.start_fisher is not None:
             load_fisher(Path(self.start_fisher), model)
         return None
@@ -132,12 +133,13 @@ class ElasticWeightConsolidation(ImportanceMethod[EWCConfig]):
             batch_size=config.batch_size,
             samples=config.samples,
             draws=generator(task.seed, "fisher"),
+            problem=task.problem,
         )
         self.add(information, config.gamma if config.mode == "online" else 1.0)
         self.costs.stored_statistics_bytes += sum(tensor.nbytes for tensor in self._slope.values())
         self.costs.stored_bytes = self.costs.stored_statistics_bytes
         many = min(config.samples or len(examples), len(examples))
-        how = convention(kind, many, config.batch_size, task.language)
+        how = convention(kind, many, config.batch_size, task.language, task.problem)
         description = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in how.items() if value is not None)
         self.notes.append(
             f"ewc: penalty (λ/2)·ΣF(θ−θ*)², λ = {config.strength:g}, {config.mode}; F of task {task.name!r}: "

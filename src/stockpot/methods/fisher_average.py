@@ -10,8 +10,9 @@ from pydantic import Field
 from torch import nn
 
 from stockpot.batches.examples import Examples
-from stockpot.importance.fisher import NOT_EXACT, FisherKind, default_kind, fisher
+from stockpot.importance.fisher import FisherKind, default_kind, fisher
 from stockpot.methods.base import Task, TaskFacts
+from stockpot.methods.shared.fisher_kinds import problem_with_kind
 from stockpot.methods.shared.merged import Merged, MergedConfig, filled, floating
 from stockpot.seeds import generator
 
@@ -34,9 +35,8 @@ class FisherAverageConfig(MergedConfig):
         return self.model_copy(update={"fisher": self.fisher or default_kind(rows, language)})
 
     def problem_in(self, model: nn.Module, tasks: Sequence[TaskFacts]) -> str | None:
-        """The exact Fisher of text takes a backward pass for each token of the vocabulary."""
-        exact = self.fisher == "exact" and any(task.language for task in tasks)
-        return NOT_EXACT if exact else super().problem_in(model, tasks)
+        """Refuses a Fisher that the tasks cannot have."""
+        return problem_with_kind(self.fisher, tasks) or super().problem_in(model, tasks)
 
 
 class FisherAverage(Merged[FisherAverageConfig]):
@@ -66,6 +66,7 @@ class FisherAverage(Merged[FisherAverageConfig]):
             logits=task.logits,
             samples=config.samples,
             draws=generator(task.seed, "fisher"),
+            problem=task.problem,
         )
         self.kept.setdefault("fishers", []).append({name: tensor.cpu() for name, tensor in information.items()})
         super().task_end(task, examples)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -10,8 +11,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from stockpot.batches.examples import Batch
+from stockpot.batches.losses import SINGLE_LABEL, ProblemType, distillation
 from stockpot.batches.outputs import evaluation_mode, learnt_logits, logits_of
-from stockpot.methods.base import ConfigValues, Method, Task
+from stockpot.methods.base import ConfigValues, Method, Task, TaskFacts
 from stockpot.methods.declare.space import Choices, Range, Space
 from stockpot.methods.shared.first_task import FirstTaskConfig
 
@@ -27,6 +29,12 @@ class LwFConfig(FirstTaskConfig):
     strength: float = Field(1.0, ge=0, description="λ: weight of the distillation")
     temperature: float = Field(2.0, gt=0, description="T: divides the logits of teacher and student")
 
+    def problem_in(self, model: nn.Module, tasks: Sequence[TaskFacts]) -> str | None:
+        """Refuses a temperature where there are no logits to divide."""
+        if "temperature" in self.model_fields_set and any(task.problem == "regression" for task in tasks):
+            return "temperature divides logits, and a regression has numbers instead: drop the key."
+        return super().problem_in(model, tasks)
+
     def problem_with(self, tasks: int) -> str | None:
         """None: the first task of a classifier has no teacher, whatever comes after it."""
         return None
@@ -35,7 +43,8 @@ class LwFConfig(FirstTaskConfig):
 class LearningWithoutForgetting(Method[LwFConfig]):
     """The model that the task started from answers the task's own examples, and its answers in the old rows are kept.
 
-    Equation: `loss + λ·T²·KL(softmax(z_old/T) ‖ softmax(z/T))`, over the output rows of earlier tasks
+    Equation: `loss + λ·T²·KL(softmax(z_old/T) ‖ softmax(z/T))`, over the output rows of earlier tasks; with several
+    labels each row's σ takes the place of softmax, in a regression the term is `λ·(z − z_old)²`, the mean over rows
     Paper: "Learning without forgetting" (arXiv 1606.09282)
     Cost: a forward pass of the old model, held in memory
     Kept: nothing: the teacher is the previous model
@@ -53,10 +62,11 @@ class LearningWithoutForgetting(Method[LwFConfig]):
 
     _teacher: nn.Module | None = None
     _groups: list[Any]  # of columns
+    _problem: ProblemType
 
     def task_start(self, task: Task) -> None:
         """Keeps a frozen copy of the model from before the task."""
-        self._teacher, self._groups = None, []
+        self._teacher, self._groups, self._problem = None, [], task.problem
         if task.index == 0:
             self.notes.append(self._first(task))
         if not self.config.strength or not self._has_teacher(task):
@@ -67,8 +77,9 @@ class LearningWithoutForgetting(Method[LwFConfig]):
         else:
             self._groups = _competing({row for rows in past for row in rows}, task.owners)
         if not task.language and not any(set(rows) & set(task.rows[-1]) for rows in past):
+            shared = "class" if task.problem == SINGLE_LABEL else "output"
             self.notes.append(
-                f"task {task.name!r} shares no class with earlier tasks: their rows are learnt from the old model's "
+                f"task {task.name!r} shares no {shared} with earlier tasks: their rows are learnt from the old model's "
                 "answers alone, without examples"
             )
         teacher = copy.deepcopy(task.model).requires_grad_(False)
@@ -93,7 +104,8 @@ class LearningWithoutForgetting(Method[LwFConfig]):
             old = learnt_logits(logits_of(self._teacher, batch), batch)
         logits = learnt_logits(logits, batch)
         for rows in self._groups:
-            loss = loss + self.config.strength * distillation(logits[:, rows], old[:, rows], self.config.temperature)
+            kept = distillation(logits[:, rows], old[:, rows], self.config.temperature, self._problem)
+            loss = loss + self.config.strength * kept
         return loss
 
 
@@ -105,11 +117,3 @@ def _competing(rows: set[int], owners: Tensor | None) -> list[list[int]]:
     for row in sorted(rows):
         groups.setdefault(int(owners[row]), []).append(row)
     return list(groups.values())
-
-
-def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """`T²·KL(softmax(teacher/T) ‖ softmax(student/T))`, the mean over logits (n, rows)."""
-    target = (teacher / temperature).log_softmax(-1)
-    answer = (student / temperature).log_softmax(-1)
-    divergence = nn.functional.kl_div(answer, target, log_target=True, reduction="batchmean")
-    return temperature**2 * divergence

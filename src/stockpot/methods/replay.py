@@ -8,10 +8,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn import functional
 
 from stockpot.batches.examples import Batch, Examples, TrainingData, concat
-from stockpot.batches.outputs import logits_of, moved_to, targets_of
+from stockpot.batches.outputs import logits_of, moved_to
 from stockpot.methods.base import ConfigValues, Method, Task, TaskFacts, Tensors
 from stockpot.methods.declare.space import Choices, Range, Space
 from stockpot.methods.shared.buffer import Buffer, BufferConfig
@@ -126,7 +125,7 @@ class Replay(Method[ReplayConfig]):
         if logits_weight:
             loss = loss + logits_weight * logit_distance(logits_of(model, first), first["logits"], first["known"])
         if labels_weight:
-            loss = loss + labels_weight * functional.cross_entropy(self._task.logits(model, second), targets_of(second))
+            loss = loss + labels_weight * self._task.loss(model, second)
         return loss
 
     def task_end(self, task: Task, examples: Examples) -> None:

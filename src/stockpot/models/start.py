@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stockpot.batches.losses import SINGLE_LABEL, ProblemType
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.models.adapter_start import folded, stacked
 from stockpot.models.dotted_path import build_model
@@ -17,13 +18,25 @@ from stockpot.models.spec import ModelKind, ModelSpec
 from stockpot.seeds import derive, seed_everything
 
 
-def start_model(spec: ModelSpec, rows: int, seed: int, kind: ModelKind = "image", tokenizer: Any = None) -> nn.Module:
+def start_model(
+    spec: ModelSpec,
+    rows: int,
+    seed: int,
+    kind: ModelKind = "image",
+    tokenizer: Any = None,
+    problem: ProblemType = SINGLE_LABEL,
+) -> nn.Module:
     """The model of `build_start_model`, without the names of drawn tensors."""
-    return build_start_model(spec, rows, seed, kind, tokenizer).model
+    return build_start_model(spec, rows, seed, kind, tokenizer, problem).model
 
 
 def build_start_model(
-    spec: ModelSpec, rows: int, seed: int, kind: ModelKind = "image", tokenizer: Any = None
+    spec: ModelSpec,
+    rows: int,
+    seed: int,
+    kind: ModelKind = "image",
+    tokenizer: Any = None,
+    problem: ProblemType = SINGLE_LABEL,
 ) -> StartModel:
     """The model that the stream starts from; drawn weights depend on `seed` only.
 
@@ -37,6 +50,7 @@ def build_start_model(
         seed: of the run.
         kind: what the model does.
         tokenizer: of a model of text.
+        problem: what the outputs of a classifier stand for; Transformers' configuration says it, too.
 
     Raises:
         StockpotError: the model cannot be opened, or has no recognisable output layer.
@@ -59,6 +73,9 @@ def build_start_model(
             model, drawn = folded(StartModel(model, drawn), adapter, classifies)
     if classifies:
         find_head(model, rows, spec.head)
+        config = getattr(model, "config", None)
+        if config is not None and (problem != SINGLE_LABEL or getattr(config, "problem_type", None) is not None):
+            config.problem_type = problem  # so that the saved model computes this loss, too
     if tokenizer is not None:
         _fit_tokenizer(model, tokenizer, kind)
     if spec.dtype != "float32" and not getattr(model, "is_quantized", False):  # which is loaded in its type

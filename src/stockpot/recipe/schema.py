@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from stockpot.batches.losses import SINGLE_LABEL, ProblemType
 from stockpot.evaluation.scores import AnyScore, default_scores
+from stockpot.evaluation.scores.base import SUITED, Suits
 from stockpot.file_names import is_file_name
 from stockpot.methods import DEFAULT, any_config
 from stockpot.methods.base import BaseConfig
 from stockpot.models.spec import ModelKind, ModelSpec
 from stockpot.recipe.ranges import check_ranges
-from stockpot.streams.spec import DataSpec, Scenario, TaskSpec, TrainSettings
+from stockpot.streams.spec import DataSpec, Scenario, TaskSpec, TrainSettings, inherit
 from stockpot.strict import StrictModel
 
 if TYPE_CHECKING:
@@ -89,7 +91,8 @@ class Recipe(StrictModel):
     )
     metrics: list[AnyScore] = Field(
         default_factory=list,
-        description="scores of every task and control; default: accuracy; for a language loss and bits per byte",
+        description="scores of every task and control; default: accuracy; loss and bits_per_byte for a language, "
+        "mean_average_precision, micro_f1 and macro_f1 for several labels, rmse and r2 for a regression",
     )
     primary: str | None = Field(None, description="the score that the metrics are computed from; default: the first")
     evaluation: Evaluation = Field(default_factory=Evaluation)
@@ -117,14 +120,37 @@ class Recipe(StrictModel):
         return "text" if any(data.text for data in (self.data, *(task.data for task in tasks))) else "image"
 
     @property
+    def problem(self) -> ProblemType:
+        """What the outputs of a classifier stand for: the same for all tasks, which share the head."""
+        tasks = self.tasks if isinstance(self.tasks, list) else []
+        return inherit(self.data, tasks[0].data).problem if tasks else self.data.problem
+
+    @property
+    def suited(self) -> Suits:
+        """Which scores suit the model: those of a classifier, of several labels, of a regression or of a language."""
+        return SUITED[self.problem] if self.has_classes else "language"
+
+    @property
     def measured(self) -> list[AnyScore]:
         """The scores; the default ones where the recipe names none."""
-        return self.metrics or default_scores(self.kind)
+        return self.metrics or default_scores(self.suited)
 
     @property
     def primary_score(self) -> AnyScore:
         """The score that the metrics are computed from."""
         return next((score for score in self.measured if score.title == self.primary), self.measured[0])
+
+    @model_validator(mode="before")
+    @classmethod
+    def _regression_shares_its_outputs(cls, values: Any) -> Any:
+        """A regression is domain-incremental unless the recipe says otherwise: it has no classes to come one by one."""
+        if not isinstance(values, dict) or "scenario" in values:
+            return values
+        tasks = values.get("tasks")
+        blocks = [values, *(tasks if isinstance(tasks, list) else ())]
+        data = [block.get("data") for block in blocks if isinstance(block, dict)]
+        numbers = any(isinstance(block, dict) and block.get("problem_type") == "regression" for block in data)
+        return {**values, "scenario": "domain-incremental"} if numbers else values
 
     @field_validator("name")
     @classmethod
@@ -147,6 +173,38 @@ class Recipe(StrictModel):
             raise ValueError(
                 "head: masked leaves future classes out of the loss, and only class-incremental streams have those; "
                 f"with scenario: {self.scenario}, set head: all"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_problem(self) -> Recipe:
+        tasks = self.tasks if isinstance(self.tasks, list) else []
+        for block, entries in (("tasks", tasks), ("controls", self.controls)):
+            for number, task in enumerate(entries):
+                if (problem := inherit(self.data, task.data).problem) != self.problem:
+                    raise ValueError(
+                        f"{block}.{number}.data.problem_type: {problem}, but {self.problem} in the first task: all "
+                        "tasks share the model's outputs, so they need the same; set it in the recipe's `data`"
+                    )
+        if self.model.config is not None and "problem_type" in self.model.config:
+            raise ValueError("model.config.problem_type: say it in data.problem_type, which also decides the scores")
+        if self.problem == SINGLE_LABEL:
+            return self
+        if not self.has_classes:
+            raise ValueError("data.problem_type: it is for classifiers; with scenario: language, drop the key")
+        if self.problem == "regression" and self.scenario == "class-incremental":
+            raise ValueError(
+                "scenario: a regression has no classes that could come one by one: set domain-incremental, where all "
+                "tasks share the outputs, or task-incremental, where each has its own"
+            )
+        if self.head == "masked":
+            raise ValueError(
+                "head: masked leaves classes to come out of the softmax, and with this problem_type each output has a "
+                "loss of its own, where an example has its label: set head: all"
+            )
+        if self.train.get("label_smoothing_factor"):
+            raise ValueError(
+                "train.label_smoothing_factor: it smooths the one class of an example; with this problem_type, drop it"
             )
         return self
 

@@ -64,12 +64,13 @@ def check_start(resolved: Recipe, methods: Sequence[BaseConfig] = ()) -> Stream:
             training_arguments(settings, Path("runs"), resolved.seeds[0])
             check_weights(settings, stream)
     rows = _start_rows(resolved, stream)
-    model = start_model(resolved.model, rows, resolved.seeds[0], resolved.kind, stream.tokenizer)
+    model = start_model(resolved.model, rows, resolved.seeds[0], resolved.kind, stream.tokenizer, resolved.problem)
     check_model(model, stream, rows)
     facts = stream.facts()
     language = not stream.has_classes
     tasks = [
-        TaskFacts(task.name, max(1, len(task.classes)), facts[task.name]["train"], language) for task in stream.tasks
+        TaskFacts(task.name, max(1, len(task.classes)), facts[task.name]["train"], language, resolved.problem)
+        for task in stream.tasks
     ]
     for method in methods or [resolved.method]:
         if problem := method.problem_with_model(resolved.model) or method.problem_in(model, tasks):
@@ -86,7 +87,7 @@ def _check_scores(recipe: Recipe) -> None:
 
     assert isinstance(recipe.tasks, list), "a resolved recipe lists its tasks"
     tasks, controls = ([task.name for task in some] for some in (recipe.tasks, recipe.controls))
-    check_scores(recipe.measured, tasks, controls, recipe.kind, recipe.primary)
+    check_scores(recipe.measured, tasks, controls, recipe.suited, recipe.primary)
     check_consent(recipe)
 
 

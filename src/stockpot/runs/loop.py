@@ -36,7 +36,9 @@ def start(session: Session) -> None:
     """Publishes and evaluates the start model."""
     run, recipe, rows = session.run, session.recipe, session.rows(-1)
     run.journal.check_place()
-    model, drawn = build_start_model(recipe.model, rows, run.seed, recipe.kind, session.stream.tokenizer)
+    model, drawn = build_start_model(
+        recipe.model, rows, run.seed, recipe.kind, session.stream.tokenizer, recipe.problem
+    )
     name_rows(model, list(session.stream.rows.names[:rows]))
     scores = evaluate_model(session, model.to(session.device), learnt=0)
     publish_model(session, model, -1)
@@ -65,6 +67,7 @@ def learn(session: Session, index: int) -> None:
         rows=stream.rows.tasks[: index + 1],
         owners=stream.rows.owners(session.rows(index), index + 1 if recipe.head == "masked" else None),
         language=language,
+        problem=recipe.problem,
         origin=recipe.model.origin,
         drawn=run.drawn(index),
         sample=stream.other,
@@ -85,6 +88,7 @@ def learn(session: Session, index: int) -> None:
         logs=run.logs(index),
         owners=task.owners,
         class_weights=class_weights,
+        problem=task.problem,
         optimizer_state=carried if recipe.boundary == "keep-optimizer" else None,
         stop=session.stop,
         on_step=session.progress.step,

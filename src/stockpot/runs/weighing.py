@@ -16,7 +16,9 @@ from stockpot.training.job import epoch_batches
 
 def check_weights(settings: Mapping[str, Any], stream: Stream) -> None:
     """Raises StockpotError where the settings weigh classes that no task of the stream has."""
-    names = [name for task in stream.tasks for name in task.classes] if stream.has_classes else []
+    names = (
+        [name for task in stream.tasks for name in task.classes] if stream.has_classes and stream.rows.compete else []
+    )
     check_class_names(settings.get(CLASS_WEIGHTS), names, f"train.{CLASS_WEIGHTS}")
 
 

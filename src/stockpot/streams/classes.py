@@ -1,4 +1,4 @@
-"""The classes and rows of a data set that belong to a task."""
+"""The classes, labels or numbers of a data set that belong to a task, and its rows."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from stockpot.batches.losses import SINGLE_LABEL
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.streams.hub import KEPT_OPEN
 from stockpot.streams.images import open_images
@@ -22,9 +23,11 @@ _NARROWING = {"classes", "rotate", "permute", "limit", "in_memory"}  # keys that
 
 
 def chosen_classes(data: DataSpec, source: LabelledSource, where: str) -> list[int]:
-    """The class numbers that `data.classes` names, in that order; without it, all of them."""
+    """The class numbers that `data.classes` names, in that order; without it, all of them. So for several labels."""
     if data.classes is None:
         return list(range(len(source.classes)))
+    if data.problem == "regression":
+        raise StockpotError(f"{where}: data.classes: a regression has none; name columns of numbers in data.label.")
     numbers = []
     for wanted in data.classes:
         if isinstance(wanted, int) and 0 <= wanted < len(source.classes):
@@ -45,6 +48,8 @@ def chosen_classes(data: DataSpec, source: LabelledSource, where: str) -> list[i
 
 def split_classes(data: DataSpec, size: int, shuffle: int | None) -> list[TaskSpec]:
     """Tasks of `size` classes each, in label order or shuffled by a seed; the last one takes what is left."""
+    if data.problem == "regression":
+        raise StockpotError("tasks.split: it cuts `data` by classes, and a regression has none; list the tasks.")
     numbers = chosen_classes(data, open_labelled(data, "tasks.split"), "tasks.split")
     if shuffle is not None:
         numbers = np.random.default_rng(shuffle).permutation(numbers).tolist()
@@ -85,7 +90,7 @@ class ClassifiedTask:
     name: str
     data: DataSpec
     source: LabelledSource
-    labels: list[int]  # the class numbers, in order
+    labels: list[int]  # the numbers of its classes, or of the labels or numbers that an example has, in order
     tuning: bool = False  # both parts are cut from the training examples; the test part is not touched
     most: int | None = None  # test examples
     rows: tuple[int, ...] = ()  # the output row of each class
@@ -111,6 +116,10 @@ class ClassifiedTask:
         """The class names, in order."""
         return [self.source.classes[label] for label in self.labels]
 
+    @property
+    def _has_classes(self) -> bool:
+        return self.data.problem == SINGLE_LABEL
+
     def part(self, name: PartName) -> LabelledPart:
         """The part of the data set that `indices` count in."""
         return self.source.train if name == "train" or self.tuning else self.source.test
@@ -124,18 +133,20 @@ class ClassifiedTask:
         """A share of each class's training examples stands for the test part; the rest is trained on."""
         rows = self._of_classes("train")
         labels = self.source.train.labels[rows]
-        by_class = [rows[labels == label] for label in self.labels]
+        by_class = [rows[labels == label] for label in self.labels] if self._has_classes else [rows]
         drawn = [
             np.random.default_rng(label).permutation(members)[
                 : max(len(members) // TUNING_SHARE, min(1, len(members) - 1))
             ]
-            for label, members in zip(self.labels, by_class, strict=True)
+            for label, members in zip(self.labels if self._has_classes else [0], by_class, strict=True)
         ]
         held_out = np.sort(np.concatenate(drawn))
         return held_out if name == "test" else np.setdiff1d(rows, held_out)
 
     def _of_classes(self, name: PartName) -> Labels:
         labels = (self.source.train if name == "train" else self.source.test).labels
+        if not self._has_classes:  # examples in which at least one of the task's labels is known
+            return np.flatnonzero(~np.isnan(labels[:, self.labels]).all(1))[: self.data.limit]
         rows = np.flatnonzero(np.isin(labels, self.labels))
         if self.data.limit is None:
             return rows

@@ -1,4 +1,4 @@
-"""A stream of images, or of texts with classes: tasks in order, examples ready for the model, a row for every class."""
+"""A stream of images or texts with labels: tasks in order, examples ready for the model, a row for every label."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+import numpy as np
 import psutil
 import torch
 from torch import Tensor
 
 from stockpot.batches.examples import Batch, Examples, LazyExamples, TensorExamples
+from stockpot.batches.losses import SINGLE_LABEL
 from stockpot.errors import StockpotError
 from stockpot.streams.classes import ClassifiedTask, PartName
-from stockpot.streams.labelled import LabelledPart, Labels
+from stockpot.streams.labelled import LabelledPart, Labels, Values
 from stockpot.streams.scenario import Rows
 from stockpot.streams.spec import DataSpec, Scenario, TaskSpec
 from stockpot.streams.transforms import permute, rotate
@@ -60,7 +62,7 @@ class ImageReader:
         return {"pixel_values": self._process(inputs, data)}
 
     def read(self, part: LabelledPart, rows: Labels, outputs: Tensor, data: DataSpec, where: str) -> Examples:
-        """The examples of these rows of a part; `outputs` (N,) is the output row of each."""
+        """The examples of these rows of a part; `outputs` are their labels: see `Examples`."""
         first = self._process(part.pick(rows[:1]), data)
         in_memory = data.in_memory
         if in_memory is None:
@@ -91,17 +93,18 @@ class TextReader:
 
     def sample(self, inputs: list[Any], data: DataSpec, where: str) -> Batch:
         """The texts as one batch."""
-        return self._tokenise(inputs, [0] * len(inputs), data, where).__getitems__(range(len(inputs)))
+        outputs = torch.zeros(len(inputs), dtype=torch.int64)
+        return self._tokenise(inputs, outputs, data, where).__getitems__(range(len(inputs)))
 
     def read(self, part: LabelledPart, rows: Labels, outputs: Tensor, data: DataSpec, where: str) -> Examples:
-        """The examples of these rows of a part; `outputs` (N,) is the output row of each."""
-        return self._tokenise(part.pick(rows), outputs.tolist(), data, where)
+        """The examples of these rows of a part; `outputs` are their labels: see `Examples`."""
+        return self._tokenise(part.pick(rows), outputs, data, where)
 
     def save(self, folder: Path) -> None:
         """Writes the tokenizer's files."""
         self.tokenizer.save_pretrained(folder)
 
-    def _tokenise(self, texts: list[str], outputs: list[int], data: DataSpec, where: str) -> Examples:
+    def _tokenise(self, texts: list[str], outputs: Tensor, data: DataSpec, where: str) -> Examples:
         from stockpot.streams.text.tokens import classification_tokens, sequence_length
 
         longest = sequence_length(data.max_length, self.config, where)
@@ -121,7 +124,7 @@ class _Picked:
 
 @dataclass
 class ClassifiedStream:
-    """Tasks and controls whose examples have one class each: see `Stream`."""
+    """Tasks and controls whose examples have a class, several labels or numbers each: see `Stream`."""
 
     scenario: Scenario
     tasks: list[ClassifiedTask]
@@ -179,7 +182,8 @@ class ClassifiedStream:
     @property
     def rows(self) -> Rows:
         """The output row of every class."""
-        return Rows.of(self.scenario, [(task.name, task.classes) for task in self.tasks])
+        rows = Rows.of(self.scenario, [(task.name, task.classes) for task in self.tasks])
+        return replace(rows, compete=self.tasks[0].data.problem == SINGLE_LABEL)
 
     def first(self, count: int) -> Self:
         """The stream as if only its first `count` tasks were known."""
@@ -237,7 +241,16 @@ class ClassifiedStream:
         key = (task.name, name)
         if key not in self._examples:
             part, rows = task.part(name), task.indices(name)
-            row_of = dict(zip(task.labels, task.rows, strict=True))
-            outputs = torch.tensor([row_of[int(label)] for label in part.labels[rows]])
+            outputs = _outputs(task, part.labels[rows])
             self._examples[key] = self.reader.read(part, rows, outputs, task.data, f"task {task.name!r}")
         return self._examples[key]
+
+
+def _outputs(task: ClassifiedTask, labels: Labels | Values) -> Tensor:
+    """Labels of the data set as those of `Examples`: output rows (N,), or values (N, rows) with NaN in other rows."""
+    if task.data.problem == SINGLE_LABEL:
+        row_of = dict(zip(task.labels, task.rows, strict=True))
+        return torch.tensor([row_of[int(label)] for label in labels])
+    outputs = torch.full((len(labels), 1 + max(task.rows)), torch.nan)
+    outputs[:, list(task.rows)] = torch.from_numpy(labels[:, task.labels].astype(np.float32))
+    return outputs

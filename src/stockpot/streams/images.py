@@ -7,17 +7,27 @@ from typing import Any
 
 import numpy as np
 
+from stockpot.batches.losses import SINGLE_LABEL
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.streams.hub import choose_test_split, open_hub
-from stockpot.streams.labelled import LabelledPart, LabelledSource, Labels, label_problem, numbered_classes
+from stockpot.streams.labelled import (
+    LabelledPart,
+    LabelledSource,
+    Labels,
+    Values,
+    label_problem,
+    numbered_classes,
+    several_columns,
+)
 from stockpot.streams.spec import DataSpec
+from stockpot.streams.values import ValueReader, value_columns
 
 
 def open_images(data: DataSpec, where: str) -> LabelledSource:
     """Opens the data set of images that `data` names; raises StockpotError, starting with `where`, if it cannot."""
     if data.path != "digits":
         return _open_hub_images(data, where)
-    for key in ("name", "revision", "image", "label", "train_split", "test_split"):
+    for key in ("name", "revision", "image", "label", "problem_type", "train_split", "test_split"):
         if getattr(data, key) != DataSpec.model_fields[key].default:
             raise StockpotError(f"{where}: data.{key}: the bundled digits have no such choice; drop the key.")
     return _open_digits()
@@ -70,21 +80,25 @@ def _open_hub_images(data: DataSpec, where: str) -> LabelledSource:
     train = splits[data.train_split]
     _refuse_text(data, train.features, where)
     image = _find_column(train.features, data.image, "image", "Image", where)
-    label = _find_column(train.features, data.label, "label", "ClassLabel", where)
     if len(train) == 0:
         raise StockpotError(f"{where}: the split {data.train_split!r} of {data.path!r} is empty.")
+    if data.problem != SINGLE_LABEL:
+        return _open_valued_images(data, splits, image, where)
+    if isinstance(data.label, list):
+        raise several_columns(where)
+    label = _find_column(train.features, data.label, "label", "ClassLabel", where)
     _check_first_row(train[0], image, label, where)
 
     def part(dataset: Any, rows: Labels | None = None) -> LabelledPart:
         labels = _read_labels(dataset, label, where)
         rows = np.arange(len(labels)) if rows is None else rows
-        return LabelledPart(lambda picked: dataset[[int(row) for row in rows[np.asarray(picked)]]][image], labels[rows])
+        return _image_part(dataset, image, rows, labels[rows])
 
     test_name = choose_test_split(data, splits)
     if test_name is not None:
         parts = part(train), part(splits[test_name])
     else:
-        kept, held_out = _hold_out(part(train).labels, where)
+        kept, held_out = _hold_out(_read_labels(train, label, where), where)
         parts = part(train, kept), part(train, held_out)
     highest = int(max(parts[0].labels.max(), parts[1].labels.max() if len(parts[1].labels) else 0))
     names = getattr(train.features[label], "names", None)
@@ -92,6 +106,39 @@ def _open_hub_images(data: DataSpec, where: str) -> LabelledSource:
     if min(int(part.labels.min()) for part in parts if len(part.labels)) < 0:
         raise StockpotError(f"{where}: some labels are −1: the split is not labelled; choose data.test_split.")
     return LabelledSource(classes, *parts, _facts(str(data.path), *parts))
+
+
+def _open_valued_images(data: DataSpec, splits: Any, image: str, where: str) -> LabelledSource:
+    """Images with several labels or numbers each; without a test split a fifth of the rows is held out."""
+    train = splits[data.train_split]
+    columns = value_columns(data, train.features, where)
+    _check_image(train[0], image, where)
+    test_split = choose_test_split(data, splits)
+    if test_split is None:
+        order, held_out = np.random.default_rng(0).permutation(len(train)), max(1, len(train) // 5)
+        train_rows, test_rows = np.sort(order[held_out:]), np.sort(order[:held_out])
+    else:
+        train_rows, test_rows = np.arange(len(train)), np.arange(len(splits[test_split]))
+    chosen = {"train": (data.train_split, train_rows), "test": (test_split or data.train_split, test_rows)}
+    cells: dict[str, tuple[str, list[int], list[list[Any]]]] = {}
+    for key, (split, rows) in chosen.items():
+        table = splits[split].select_columns(columns).select(rows)
+        values = [table[column] for column in columns]
+        cells[key] = (
+            f"{where}: {data.path}, split {split!r}",
+            rows.tolist(),
+            [list(row) for row in zip(*values, strict=True)],
+        )
+    names, arrays = ValueReader(data, columns, train.features, where).read(cells)
+    parts = {
+        key: _image_part(splits[split], image, rows, labels)
+        for (key, (split, rows)), labels in zip(chosen.items(), arrays, strict=True)
+    }
+    return LabelledSource(names, parts["train"], parts["test"], _facts(str(data.path), parts["train"], parts["test"]))
+
+
+def _image_part(dataset: Any, image: str, rows: Labels, labels: Labels | Values) -> LabelledPart:
+    return LabelledPart(lambda picked: dataset[[int(row) for row in rows[np.asarray(picked)]]][image], labels)
 
 
 def _find_column(features: Any, wanted: str | None, key: str, feature_type: str, where: str) -> str:
@@ -134,5 +181,9 @@ def _check_first_row(row: dict[str, Any], image: str, label: str, where: str) ->
         problem = label_problem(row[label])
         state = f": {problem}" if problem else " does not hold class numbers"
         raise StockpotError(f"{where}: data.label: column {label!r}{state}.")
+    _check_image(row, image, where)
+
+
+def _check_image(row: dict[str, Any], image: str, where: str) -> None:
     if not hasattr(row[image], "convert"):
         raise StockpotError(f"{where}: data.image: column {image!r} does not hold images.")

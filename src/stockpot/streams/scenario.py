@@ -7,6 +7,9 @@
 | task-incremental | a class of one task | the task's own | the task's own |
 | language | a token | all | all |
 
+Where an example has several labels, or numbers, a row answers by itself and no rows compete: a row has a loss where
+the example's task has its label, and is evaluated there.
+
 (*) With `head: masked` only those of the classes seen so far, as in Hsu et al., "Re-evaluating continual learning
 scenarios" (arXiv 1810.12488). The names are those of van de Ven & Tolias, "Three scenarios for continual learning"
 (arXiv 1904.07734).
@@ -30,6 +33,7 @@ class Rows:
     scenario: Scenario
     tasks: tuple[tuple[int, ...], ...]  # for each task: the row of each of its classes
     names: tuple[str, ...]  # for each row: the class that it stands for
+    compete: bool = True  # whether an example has one class, so that rows compete; not with several labels or numbers
 
     @classmethod
     def of(cls, scenario: Scenario, tasks: Sequence[tuple[str, Sequence[str]]]) -> Rows:
@@ -69,6 +73,8 @@ class Rows:
         In task-incremental training the owner is the row's task. With `seen_tasks`, the rows of that many tasks
         share one owner, and rows of classes to come have −1.
         """
+        if not self.compete:
+            return None
         owners = torch.full((head,), -1)
         if seen_tasks is not None:
             owners[: self.count(seen_tasks)] = 0

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator
 
+from stockpot.batches.losses import SINGLE_LABEL, ProblemType
 from stockpot.strict import StrictModel
 from stockpot.switches import read_switches
 
@@ -43,7 +44,14 @@ class DataSpec(StrictModel):
     name: str | None = Field(None, description="the configuration of a hub data set")
     revision: str | None = None
     image: str | None = Field(None, description="the image column, where there are several")
-    label: str | None = Field(None, description="the label column, where there are several")
+    label: str | list[str] | None = Field(
+        None, description="the label column, where there are several; a list of them for several labels or numbers"
+    )
+    problem_type: ProblemType | None = Field(
+        None,
+        description="what a label is, as Transformers says it: one class of each example (single_label_classification, "
+        "the default), any number of labels (multi_label_classification), or numbers (regression)",
+    )
     train_split: str = "train"
     test_split: str | None = Field(None, description="default: test, else validation, else a fifth of train held out")
     classes: list[int | str] | None = Field(None, description="keep these classes only, by number or by name")
@@ -63,6 +71,18 @@ class DataSpec(StrictModel):
         "error", description="rows whose prompt leaves no room for the completion: an error, or left out and counted"
     )
     packing: bool | None = Field(None, description="fill sequences with several texts; default: with format: text")
+
+    @property
+    def problem(self) -> ProblemType:
+        """`problem_type`, or its default."""
+        return self.problem_type or SINGLE_LABEL
+
+    @field_validator("label")
+    @classmethod
+    def _distinct_columns(cls, label: str | list[str] | None) -> str | list[str] | None:
+        if isinstance(label, list) and (not label or len(set(label)) < len(label)):
+            raise ValueError(f"it needs one column or more, each once, not {label}")
+        return label
 
     @field_validator("classes")
     @classmethod

@@ -65,7 +65,7 @@ class Stream(Protocol):
 
     @property
     def has_classes(self) -> bool:
-        """Whether an example has one class: false for text to be continued, where every token is predicted."""
+        """Whether a head answers each example: false for text to be continued, where every token is predicted."""
         ...
 
     @property

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stockpot.batches.examples import Batch, TrainingData
+from stockpot.batches.losses import SINGLE_LABEL, ProblemType, mean_loss
 from stockpot.batches.outputs import logits_of, targets_of
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.methods.base import Method
@@ -50,6 +51,7 @@ class Job:
     logs: Path | None = None  # for the files of trackers; beside the checkpoints by default
     owners: Tensor | None = None  # see scenario.Rows.owners
     class_weights: Tensor | None = None  # of the output rows, see class_weights.row_weights
+    problem: ProblemType = SINGLE_LABEL  # what the outputs stand for
     resume_from: Path | None = None
     optimizer_state: Mapping[str, Tensor] | None = None  # of the task before, for boundary: keep-optimizer
     stop: Stop = field(default_factory=Stop)
@@ -60,11 +62,15 @@ class Job:
 
 
 def batch_loss(job: Job, model: nn.Module, batch: Batch, smoothing: float = 0.0, share: float = 1.0) -> Tensor:
-    """The mean loss of a micro-batch, over examples or tokens: cross-entropy over the rows that compete, as the method
-    changes it; `share` is the factor of `weight_shares`.
+    """The mean loss of a micro-batch as the method changes it: cross-entropy over the rows that compete, of examples or
+    tokens; for several labels or numbers see `mean_loss`. `share` is the factor of `weight_shares`.
     """
-    logits, targets = logits_of(model, batch), targets_of(batch)
-    loss = cross_entropy(mask_rivals(logits, targets, job.owners), targets, smoothing, job.class_weights)
+    logits = logits_of(model, batch)
+    if job.problem == SINGLE_LABEL:
+        targets = targets_of(batch)
+        loss = cross_entropy(mask_rivals(logits, targets, job.owners), targets, smoothing, job.class_weights)
+    else:
+        loss = mean_loss(job.problem, logits, batch)
     return job.method.loss(loss if share == 1 else loss * share, logits, batch, model)
 
 

@@ -183,7 +183,7 @@ def test_metrics_that_make_sense_pass() -> None:
     check_scores([Loss(), Loss(label="again", tasks=["wiki"])], ["law", "code"], ["wiki"])
     check_scores([ExactMatch(tasks=["law"]), Loss()], ["law", "code"], primary="loss")
     check_scores(default_scores("language"), ["law"])
-    check_scores(default_scores("text"), ["law"], kind="text")
+    check_scores(default_scores("classifier"), ["law"], kind="classifier")
 
 
 def test_metrics_are_read_from_names_and_blocks() -> None:

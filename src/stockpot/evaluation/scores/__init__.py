@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 from pydantic import BeforeValidator, Discriminator
 
 from stockpot.errors import did_you_mean
-from stockpot.evaluation.scores.base import Score
+from stockpot.evaluation.scores.base import Score, Suits
 
 
 def _scores_of_this_folder() -> dict[str, type[Score]]:
@@ -52,7 +52,15 @@ else:
     AnyScore = Annotated[_Blocks, BeforeValidator(_block, json_schema_input_type=_Blocks | Literal[tuple(SCORES)])]
 
 
-def default_scores(kind: str) -> list[AnyScore]:
+_DEFAULTS: dict[Suits, tuple[str, ...]] = {
+    "classifier": ("accuracy",),
+    "multi-label": ("mean_average_precision", "micro_f1", "macro_f1"),
+    "regression": ("rmse", "r2"),
+    "language": ("loss", "bits_per_byte"),
+}
+
+
+def default_scores(kind: Suits) -> list[AnyScore]:
     """What is measured where the recipe names no metrics; the first is the primary one."""
-    names = ("loss", "bits_per_byte") if kind == "language" else ("accuracy",)
+    names = _DEFAULTS[kind]
     return [SCORES[name].model_validate({"name": name}) for name in names]

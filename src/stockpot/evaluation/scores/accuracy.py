@@ -10,7 +10,7 @@ from stockpot.evaluation.scores.base import Score, Subject, Suits
 class Accuracy(Score):
     """The fraction of examples whose label has the highest logit."""
 
-    suits: ClassVar[Suits] = "classifier"
+    suits: ClassVar[tuple[Suits, ...]] = ("classifier",)
 
     name: Literal["accuracy"] = "accuracy"
 

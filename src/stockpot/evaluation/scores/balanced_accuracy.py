@@ -13,7 +13,7 @@ class BalancedAccuracy(Score):
     Equation: `mean_c correct_c / n_c` over the classes with test examples; scikit-learn's `balanced_accuracy_score`.
     """
 
-    suits: ClassVar[Suits] = "classifier"
+    suits: ClassVar[tuple[Suits, ...]] = ("classifier",)
 
     name: Literal["balanced_accuracy"] = "balanced_accuracy"
 

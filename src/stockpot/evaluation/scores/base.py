@@ -11,13 +11,20 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from stockpot.batches.examples import Examples
+from stockpot.batches.losses import ProblemType
 from stockpot.errors import StockpotError
 from stockpot.evaluation.language.likelihood import TokenScores, token_scores
+from stockpot.evaluation.outputs import Outputs, model_outputs
 from stockpot.evaluation.predictions import AnswerCounts, Predictions, predict
 from stockpot.streams.text.part import TextPart
 from stockpot.strict import StrictModel
 
-Suits = Literal["classifier", "language"]
+Suits = Literal["classifier", "multi-label", "regression", "language"]
+SUITED: dict[ProblemType, Suits] = {
+    "single_label_classification": "classifier",
+    "multi_label_classification": "multi-label",
+    "regression": "regression",
+}
 _T = TypeVar("_T")
 
 
@@ -56,6 +63,21 @@ class Subject:
         predictions: Predictions | None = vars(self).get("predictions")
         return None if predictions is None else predictions.counts()
 
+    @property
+    def has_values(self) -> bool:
+        """Whether examples have several labels, or numbers."""
+        return not isinstance(self.part, TextPart) and self.part.labels.is_floating_point()
+
+    @cached_property
+    def outputs(self) -> Outputs:
+        """What the model gives for examples with several labels or numbers, of one pass that all their scores share.
+
+        Raises Unsuited for other parts.
+        """
+        if isinstance(self.part, TextPart) or not self.has_values:
+            raise Unsuited(f"{self.task!r} has neither several labels nor numbers for each example.")
+        return model_outputs(self.model, self.part, self.batch_size)
+
     @cached_property
     def likelihood(self) -> TokenScores:
         """Sums over the tokens of the part, of one forward pass that all scores of likelihood share."""
@@ -70,7 +92,7 @@ class Score(StrictModel):
 
     unit: ClassVar[str] = "fraction"  # what it is counted in
     higher_is_better: ClassVar[bool] = True
-    suits: ClassVar[Suits] = "language"  # which models have it
+    suits: ClassVar[tuple[Suits, ...]] = ("language",)  # which models have it
 
     name: str
     label: str | None = Field(None, description="what the score is called; default: its name", min_length=1)

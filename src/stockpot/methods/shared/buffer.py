@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stockpot.batches.examples import Batch, Examples, StoredExamples, concat
+from stockpot.batches.losses import SINGLE_LABEL
 from stockpot.batches.outputs import evaluation_mode, logits_of, moved_to
 from stockpot.batches.token_examples import stored_type
 from stockpot.errors import StockpotError
@@ -82,6 +83,12 @@ class BufferConfig(BaseConfig):
             return (
                 f"task {task.name!r} is text to be continued, which has no classes: select: herding keeps the examples "
                 "nearest to the mean of their class; use random or balanced."
+            )
+        if task.problem != SINGLE_LABEL and self.select != "random":
+            what = "numbers" if task.problem == "regression" else "several labels"
+            return (
+                f"task {task.name!r} has examples with {what} instead of one class, and select: {self.select} shares "
+                "the memory among classes: use select: random."
             )
         classes = task.classes + (before if self.budget == "total" else 0)
         size = self.size(task.examples)
@@ -228,8 +235,9 @@ class Buffer:
         name, config = self.config.name, self.config
         if len(self) and (kept := self.examples.kind) != (new := examples.kind):
             raise StockpotError(f"{name}: the buffer holds {kept}, task {task.name!r} has {new.split('shape ')[-1]}.")
-        classes = len(examples.labels.unique())
-        facts = TaskFacts(task.name, classes, len(examples), not examples.has_classes)
+        single = task.problem == SINGLE_LABEL
+        classes = len(examples.labels.unique()) if single else examples.labels.shape[1]
+        facts = TaskFacts(task.name, classes, len(examples), not examples.has_classes, task.problem)
         if problem := config.unfit(facts, len(self.shares)):
             raise StockpotError(f"{name}: {problem}")
 

@@ -1,4 +1,4 @@
-"""Data sets of texts with classes, for the scenarios that count classes."""
+"""Data sets of texts with labels: a class, several labels or numbers."""
 
 from __future__ import annotations
 
@@ -7,38 +7,58 @@ from typing import Any
 
 import numpy as np
 
+from stockpot.batches.losses import SINGLE_LABEL
 from stockpot.errors import StockpotError, did_you_mean
-from stockpot.streams.labelled import LabelledPart, LabelledSource, Labels, label_problem, numbered_classes
+from stockpot.streams.labelled import (
+    LabelledPart,
+    LabelledSource,
+    Labels,
+    Values,
+    label_problem,
+    numbered_classes,
+    several_columns,
+)
 from stockpot.streams.spec import DataSpec
 from stockpot.streams.text.splits import open_splits, part_rows, read_columns
 from stockpot.streams.text.templates import open_template
 from stockpot.streams.text.text_source import text_column
+from stockpot.streams.values import ValueReader, value_columns
 
 
 def open_labelled_texts(data: DataSpec, where: str) -> LabelledSource:
     """Opens texts and labels: a ClassLabel column, whole numbers from 0, or strings, which are sorted.
 
-    `limit`, which counts examples of each class, is left to the stream. Raises StockpotError, starting with `where`,
-    that names the first bad row.
+    For several labels or numbers see `ValueReader`. `limit`, which counts examples of each class, is left to the
+    stream. Raises StockpotError, starting with `where`, that names the first bad row.
     """
     splits = open_splits(data, where)
     train = splits[data.train_split]
     names = list(train.features)
-    label = _label_column(data, train.features, where)
+    single = data.problem == SINGLE_LABEL
+    columns = [_label_column(data, train.features, where)] if single else value_columns(data, train.features, where)
+    label = columns[0]
     wanted = data.text or text_column(train.features, but=label)
     if wanted is None:
         raise StockpotError(f"{where}: data.text: name the column to classify, or a template. Columns: {names}.")
     template = open_template(wanted, names, f"{where}: data.text")
     contents: dict[str, tuple[list[str], list[Any]]] = {}
+    places: dict[str, tuple[str, list[int]]] = {}
     parts = part_rows(data.model_copy(update={"limit": None}), splits, where, tuning=False)
     for part, (split, numbers) in parts.items():
         place = f"{where}: {data.path}, split {split!r}"
+        places[part] = (place, numbers)
         texts, labels = [], []
-        for number, row in read_columns(splits[split], list({*template.columns, label}), numbers, place):
+        for number, row in read_columns(splits[split], list({*template.columns, *columns}), numbers, place):
             try:
                 text = template(row)
             except StockpotError as error:
                 raise StockpotError(f"{place}, row {number}: {error}; fix the row, or leave it out.") from error
+            if not single:
+                if not text.strip():
+                    raise StockpotError(f"{place}, row {number}: it has no text; fix the row, or leave it out.")
+                texts.append(text)
+                labels.append([row[column] for column in columns])
+                continue
             if problem := label_problem(row[label]):
                 raise StockpotError(f"{place}, row {number}: data.label: column {label!r}: {problem}.")
             if not text.strip() or not isinstance(row[label], str | int) or row[label] in (-1, ""):
@@ -47,6 +67,13 @@ def open_labelled_texts(data: DataSpec, where: str) -> LabelledSource:
             texts.append(text)
             labels.append(row[label])
         contents[part] = (texts, labels)
+    if not single:
+        reader = ValueReader(data, columns, train.features, where)
+        labels_of = {part: (*places[part], labels) for part, (_, labels) in contents.items()}
+        targets, arrays = reader.read(labels_of)
+        known = dict(zip(contents, arrays, strict=True))
+        parts_of = {part: _part(texts, known[part]) for part, (texts, _) in contents.items()}
+        return LabelledSource(targets, parts_of["train"], parts_of["test"], _facts(str(data.path), contents))
     values = [value for _, labels in contents.values() for value in labels]
     classes = _classes(train.features[label], values, f"{where}: data.label: column {label!r}")
     number_of = {name: number for number, name in enumerate(classes)}
@@ -57,13 +84,15 @@ def open_labelled_texts(data: DataSpec, where: str) -> LabelledSource:
     return LabelledSource(classes, opened["train"], opened["test"], _facts(str(data.path), contents))
 
 
-def _part(texts: list[str], labels: Labels) -> LabelledPart:
+def _part(texts: list[str], labels: Labels | Values) -> LabelledPart:
     return LabelledPart(lambda rows: [texts[int(row)] for row in rows], labels)
 
 
 def _label_column(data: DataSpec, features: Any, where: str) -> str:
     names = list(features)
     candidates = [name for name in names if getattr(features[name], "names", None)]
+    if isinstance(data.label, list):
+        raise several_columns(where)
     label = data.label or ("label" if "label" in names else candidates[0] if len(candidates) == 1 else None)
     if label is None:
         raise StockpotError(f"{where}: data.label: name the column of the classes. Columns: {names}.")

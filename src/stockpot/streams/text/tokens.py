@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from stockpot.batches.examples import IGNORED
 from stockpot.batches.token_examples import TokenExamples
@@ -181,11 +182,11 @@ def text_part(task: str, rows: TextRows, tokenised: Tokenised, tokenizer: Any) -
 
 
 def classification_tokens(
-    texts: Sequence[str], outputs: Sequence[int], tokenizer: Any, max_length: int
+    texts: Sequence[str], labels: Sequence[int] | Tensor, tokenizer: Any, max_length: int
 ) -> TokenExamples:
     """Texts for a classifier, with the special tokens that the tokenizer adds; long texts lose their end.
 
-    `outputs` holds the output row of each text. Raises StockpotError for a text without tokens.
+    `labels` are those of `Examples`. Raises StockpotError for a text without tokens.
     """
     sequences: list[Tokens] = []
     for start in range(0, len(texts), 1000):
@@ -198,6 +199,6 @@ def classification_tokens(
     return TokenExamples(
         torch.from_numpy(np.concatenate(sequences)),
         torch.from_numpy(np.cumsum([len(tokens) for tokens in sequences])),
-        rows=torch.tensor(list(outputs), dtype=torch.int64),
+        rows=torch.as_tensor(labels),
         pad=padding(tokenizer),
     )
