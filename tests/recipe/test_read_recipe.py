@@ -50,7 +50,7 @@ def recipe(digits_recipe: dict[str, Any], write_yaml: Write) -> Path:
         ("compare=[{name: sfa}, {name: wise_ft, alfa: 1}]", "compare.1.alfa: unknown key. Did you mean 'alpha'?"),
         ("train.learning_rat=1", "train.learning_rat: unknown key. Did you mean 'learning_rate'?"),
         ("tasks=[{name: a, train: {max_step: 1}}]", "tasks.0.train.max_step: unknown key. Did you mean 'max_steps'?"),
-        ("data.zzzz=1", "data.zzzz: unknown key. Known here: path, name, revision, image, label, train_split, "
+        ("data.zzzz=1", "data.zzzz: unknown key. Known here: path, name, revision, image, label, problem_type, "
          "test_split, classes, rotate, permute, limit, in_memory, format, text, prompt, completion, messages, "
          "max_length, long_prompts, packing."),
     ],

@@ -86,7 +86,7 @@ def test_a_regression_shares_one_output_and_is_scored_downwards(films: Path, tmp
     assert (config.problem_type, config.num_labels) == ("regression", 1)
     assert results.metrics.forgetting == pytest.approx(rmse.matrix[1][0] - rmse.matrix[0][0])  # worse is positive
     grown = stockpot.add(run, {"name": "third", "data": {"path": str(films / "second.csv")}}, output=tmp_path / "more")
-    assert len(grown.results.scores["rmse"].matrix) == 3 and "rmse" in grown.report().read_text()
+    assert len(grown.results.scores["rmse"].matrix) == 3
 
 
 def test_labels_that_come_task_by_task_get_rows_of_their_own(films: Path, tmp_path: Path) -> None:

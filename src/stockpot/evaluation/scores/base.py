@@ -14,8 +14,8 @@ from stockpot.batches.examples import Examples
 from stockpot.batches.losses import ProblemType
 from stockpot.errors import StockpotError
 from stockpot.evaluation.language.likelihood import TokenScores, token_scores
-from stockpot.evaluation.outputs import Outputs, model_outputs
 from stockpot.evaluation.predictions import AnswerCounts, Predictions, predict
+from stockpot.evaluation.value_outputs import Outputs, model_outputs
 from stockpot.streams.text.part import TextPart
 from stockpot.strict import StrictModel
 
