@@ -111,8 +111,8 @@ def test_damaged_weights_of_a_built_model_are_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("build", "args", "message"),
     [
-        ("builders:plian", {}, r"builders has no function 'plian'\. Did you mean 'plain'\?"),
-        ("no_such_module:f", {}, r"no_such_module:f: No module named 'no_such_module'"),
+        ("builders:plian", {}, r"builders:plian: builders has no 'plian'\. Did you mean 'plain'\?"),
+        ("no_such_module:f", {}, r"no_such_module:f: there is no module 'no_such_module' on Python's path"),
         ("builders:plain", {"depth": 1}, r"builders:plain\(num_labels=5, …\): .*unexpected keyword argument 'depth'"),
         ("builders:not_a_model", {}, r"builders:not_a_model returned int, not a torch\.nn\.Module"),
     ],

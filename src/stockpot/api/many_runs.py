@@ -6,12 +6,12 @@ import os
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stockpot.api.outcomes import ComparisonResult
 from stockpot.api.preparation import prepared
 from stockpot.api.recipe_changes import RecipeChanges, parse_shard
-from stockpot.api.recipe_like import as_recipe, default_folder
+from stockpot.api.recipe_like import as_recipe, default_folder, method_names
 from stockpot.api.stopping import stopping_after_step
 from stockpot.comparisons.cells import contenders, is_finished, plan, prepare
 from stockpot.comparisons.engines import CellEngine, in_processes, on_ray
@@ -23,15 +23,18 @@ from stockpot.comparisons.tuning import tune as tune_methods
 from stockpot.errors import StockpotError
 from stockpot.files import explaining_disk_errors, write_text
 from stockpot.methods.base import BaseConfig
+from stockpot.plugins import lives_in_main
 from stockpot.recipe.resolve import to_values, to_yaml
 from stockpot.recipe.schema import Recipe, Tune
 from stockpot.results import Comparison, Results
+from stockpot.runs.brought_code import named_code
 from stockpot.runs.folder import RunFolder
 from stockpot.runs.progress import Progress, terminal_progress
 from stockpot.runs.results_json import results_of
 
 if TYPE_CHECKING:
     from stockpot.api.recipe_like import RecipeLike
+    from stockpot.methods.base import Method
 
 
 def compare(
@@ -39,7 +42,7 @@ def compare(
     overrides: Sequence[str] = (),
     *,
     output: str | os.PathLike[str] | None = None,
-    methods: Sequence[str] | None = None,
+    methods: Sequence[str | type[Method[Any]]] | None = None,
     seeds: int | None = None,
     orders: int | None = None,
     tune: int | None = None,
@@ -62,7 +65,7 @@ def compare(
         recipe: the path of a recipe, a dict of what would be in it, or a Recipe. Code that it names is imported.
         overrides: `key.sub=value` each, values in YAML.
         output: the comparison's folder; default: runs/NAME.
-        methods: labels of the recipe's `compare`, or names of methods; default: those of the recipe.
+        methods: labels of the recipe's `compare`, or names or classes of methods; default: those of the recipe.
         seeds: the number of seeds: the recipe's first, then others.
         orders: the number of orders of the tasks: as written first, then others.
         tune: first tune parameters, with this many trials a method.
@@ -85,16 +88,18 @@ def compare(
         Stopped: a KeyboardInterrupt, when it was asked to stop.
     """
     share = parse_shard(shard)
-    if isinstance(methods, str):
-        raise StockpotError(f"methods: give a list, {methods.split(',')}.")
+    names = method_names(methods)
     with prepared(run_code, run_code_unsandboxed, shares=share[1] > 1):
         checked = as_recipe(recipe, overrides)
-        changes = RecipeChanges(methods, seeds, orders, tune, search, minutes, front)
+        changes = RecipeChanges(names, seeds, orders, tune, search, minutes, front)
         if changes != RecipeChanges():
             checked = changes.applied(checked)
         path = default_folder(checked) if output is None else Path(output)
         check_engine(engine)
-        return _compared(checked, path, _engine(jobs, engine), share, progress)
+        chosen = _engine(jobs, engine)
+        if chosen is not None:
+            _refuse_code_of_this_process(checked)
+        return _compared(checked, path, chosen, share, progress)
 
 
 def so_far(recipe: Recipe, path: Path) -> tuple[Comparison | None, int, int]:
@@ -114,6 +119,16 @@ def _engine(jobs: int, engine: str | None) -> CellEngine | None:
     if engine == "ray":
         return on_ray()
     return in_processes(jobs) if jobs > 1 or engine else None
+
+
+def _refuse_code_of_this_process(recipe: Recipe) -> None:
+    """Raises StockpotError for code that worker processes cannot import."""
+    for path in named_code(recipe):
+        if lives_in_main(path):
+            raise StockpotError(
+                f"{path} is defined in this notebook or script, where other processes cannot import it: put it into a "
+                "module and import it from there, or leave out jobs and engine."
+            )
 
 
 def _compared(

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stockpot.api.outcomes import RunResult, WhatIfResult
 from stockpot.api.preparation import prepared
+from stockpot.api.recipe_like import method_names
 from stockpot.api.single_run import folder_of
 from stockpot.comparisons.whatif import FILE, evaluations, known_methods, reading, sweep, swept
 from stockpot.errors import StockpotError
@@ -19,6 +20,7 @@ from stockpot.report.formatting import opening
 from stockpot.runs.progress import write_line
 
 if TYPE_CHECKING:
+    from stockpot.methods.base import Method
     from stockpot.results import WhatIf
     from stockpot.runs.session import Session
 
@@ -29,7 +31,7 @@ _FILES_OF_OTHERS = ("journal.jsonl", "comparison.json")
 def whatif(
     run: RunResult | str | os.PathLike[str],
     *,
-    methods: Sequence[str] | None = None,
+    methods: Sequence[str | type[Method[Any]]] | None = None,
     points: int = 11,
     output: str | os.PathLike[str] | None = None,
     threads: int | None = None,
@@ -44,7 +46,7 @@ def whatif(
 
     Args:
         run: the run, or its folder.
-        methods: names of methods; default: every one that merges after training.
+        methods: names or classes of methods; default: every one of Stockpot's that merges after training.
         points: the number of values of each method's strength.
         output: where whatif.json is written; default: RUN/whatif.
         threads: of torch while it works; default: as they are set.
@@ -60,11 +62,10 @@ def whatif(
         StockpotError: the run's checkpoints cannot show what other methods would have done, or a method needs training.
     """
     with prepared(run_code, run_code_unsandboxed):
-        if isinstance(methods, str):
-            raise StockpotError(f"methods: give a list, {methods.split(',')}.")
+        chosen = method_names(methods)
         if not FEWEST_POINTS <= points <= MOST_POINTS:
             raise StockpotError(f"points: {points} is not a number from {FEWEST_POINTS} to {MOST_POINTS}.")
-        names = list(swept()) if methods is None else known_methods(methods)
+        names = list(swept()) if chosen is None else known_methods(chosen)
         folder = folder_of(run)
         target = folder / "whatif" if output is None else Path(output)
         if any((target / name).exists() for name in _FILES_OF_OTHERS):

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from stockpot.errors import StockpotError, did_you_mean
-from stockpot.methods import registry
+from stockpot.methods import known_names
+from stockpot.plugins import is_dotted_path
 from stockpot.recipe.read import validate
 from stockpot.recipe.schema import Recipe
 
@@ -64,8 +65,8 @@ def _method(name: str, recipe: Recipe, spelt: Callable[[str], str]) -> dict[str,
     for method in (*recipe.compare, recipe.method):
         if method.title == name:
             return dict(method.model_dump(mode="json", exclude_unset=True))
-    if name not in registry():
-        known = list(dict.fromkeys([*(method.title for method in recipe.compare), *registry()]))
+    if name not in known_names() and not is_dotted_path(name):
+        known = list(dict.fromkeys([*(method.title for method in recipe.compare), *known_names()]))
         hint = did_you_mean(name, known)
         raise StockpotError(f"{spelt('methods')}: there is no {name!r}.{hint} Known: {', '.join(known)}.")
     return {"name": name}

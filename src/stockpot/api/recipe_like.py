@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from stockpot.errors import StockpotError
+from stockpot.plugins import dotted_path_of
 
 if TYPE_CHECKING:
     from stockpot.recipe.schema import Recipe
@@ -32,7 +33,7 @@ def as_recipe(recipe: RecipeLike, overrides: Sequence[str] = ()) -> Recipe:
             return recipe
         recipe = recipe.model_dump(mode="json", exclude_unset=True)
     if isinstance(recipe, Mapping):
-        return checked_recipe(plain(recipe), overrides, "the recipe")
+        return checked_recipe(plain(_with_named_methods(recipe)), overrides, "the recipe")
     return read_recipe(_path(recipe, "a recipe"), overrides)
 
 
@@ -51,14 +52,40 @@ def as_task(task: TaskLike, overrides: Sequence[str] = ()) -> TaskSpec:
     return read_task(_path(task, "a task"), overrides)
 
 
+def method_names(methods: Sequence[Any] | None) -> list[str] | None:
+    """Names of methods, of which some may be classes. Raises StockpotError where a text stands for the list."""
+    if isinstance(methods, str):
+        raise StockpotError(f"methods: give a list, {methods.split(',')}.")
+    return None if methods is None else [plain(method) for method in methods]
+
+
+def _with_named_methods(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe in which each class that stands for a method is its block: `Damp` is `{"name": Damp}`."""
+
+    def block(method: Any) -> Any:
+        return {"name": method} if isinstance(method, type) else method
+
+    values = dict(recipe)
+    if "method" in values:
+        values["method"] = block(values["method"])
+    if isinstance(values.get("compare"), list | tuple):
+        values["compare"] = [block(method) for method in values["compare"]]
+    return values
+
+
 def plain(values: Any) -> Any:
-    """The values as YAML would give them: paths become text, tuples lists, and what NumPy has plain numbers."""
+    """The values as YAML would give them: paths become text, tuples lists, and what NumPy has plain numbers.
+
+    Classes and functions become their dotted paths; raises StockpotError for those that have none.
+    """
     if isinstance(values, Mapping):
         return {key: plain(value) for key, value in values.items()}
     if isinstance(values, list | tuple | range):
         return [plain(value) for value in values]
     if isinstance(values, os.PathLike):
         return os.fspath(values)
+    if callable(values):
+        return dotted_path_of(values, "the recipe")
     return values.tolist() if hasattr(values, "tolist") else values
 
 

@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stockpot.cli.console import say
+from stockpot.cli.console import note, say
 from stockpot.cli.descriptions import print_description
 from stockpot.cli.json_document import Json, one_document
-from stockpot.errors import StockpotError, did_you_mean
+from stockpot.errors import StockpotError
 
 if TYPE_CHECKING:
     from stockpot.methods.base import Method
 
 
 def methods_command(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="one method; default: all of them")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="one method, also package.module:Class; default: all")
+    ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="all of them as a page, docs/methods.md")] = False,
     as_json: Json = False,
 ) -> None:
@@ -36,13 +38,29 @@ def methods_command(
 
 
 def _chosen_methods(name: str | None) -> dict[str, type[Method[Any]]]:
-    """The method of this name; all of them for None."""
-    from stockpot.methods import registry
+    """The method of this name; for None all of them, those of installed packages last."""
+    from stockpot.methods import find_method, known_names
 
-    known = registry()
-    if name is not None and name not in known:
-        raise StockpotError(f"there is no method {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
-    return {key: method for key, method in known.items() if name in (None, key)}
+    if name is not None:
+        return {name: find_method(name, "stockpot methods")}
+    methods = {}
+    for known in known_names():
+        try:
+            methods[known] = find_method(known, "stockpot methods")
+        except StockpotError as error:  # a package that does not work leaves the others on the list
+            note(str(error))
+    return methods
+
+
+def _origin(name: str) -> str:
+    """Where a method comes from; "" for Stockpot's own."""
+    from stockpot.methods import GROUP, registry
+    from stockpot.plugins import package_of, registered
+
+    if name in registry():
+        return ""
+    entry = registered(GROUP).get(name)
+    return name if entry is None else f"{package_of(entry)}, {entry.value}"
 
 
 def _parameters(method: type[Method[Any]]) -> list[tuple[str, Any, str]]:
@@ -53,7 +71,9 @@ def _parameters(method: type[Method[Any]]) -> list[tuple[str, Any, str]]:
 
 def _describe_methods(name: str | None) -> None:
     for key, method in _chosen_methods(name).items():
-        print_description(key, inspect.cleandoc(method.__doc__ or ""), _parameters(method))
+        origin = _origin(key)
+        come = f"From: {origin}" if origin else ""
+        print_description(key, inspect.cleandoc(method.__doc__ or ""), _parameters(method), come)
 
 
 def _facts_of_methods(name: str | None) -> list[dict[str, Any]]:
@@ -67,6 +87,7 @@ def _facts_of_methods(name: str | None) -> list[dict[str, Any]]:
                 "name": key,
                 "title": method.title,
                 "role": method.role,
+                **({"from": origin} if (origin := _origin(key)) else {}),
                 "summary": section.pop(""),
                 **{word.lower(): text for word, text in section.items()},
                 "parameters": [

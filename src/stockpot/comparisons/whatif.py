@@ -18,9 +18,10 @@ from stockpot import files
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.evaluation.metrics import stream_metrics
 from stockpot.evaluation.pareto import best_index, knee
-from stockpot.methods import build, in_role, registry
+from stockpot.methods import build, config_of, find_method, in_role, known_names, registry
 from stockpot.methods.base import BaseConfig, Method, Task
 from stockpot.methods.declare.declarations import Sweep
+from stockpot.plugins import is_dotted_path
 from stockpot.results import Costs, Results, Scores, WhatIf, WhatIfMethod, WhatIfPoint
 from stockpot.runs.evaluating import evaluate_model
 from stockpot.runs.folder import RunFolder
@@ -76,7 +77,7 @@ def swept() -> dict[str, type[Method[Any]]]:
 
 def _sweep_of(name: str) -> tuple[str | None, Sweep]:
     """The key of a method's strength, if it has one, and its sweep."""
-    method = registry()[name]
+    method = find_method(name)
     assert method.sweep is not None, name
     return method.config_type.strength_key, method.sweep
 
@@ -84,12 +85,21 @@ def _sweep_of(name: str) -> tuple[str | None, Sweep]:
 def known_methods(names: Sequence[str]) -> list[str]:
     """The methods by name, each once. Raises StockpotError for one that needs training."""
     for name in names:
-        if name not in swept():
+        brought = name not in registry() and (is_dotted_path(name) or name in known_names())
+        if (find_method(name, "methods").sweep is None) if brought else name not in swept():
             hint = did_you_mean(name, swept())
             raise StockpotError(f"--methods: {name!r} is unknown, or needs training.{hint} {_choice()}")
     if not names:
         raise StockpotError(f"--methods: name at least one method. {_choice()}")
+    called = [_called(name) for name in dict.fromkeys(names)]
+    if twice := [name for name in called if called.count(name) > 1]:
+        raise StockpotError(f"--methods: two of them are called {twice[0]!r}.")
     return list(dict.fromkeys(names))
+
+
+def _called(name: str) -> str:
+    """What a method is called in the results: its own name where it is given by a dotted path."""
+    return config_of(name).declared_name or name
 
 
 def _choice() -> str:
@@ -154,7 +164,7 @@ def sweep(session: Session, names: Sequence[str], points: int, on_evaluated: OnE
     """Evaluates every method at every strength after every task."""
     plain = results_of(session.run)
     scores = plain.scores[plain.primary]
-    methods = {name: _method(session, plain, name, points, on_evaluated) for name in names}
+    methods = {_called(name): _method(session, plain, name, points, on_evaluated) for name in names}
     start = _start(session)
     if plain.metrics.average_accuracy is None or None in start:
         raise StockpotError(
@@ -172,7 +182,10 @@ def sweep(session: Session, names: Sequence[str], points: int, on_evaluated: OnE
         plain_metrics=plain.metrics,
         start=start,
         methods=methods,
-        notes=[*_notes(names, len(plain.tasks), _plain_tasks(session)), *_left_out(methods, points, plain.primary)],
+        notes=[
+            *_notes(names, len(plain.tasks), _plain_tasks(session)),
+            *_left_out(names, methods, points, plain.primary),
+        ],
         versions=versions(),
         commit=commit(),
     )
@@ -185,7 +198,7 @@ def _notes(names: Sequence[str], tasks: int, plain: int) -> list[str]:
     for name in names:
         key, sweep = _sweep_of(name)
         if sweep.continues:
-            facts = {"method": registry()[name].title, "key": key, "plain": _plain_strength(name)}
+            facts = {"method": find_method(name).title, "key": key, "plain": _plain_strength(name)}
             notes.append(AVERAGED.format(last=ORDINALS[plain], **facts))
             if tasks > plain + 1:
                 notes.append(POST_HOC.format(next=ORDINALS[plain + 1], **facts))
@@ -194,17 +207,17 @@ def _notes(names: Sequence[str], tasks: int, plain: int) -> list[str]:
 
 def _plain_strength(name: str) -> float | None:
     """The strength at which a method is plain fine-tuning."""
-    key, neutral = _sweep_of(name)[0], registry()[name].neutral
+    key, neutral = _sweep_of(name)[0], find_method(name).neutral
     return None if key is None or neutral is None else neutral.get(key)
 
 
-def _left_out(methods: Mapping[str, WhatIfMethod], points: int, primary: str) -> list[str]:
+def _left_out(names: Sequence[str], methods: Mapping[str, WhatIfMethod], points: int, primary: str) -> list[str]:
     """Which values gave models so far off that their score is not a number."""
     notes = []
-    for name, method in methods.items():
+    for name, method in zip(names, methods.values(), strict=True):
         known = [point.value for point in method.points]
         if gone := [f"{value:g}" for value in strengths(name, points) if value is not None and value not in known]:
-            notes.append(f"{name} at {method.key} = {', '.join(gone)} has no finite {primary}: left out.")
+            notes.append(f"{_called(name)} at {method.key} = {', '.join(gone)} has no finite {primary}: left out.")
     return notes
 
 
@@ -234,7 +247,7 @@ def _measured(score: float | None) -> float:
 def _config(name: str, value: float | None, session: Session) -> BaseConfig:
     key, sweep = _sweep_of(name)
     strength = {} if key is None or value is None else {key: value}
-    config: BaseConfig = registry()[name].config_type.model_validate({"name": name, **sweep.settings, **strength})
+    config: BaseConfig = config_of(name).model_validate({"name": name, **sweep.settings, **strength})
     return config.settled(session.recipe.model.origin)
 
 

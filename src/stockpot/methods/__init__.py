@@ -1,8 +1,8 @@
 """One file a method: adding one touches that file and its test.
 
 `registry()` lists the modules of this folder when it is first called, and imports them; `base`, `declare` and `shared`
-hold what methods are made of. Importing `stockpot.methods` alone imports no method, nor torch: a command that needs
-none, such as `stockpot --help`, starts at once.
+hold what methods are made of. `find_method` also knows the methods that users bring. Importing `stockpot.methods` alone
+imports no method, nor torch: a command that needs none, such as `stockpot --help`, starts at once.
 """
 
 from __future__ import annotations
@@ -11,13 +11,17 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+
+from stockpot.errors import StockpotError, did_you_mean
+from stockpot.plugins import is_dotted_path, load_dotted_path, load_registered, registered
 
 if TYPE_CHECKING:
     from stockpot.methods.base import BaseConfig, Method
     from stockpot.methods.declare.declarations import Role
 
 DEFAULT = "sfa"  # where a recipe names no method
+GROUP = "stockpot.methods"  # of entry points: packages register methods in it
 
 
 @functools.cache
@@ -47,9 +51,71 @@ def _method_in(name: str) -> type[Method[Any]]:
     return methods[0]
 
 
+def known_names() -> list[str]:
+    """The names that a recipe may use beside dotted paths: of this folder's methods, and of installed packages'."""
+    return [*registry(), *(name for name in registered(GROUP) if name not in registry())]
+
+
+def find_method(name: str, where: str = "method.name") -> type[Method[Any]]:
+    """The method of a name in recipes: of this folder, of an installed package, or at a dotted path.
+
+    A method of this folder comes before one of the same name in a package. Code that users bring is imported.
+
+    Args:
+        name: as a recipe has it.
+        where: the key of the recipe, for messages.
+
+    Raises:
+        StockpotError: there is no such method, its code cannot be imported, or what is there is no method.
+    """
+    if name in registry():
+        return registry()[name]
+    if is_dotted_path(name):
+        return _checked(load_dotted_path(name, where), name)
+    if name in registered(GROUP):
+        from stockpot.methods.declare.declarations import name_of
+
+        method = _checked(load_registered(GROUP, name, where), name)
+        if (declared := name_of(method.config_type)) != name:
+            raise StockpotError(f"{name!r} is registered under this name by a package, but calls itself {declared!r}.")
+        return method
+    known = known_names()
+    raise StockpotError(f"{where}: unknown method {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
+
+
+def _checked(thing: Any, name: str) -> type[Method[Any]]:
+    from stockpot.methods.base import Method
+
+    if not (isinstance(thing, type) and issubclass(thing, Method) and hasattr(thing, "config_type")):
+        raise StockpotError(
+            f"{name}: this is not a method: define a class `…(Method[…Config])`, as in CONTRIBUTING.md."
+        )
+    if thing.role != "rival":
+        raise StockpotError(f"{name}: its role is {thing.role!r}; a comparison has a floor and a ceiling.")
+    return thing
+
+
+def config_of(name: str, where: str = "method.name") -> type[BaseConfig]:
+    """The type of the config of a method, see `find_method`; at a dotted path it has the path as its name."""
+    config = find_method(name, where).config_type
+    return _at_path(config, name) if is_dotted_path(name) else config
+
+
+@functools.cache
+def _at_path(config: type[BaseConfig], path: str) -> type[BaseConfig]:
+    from pydantic import create_model
+
+    from stockpot.methods.declare.declarations import name_of
+
+    named: Any = (Literal[path], ...)
+    located = create_model(config.__name__, __base__=config, __module__=config.__module__, name=named)
+    located.declared_name = name_of(config)
+    return located
+
+
 def build(config: BaseConfig) -> Method[Any]:
     """The method that a configuration names."""
-    return registry()[config.name](config)
+    return find_method(config.name)(config)
 
 
 def in_role(role: Role) -> str:
@@ -77,7 +143,24 @@ def title_of(label: str) -> str:
 
 
 def any_config() -> Any:
-    """The type of a recipe's `method`: the config of any method, told apart by `name`."""
-    from pydantic import Discriminator
+    """The type of a recipe's `method`: the config of any method, told apart by `name`.
 
-    return Annotated[Union[tuple(method.config_type for method in registry().values())], Discriminator("name")]  # noqa: UP007
+    With `context={"reading": True}` no code that users bring is imported: its config is an `UnopenedConfig`.
+    """
+    from pydantic import Discriminator, SerializeAsAny, WrapValidator
+
+    from stockpot.methods.base import BaseConfig, UnopenedConfig
+
+    def open_config(value: Any, handler: Any, info: Any) -> Any:
+        name = value.get("name") if isinstance(value, Mapping) else None
+        if not isinstance(name, str) or name in registry():
+            return value if isinstance(value, BaseConfig) else handler(value)
+        if (info.context or {}).get("reading"):
+            return UnopenedConfig.model_validate(value)
+        if not is_dotted_path(name) and name not in registered(GROUP):
+            return handler(value)  # which knows how to refuse it
+        return config_of(name, "").model_validate(value)
+
+    as_it_is: Any = SerializeAsAny  # without arguments it is an annotation
+    configs: Any = Union[tuple(method.config_type for method in registry().values())]  # noqa: UP007
+    return Annotated[configs, Discriminator("name"), as_it_is(), WrapValidator(open_config)]

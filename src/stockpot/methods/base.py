@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar, get_args
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -45,6 +45,7 @@ class BaseConfig(StrictModel):
     path_keys: ClassVar[
         Mapping[str, Sequence[str]]
     ] = {}  # keys that name a file, with words that they may hold instead
+    declared_name: ClassVar[str | None] = None  # of a method at a dotted path, which is then its `name`
 
     name: str
     label: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+=%-]*$", max_length=60)] | None = Field(
@@ -57,7 +58,7 @@ class BaseConfig(StrictModel):
     @property
     def title(self) -> str:
         """The label, or the method's name."""
-        return self.label or self.name
+        return self.label or self.declared_name or self.name
 
     @property
     def varied_key(self) -> str | None:
@@ -99,6 +100,17 @@ class BaseConfig(StrictModel):
     def problem_in(self, model: nn.Module, tasks: Sequence[TaskFacts]) -> str | None:
         """Why the method cannot work with this start model or these tasks; also raises StockpotError."""
         return None
+
+
+class UnopenedConfig(BaseConfig):
+    """What a run folder recorded of a method that the user's own code, or a package's, defines: none is imported."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @property
+    def title(self) -> str:
+        """The label, or the last part of the name."""
+        return self.label or self.name.rpartition(":")[2]
 
 
 @dataclass
@@ -204,6 +216,10 @@ class Method(Generic[ConfigT]):
 
     def after_step(self, model: nn.Module, optimizer: Optimizer, step: int) -> None:
         """Acts after optimizer step number `step` (from 1); gradients are still there."""
+
+    def logged(self) -> dict[str, float]:
+        """Numbers for trackers beside the loss, read at the Trainer's `logging_steps` and after every average."""
+        return {}
 
     def task_end(self, task: Task, examples: Examples) -> None:
         """Finishes the task: `examples` are the task's own; what is in the model now is evaluated and saved."""

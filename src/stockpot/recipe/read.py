@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.file_names import as_file_name
+from stockpot.plugins import search_in
 from stockpot.recipe.schema import Recipe, Split
 from stockpot.streams.spec import TaskSpec
 from stockpot.yaml_text import MAX_DEPTH, parse_yaml, read_yaml
@@ -67,7 +68,8 @@ def _assign(target: Any, part: str, value: Any, override: str) -> None:
 def _known_keys(model: type[BaseModel], path: Sequence[str | int], values: Any) -> list[str]:
     """The keys that the block at `path` may hold."""
     from stockpot.evaluation.scores import SCORES
-    from stockpot.methods import DEFAULT, registry
+    from stockpot.methods import DEFAULT, config_of, known_names
+    from stockpot.plugins import is_dotted_path
 
     blocks: Any = model
     for place, part in enumerate(path):
@@ -80,7 +82,8 @@ def _known_keys(model: type[BaseModel], path: Sequence[str | int], values: Any) 
             index = next((piece for piece in path if isinstance(piece, int)), 0)
             if part == "compare":
                 name = values["compare"][index].get("name")
-            return list(registry()[str(name)].config_type.model_fields) if name in registry() else []
+            known = is_dotted_path(name) or name in known_names()
+            return list(config_of(str(name)).model_fields) if known else []
         if isinstance(part, int):
             continue
         if part in ("tasks", "controls"):
@@ -120,10 +123,13 @@ def _followed(location: Sequence[str | int], values: Any, to_the_end: bool) -> l
     return _followed(rest, values, to_the_end) if rest or not to_the_end else None
 
 
-def validate(model: type[_T], values: Any, source: str) -> _T:
-    """Validates `values`; raises StockpotError with the path of the first mistake, and "did you mean"."""
+def validate(model: type[_T], values: Any, source: str, *, reading: bool = False) -> _T:
+    """Validates `values`; raises StockpotError with the path of the first mistake, and "did you mean".
+
+    `reading` is for what a folder recorded: code that it names is not imported, and the keys of that code not checked.
+    """
     try:
-        return model.model_validate(values)
+        return model.model_validate(values, context={"reading": reading})
     except ValidationError as error:
         errors = error.errors()
         # Of a union's branches, report the one that got furthest: most likely the user meant that one.
@@ -159,11 +165,12 @@ def _explain(model: type[BaseModel], error: Any, values: Any) -> str:
     if kind == "missing":
         return f"{place}: this key is required."
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        from stockpot.methods import registry
+        from stockpot.methods import known_names
 
+        known = known_names()
         name = value.get("name") if isinstance(value, dict) else value
         wrong = f"unknown method {name!r}" if name else "a method needs its `name`"
-        return f"{place}.name: {wrong}.{did_you_mean(str(name), registry())} Known: {', '.join(registry())}."
+        return f"{place}.name: {wrong}.{did_you_mean(str(name), known)} Known: {', '.join(known)}."
     if kind == "value_error":
         message = str(error["ctx"]["error"]).removesuffix(".")
         return f"{place}: {message}." if place else f"{message}."
@@ -198,6 +205,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         StockpotError: for the first mistake, with the file, the key, and what to do.
     """
     values = read_yaml(path)
+    search_in(path.parent)
     return checked_recipe({"name": as_file_name(path.stem, "recipe"), **values}, overrides, str(path))
 
 

@@ -15,6 +15,7 @@ from stockpot.models.start import start_model
 from stockpot.recipe.resolve import resolve, resolve_task
 from stockpot.recipe.schema import Recipe
 from stockpot.results import Results
+from stockpot.runs.brought_code import brought_code, open_code
 from stockpot.runs.evaluating import evaluate_late
 from stockpot.runs.events import Added, RunFacts
 from stockpot.runs.folder import RunFolder
@@ -23,6 +24,7 @@ from stockpot.runs.model_checks import check_model
 from stockpot.runs.progress import Progress
 from stockpot.runs.results_json import write_results
 from stockpot.runs.session import Session, check_consent, open_stream
+from stockpot.runs.trackers import forget_trackers
 from stockpot.runs.versions import commit, versions
 from stockpot.runs.weighing import check_weights
 from stockpot.streams.spec import TaskSpec
@@ -45,6 +47,8 @@ def create_run(recipe: Recipe, method: BaseConfig, seed: int, path: Path, opened
         "versions": versions(),
         "commit": commit(),
     }
+    if brought := brought_code(resolved, stream.rows.count(len(stream.tasks))):
+        facts["brought"] = brought
     run = RunFolder.create(path, resolved, method.title, facts)
     run.journal.close()
     return stream
@@ -142,6 +146,7 @@ def add_task(path: Path, task: TaskSpec, *, allow_code: bool = False) -> None:
     with _locked(path) as run:
         if not run.is_finished:
             raise StockpotError(f"{path}: the run is not finished; first continue it with `stockpot resume {path}`.")
+        open_code(run, allow_code)
         recipe = run.recipe
         taken = [other.name for other in (*run.tasks, *recipe.controls)]
         if task.name in taken:
@@ -185,5 +190,6 @@ def branch(path: Path, target: Path) -> None:
         with files.publishing(target, replace=False) as folder:
             ignore = shutil.ignore_patterns(f"{files.TEMPORARY}*")
             shutil.copytree(path, folder, ignore=ignore, dirs_exist_ok=True)
+            forget_trackers(folder)
     finally:
         run.journal.close()

@@ -25,6 +25,14 @@ class LateEvaluation(TypedDict):
     answers: NotRequired[list[AnswerCounts | None]]  # of a classifier; older journals do not say
 
 
+class BroughtCode(TypedDict):
+    """What results need to know of code that the user or a package brought, so that reading them imports none."""
+
+    folders: list[str]  # where modules were looked for, beside Python's path
+    method: NotRequired[dict[str, Any]]  # its parameters, decided for this stream
+    forgets: NotRequired[bool]
+
+
 class RunFacts(TypedDict):
     """What is known about a run's data and software before it starts."""
 
@@ -32,6 +40,7 @@ class RunFacts(TypedDict):
     data: dict[str, dict[str, Any]]  # name of a task or control → what its data was
     versions: dict[str, str]
     commit: str | None
+    brought: NotRequired[BroughtCode]
 
 
 class Created(RunFacts):

@@ -28,6 +28,7 @@ class RunFolder:
         self.path = path
         self.journal = Journal(path / "journal.jsonl")
         self._recipe: tuple[int, Recipe] | None = None  # and the number of `added` events that it includes
+        self._imports_code = False
 
     @classmethod
     def create(cls, path: Path, recipe: Recipe, label: str, facts: RunFacts) -> RunFolder:
@@ -106,13 +107,21 @@ class RunFolder:
 
     @property
     def recipe(self) -> Recipe:
-        """The resolved recipe, with the tasks that were added since; validated once, and again when a task is added."""
+        """The resolved recipe, with the tasks that were added since; validated once, and again when a task is added.
+
+        Code that it names is not imported before `import_code`.
+        """
         added = self.journal.of("added")
         if self._recipe is None or self._recipe[0] != len(added):
             values = {**self.created["recipe"]}
             values["tasks"] = [*values["tasks"], *(event["task"] for event in added)]
-            self._recipe = len(added), validate(Recipe, values, str(self.journal.path))
+            recipe = validate(Recipe, values, str(self.journal.path), reading=not self._imports_code)
+            self._recipe = len(added), recipe
         return self._recipe[1]
+
+    def import_code(self) -> None:
+        """Lets the recipe import the code that it names; the caller has asked the user."""
+        self._imports_code, self._recipe = True, None
 
     @property
     def tasks(self) -> list[TaskSpec]:

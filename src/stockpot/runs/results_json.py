@@ -8,9 +8,10 @@ from typing import Any
 from stockpot import files
 from stockpot.evaluation.metrics import control_metrics, stream_metrics
 from stockpot.evaluation.scores import AnyScore
-from stockpot.methods import registry
+from stockpot.methods import find_method
 from stockpot.report.beta_layers import beta_note
 from stockpot.results import Costs, Results, Scores, TaskBetas
+from stockpot.runs.brought_code import decided_method
 from stockpot.runs.class_answers import class_answers
 from stockpot.runs.events import LearntTask
 from stockpot.runs.folder import RunFolder
@@ -28,7 +29,9 @@ def results_of(run: RunFolder, pending: LearntTask | None = None) -> Results:
     names = [task.name for task in run.tasks]
     classes = [(name, run.facts[name]["classes"]) for name in names]
     rows = Rows.of(recipe.scenario, classes)
-    method = recipe.method.decided(rows.count(run.begun_tasks), not recipe.has_classes)
+    brought = created.get("brought", {})
+    method = brought.get("method") or decided_method(recipe, rows.count(run.begun_tasks))
+    forgets = brought["forgets"] if "forgets" in brought else find_method(recipe.method.name).forgets
     notes = [f"optimizer and schedule at a new task: {recipe.boundary}"]
     notes += [f"output rows: {recipe.head}"] if rows.names else []  # a language stream has none
     for event in learnt:
@@ -37,12 +40,12 @@ def results_of(run: RunFolder, pending: LearntTask | None = None) -> Results:
         notes.append(note)
     return Results(
         label=created["label"],
-        method=method.model_dump(mode="json", exclude_none=True),
+        method=method,
         scenario=recipe.scenario,
         tasks=names[: len(learnt)],
         scores=scores,
         primary=primary.title,
-        metrics=stream_metrics(scores[primary.title], chained=registry()[recipe.method.name].forgets),
+        metrics=stream_metrics(scores[primary.title], chained=forgets),
         controls=control_metrics(scores[primary.title]),
         costs=total_costs(costs),
         task_costs=costs,

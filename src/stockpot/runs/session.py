@@ -22,6 +22,7 @@ from stockpot.models.processor import open_processor
 from stockpot.models.spec import ModelSpec
 from stockpot.models.store import load_model
 from stockpot.recipe.schema import Recipe
+from stockpot.runs.brought_code import open_code
 from stockpot.runs.folder import RunFolder
 from stockpot.runs.progress import Progress
 from stockpot.streams.classes import class_texts
@@ -62,6 +63,7 @@ class Session:
 
         Raises StockpotError where the data changed since the run was created.
         """
+        open_code(run, allow_code)
         recipe = recipe or run.recipe
         check_code(run, recipe.model, allow_code)
         check_consent(recipe)
