@@ -163,3 +163,30 @@ def test_deepspeed_is_refused(tmp_path: Path) -> None:
     arguments = type("Arguments", (), {"deepspeed": "zero2.json"})()
     with pytest.raises(StockpotError, match="train without DeepSpeed"):
         callback.on_train_begin(arguments, training.state, training.control, model=training.model)
+
+
+class Tracker(TrainerCallback):
+    """What a Trainer's tracker does: it comes before the callbacks of the user, and keeps what is logged."""
+
+    def __init__(self) -> None:
+        self.logs: dict[int, dict[str, float]] = {}
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if "loss" in logs:
+            self.logs[state.global_step] = dict(logs)
+
+
+def test_trackers_get_the_distance_and_the_averages_with_every_log_of_the_loss(tmp_path: Path) -> None:
+    tracker, sfa = Tracker(), SFACallback(beta=0.5, every=4)
+    trained = trainer(tmp_path, sfa, logging_strategy="steps", logging_steps=2, max_steps=8, save_strategy="no")
+    trained.callback_handler.callbacks.insert(0, tracker)
+    start = [tensor.detach().clone() for tensor in trained.model.parameters()]
+    trained.train()
+    moved = [(new - old).pow(2).sum() for new, old in zip(trained.model.parameters(), start, strict=True)]
+    assert {step: logs["sfa/averages"] for step, logs in tracker.logs.items()} == {2: 0, 4: 1, 6: 1, 8: 2}
+    assert tracker.logs[8]["sfa/distance"] == pytest.approx(torch.stack(moved).sum().sqrt().item(), rel=1e-5)
+    history = {entry["step"]: entry for entry in trained.state.log_history if "loss" in entry}
+    assert all(history[step]["sfa/distance"] == logs["sfa/distance"] for step, logs in tracker.logs.items())
+    trained.train()  # another task: the numbers are there once
+    assert {step: logs["sfa/averages"] for step, logs in tracker.logs.items()} == {2: 0, 4: 1, 6: 1, 8: 2}
+    assert sum(type(each).__name__ == "NumbersInLogs" for each in trained.callback_handler.callbacks) == 1

@@ -16,6 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from stockpot.averaging import saved_anchor
 from stockpot.averaging.best_checkpoint import chooses_best, refuse_best_between, saves
+from stockpot.averaging.logged_numbers import add_to_logs
 from stockpot.averaging.lora_factors import BESIDE
 from stockpot.averaging.notes import note_stopped_early
 from stockpot.averaging.optimizer_steps import was_skipped
@@ -58,6 +59,9 @@ class SFACallback(TrainerCallback):
     With `beta="auto"` gradients are observed as the optimizer got them: the mean over micro-batches and processes,
     after clipping. Each checkpoint has the sums of their squares, and at its end a training writes the importance of
     the weights to `sfa-importance/` in its output folder: `importance="OUTPUT/sfa-importance"` is for the next task.
+
+    Every log of the training loss, at the Trainer's `logging_steps`, also has `sfa/distance`, ‖θ − θ_o‖₂, which takes a
+    pass over the weights, and `sfa/averages`, the averages so far.
 
     Args:
         beta: as in `SFA`; so are p, every, anchor, keep, new, rounding, buffers, reset_optimizer, seed, strength,
@@ -119,6 +123,14 @@ class SFACallback(TrainerCallback):
         self.sfa.last_average = saved.get("last_average", state.global_step if due else 0)
         refuse_best_between(args, state, self.sfa.schedule, kwargs.get("train_dataloader"))
         self._begin_saving(args, state)
+        add_to_logs(self, self._numbers)
+
+    def _numbers(self) -> dict[str, float]:
+        averages = {"sfa/averages": float(self.sfa.averages)}
+        try:
+            return {"sfa/distance": self.sfa.distance(), **averages}
+        except StockpotError:  # sharded factors of LoRA have none
+            return averages
 
     def on_optimizer_step(
         self,

@@ -16,6 +16,7 @@ from stockpot.runs.events import LearntTask
 from stockpot.runs.meter import Clock, peak_memory, reset_peak_memory
 from stockpot.runs.recording import publish_model, record_task
 from stockpot.runs.session import Session
+from stockpot.runs.stream_trackers import StreamTrackers, TaskCurve, stream_trackers
 from stockpot.runs.weighing import weigh_classes
 from stockpot.seeds import derive, seed_everything
 from stockpot.training import dispatch
@@ -24,12 +25,15 @@ from stockpot.training.job import Interrupted, Job, check_finite, planned_steps
 
 def learn_stream(session: Session) -> None:
     """Learns every task that the run has not learnt yet. Raises Interrupted when a stop was requested."""
-    if not session.run.journal.of("started"):
-        start(session)
-    for index in range(len(session.run.finished), len(session.stream.tasks)):
-        if session.stop.requested:
-            raise Interrupted
-        learn(session, index)
+    with stream_trackers(session) as trackers:
+        if not session.run.journal.of("started"):
+            start(session)
+        trackers.rows()
+        for index in range(len(session.run.finished), len(session.stream.tasks)):
+            if session.stop.requested:
+                raise Interrupted
+            learn(session, index, trackers)
+            trackers.rows()
 
 
 def start(session: Session) -> None:
@@ -45,7 +49,7 @@ def start(session: Session) -> None:
     run.journal.append({"event": "started", "files": files.fingerprint(run.model(-1)), "drawn": drawn, **scores})
 
 
-def learn(session: Session, index: int) -> None:
+def learn(session: Session, index: int, trackers: StreamTrackers) -> None:
     """One task: start, train, end, evaluate, record."""
     run, stream, recipe = session.run, session.stream, session.recipe
     run.journal.check_place()
@@ -85,23 +89,25 @@ def learn(session: Session, index: int) -> None:
         settings=settings,
         seed=task.seed,
         folder=run.checkpoints(index),
-        logs=run.logs(index),
         owners=task.owners,
         class_weights=class_weights,
         problem=task.problem,
         optimizer_state=carried if recipe.boundary == "keep-optimizer" else None,
         stop=session.stop,
-        on_step=session.progress.step,
     )
     task.total_steps = planned_steps(job)
     method.task_start(task)
 
     session.progress.task(index + 1, len(stream.tasks), task.name)
     clock = _resume(session, job, index)
+    curve = trackers.curve(index, method)
+    _watch(job, session, clock, curve)
     optimizer_state = dispatch.train(job, recipe.loop)
     if task.adapted:
         task.model = model = lora.stack(model) if recipe.model.adapts else lora.fold_adapter(model)
     method.task_end(task, examples)
+    if curve is not None:
+        curve.averaged(task.total_steps)
     costs = _costs(clock, method, task)
     check_finite(model, task.name)
 
@@ -139,8 +145,24 @@ def _resume(session: Session, job: Job, index: int) -> Clock:
 
     job.before_checkpoint = run.journal.check_place
     job.on_checkpoint = journal
-    job.on_begin = clock.start
     return clock
+
+
+def _watch(job: Job, session: Session, clock: Clock, curve: TaskCurve | None) -> None:
+    """Lets the loop tell the clock, the progress and the trackers how far it is."""
+    job.on_begin, job.on_step = clock.start, session.progress.step
+    if curve is None:
+        return
+
+    def begin() -> None:
+        curve.begin()
+        clock.start()
+
+    def step(number: int, total: int) -> None:
+        session.progress.step(number, total)
+        curve.averaged(number)
+
+    job.on_begin, job.on_step, job.on_log = begin, step, curve.log
 
 
 def _costs(clock: Clock, method: Method[Any], task: Task) -> Costs:

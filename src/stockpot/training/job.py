@@ -22,6 +22,9 @@ from stockpot.streams.scenario import mask_rivals
 from stockpot.training.batches import EpochBatches
 from stockpot.training.class_weights import CLASS_WEIGHTS
 
+STREAM_TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")  # the run writes to these: a task is part of a stream
+_PACKAGES = {"comet_ml": "comet-ml", "azure_ml": "azureml-mlflow", "flyte": "flytekitplugins-deck-standard"}
+
 
 class Diverged(StockpotError):  # noqa: N818 - what happened, as Interrupted is
     """Training left a NaN or an infinity."""
@@ -48,7 +51,6 @@ class Job:
     settings: dict[str, Any]
     seed: int
     folder: Path  # for checkpoints
-    logs: Path | None = None  # for the files of trackers; beside the checkpoints by default
     owners: Tensor | None = None  # see scenario.Rows.owners
     class_weights: Tensor | None = None  # of the output rows, see class_weights.row_weights
     problem: ProblemType = SINGLE_LABEL  # what the outputs stand for
@@ -57,6 +59,9 @@ class Job:
     stop: Stop = field(default_factory=Stop)
     on_begin: Callable[[], None] = lambda: None  # set-up is over, the first step comes next
     on_step: Callable[[int, int], None] = lambda step, total: None
+    on_log: Callable[[int, Mapping[str, float]], None] | None = (
+        None  # at every `logging_steps`: loss, rate and the like
+    )
     before_checkpoint: Callable[[], None] = lambda: None  # raises where a checkpoint would not fit
     on_checkpoint: Callable[[int, Path], None] = lambda step, folder: None
 
@@ -153,14 +158,26 @@ def _check_trackers(names: Sequence[str]) -> None:
     from transformers.integrations import integration_utils
 
     known = integration_utils.INTEGRATION_TO_CALLBACK
-    # For these it does not report reliably whether they are installed.
-    usable = {*integration_utils.get_available_reporting_integrations(), "azure_ml", "flyte"}
     for name in names:
         if name not in known:
             hint = did_you_mean(name, known) or f" Known: {', '.join(known)}."
             raise StockpotError(f"train.report_to: unknown tracker {name!r}.{hint}")
-        if name not in usable:
-            raise StockpotError(f"train.report_to: {name} is not installed here: install it, or leave it out.")
+        if not _is_installed(name, integration_utils):
+            package = _PACKAGES.get(name, name)
+            raise StockpotError(
+                f"train.report_to: {name} is not installed here: pip install {package}, or leave it out."
+            )
+
+
+def _is_installed(name: str, integrations: Any) -> bool:
+    if name in ("azure_ml", "flyte"):  # Transformers does not report reliably whether these are
+        return True
+    if name not in STREAM_TRACKERS:
+        return name in integrations.get_available_reporting_integrations()
+    try:
+        return bool(getattr(integrations, f"is_{name}_available")())
+    except ImportError:  # something that it needs is missing
+        return False
 
 
 def _refusal(settings: dict[str, Any], message: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,15 @@ from stockpot.files import publishing
 from stockpot.training.batches import EpochBatches
 from stockpot.training.checkpoint_weights import load_weights, save_weights
 from stockpot.training.class_weights import CLASS_WEIGHTS
-from stockpot.training.job import Interrupted, Job, batch_loss, planned_steps, training_arguments, weight_shares
+from stockpot.training.job import (
+    STREAM_TRACKERS,
+    Interrupted,
+    Job,
+    batch_loss,
+    planned_steps,
+    training_arguments,
+    weight_shares,
+)
 from stockpot.training.method_state import read_state, write_state
 from stockpot.training.optimizer_state import export_state, import_state
 
@@ -28,7 +37,7 @@ KNOWN = {
     "per_device_train_batch_size", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon",
     "max_grad_norm", "num_train_epochs", "max_steps", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps",
     "warmup_ratio", "gradient_accumulation_steps", "label_smoothing_factor", "save_steps", "dataloader_drop_last",
-    "use_cpu", "optim", CLASS_WEIGHTS,
+    "use_cpu", "optim", "logging_steps", "logging_first_step", "report_to", CLASS_WEIGHTS,
 }  # fmt: skip
 
 
@@ -43,6 +52,7 @@ def train_plainly(job: Job) -> dict[str, Tensor]:
     batches = EpochBatches(job.data, args.train_batch_size, job.seed, args.dataloader_drop_last)
     accumulation = args.gradient_accumulation_steps
     per_epoch = -(-len(batches) // accumulation)
+    log = _Log(job, args, total, len(batches), step) if job.on_log is not None else None
     job.model.train()
     job.on_begin()
     while step < total:
@@ -50,16 +60,20 @@ def train_plainly(job: Job) -> dict[str, Tensor]:
         order = list(batches)
         for first in range(step % per_epoch * accumulation, len(order), accumulation):
             group = order[first : first + accumulation]
-            _accumulate(job, group, args)
+            loss = _accumulate(job, group, args)
             step += 1
             job.method.gradients(job.model, step)
+            norm = None
             if args.max_grad_norm > 0:
-                torch.nn.utils.clip_grad_norm_(job.model.parameters(), args.max_grad_norm)
+                norm = torch.nn.utils.clip_grad_norm_(job.model.parameters(), args.max_grad_norm)
+            rate = schedule.get_last_lr()[0]
             optimizer.step()
             job.method.after_step(job.model, optimizer, step)
             schedule.step()
             optimizer.zero_grad()
             job.on_step(step, total)
+            if log is not None:
+                log.stepped(step, loss, norm, rate)
             if step == total:
                 break
             stopping = job.stop.requested
@@ -70,12 +84,41 @@ def train_plainly(job: Job) -> dict[str, Tensor]:
     return export_state(optimizer, job.model)
 
 
-def _accumulate(job: Job, group: list[list[int]], args: Any) -> None:
+class _Log:
+    """Calls `on_log` at the steps at which the Trainer would, with the same numbers."""
+
+    def __init__(self, job: Job, args: Any, total: int, batches: int, step: int) -> None:
+        every = float(args.logging_steps)
+        self._every = max(1, math.ceil(total * every) if every < 1 else int(every))
+        self._first = bool(args.logging_first_step)
+        self._job, self._per_epoch = job, -(-batches // args.gradient_accumulation_steps)
+        self._sum: Tensor | None = None
+        self._since = step
+
+    def stepped(self, step: int, loss: Tensor, norm: Tensor | None, rate: float) -> None:
+        """Adds the step's loss, on its device; where a log is due, reads the mean of those since the last one."""
+        self._sum = loss if self._sum is None else self._sum + loss
+        if step % self._every and not (step == 1 and self._first):
+            return
+        numbers = {"loss": float(self._sum) / (step - self._since)}
+        if norm is not None:
+            numbers["grad_norm"] = float(norm)
+        assert self._job.on_log is not None
+        self._job.on_log(step, {**numbers, "learning_rate": rate, "epoch": step / self._per_epoch})
+        self._sum, self._since = None, step
+
+
+def _accumulate(job: Job, group: list[list[int]], args: Any) -> Tensor:
+    """Adds the gradients of a step; returns its loss."""
     batches = [job.data.examples.__getitems__(indices) for indices in group]
     many = [items_in(batch) for batch in batches]
+    losses = []
     for batch, items, share in zip(batches, many, weight_shares(job, batches), strict=True):
         loss = batch_loss(job, job.model, moved_to(job.model, batch), args.label_smoothing_factor, share)
-        (loss if len(batches) == 1 else loss * (items / sum(many))).backward()
+        part = loss if len(batches) == 1 else loss * (items / sum(many))
+        part.backward()
+        losses.append(part.detach())
+    return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
 
 def check_settings(settings: dict[str, Any], source: str = "train") -> None:
@@ -84,6 +127,11 @@ def check_settings(settings: dict[str, Any], source: str = "train") -> None:
         if key not in KNOWN:
             hint = did_you_mean(key, KNOWN) or " Use loop: trainer."
             raise StockpotError(f"{source}.{key}: the plain loop does not support it.{hint}")
+    named = settings.get("report_to", [])
+    for name in [named] if isinstance(named, str) else named or []:
+        if name not in (*STREAM_TRACKERS, "all", "none"):
+            hint = did_you_mean(str(name), STREAM_TRACKERS) or " Use loop: trainer."
+            raise StockpotError(f"{source}.report_to: the plain loop does not write to {name!r}.{hint}")
 
 
 def _optimizer(job: Job, args: Any, total: int) -> tuple[torch.optim.Optimizer, Any]:

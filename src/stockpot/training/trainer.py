@@ -21,7 +21,7 @@ from stockpot.errors import StockpotError
 from stockpot.files import make_folder, publishing
 from stockpot.training.batches import EpochBatches, loader
 from stockpot.training.checkpoint_weights import load_weights, save_weights
-from stockpot.training.job import Interrupted, Job, batch_loss, training_arguments, weight_shares
+from stockpot.training.job import STREAM_TRACKERS, Interrupted, Job, batch_loss, training_arguments, weight_shares
 from stockpot.training.method_state import read_state, write_state
 from stockpot.training.optimizer_state import export_state, import_state
 
@@ -40,6 +40,11 @@ class _Hooks(TrainerCallback):
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         optimizer = kwargs["optimizer"]
         self.job.method.after_step(kwargs["model"], getattr(optimizer, "optimizer", optimizer), state.global_step + 1)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if self.job.on_log is not None and "loss" in (logs or {}):  # not the summary at the end
+            numbers = {key: float(value) for key, value in logs.items() if isinstance(value, int | float)}
+            self.job.on_log(state.global_step, numbers)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.job.on_step(state.global_step, state.max_steps)
@@ -63,8 +68,6 @@ class TaskTrainer(Trainer):
         self._shares: Iterator[float] = iter(())  # of the micro-batches to come in this step
         super().__init__(model=job.model, args=args, compute_loss_func=self._scaled, callbacks=[_Hooks(job)])
         for callback in list(self.callback_handler.callbacks):
-            if getattr(callback, "logging_dir", "") is None:  # TensorBoard's, unless TENSORBOARD_LOGGING_DIR is set
-                callback.logging_dir = None if job.logs is None else str(job.logs)
             if type(callback).__name__ in ("PrinterCallback", "ProgressCallback"):
                 self.remove_callback(callback)
 
@@ -167,6 +170,7 @@ def _failing_as_a_full_disk() -> Iterator[None]:
 def train_with_trainer(job: Job) -> dict[str, Tensor]:
     """Trains one task to its end; returns the optimizer's state. Raises Interrupted after a requested checkpoint."""
     args = training_arguments(job.settings, job.folder, job.seed)
+    args.report_to = [name for name in args.report_to if name not in STREAM_TRACKERS]
     job.before_checkpoint()
     make_folder(job.folder)  # the Trainer would make it without a sync
     settings: Any = getattr(job.model, "config", None)

@@ -107,6 +107,12 @@ class AnchorAveraging(Method[AnchoredT]):
             self.averaged(optimizer)
             self._count()
 
+    def logged(self) -> dict[str, float]:
+        """‖θ − θ_o‖₂, and the averages of the task so far."""
+        if self._sfa is None:
+            return {}
+        return {"sfa/distance": self._sfa.distance(), "sfa/averages": float(self._sfa.averages)}
+
     def task_end(self, task: Task, examples: Examples) -> None:
         """The last average, unless the last step was one."""
         if self._sfa is not None and self._sfa.finish():
