@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from stockpot.api.outcomes import ComparisonResult, RunResult, WhatIfResult
 from stockpot.api.recipe_changes import RecipeChanges
 from stockpot.api.recipe_like import as_recipe, as_task
 from stockpot.api.stopping import Stopped
+from stockpot.cli import main
 from stockpot.errors import StockpotError
 from stockpot.evaluation.consent import RUN_CODE, has_consent
 from stockpot.runs import progress
@@ -205,3 +207,22 @@ def test_every_call_says_what_it_takes_returns_and_raises(name: str) -> None:
         line.split(":")[0].strip() for line in section.splitlines() if line.startswith("    ") and line[4] != " "
     ] == list(inspect.signature(call).parameters)
     assert name in dir(stockpot)
+
+
+def test_messages_name_arguments_in_python_and_flags_on_the_command_line(
+    recipe: dict[str, Any], finished: RunResult, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for call, argument in (
+        (lambda: stockpot.run(recipe, output=finished.path), "choose another folder with output="),
+        (lambda: stockpot.compare(recipe, output=finished.path), "choose another with output="),
+        (lambda: stockpot.whatif(finished, methods=["ewc"]), "methods=: 'ewc' is unknown"),
+        (lambda: stockpot.run({**recipe, "name": "a/b"}), "use output= to choose a folder"),
+        (lambda: stockpot.run({**recipe, "train": {"output_dir": "x"}}), "use output="),
+    ):
+        with pytest.raises(StockpotError, match=re.escape(argument)):
+            call()
+    with pytest.raises(SystemExit):
+        main(["whatif", str(finished.path), "--methods", "ewc"])
+    assert "--methods: 'ewc' is unknown" in capsys.readouterr().err
+    with pytest.raises(StockpotError, match="methods=: 'ewc'"):
+        stockpot.whatif(finished, methods=["ewc"])

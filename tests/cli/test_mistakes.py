@@ -56,7 +56,7 @@ MISTAKES = {
         ["model.args.inputs=63"],
         r"task '[^']+': the model cannot take its images, 1x8x8: mat1 and mat2 shapes",
     ),
-    "a builder that is not there": (["model={build: 'nowhere_at_all:make'}"], r"nowhere_at_all:make: No module"),
+    "a builder that is not there": (["model={build: 'nowhere_at_all:make'}"], r"nowhere_at_all:make: there is no m"),
     "a seed twice": (["seeds=[0, 0]"], r"seeds: a seed appears twice"),
 }  # fmt: skip
 
@@ -116,7 +116,7 @@ def test_a_place_that_is_taken_is_not_overwritten(finished: Path, stockpot: Call
     error = one_line(stockpot("run", recipe, "-o", run))
     advice = f"continue it with `stockpot resume {run}`, or choose another folder with -o"
     assert f"there is already a run here; {advice}" in error
-    assert "this is the folder of a single run; choose another for the comparison with -o" in one_line(
+    assert "this is the folder of a single run; choose another with -o" in one_line(
         stockpot("compare", recipe, "-o", run)
     )
     assert ((run / "journal.jsonl").read_bytes(), (run / "recipe.yaml").read_bytes()) == before

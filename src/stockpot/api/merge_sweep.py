@@ -18,6 +18,7 @@ from stockpot.errors import StockpotError
 from stockpot.files import explaining_disk_errors, make_folder, write_json
 from stockpot.report.formatting import opening
 from stockpot.runs.progress import write_line
+from stockpot.spelling import option
 
 if TYPE_CHECKING:
     from stockpot.methods.base import Method
@@ -69,7 +70,9 @@ def whatif(
         folder = folder_of(run)
         target = folder / "whatif" if output is None else Path(output)
         if any((target / name).exists() for name in _FILES_OF_OTHERS):
-            raise StockpotError(f"{target}: a run or a comparison is here; choose another folder with -o.")
+            raise StockpotError(
+                f"{target}: a run or a comparison is here; choose another folder with {option('output')}."
+            )
         with (
             _threads(threads),
             reading(folder, allow_code=allow_code) as session,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -134,11 +134,10 @@ class RunResult:
         """
         from stockpot.report.run_page import write_run_report
 
-        target = self.path if folder is None else Path(folder)
-        if again or pdf or _is_stale(target / PAGE, self.path / "journal.jsonl"):
-            with explaining_disk_errors(target):
-                write_run_report([self._as_it_is().page_entry], target, pdf=pdf)
-        return target / PAGE
+        def write(target: Path) -> None:
+            write_run_report([self._as_it_is().page_entry], target, pdf=pdf)
+
+        return _page(self.path, folder, "journal.jsonl", write, again or pdf)
 
     def _as_it_is(self) -> RunResult:
         """The run with the tasks that were learnt since these numbers were read."""
@@ -279,11 +278,10 @@ class ComparisonResult:
         """
         from stockpot.report.comparison_page import write_comparison_report
 
-        target = self.path if folder is None else Path(folder)
-        if again or pdf or _is_stale(target / PAGE, self.path / "comparison.json"):
-            with explaining_disk_errors(target):
-                write_comparison_report(self.results, self.runs, target, self.doubts, pdf=pdf)
-        return target / PAGE
+        def write(target: Path) -> None:
+            write_comparison_report(self.results, self.runs, target, self.doubts, pdf=pdf)
+
+        return _page(self.path, folder, "comparison.json", write, again or pdf)
 
     def export(self, form: str) -> str:
         """The numbers for other programs and papers.
@@ -358,11 +356,10 @@ class WhatIfResult:
         """
         from stockpot.report.whatif_page import write_whatif_report
 
-        target = self.path if folder is None else Path(folder)
-        if again or _is_stale(target / PAGE, self.path / "whatif.json"):
-            with explaining_disk_errors(target):
-                write_whatif_report(self.results, target)
-        return target / PAGE
+        def write(target: Path) -> None:
+            write_whatif_report(self.results, target)
+
+        return _page(self.path, folder, "whatif.json", write, again)
 
     def _repr_html_(self) -> str:
         return notebook.whatif_html(self.results, str(self.path))
@@ -391,6 +388,13 @@ def _index(run: RunFolder, after: str | None) -> int:
     return index
 
 
-def _is_stale(page: Path, numbers: Path) -> bool:
-    """Whether a page is missing, or older than the numbers that it shows."""
-    return not page.is_file() or page.stat().st_mtime_ns < numbers.stat().st_mtime_ns
+def _page(
+    path: Path, folder: str | os.PathLike[str] | None, numbers: str, write: Callable[[Path], object], again: bool
+) -> Path:
+    """The page in `folder`, by default `path`; written with `again`, or if it is missing or older than the numbers."""
+    target = path if folder is None else Path(folder)
+    page, shown = target / PAGE, path / numbers
+    if again or not page.is_file() or page.stat().st_mtime_ns < shown.stat().st_mtime_ns:
+        with explaining_disk_errors(target):
+            write(target)
+    return page

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from stockpot.api.launchers import refuse_launchers
 from stockpot.library_output import silence_libraries
+from stockpot.spelling import spelt_for_python
 
 
 @contextmanager
@@ -27,7 +28,8 @@ def prepared(run_code: bool, run_code_unsandboxed: bool, *, shares: bool = False
             give_unsandboxed_consent()
         refuse_launchers(shares=shares)
         silence_libraries()
-        yield
+        with spelt_for_python():
+            yield
     finally:
         for name, value in before.items():
             if value is None:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from stockpot.errors import StockpotError
 from stockpot.plugins import dotted_path_of
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from stockpot.recipe.schema import Recipe
     from stockpot.streams.spec import TaskSpec
 
     RecipeLike: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Recipe
     TaskLike: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | TaskSpec
+    _M = TypeVar("_M", bound=BaseModel)
 
 
 def as_recipe(recipe: RecipeLike, overrides: Sequence[str] = ()) -> Recipe:
@@ -27,14 +30,8 @@ def as_recipe(recipe: RecipeLike, overrides: Sequence[str] = ()) -> Recipe:
     from stockpot.recipe.read import checked_recipe, read_recipe
     from stockpot.recipe.schema import Recipe
 
-    _refuse_text(overrides)
-    if isinstance(recipe, Recipe):
-        if not overrides:
-            return recipe
-        recipe = recipe.model_dump(mode="json", exclude_unset=True)
-    if isinstance(recipe, Mapping):
-        return checked_recipe(plain(_with_named_methods(recipe)), overrides, "the recipe")
-    return read_recipe(_path(recipe, "a recipe"), overrides)
+    named = _with_named_methods(recipe) if isinstance(recipe, Mapping) else recipe
+    return _checked(named, overrides, Recipe, "recipe", read_recipe, checked_recipe)
 
 
 def as_task(task: TaskLike, overrides: Sequence[str] = ()) -> TaskSpec:
@@ -42,14 +39,29 @@ def as_task(task: TaskLike, overrides: Sequence[str] = ()) -> TaskSpec:
     from stockpot.recipe.read import checked_task, read_task
     from stockpot.streams.spec import TaskSpec
 
-    _refuse_text(overrides)
-    if isinstance(task, TaskSpec):
+    return _checked(task, overrides, TaskSpec, "task", read_task, checked_task)
+
+
+def _checked(
+    value: Any,
+    overrides: Sequence[str],
+    model: type[_M],
+    noun: str,
+    read: Callable[[Path, Sequence[str]], _M],
+    check: Callable[[dict[str, Any], Sequence[str], str], _M],
+) -> _M:
+    """A block of `model` as an object, a dict or a file."""
+    if isinstance(overrides, str):
+        raise StockpotError(f"overrides: give a list, [{overrides!r}].")
+    if isinstance(value, model):
         if not overrides:
-            return task
-        task = task.model_dump(mode="json", exclude_unset=True)
-    if isinstance(task, Mapping):
-        return checked_task(plain(task), overrides, "the task")
-    return read_task(_path(task, "a task"), overrides)
+            return value
+        value = value.model_dump(mode="json", exclude_unset=True)
+    if isinstance(value, Mapping):
+        return check(plain(value), overrides, f"the {noun}")
+    if not isinstance(value, str | os.PathLike):
+        raise StockpotError(f"{type(value).__name__} is not a {noun}: give the path of a file, or a dict.")
+    return read(Path(value), overrides)
 
 
 def method_names(methods: Sequence[Any] | None) -> list[str] | None:
@@ -92,14 +104,3 @@ def plain(values: Any) -> Any:
 def default_folder(recipe: Recipe) -> Path:
     """The folder of a run or comparison for which none is named."""
     return Path("runs") / (recipe.name or "run")
-
-
-def _path(value: Any, what: str) -> Path:
-    if not isinstance(value, str | os.PathLike):
-        raise StockpotError(f"{type(value).__name__} is not {what}: give the path of a file, or a dict.")
-    return Path(value)
-
-
-def _refuse_text(overrides: Sequence[str]) -> None:
-    if isinstance(overrides, str):
-        raise StockpotError(f"overrides: give a list, [{overrides!r}].")

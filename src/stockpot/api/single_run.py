@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,6 @@ from stockpot.runs.progress import Progress, terminal_progress
 if TYPE_CHECKING:
     from stockpot.api.recipe_like import RecipeLike, TaskLike
     from stockpot.streams.stream import Stream
-    from stockpot.training.job import Stop
 
 
 def run(
@@ -57,9 +56,11 @@ def run(
     with prepared(run_code, run_code_unsandboxed):
         checked = as_recipe(recipe, overrides)
         path = default_folder(checked) if output is None else Path(output)
-        with stopping_after_step(path, _resuming(path)) as stop:
-            opened = create_run(checked, checked.method, checked.seeds[0], path)
-            return _finished(path, stop, allow_code=True, progress=progress, opened=opened)
+
+        def begin() -> Stream:
+            return create_run(checked, checked.method, checked.seeds[0], path)
+
+        return _learnt(path, begin, allow_code=True, progress=progress)
 
 
 def add(
@@ -98,7 +99,8 @@ def add(
         checked = as_task(task, overrides)
         folder = folder_of(run)
         target = folder if output is None else Path(output)
-        with stopping_after_step(target, _resuming(target)) as stop:
+
+        def begin() -> None:
             if output is not None:
                 branch(folder, target)
             try:
@@ -107,7 +109,8 @@ def add(
                 if output is not None:  # the branch was made a moment ago, and nothing was learnt in it
                     shutil.rmtree(target)
                 raise
-            return _finished(target, stop, allow_code=allow_code, progress=progress)
+
+        return _learnt(target, begin, allow_code=allow_code, progress=progress)
 
 
 def resume(
@@ -138,8 +141,7 @@ def resume(
     """
     with prepared(run_code, run_code_unsandboxed):
         path = resumable(folder_of(run)).path
-        with stopping_after_step(path, _resuming(path)) as stop:
-            return _finished(path, stop, allow_code=allow_code, progress=progress)
+        return _learnt(path, lambda: None, allow_code=allow_code, progress=progress)
 
 
 def resumable(path: Path) -> RunFolder:
@@ -154,13 +156,11 @@ def folder_of(run: RunResult | str | os.PathLike[str]) -> Path:
     return run.path if isinstance(run, RunResult) else Path(run)
 
 
-def _finished(path: Path, stop: Stop, *, allow_code: bool, progress: bool, opened: Stream | None = None) -> RunResult:
-    """Learns the tasks that are left."""
-    with closing(terminal_progress() if progress else Progress()) as shown:
-        results = continue_run(path, allow_code=allow_code, stop=stop, progress=shown, opened=opened)
+def _learnt(path: Path, begin: Callable[[], Stream | None], *, allow_code: bool, progress: bool) -> RunResult:
+    """The run after `begin`, which may hand over the opened stream, and after the tasks that are left."""
+    with stopping_after_step(path, f"stockpot.resume({str(path)!r})") as stop:
+        opened = begin()
+        with closing(terminal_progress() if progress else Progress()) as shown:
+            results = continue_run(path, allow_code=allow_code, stop=stop, progress=shown, opened=opened)
     RunFolder.open(path)  # raises if it is gone: a report would make the folder anew
     return RunResult(path, results)
-
-
-def _resuming(path: Path) -> str:
-    return f"stockpot.resume({str(path)!r})"

@@ -20,6 +20,7 @@ from stockpot.cli.run import run_command
 from stockpot.cli.schema import schema_command
 from stockpot.cli.whatif import whatif_command
 from stockpot.errors import StockpotError
+from stockpot.spelling import spelt_for_commands
 
 app = typer.Typer(
     name="stockpot",
@@ -69,7 +70,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         if not prepare_streams():
             raise StockpotError("the standard output is closed; send it somewhere, for example to /dev/null.")
-        code: Any = app(args=arguments, standalone_mode=True)
+        with spelt_for_commands():
+            code: Any = app(args=arguments, standalone_mode=True)
     except StockpotError as error:
         fail(str(error))
         sys.exit(2)

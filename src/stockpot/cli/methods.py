@@ -42,11 +42,11 @@ def _chosen_methods(name: str | None) -> dict[str, type[Method[Any]]]:
     from stockpot.methods import find_method, known_names
 
     if name is not None:
-        return {name: find_method(name, "stockpot methods")}
+        return {name: find_method(name, "")}
     methods = {}
     for known in known_names():
         try:
-            methods[known] = find_method(known, "stockpot methods")
+            methods[known] = find_method(known, "")
         except StockpotError as error:  # a package that does not work leaves the others on the list
             note(str(error))
     return methods

@@ -17,6 +17,7 @@ from stockpot.recipe.schema import Recipe
 from stockpot.runs.actions import check_start
 from stockpot.runs.folder import RunFolder
 from stockpot.seeds import generator
+from stockpot.spelling import option
 from stockpot.streams.spec import TaskSpec
 from stockpot.streams.stream import Stream
 
@@ -97,9 +98,11 @@ def prepare(recipe: Recipe, path: Path) -> Stream | None:
     Raises StockpotError for every mistake that can be found before the first cell runs.
     """
     if (path / "journal.jsonl").is_file():
-        raise StockpotError(f"{path}: this is the folder of a single run; choose another for the comparison with -o.")
+        raise StockpotError(f"{path}: this is the folder of a single run; choose another with {option('output')}.")
     if path.is_dir() and any(path.iterdir()) and not {"cells", "tuning"} & {entry.name for entry in path.iterdir()}:
-        raise StockpotError(f"{path}: the folder is not empty and does not hold a comparison; choose another with -o.")
+        raise StockpotError(
+            f"{path}: the folder is not empty and does not hold a comparison; choose another with {option('output')}."
+        )
     cells = plan(recipe)
     resolved = [resolve(recipe_of(recipe, cell), cell.method, cell.seed) for cell in cells]
     if recipe.tune is None:  # else the parameters are not known yet
@@ -117,8 +120,8 @@ def check_cells(recipe: Recipe, path: Path, cells: Sequence[CellPlan]) -> None:
             wanted = resolve(recipe_of(recipe, cell), cell.method, cell.seed)
             if RunFolder.open(folder).created["recipe"] != to_values(wanted):
                 raise StockpotError(
-                    f"{folder}: this cell was run from another recipe; choose another folder with -o, or delete the "
-                    "cell."
+                    f"{folder}: this cell was run from another recipe; choose another folder with "
+                    f"{option('output')}, or delete the cell."
                 )
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from stockpot.comparisons.worker import raise_error_of, run_cell
 from stockpot.errors import StockpotError
+from stockpot.spelling import option
 from stockpot.training.job import Interrupted, Stop
 
 CellEngine = Callable[[Iterator[Path], Stop], Iterator[Path]]
@@ -115,7 +116,7 @@ def on_ray(address: str | None = None) -> CellEngine:
     try:
         import ray
     except ImportError as error:
-        raise StockpotError('--engine ray needs Ray: pip install "stockpot[ray]"') from error
+        raise StockpotError(f'{option("engine")} ray needs Ray: pip install "stockpot[ray]"') from error
 
     def run(folders: Iterator[Path], stop: Stop) -> Iterator[Path]:
         own_cluster = not ray.is_initialized()

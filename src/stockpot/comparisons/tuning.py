@@ -20,6 +20,7 @@ from stockpot.methods.declare.space import Range, Space
 from stockpot.recipe.ranges import with_ranges
 from stockpot.recipe.schema import Tune
 from stockpot.results import Trial, Tuning
+from stockpot.spelling import option
 
 TUNING_FOLDER = Path("tuning")
 Point = tuple[str, int, dict[str, Any]]  # label, number of the trial, the keys that it sets
@@ -34,7 +35,7 @@ def tune(running: CellRunner, settings: Tune, methods: Sequence[BaseConfig]) -> 
     """
     if settings.search == "optuna" and running.shard != (1, 1):
         raise StockpotError(
-            "--search optuna learns from one trial after the other, so it cannot be sharded; use random."
+            f"{option('search')} optuna learns from one trial after the other, so it cannot be sharded; use random."
         )
     tuned = {method.title: _Tuned.of(method, settings, running.path) for method in methods}
     sign = 1 if running.recipe.primary_score.higher_is_better else -1
@@ -186,7 +187,8 @@ class _TimeLimit:
     def __init__(self, running: CellRunner, settings: Tune) -> None:
         if settings.minutes is not None and running.shard != (1, 1):
             raise StockpotError(
-                "tune.minutes (--budget) limits the time of the tuning, which the shards of a comparison do not share."
+                f"tune.minutes ({option('minutes')}) limits the time of the tuning, which the shards of a "
+                "comparison do not share."
             )
         self._seconds = None if settings.minutes is None else 60 * settings.minutes
         self._file, self._started = running.path / TUNING_FOLDER / "rounds.json", time.monotonic()

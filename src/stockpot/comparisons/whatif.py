@@ -29,6 +29,7 @@ from stockpot.runs.results_json import results_of
 from stockpot.runs.session import Session
 from stockpot.runs.versions import commit, versions
 from stockpot.seeds import derive
+from stockpot.spelling import option
 
 FILE = "whatif.json"
 DECIMALS = 4  # of a strength, so that the values shown are those tried
@@ -88,12 +89,12 @@ def known_methods(names: Sequence[str]) -> list[str]:
         brought = name not in registry() and (is_dotted_path(name) or name in known_names())
         if (find_method(name, "methods").sweep is None) if brought else name not in swept():
             hint = did_you_mean(name, swept())
-            raise StockpotError(f"--methods: {name!r} is unknown, or needs training.{hint} {_choice()}")
+            raise StockpotError(f"{option('methods')}: {name!r} is unknown, or needs training.{hint} {_choice()}")
     if not names:
-        raise StockpotError(f"--methods: name at least one method. {_choice()}")
+        raise StockpotError(f"{option('methods')}: name at least one method. {_choice()}")
     called = [_called(name) for name in dict.fromkeys(names)]
     if twice := [name for name in called if called.count(name) > 1]:
-        raise StockpotError(f"--methods: two of them are called {twice[0]!r}.")
+        raise StockpotError(f"{option('methods')}: two of them are called {twice[0]!r}.")
     return list(dict.fromkeys(names))
 
 
@@ -226,7 +227,7 @@ def _method(session: Session, plain: Results, name: str, points: int, on_evaluat
     tried = [_point(session, plain, name, value, on_evaluated) for value in strengths(name, points)]
     scored = [point for point in tried if point.metrics.average_accuracy is not None]
     if not scored:
-        raise StockpotError(f"--methods: no merge by {name} has a finite {plain.primary}; leave it out.")
+        raise StockpotError(f"{option('methods')}: no merge by {name} has a finite {plain.primary}; leave it out.")
     sign = 1 if plain.scores[plain.primary].higher_is_better else -1
     return WhatIfMethod(
         method=_config(name, None, session).model_dump(mode="json", exclude_none=True, exclude={key} if key else set()),

@@ -80,7 +80,8 @@ def find_method(name: str, where: str = "method.name") -> type[Method[Any]]:
             raise StockpotError(f"{name!r} is registered under this name by a package, but calls itself {declared!r}.")
         return method
     known = known_names()
-    raise StockpotError(f"{where}: unknown method {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
+    start = f"{where}: " if where else ""
+    raise StockpotError(f"{start}there is no method {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
 
 
 def _checked(thing: Any, name: str) -> type[Method[Any]]:

@@ -12,6 +12,7 @@ from stockpot.errors import StockpotError
 from stockpot.models.dotted_path import build_model, is_own
 from stockpot.models.pretrained import from_folder
 from stockpot.models.spec import ModelKind, ModelSpec
+from stockpot.spelling import option
 
 WEIGHTS_FILE = "model.safetensors"
 BUILT_FILE = "stockpot_model.json"  # beside the weights of a `build:` model: the dotted path and its arguments
@@ -59,7 +60,8 @@ def load_model(folder: Path, allow_code: bool, spec: ModelSpec | None = None, ki
     path = needs_code(folder)
     if path is not None and not allow_code:
         raise StockpotError(
-            f"{folder}: this model is built by the code at {path!r}; read it, and add --allow-code to import it."
+            f"{folder}: this model is built by the code at {path!r}; read it, and add "
+            f"{option('allow_code')} to import it."
         )
     built = json.loads((folder / BUILT_FILE).read_text(encoding="utf-8"))
     model = build_model(built["build"], built["args"], built["num_labels"])

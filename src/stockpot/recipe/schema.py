@@ -14,6 +14,7 @@ from stockpot.methods import DEFAULT, any_config
 from stockpot.methods.base import BaseConfig
 from stockpot.models.spec import ModelKind, ModelSpec
 from stockpot.recipe.ranges import check_ranges
+from stockpot.spelling import option
 from stockpot.streams.spec import DataSpec, Scenario, TaskSpec, TrainSettings, inherit
 from stockpot.strict import StrictModel
 
@@ -158,7 +159,7 @@ class Recipe(StrictModel):
         if name is not None and not is_file_name(name):
             raise ValueError(
                 f"{name!r} is not a name: no slashes, no dot or space at its ends, 1 to 120 printable characters; "
-                "use -o to choose a folder"
+                f"use {option('output')} to choose a folder"
             )
         return name
 

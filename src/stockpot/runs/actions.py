@@ -27,6 +27,7 @@ from stockpot.runs.session import Session, check_consent, open_stream
 from stockpot.runs.trackers import forget_trackers
 from stockpot.runs.versions import commit, versions
 from stockpot.runs.weighing import check_weights
+from stockpot.spelling import option
 from stockpot.streams.spec import TaskSpec
 from stockpot.streams.stream import Stream
 from stockpot.training.job import Stop, training_arguments
@@ -185,7 +186,8 @@ def branch(path: Path, target: Path) -> None:
             raise StockpotError(f"{path}: the run is not finished; first continue it with `stockpot resume {path}`.")
         if target.exists():
             raise StockpotError(
-                f"{target}: already exists; choose another folder with -o, or add to this run without -o."
+                f"{target}: already exists; choose another folder with {option('output')}, or add to this "
+                "run without it."
             )
         with files.publishing(target, replace=False) as folder:
             ignore = shutil.ignore_patterns(f"{files.TEMPORARY}*")

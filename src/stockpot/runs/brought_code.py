@@ -10,6 +10,7 @@ from stockpot.plugins import is_dotted_path, search_in, searched_folders
 from stockpot.recipe.schema import Recipe
 from stockpot.runs.events import BroughtCode
 from stockpot.runs.folder import RunFolder
+from stockpot.spelling import option
 
 
 def named_code(recipe: Recipe) -> list[str]:
@@ -44,8 +45,8 @@ def open_code(run: RunFolder, allowed: bool) -> None:
     names = named_code(run.recipe)
     if names and not allowed:
         raise StockpotError(
-            f"{run.path}: its recipe names the code at {', '.join(map(repr, names))}; read it, and add --allow-code to "
-            "import it."
+            f"{run.path}: its recipe names the code at {', '.join(map(repr, names))}; read it, and add "
+            f"{option('allow_code')} to import it."
         )
     for folder in run.created.get("brought", {}).get("folders", []) if names else []:
         search_in(folder)

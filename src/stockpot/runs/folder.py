@@ -13,6 +13,7 @@ from stockpot.recipe.resolve import to_values, to_yaml
 from stockpot.recipe.schema import Recipe
 from stockpot.runs.events import Created, RunFacts, Started, TaskDone, TrainingCheckpoint
 from stockpot.runs.journal import Journal
+from stockpot.spelling import option
 from stockpot.streams.spec import TaskSpec
 
 SCHEMA = 1
@@ -57,11 +58,13 @@ class RunFolder:
             if cls(path).journal.events:
                 raise StockpotError(
                     f"{path}: there is already a run here; continue it with `stockpot resume {path}`, "
-                    "or choose another folder with -o."
+                    f"or choose another folder with {option('output')}."
                 )
             others.remove("journal.jsonl")  # left by a run that was stopped before its first line
         if others:
-            raise StockpotError(f"{path}: the folder is not empty (it holds {others[0]}); choose another with -o.")
+            raise StockpotError(
+                f"{path}: the folder is not empty (it holds {others[0]}); choose another with {option('output')}."
+            )
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:

@@ -25,6 +25,7 @@ from stockpot.recipe.schema import Recipe
 from stockpot.runs.brought_code import open_code
 from stockpot.runs.folder import RunFolder
 from stockpot.runs.progress import Progress
+from stockpot.spelling import option
 from stockpot.streams.classes import class_texts
 from stockpot.streams.classified import ClassifiedStream, ImageReader, Reader, TextReader
 from stockpot.streams.stream import Stream
@@ -136,7 +137,8 @@ def check_code(run: RunFolder, spec: ModelSpec, allowed: bool) -> None:
     code = build or (spec.name if spec.trust_remote_code else None)
     if code is not None and not allowed:
         raise StockpotError(
-            f"{run.path}: this model is built by the code at {code!r}; read it, and add --allow-code to import it."
+            f"{run.path}: this model is built by the code at {code!r}; read it, and add "
+            f"{option('allow_code')} to import it."
         )
 
 

@@ -22,6 +22,7 @@ from stockpot.errors import StockpotError
 from stockpot.evaluation.consent import WITHOUT_A_SANDBOX, has_unsandboxed_consent
 from stockpot.evaluation.language.program import Limits, run_program
 from stockpot.evaluation.language.sandbox_check import honest_fault, obstacle
+from stockpot.spelling import consenting
 
 __all__ = ["Limits", "confined", "passes"]
 
@@ -59,8 +60,8 @@ def confined() -> bool:
     if not has_unsandboxed_consent():
         raise StockpotError(
             f"no sandbox for the programs that the model writes: {fault}. Install bubblewrap 0.7 or newer (apt-get "
-            "install bubblewrap), if the system lets you use namespaces, or add --run-code-unsandboxed to the "
-            f"command: {WITHOUT_A_SANDBOX}."
+            "install bubblewrap), if the system lets you use namespaces, or "
+            f"{consenting('run_code_unsandboxed')}: {WITHOUT_A_SANDBOX}."
         )
     if (fault := honest_fault(confined=False)) is not None:
         raise StockpotError(f"the programs that the model writes cannot be run: {fault}.")

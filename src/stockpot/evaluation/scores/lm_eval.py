@@ -18,6 +18,7 @@ from stockpot.batches.outputs import evaluation_mode
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.evaluation.consent import WITHOUT_A_SANDBOX, has_unsandboxed_consent
 from stockpot.evaluation.scores.base import Score, Subject
+from stockpot.spelling import consenting
 from stockpot.strict import FreeBlock
 from stockpot.switches import read_switches
 from stockpot.yaml_text import read_yaml
@@ -146,8 +147,8 @@ def run_harness(score: LmEval, model: nn.Module, tokenizer: Any, batch_size: int
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             if "confirm_run_unsafe_code" in reason:
                 reason = (
-                    "it runs programs that the model writes, and not in the sandbox. If you want that, add "
-                    f"--run-code-unsandboxed to the command: {WITHOUT_A_SANDBOX}."
+                    "it runs programs that the model writes, and not in the sandbox. If you want that, "
+                    f"{consenting('run_code_unsandboxed')}: {WITHOUT_A_SANDBOX}."
                 )
             raise StockpotError(f"{score.title}: the harness's task {name!r} failed: {reason}") from error
     return pick_result(score, output["results"].get(name, {}))

@@ -15,6 +15,7 @@ from stockpot.errors import StockpotError, did_you_mean
 from stockpot.evaluation.language.generation import continuations
 from stockpot.evaluation.language.sandbox import Limits, confined, passes
 from stockpot.evaluation.scores.base import Score, Subject, thinned
+from stockpot.spelling import consenting
 
 _FENCED = re.compile(r"```[^\n]*\n(.*?)(?:\n```|\Z)", re.DOTALL)
 
@@ -68,7 +69,7 @@ class PassAtK(Score):
         """
         if not (self.run_code and allow_code):
             missing = [] if self.run_code else ["set `run_code: true` in the metric"]
-            missing += [] if allow_code else ["add --run-code to the command"]
+            missing += [] if allow_code else [consenting("run_code")]
             raise StockpotError(
                 f"{self.title}: this score runs programs that the model writes, on this machine. If you want that, "
                 f"{' and '.join(missing)}."
