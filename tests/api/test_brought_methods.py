@@ -65,9 +65,7 @@ def test_a_dotted_path_trains_beside_the_recipe_and_resumes_with_consent_alone(
             lambda: stockpot.add(run.path, {"name": "next", "data": {"classes": [1, 2]}}, progress=False),
             lambda: stockpot.add(run.path, {"name": "next", "data": {"classes": [1, 2]}}, output=folder / "branch"),
         ):
-            with pytest.raises(
-                StockpotError, match=r"its recipe names the code at 'their_damp:Damp'; read it, and add allow_code=True"
-            ):
+            with pytest.raises(StockpotError, match="read it, and add allow_code=True"):
                 call()
         assert "their_damp" not in sys.modules
     with brought.forgotten("their_damp"):  # the folder of the recipe is remembered
