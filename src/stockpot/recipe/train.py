@@ -13,7 +13,7 @@ from stockpot.spelling import option
 from stockpot.training.class_weights import CLASS_WEIGHTS, check_class_weights
 
 RESERVED = {
-    "output_dir": "the run folder decides; use OUTPUT",
+    "output_dir": "the run folder decides; use -o",
     "seed": "use the recipe's `seeds`",
     "data_seed": "use the recipe's `seeds`",
     "resume_from_checkpoint": "use `stockpot resume`",
@@ -126,7 +126,7 @@ def check_train(train: dict[str, Any], source: str, loop: str = "trainer") -> No
             check_class_weights(value, f"{source}.{key}")
             continue
         if key in RESERVED:
-            reason = RESERVED[key].replace("OUTPUT", option("output"))
+            reason = RESERVED[key].replace("-o", option("output"))
             raise StockpotError(f"{source}.{key}: not for a recipe: {reason}.")
         if key not in known:
             hint = did_you_mean(key, [*known, CLASS_WEIGHTS]) or " See the documentation of TrainingArguments."
