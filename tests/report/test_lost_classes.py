@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from stockpot.evaluation.class_metrics import class_accuracy, class_records, task_confusion, worst_first
+from stockpot.report.export import export_runs
+from stockpot.report.findings import run_summary
+from stockpot.report.lost_classes import (
+    MOST_LOST,
+    MOST_SHOWN,
+    WIDEST_CONFUSION,
+    confusion_grid,
+    lost_grids,
+    lost_sentence,
+)
 from stockpot.results import ClassAnswers, Results
 
 Factory = Callable[..., Any]
@@ -25,7 +38,7 @@ def counted(
 @pytest.fixture
 def results(run_of: Factory) -> Results:
     """Two tasks: `cat` was lost to `dog`, `cow` to both classes of the second task."""
-    return run_of(tasks=["first", "second"]).model_copy(
+    return run_of(K=2, tasks=["first", "second"]).model_copy(
         update={
             "classes": {
                 "first": counted(["cat", "cow"], [[0, 0], [9, 8], [2, 5]], FIRST),
@@ -71,3 +84,55 @@ def test_what_was_not_counted_is_none(results: Results) -> None:
     assert cow.learnt is None
     assert task_confusion(unknown) == [[None, None], [None, None]]
     assert class_records(results.model_copy(update={"classes": {}})) == []
+
+
+def test_the_table_shows_those_that_lost_most_and_folds_the_rest(results: Results) -> None:
+    [grid] = lost_grids(results)
+    assert [name for name, _ in grid.rows] == ["cat", "cow", "dog", "emu"]
+    assert dict(grid.rows)["cat"] == ["first", "10", "0.900", "0.200", "0.700", "0.333", "0.250", "dog (second), 70 %"]
+    assert dict(grid.rows)["dog"][-1] == "—"
+    many = [f"c{n}" for n in range(1000)]
+    part = counted(many, [[0] * 1000, [10] * 1000, [n // 100 for n in range(1000)]], [{} for _ in many])
+    long = results.model_copy(update={"classes": {"first": part}})
+    worst, rest = lost_grids(long)
+    assert [name for name, _ in worst.rows] == many[:MOST_LOST]
+    assert worst.caption.startswith("The 10 of 1,000 classes that lost most")
+    assert len(rest.rows) == MOST_SHOWN - MOST_LOST and rest.caption == "The next 190; results.json has all"
+    assert lost_grids(results.model_copy(update={"classes": {}})) == []
+
+
+def test_a_sentence_names_the_class_that_lost_most(results: Results) -> None:
+    sentence = lost_sentence(results)
+    assert sentence == (
+        "Classes: 1 of 4 lost more than half of their accuracy; most cat (first): 0.900 when learnt, 0.200 at the end, "
+        "most often answered as dog (second), 70 %."
+    )
+    assert run_summary(results)[1:] == [sentence]
+    kept = counted(["cat", "cow"], [[0, 0], [9, 8], [9, 9]], [{"cat": 9, "dog": 1}, {"cow": 9, "cat": 1}])
+    assert lost_sentence(results.model_copy(update={"classes": {"first": kept}})) is None
+
+
+def test_exports_have_the_classes(results: Results, hostile: str) -> None:
+    part = results.classes["first"]
+    odd = part.model_copy(
+        update={"classes": ["cat", hostile], "answers": [part.answers[0], {hostile: 5, "emu": 3, "dog": 2}]}
+    )
+    run = results.model_copy(update={"classes": {**results.classes, "first": odd}})
+    rows = [row for row in csv.DictReader(io.StringIO(export_runs([("run", run)], "csv"))) if row["kind"] == "class"]
+    values = {(row["on"], row["class"], row["after"]): float(row["value"]) for row in rows}
+    assert len(rows) == len(values) == 2 * 2 * 3
+    assert values["first", hostile, "first"] == 0.8 and values["first", "cat", "second"] == 0.2
+    assert {(row["score"], row["unit"]) for row in rows} == {("class_accuracy", "fraction")}
+    for form in ("md", "latex"):
+        text = export_runs([("run", run)], form)
+        assert "0.900" in text and "dog (second), 70" in text and hostile not in text
+        assert "0.600" in text  # of the first task, answered with a class of the second
+    assert json.loads(export_runs([("run", run)], "json"))["classes"]["first"]["classes"][1] == hostile
+
+
+def test_confusion_of_many_tasks_is_no_table(results: Results) -> None:
+    grid = confusion_grid(results)
+    assert grid is not None and grid.rows == [("first", ["0.400", "0.600"]), ("second", ["0.200", "0.800"])]
+    many = [f"t{n}" for n in range(WIDEST_CONFUSION + 1)]
+    classes = {task: counted([task], [[0]] * (len(many) + 1), [{task: 10}]) for task in many}
+    assert confusion_grid(results.model_copy(update={"tasks": many, "classes": classes})) is None

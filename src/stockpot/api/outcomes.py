@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from stockpot.api import frames, notebook
+from stockpot.api import class_frames, frames, notebook
 from stockpot.errors import StockpotError
 from stockpot.evaluation.statistics import COST_NAMES, METRIC_NAMES
 from stockpot.files import explaining_disk_errors
@@ -56,6 +56,70 @@ class RunResult:
         """
         scores = self._scores(score)
         return frames.controls_frame(scores, self.results.tasks[: len(scores.matrix)])
+
+    def per_class(self, *, start: bool = False) -> pd.DataFrame:
+        """Accuracy on each class (rows: task or control, class) after learning each task (columns).
+
+        NaN where it was not counted, and where a class has no test examples.
+
+        Args:
+            start: with a first column `start`, before anything was learnt.
+
+        Raises:
+            StockpotError: the run did not count answers by class.
+        """
+        return class_frames.class_matrix(self._counted(), start)
+
+    def lost_classes(self) -> pd.DataFrame:
+        """Which classes were lost: a row for each (task, class), those that lost most first.
+
+        Columns: `examples` in the test part; accuracy when the task had just been `learnt`, and at the `end`; `lost`,
+        their difference; `precision` and `f1` at the end, over all tasks learnt where their classes compete; the most
+        frequent `wrong` answer, and the share of the examples that was given it (`wrong_share`).
+
+        Raises:
+            StockpotError: the run did not count answers by class.
+        """
+        return class_frames.lost_frame(self._counted())
+
+    def confusion(
+        self, by: Literal["task", "class"] = "task", *, after: str | None = None, counts: bool = False
+    ) -> pd.DataFrame:
+        """What was taken for what: of the test examples of each row, the share that was given each answer (columns).
+
+        Args:
+            by: rows and columns are tasks, an answer counting for the task whose class it is; or classes.
+            after: the name of a task, read from the folder; default: the last task learnt.
+            counts: by class: how many examples, in place of the share.
+
+        Raises:
+            StockpotError: the run did not count answers by class, there is no such task or it is not learnt yet, or
+                classes of different tasks do not compete.
+        """
+        results = self._counted(after)
+        if by == "class":
+            return class_frames.confused_classes(results, counts)
+        if by != "task" or counts:
+            raise StockpotError("confusion: by is 'task' or 'class', and counts are by='class'.")
+        return class_frames.confused_tasks(results)
+
+    def _counted(self, after: str | None = None) -> Results:
+        """The results, as they were after a task. Raises StockpotError where answers were not counted by class."""
+        results = self.results
+        if not results.classes:
+            raise StockpotError(
+                f"{self.path}: this run did not count answers by class: its examples do not have one class each, no "
+                "score of a classifier was measured, or an older version of Stockpot made it."
+            )
+        if after is None:
+            return results
+        from stockpot.runs.class_answers import classes_after
+        from stockpot.runs.folder import RunFolder
+
+        run = RunFolder.open(self.path)
+        count = _learnt(run).index(_known_task(run, after)) + 1
+        tasks = results.tasks[:count]
+        return results.model_copy(update={"tasks": tasks, "classes": classes_after(run, count)})
 
     def _scores(self, name: str | None) -> Scores:
         return frames.named("score", name, self.results.scores, self.results.primary)
@@ -236,6 +300,13 @@ class ComparisonResult:
         """Methods (rows) by costs of a stream in seconds and bytes, each with mean, low and high."""
         return frames.estimates_frame(self.results.methods, COST_NAMES)
 
+    def lost_classes(self) -> pd.DataFrame:
+        """What each class (rows: task, class) lost under each method (columns), the mean over its runs.
+
+        Accuracy when its task had just been learnt, minus that at the end; `run(…).lost_classes()` has more of one run.
+        """
+        return class_frames.lost_by_method(self.runs)
+
     @property
     def notes(self) -> list[str]:
         """What a reader must know of the files and of the runs, each said once."""
@@ -368,20 +439,27 @@ class WhatIfResult:
         return f"<what if {self.results.run!r}: {', '.join(self.results.methods)}>"
 
 
+def _learnt(run: RunFolder) -> list[str]:
+    """The names of the tasks that a run has learnt."""
+    return [task.name for task in run.tasks[: len(run.finished)]]
+
+
+def _known_task(run: RunFolder, name: str, *others: str) -> str:
+    """The name, if it is that of a task learnt, or one of `others`; raises StockpotError for any other."""
+    learnt = _learnt(run)
+    if name not in (*learnt, *others) and name in [task.name for task in run.tasks]:
+        raise StockpotError(f"{run.path}: task {name!r} is not learnt yet; go on with `stockpot resume {run.path}`.")
+    known = {each: each for each in (*others, *learnt)}
+    return frames.named("task", name, known, name)
+
+
 def _index(run: RunFolder, after: str | None) -> int:
     """The index of the task that was learnt last before a model, −1 for the start model."""
-    learnt = [task.name for task in run.tasks[: len(run.finished)]]
+    learnt = _learnt(run)
     if after is None:
         return len(learnt) - 1
-    if after not in learnt:
-        if after == frames.START_ROW:
-            return -1
-        others = [task.name for task in run.tasks]
-        if after in others:
-            raise StockpotError(
-                f"{run.path}: task {after!r} is not learnt yet; go on with `stockpot resume {run.path}`."
-            )
-        frames.named("task", after, dict.fromkeys([frames.START_ROW, *learnt]), frames.START_ROW)
+    if _known_task(run, after, frames.START_ROW) not in learnt:
+        return -1
     index = learnt.index(after)
     if not run.model(index).is_dir() and run.recipe.keep != "all":
         raise StockpotError(f"{run.path}: the model after {after!r} is gone (keep: {run.recipe.keep}).")

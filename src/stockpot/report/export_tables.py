@@ -8,6 +8,7 @@ from typing import NamedTuple
 from stockpot.evaluation.statistics import lower_is_better
 from stockpot.methods import role_of
 from stockpot.report.formatting import capitalized, metric_heading, score, score_with_interval, seconds, signed
+from stockpot.report.lost_classes import confusion_grid, lost_grids
 from stockpot.report.other_scores import score_heading
 from stockpot.report.pairwise import pairwise_differences
 from stockpot.report.ranking import over_runs, ranked, reference
@@ -26,7 +27,10 @@ class ExportTable(NamedTuple):
 
 
 def tables_of_run(name: str, results: Results) -> list[ExportTable]:
-    """Every score before the stream and after each task, the primary one first; then the metrics."""
+    """Every score before the stream and after each task, the primary one first; then the metrics.
+
+    Of a classifier also the classes that lost most, and of few tasks which were taken for which.
+    """
     titles = [results.primary, *(title for title in results.scores if title != results.primary)]
     method = f"{results.label}, seed {results.seed}"
     grids = []
@@ -38,6 +42,8 @@ def tables_of_run(name: str, results: Results) -> list[ExportTable]:
         grids.append(Grid(caption, headings, rows, "after"))
     metrics = [(heading, [value]) for heading, value, _ in metric_rows(results)]
     grids.append(Grid(f"{name}: metrics; {method}", ["value"], metrics, "metric"))
+    named = [*lost_grids(results)[:1], *filter(None, [confusion_grid(results)])]
+    grids += [grid._replace(caption=f"{name}: {grid.caption}; {method}") for grid in named]
     return [ExportTable(grid) for grid in grids]
 
 

@@ -25,6 +25,7 @@ from stockpot.report.formatting import (
     signed_amount,
     title,
 )
+from stockpot.report.lost_classes import lost_sentence
 from stockpot.report.method_costs import relative_time, stored_words
 from stockpot.report.pairwise import pairwise_differences
 from stockpot.report.ranking import design_of_all, ranked, reference, run_design
@@ -194,7 +195,7 @@ def _sequential(base: MethodSummary, comparison: Comparison) -> Iterator[str]:
 
 
 def run_summary(results: Results) -> list[str]:
-    """What one run came to, without a claim: a single run has no interval."""
+    """What one run came to, without a claim: a single run has no interval. Then which class lost most, if any did."""
     metrics, scores = results.metrics, results.scores[results.primary]
     learnt, planned = len(scores.matrix), len(results.recipe.get("tasks") or scores.matrix)
     if not learnt or metrics.average_accuracy is None:
@@ -216,4 +217,5 @@ def run_summary(results: Results) -> list[str]:
             parts.append(f"forgetting {signed_amount(metrics.forgetting, scores.unit)}")
     changes = (control_words(name, control, scores.unit) for name, control in control_metrics(scores).items())
     facts = "; ".join([", ".join(parts), *filter(None, changes)])
-    return [f"{opening(results.label)} after {after}: {facts} (1 seed, so no interval)."]
+    lost = lost_sentence(results)
+    return [f"{opening(results.label)} after {after}: {facts} (1 seed, so no interval).", *([lost] if lost else [])]

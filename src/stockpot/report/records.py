@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 
+from stockpot.evaluation.class_metrics import class_accuracy
 from stockpot.evaluation.statistics import COST_NAMES, METRIC_NAMES
 from stockpot.methods import role_of
 from stockpot.results import Comparison, Difference, Estimate, Results
@@ -14,7 +15,10 @@ Record = dict[str, str | float | int | None]
 
 
 def records_of_run(name: str, results: Results) -> list[Record]:
-    """Every score on every task and control, before the stream (`start`) and after each task."""
+    """Every score on every task and control, before the stream (`start`) and after each task.
+
+    Of a classifier also the `class_accuracy` on each class: records of the kind `class`, which alone have a `class`.
+    """
     records: list[Record] = []
     for title, scores in results.scores.items():
         facts: Record = {"run": name, "method": results.label, "seed": results.seed, "score": title,
@@ -27,6 +31,18 @@ def records_of_run(name: str, results: Results) -> list[Record]:
             records += [
                 {**place, "kind": "control", "on": on, "value": control[row]} for on, control in scores.controls.items()
             ]
+    return [*records, *_records_of_classes(name, results)]
+
+
+def _records_of_classes(name: str, results: Results) -> list[Record]:
+    facts: Record = {"run": name, "method": results.label, "seed": results.seed, "score": "class_accuracy",
+                     "unit": "fraction", "higher_is_better": "true"}  # fmt: skip
+    records: list[Record] = []
+    for part, counted in results.classes.items():
+        for learnt, after in enumerate(["start", *results.tasks][: len(counted.correct)]):
+            place: Record = {**facts, "learnt": learnt, "after": after, "kind": "class", "on": part}
+            values = zip(counted.classes, class_accuracy(counted, learnt), strict=True)
+            records += [{**place, "value": value, "class": label} for label, value in values]
     return records
 
 

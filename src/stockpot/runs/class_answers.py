@@ -26,6 +26,16 @@ def class_answers(run: RunFolder, learnt: Sequence[LearntTask], rows: Rows) -> d
     return counted
 
 
+def classes_after(run: RunFolder, tasks: int) -> dict[str, ClassAnswers]:
+    """`class_answers` as they were when a run had learnt so many tasks."""
+    return class_answers(run, run.finished[:tasks], stream_rows(run))
+
+
+def stream_rows(run: RunFolder) -> Rows:
+    """The output rows of a run's stream."""
+    return Rows.of(run.recipe.scenario, [(task.name, run.facts[task.name]["classes"]) for task in run.tasks])
+
+
 def _stages(run: RunFolder, learnt: Sequence[LearntTask], name: str) -> Stages:
     """What each evaluation counted; of a task that was added later, what the models before it were evaluated for."""
     late = {event["task"]["name"]: event.get("answers", []) for event in run.journal.of("added")}.get(name, [])

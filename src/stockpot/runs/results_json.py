@@ -12,10 +12,9 @@ from stockpot.methods import find_method
 from stockpot.report.beta_layers import beta_note
 from stockpot.results import Costs, Results, Scores, TaskBetas
 from stockpot.runs.brought_code import decided_method
-from stockpot.runs.class_answers import class_answers
+from stockpot.runs.class_answers import class_answers, stream_rows
 from stockpot.runs.events import LearntTask
 from stockpot.runs.folder import RunFolder
-from stockpot.streams.scenario import Rows
 
 
 def results_of(run: RunFolder, pending: LearntTask | None = None) -> Results:
@@ -27,8 +26,7 @@ def results_of(run: RunFolder, pending: LearntTask | None = None) -> Results:
     betas = [None if (chosen := event.get("betas")) is None else TaskBetas(**chosen) for event in learnt]
     created, recipe = run.created, run.recipe
     names = [task.name for task in run.tasks]
-    classes = [(name, run.facts[name]["classes"]) for name in names]
-    rows = Rows.of(recipe.scenario, classes)
+    rows = stream_rows(run)
     brought = created.get("brought", {})
     method = brought.get("method") or decided_method(recipe, rows.count(run.begun_tasks))
     forgets = brought["forgets"] if "forgets" in brought else find_method(recipe.method.name).forgets
@@ -52,10 +50,7 @@ def results_of(run: RunFolder, pending: LearntTask | None = None) -> Results:
         betas=betas if any(betas) else [],
         classes=class_answers(run, learnt, rows),
         seed=run.seed,
-        head={
-            name: [rows.names[row] for row in task_rows]
-            for (name, _), task_rows in zip(classes, rows.tasks, strict=True)
-        },
+        head={name: [rows.names[row] for row in task_rows] for name, task_rows in zip(names, rows.tasks, strict=True)},
         notes=notes,
         versions=created["versions"],
         commit=created["commit"],
