@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from stockpot.api.many_runs import compare
     from stockpot.api.merge_sweep import whatif
     from stockpot.api.open_folder import open
+    from stockpot.api.pushing import push
     from stockpot.api.single_run import add, resume, run
     from stockpot.averaging.callback import SFACallback
     from stockpot.averaging.sfa import SFA
@@ -26,6 +27,7 @@ __all__ = [
     "compare",
     "merge",
     "open",
+    "push",
     "resume",
     "run",
     "whatif",
@@ -40,6 +42,7 @@ _HOME = {
     "compare": "stockpot.api.many_runs",
     "merge": "stockpot.merging.api",
     "open": "stockpot.api.open_folder",
+    "push": "stockpot.api.pushing",
     "resume": "stockpot.api.single_run",
     "run": "stockpot.api.single_run",
     "whatif": "stockpot.api.merge_sweep",

@@ -30,6 +30,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
                          initializer_range=0.2, bos_token_id=0, eos_token_id=0, pad_token_id=None)  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A base\n")
     return folder
 
 

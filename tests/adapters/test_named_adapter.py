@@ -11,6 +11,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from peft import LoraConfig, PeftModel
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
@@ -25,6 +26,7 @@ from transformers import (
 )
 
 from stockpot.api.outcomes import RunResult
+from stockpot.api.pushing import push
 from stockpot.errors import StockpotError
 from stockpot.models.lora import LoraSpec, is_stacked
 from stockpot.models.named_adapter import named_adapter
@@ -175,6 +177,14 @@ def test_a_stream_on_a_stacked_adapter_leaves_one_adapter_for_the_hubs_base(
         close(logits(AutoModelForCausalLM.from_pretrained(result.model_folder(after))), expected)
     assert sorted(path.name for path in RunFolder(tmp_path / "run").base.iterdir()) == [
         "config.json", "generation_config.json", "model.safetensors"]  # fmt: skip
+    for after in ("start", "math"):  # the base that the start holds stays here
+        pushed = result.push("acme/both", after=after, dry_run=True)
+        assert set(pushed.files) - {"tokenizer.json", "tokenizer_config.json"} == {
+            "README.md", "adapter_config.json", "adapter_model.safetensors"}  # fmt: skip
+        data = ModelCard(pushed.card).data
+        assert (data.base_model, data.license, data.library_name) == ("acme/base", "apache-2.0", "peft")
+    written = (result.model_folder() / "README.md").read_text()
+    assert ModelCard(written).data.license == "apache-2.0"
 
 
 def test_a_run_goes_on_from_the_adapter_that_another_left(
@@ -190,6 +200,11 @@ def test_a_run_goes_on_from_the_adapter_that_another_left(
     assert initial == pytest.approx(before, abs=1e-5)
     base_of_it = json.loads((RunFolder.open(tmp_path / "two").model(1) / "adapter_config.json").read_text())
     assert base_of_it["base_model_name_or_path"] == str(tmp_path / "two" / "tasks" / "00-start" / "model" / "base")
+    with pytest.raises(StockpotError, match=r"is on this machine only: push it first \(--after start\), or name"):
+        push(tmp_path / "two", "acme/two", dry_run=True)
+    pushed = push(tmp_path / "two", "acme/two", base="acme/base", dry_run=True)
+    assert ModelCard(pushed.card).data.base_model == "acme/base"
+    assert str(tmp_path) not in pushed.card
 
 
 def test_the_base_may_be_named(base: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from stockpot.evaluation.consent import RUN_CODE, has_consent
 from stockpot.runs import progress
 from stockpot.streams.spec import TaskSpec
 
-CALLS = ("run", "add", "resume", "compare", "whatif", "open")
+CALLS = ("run", "add", "resume", "compare", "whatif", "open", "push")
 
 
 def weights(run: RunResult) -> bytes:

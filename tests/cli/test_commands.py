@@ -20,7 +20,8 @@ from stockpot.methods.declare.docstring import sections
 from stockpot.recipe.read import read_recipe
 
 COMMANDS = [
-    "run", "add", "resume", "compare", "report", "whatif", "merge", "rules", "methods", "init", "schema", "inspect",
+    "run", "add", "resume", "compare", "report", "whatif", "push", "merge", "rules", "methods", "init", "schema",
+    "inspect",
 ]  # fmt: skip
 HEAVY = ("torch", "transformers", "matplotlib", "datasets", "numpy")
 Command = Callable[..., Any]

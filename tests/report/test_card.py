@@ -12,7 +12,8 @@ Factory = Callable[..., Any]
 
 def test_metadata(run_of: Factory) -> None:
     run = run_of("sfa", keep=0.9)
-    card = ModelCard(model_card(run, "google/vit-base-patch16-224-in21k", ["mnist", "cifar10", "mnist"], "apache-2.0"))
+    licence = {"license": "apache-2.0"}
+    card = ModelCard(model_card(run, "google/vit-base-patch16-224-in21k", ["mnist", "cifar10", "mnist"], licence))
     data = card.data
     assert (data.base_model, data.license) == ("google/vit-base-patch16-224-in21k", "apache-2.0")
     assert data.datasets == ["mnist", "cifar10"] and "stockpot" in data.tags and data.library_name == "transformers"

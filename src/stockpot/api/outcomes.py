@@ -6,9 +6,10 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Unpack
 
 from stockpot.api import class_frames, frames, notebook
+from stockpot.api.learnt_models import known_task, learnt_index, learnt_tasks
 from stockpot.errors import StockpotError
 from stockpot.evaluation.statistics import COST_NAMES, METRIC_NAMES
 from stockpot.files import explaining_disk_errors
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
-    from stockpot.runs.folder import RunFolder
+    from stockpot.api.pushing import Pushed, PushOptions
 
 PAGE = "report.html"
 
@@ -117,7 +118,7 @@ class RunResult:
         from stockpot.runs.folder import RunFolder
 
         run = RunFolder.open(self.path)
-        count = _learnt(run).index(_known_task(run, after)) + 1
+        count = learnt_tasks(run).index(known_task(run, after)) + 1
         tasks = results.tasks[:count]
         return results.model_copy(update={"tasks": tasks, "classes": classes_after(run, count)})
 
@@ -161,7 +162,7 @@ class RunResult:
         from stockpot.runs.folder import RunFolder
 
         run = RunFolder.open(self.path)
-        return run.model(_index(run, after))
+        return run.model(learnt_index(run, after))
 
     def model(self, after: str | None = None, *, allow_code: bool = False) -> nn.Module:
         """The model after a task, checked against the run's journal, on the processor and in evaluation mode.
@@ -180,7 +181,7 @@ class RunResult:
         from stockpot.runs.session import check_code, load_learnt
 
         run = RunFolder.open(self.path)
-        index = _index(run, after)
+        index = learnt_index(run, after)
         check_code(run, run.recipe.model, allow_code)
         run.verify_model(index)
         return load_learnt(run, index, allow_code).eval()
@@ -210,6 +211,23 @@ class RunResult:
 
         run = RunFolder.open(self.path)
         return self if len(run.finished) == len(self.results.tasks) else replace(self, results=results_of(run))
+
+    def push(self, repo_id: str, **options: Unpack[PushOptions]) -> Pushed:
+        """Uploads a model of the run to the Hugging Face Hub: `stockpot.push(run, repo_id, **options)`.
+
+        Args:
+            repo_id: NAME or OWNER/NAME; without an owner it is yours.
+            **options: those of `stockpot.push`: after, private, revision, dry_run, …
+
+        Returns:
+            What went up, or would have.
+
+        Raises:
+            StockpotError: something may not go up, nobody is logged in, or the hub refuses.
+        """
+        from stockpot.api.pushing import push
+
+        return push(self.path, repo_id, **options)
 
     def export(self, form: str) -> str:
         """The numbers for other programs and papers.
@@ -437,33 +455,6 @@ class WhatIfResult:
 
     def __repr__(self) -> str:
         return f"<what if {self.results.run!r}: {', '.join(self.results.methods)}>"
-
-
-def _learnt(run: RunFolder) -> list[str]:
-    """The names of the tasks that a run has learnt."""
-    return [task.name for task in run.tasks[: len(run.finished)]]
-
-
-def _known_task(run: RunFolder, name: str, *others: str) -> str:
-    """The name, if it is that of a task learnt, or one of `others`; raises StockpotError for any other."""
-    learnt = _learnt(run)
-    if name not in (*learnt, *others) and name in [task.name for task in run.tasks]:
-        raise StockpotError(f"{run.path}: task {name!r} is not learnt yet; go on with `stockpot resume {run.path}`.")
-    known = {each: each for each in (*others, *learnt)}
-    return frames.named("task", name, known, name)
-
-
-def _index(run: RunFolder, after: str | None) -> int:
-    """The index of the task that was learnt last before a model, −1 for the start model."""
-    learnt = _learnt(run)
-    if after is None:
-        return len(learnt) - 1
-    if _known_task(run, after, frames.START_ROW) not in learnt:
-        return -1
-    index = learnt.index(after)
-    if not run.model(index).is_dir() and run.recipe.keep != "all":
-        raise StockpotError(f"{run.path}: the model after {after!r} is gone (keep: {run.recipe.keep}).")
-    return index
 
 
 def _page(

@@ -13,6 +13,7 @@ from stockpot.cli.init import init_command
 from stockpot.cli.inspect import inspect_command
 from stockpot.cli.merge import merge_command
 from stockpot.cli.methods import methods_command
+from stockpot.cli.push import push_command
 from stockpot.cli.report import report_command
 from stockpot.cli.resume import resume_command
 from stockpot.cli.rules import rules_command
@@ -38,6 +39,7 @@ app.command("resume")(resume_command)
 app.command("compare")(compare_command)
 app.command("report")(report_command)
 app.command("whatif")(whatif_command)
+app.command("push")(push_command)
 app.command("merge")(merge_command)
 app.command("rules")(rules_command)
 app.command("methods")(methods_command)

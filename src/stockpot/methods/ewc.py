@@ -17,7 +17,7 @@ from stockpot.methods.base import ConfigValues, Task, TaskFacts, Tensors
 from stockpot.methods.declare.space import Range, Space
 from stockpot.methods.shared.fisher_kinds import problem_with_kind
 from stockpot.methods.shared.importances import ImportanceConfig, ImportanceMethod
-from stockpot.methods.shared.penalty import gap, push, trainable
+from stockpot.methods.shared.penalty import add_slope, gap, trainable
 from stockpot.seeds import generator
 
 _SLOPE = "slope/"
@@ -118,7 +118,7 @@ class ElasticWeightConsolidation(ImportanceMethod[EWCConfig]):
         super().gradients(model, step)
         for pair in self._pairs:
             if (slope := self._fitted_slope.get(pair.name)) is not None:
-                push(pair, slope, self.factor)
+                add_slope(pair, slope, self.factor)
 
     def task_end(self, task: Task, examples: Examples) -> None:
         """Adds the task's Fisher."""

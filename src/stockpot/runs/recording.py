@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
@@ -14,6 +13,8 @@ from stockpot.methods.base import Method
 from stockpot.models import lora
 from stockpot.models.named_adapter import named_adapter
 from stockpot.models.store import save_model
+from stockpot.results import Results
+from stockpot.runs.cards import hub_name, write_model_card
 from stockpot.runs.events import FileFingerprints, LearntTask
 from stockpot.runs.folder import BASE
 from stockpot.runs.results_json import results_of, write_results
@@ -21,8 +22,8 @@ from stockpot.runs.session import OPTIMIZER, Session
 from stockpot.training.method_state import write_state
 
 
-def publish_model(session: Session, model: nn.Module, index: int, card: str | None = None) -> None:
-    """Writes the model folder after task `index` (−1: the start model), all of it or nothing."""
+def publish_model(session: Session, model: nn.Module, index: int, results: Results | None = None) -> None:
+    """Writes the model folder after task `index` (−1: the start model), with a card of the results: all or nothing."""
     folder = session.run.model(index)
     session.run.journal.check_place()
     with files.publishing(folder.parent) as temporary:
@@ -35,8 +36,8 @@ def publish_model(session: Session, model: nn.Module, index: int, card: str | No
         else:
             save_model(model, inside, session.recipe.model, session.rows(index))
         session.stream.save_preprocessor(inside)
-        if card is not None:
-            (inside / "README.md").write_text(card, encoding="utf-8")
+        if results is not None:
+            write_model_card(session.run, results, inside)
 
 
 def _base(session: Session) -> tuple[str, str | None]:
@@ -46,16 +47,10 @@ def _base(session: Session) -> tuple[str, str | None]:
     beneath = spec if adapter is None else adapter.base
     folded = adapter is not None and adapter.how == "fold"  # into the run's copy alone
     whole = not (session.stream.has_classes or folded)  # a classifier's output layer is random
-    if whole and (name := _hub_name(beneath.name)):
+    if whole and (name := hub_name(beneath.name)):
         return name, beneath.revision
     start = session.run.model(-1)
     return str((start if adapter is None or folded else start / BASE).resolve()), None
-
-
-def _hub_name(path: str | None) -> str | None:
-    """A name on the hub; None for a local folder, and for scikit-learn's digits."""
-    local = path is None or path == "digits" or Path(path).is_absolute() or Path(path).is_dir()
-    return None if local else path
 
 
 def _publish_state(
@@ -77,13 +72,8 @@ def record_task(
     event: LearntTask,
 ) -> None:
     """Publishes model, card and state, and journals the task as done; then writes results.json."""
-    from stockpot.report.card import model_card
-
     run, index = session.run, event["index"]
-    spec = session.recipe.model
-    datasets = {name for task in session.stream.tasks[: index + 1] if (name := _hub_name(task.data.path))}
-    card = model_card(results_of(run, pending=event), _hub_name(spec.name), sorted(datasets), None)
-    publish_model(session, model, index, card)
+    publish_model(session, model, index, results_of(run, pending=event))
     state_files = _publish_state(session, method, index, optimizer_state)
     run.journal.append({**event, "files": files.fingerprint(run.model(index)), "state_files": state_files})
     run.prune()

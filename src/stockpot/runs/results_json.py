@@ -17,9 +17,12 @@ from stockpot.runs.events import LearntTask
 from stockpot.runs.folder import RunFolder
 
 
-def results_of(run: RunFolder, pending: LearntTask | None = None) -> Results:
-    """The results of the tasks learnt so far; `pending` is a task that is about to be journalled as done."""
-    learnt: list[LearntTask] = [*run.finished, *([pending] if pending else [])]
+def results_of(run: RunFolder, pending: LearntTask | None = None, first: int | None = None) -> Results:
+    """The results of the tasks learnt so far; `pending` is a task that is about to be journalled as done.
+
+    `first` leaves out all tasks but the first so many, as if no more had been learnt.
+    """
+    learnt: list[LearntTask] = [*run.finished, *([pending] if pending else [])][:first]
     specs, primary = run.recipe.measured, run.recipe.primary_score
     scores = {spec.title: _scores(run, learnt, spec) for spec in specs}
     costs = [Costs(**event["costs"]) for event in learnt]

@@ -76,7 +76,7 @@ def pull(pair: TensorPair, strength: float, importance: Tensor | None = None) ->
         slope.addcmul_(importance, theta - anchor, value=strength)
 
 
-def push(pair: TensorPair, slope: Tensor, strength: float) -> None:
+def add_slope(pair: TensorPair, slope: Tensor, strength: float) -> None:
     """Adds a gradient of the whole weight: `g ← g + λ·G`, under LoRA by the chain rule."""
     if pair.factor is not None:
         _through(pair.factor, lambda _: strength * slope)
