@@ -1,4 +1,5 @@
-"""The built guide in a browser, from the disk: no script fails, nothing is fetched, pages fit a telephone, it searches."""
+"""The built guide in a browser, from the disk: no script fails, nothing is fetched, pages fit a telephone, and it
+searches."""
 
 from __future__ import annotations
 
