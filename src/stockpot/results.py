@@ -80,6 +80,8 @@ class Costs(_Strict):
     stored_model_bytes: int = Field(0, description="of it, models, or parts of them")
     stored_statistics_bytes: int = Field(0, description="of it, importances and the like")
     steps: int = 0
+    examples: int = Field(0, description="examples trained on, each as often as it came; 0 in older results")
+    tokens: int = Field(0, description="tokens of texts trained on, without padding, each as often as it came")
     averages: int = 0
 
 

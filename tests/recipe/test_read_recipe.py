@@ -51,8 +51,8 @@ def recipe(digits_recipe: dict[str, Any], write_yaml: Write) -> Path:
         ("train.learning_rat=1", "train.learning_rat: unknown key. Did you mean 'learning_rate'?"),
         ("tasks=[{name: a, train: {max_step: 1}}]", "tasks.0.train.max_step: unknown key. Did you mean 'max_steps'?"),
         ("data.zzzz=1", "data.zzzz: unknown key. Known here: path, name, revision, image, label, problem_type, "
-         "train_split, test_split, classes, rotate, permute, limit, in_memory, format, text, prompt, completion, "
-         "messages, max_length, long_prompts, packing."),
+         "train_split, test_split, classes, rotate, permute, limit, in_memory, format, text, each, prompt, input, "
+         "completion, messages, max_length, long_prompts, packing."),
     ],
 )  # fmt: skip
 def test_an_unknown_key_is_an_error_at_every_level(override: str, message: str, recipe: Path) -> None:

@@ -101,8 +101,12 @@ def test_labels_without_names_are_named_by_their_numbers(hub_folder: Callable[..
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"label": ["cat", "dog"]}, r"data\.label: column 'label' does not hold class numbers"),
-        ({"image": ["a.png", "b.png"]}, r"data\.image: column 'image' does not hold images"),
+        ({"label": ["cat", None]}, "some labels are −1: the split is not labelled"),
+        ({"image": ["a cat", "a dog"]}, r"data\.image: column 'image' does not hold images"),
+        (
+            {"image": ["a.png", "b.png"]},
+            r"split 'train', row 0: data\.image: column 'image' names 'a\.png', and there is",
+        ),
         ({"label": [-1, -1]}, "some labels are −1"),
         ({"label": [1, None]}, r"data\.label: some values of column 'label' are not class numbers"),
     ],

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from stockpot.api.outcomes import ComparisonResult
 from stockpot.api.preparation import prepared
 from stockpot.api.recipe_changes import RecipeChanges, parse_shard
-from stockpot.api.recipe_like import as_recipe, default_folder, method_names
+from stockpot.api.recipe_like import as_recipe, default_folder, method_names, recognised
 from stockpot.api.stopping import stopping_after_step
 from stockpot.comparisons.cells import contenders, is_finished, plan, prepare
 from stockpot.comparisons.engines import CellEngine, in_processes, on_ray
@@ -94,6 +94,7 @@ def compare(
         changes = RecipeChanges(names, seeds, orders, tune, search, minutes, front)
         if changes != RecipeChanges():
             checked = changes.applied(checked)
+        checked = recognised(checked, progress)
         path = default_folder(checked) if output is None else Path(output)
         check_engine(engine)
         chosen = _engine(jobs, engine)
@@ -104,6 +105,7 @@ def compare(
 
 def so_far(recipe: Recipe, path: Path) -> tuple[Comparison | None, int, int]:
     """A comparison of the reported runs that are finished, their number, and that of all; None for no finished run."""
+    recipe = recognised(recipe, progress=False)
     cells = plan(recipe)
     done = [(cell, results_of(RunFolder.open(path / cell.path))) for cell in cells if is_finished(path / cell.path)]
     return summarise_comparison(recipe, done) if done else None, len(done), len(cells)

@@ -34,6 +34,18 @@ def as_recipe(recipe: RecipeLike, overrides: Sequence[str] = ()) -> Recipe:
     return _checked(named, overrides, Recipe, "recipe", read_recipe, checked_recipe)
 
 
+def recognised(recipe: Recipe, progress: bool) -> Recipe:
+    """The recipe with what its data say filled in; with `progress`, what was guessed and why on stderr."""
+    from stockpot.recipe.recognised import Recognition
+    from stockpot.runs.progress import write_line
+
+    recognition = Recognition()
+    recipe = recognition.of_recipe(recipe)
+    for guess in recognition.guesses if progress else ():
+        write_line(guess)
+    return recipe
+
+
 def as_task(task: TaskLike, overrides: Sequence[str] = ()) -> TaskSpec:
     """A task, as `as_recipe` takes recipes."""
     from stockpot.recipe.read import checked_task, read_task

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from stockpot.api.outcomes import RunResult
 from stockpot.api.preparation import prepared
-from stockpot.api.recipe_like import as_recipe, as_task, default_folder
+from stockpot.api.recipe_like import as_recipe, as_task, default_folder, recognised
 from stockpot.api.stopping import stopping_after_step
 from stockpot.errors import StockpotError
 from stockpot.runs.actions import add_task, branch, continue_run, create_run
@@ -54,7 +54,7 @@ def run(
         Stopped: a KeyboardInterrupt, when it was asked to stop.
     """
     with prepared(run_code, run_code_unsandboxed):
-        checked = as_recipe(recipe, overrides)
+        checked = recognised(as_recipe(recipe, overrides), progress)
         path = default_folder(checked) if output is None else Path(output)
 
         def begin() -> Stream:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import nan
 from typing import Any, Protocol
 
@@ -210,16 +210,41 @@ def concat(parts: Sequence[Examples]) -> Examples:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What one task trains on: the first `new` examples make an epoch; the rest are for rehearsal.
+    """What one task trains on: the first `new` examples make an epoch; the rest are for rehearsal, or general data.
 
     With `rehearsed_per_batch` m, every batch gets m of the examples after the first `new`, drawn without replacement.
+    The last `general` examples are none of these: each epoch has `drawn_general` of them beside the new ones.
     """
 
     examples: Examples
     new: int
     rehearsed_per_batch: int = 0
+    general: int = 0
+    drawn_general: int = 0
 
     @classmethod
     def of(cls, examples: Examples) -> TrainingData:
         """All examples, shuffled anew each epoch."""
         return cls(examples, len(examples))
+
+    @property
+    def epoch(self) -> int:
+        """Examples in an epoch, without those that are rehearsed in every batch."""
+        return self.new + self.drawn_general
+
+    def mixed_with(self, mixture: Mixture) -> TrainingData:
+        """The same with general data in every epoch.
+
+        Equation: of n new examples and fraction f, `round(n·f / (1−f))` general ones, so that they are f of the epoch
+        """
+        drawn = max(1, int(self.new * mixture.fraction / (1 - mixture.fraction) + 0.5))
+        examples = self.examples.followed_by([mixture.examples])
+        return replace(self, examples=examples, general=len(mixture.examples), drawn_general=drawn)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """General data, and the fraction of a task's epochs that it is to be."""
+
+    examples: Examples
+    fraction: float

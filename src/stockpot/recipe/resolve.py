@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.methods.base import BaseConfig
 from stockpot.recipe.schema import Recipe, Split
 from stockpot.streams.classes import split_classes
-from stockpot.streams.spec import DataSpec, TaskSpec, inherit
+from stockpot.streams.spec import DataSpec, MixSpec, TaskSpec, inherit
 from stockpot.yaml_text import dump_yaml
+
+_Data = TypeVar("_Data", bound=DataSpec)
 
 
 def absolute(path: str) -> str:
@@ -19,15 +21,17 @@ def absolute(path: str) -> str:
     return str(folder.resolve()) if folder.exists() else path
 
 
-def _located(data: DataSpec) -> DataSpec:
+def _located(data: _Data) -> _Data:
     if data.path in (None, "digits"):
         return data
     return data.model_copy(update={"path": absolute(str(data.path))})
 
 
-def resolve_task(task: TaskSpec, default: DataSpec) -> TaskSpec:
-    """The task with everything that it inherits written out."""
-    return task.model_copy(update={"data": _located(inherit(default, task.data))})
+def resolve_task(task: TaskSpec, default: DataSpec, mix: MixSpec | None = None) -> TaskSpec:
+    """The task with everything that it inherits written out: keys of `data`, and the general data mixed into it."""
+    mix = task.mix or mix
+    changes = {"data": _located(inherit(default, task.data)), "mix": None if mix is None else _located(mix)}
+    return task.model_copy(update=changes)
 
 
 def listed_tasks(recipe: Recipe) -> list[TaskSpec]:
@@ -42,7 +46,9 @@ def resolve(recipe: Recipe, method: BaseConfig, seed: int) -> Recipe:
 
     Raises StockpotError where the method cannot do anything on this stream, or a file that it names is missing.
     """
-    tasks = [resolve_task(task, recipe.data) for task in listed_tasks(recipe)]
+    tasks = [resolve_task(task, recipe.data, recipe.mix) for task in listed_tasks(recipe)]
+    if mixing := [task.name for task in recipe.controls if task.mix is not None]:
+        raise StockpotError(f"controls: {mixing[0]!r}: mix: a control is never trained on; drop the key.")
     method = method.settled(recipe.model.origin).located(_located)
     problem = method.problem_with(len(tasks))
     if problem:
@@ -51,6 +57,7 @@ def resolve(recipe: Recipe, method: BaseConfig, seed: int) -> Recipe:
         "tasks": tasks,
         "controls": [resolve_task(task, recipe.data) for task in recipe.controls],
         "data": _located(recipe.data),
+        "mix": None if recipe.mix is None else _located(recipe.mix),
         "train": {**recipe.train, **(method.train or {})},
         "compare": [],
         "seeds": [seed],

@@ -15,7 +15,7 @@ from stockpot.methods.base import BaseConfig
 from stockpot.models.spec import ModelKind, ModelSpec
 from stockpot.recipe.ranges import check_ranges
 from stockpot.spelling import option
-from stockpot.streams.spec import DataSpec, Scenario, TaskSpec, TrainSettings, inherit
+from stockpot.streams.spec import DataSpec, MixSpec, Scenario, TaskSpec, TrainSettings, inherit
 from stockpot.strict import StrictModel
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ class Recipe(StrictModel):
     )
     data: DataSpec = Field(default_factory=DataSpec)
     tasks: list[TaskSpec] | Split
+    mix: MixSpec | None = Field(None, description="general data that is mixed into every task, and never evaluated")
     controls: list[TaskSpec] = Field(default_factory=list, description="evaluated, never trained on")
     method: MethodConfig = Field(default_factory=dict, validate_default=True)
     compare: list[MethodConfig] = Field(default_factory=list, description="the methods of `stockpot compare`")

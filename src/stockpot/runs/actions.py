@@ -12,6 +12,7 @@ from stockpot.errors import StockpotError
 from stockpot.methods.base import BaseConfig, TaskFacts
 from stockpot.models.lora import attach
 from stockpot.models.start import start_model
+from stockpot.recipe.recognised import Recognition
 from stockpot.recipe.resolve import resolve, resolve_task
 from stockpot.recipe.schema import Recipe
 from stockpot.results import Results
@@ -152,7 +153,8 @@ def add_task(path: Path, task: TaskSpec, *, allow_code: bool = False) -> None:
         taken = [other.name for other in (*run.tasks, *recipe.controls)]
         if task.name in taken:
             raise StockpotError(f"task {task.name!r}: the stream already has a task of this name; choose another.")
-        resolved = resolve_task(task, recipe.data)
+        task = Recognition(f"task {task.name!r}").of_task(task, recipe.data, recipe.scenario)
+        resolved = resolve_task(task, recipe.data, recipe.mix)
         training_arguments({**recipe.train, **resolved.train}, path, run.seed)
         longer = recipe.model_copy(update={"tasks": [*run.tasks, resolved]})
         session = Session.open(run, longer, allow_code=allow_code)

@@ -20,7 +20,8 @@ from stockpot.runs.stream_trackers import StreamTrackers, TaskCurve, stream_trac
 from stockpot.runs.weighing import weigh_classes
 from stockpot.seeds import derive, seed_everything
 from stockpot.training import dispatch
-from stockpot.training.job import Interrupted, Job, check_finite, planned_steps
+from stockpot.training.job import Interrupted, Job, check_finite, planned_steps, training_arguments
+from stockpot.training.seen import seen_in
 
 
 def learn_stream(session: Session) -> None:
@@ -80,6 +81,8 @@ def learn(session: Session, index: int, trackers: StreamTrackers) -> None:
     seed_everything(task.seed)
     examples = stream.train(index)
     data = method.training_data(task, examples)
+    if (mixture := stream.mixture(index)) is not None:
+        data = data.mixed_with(mixture)
     settings = {**recipe.train, **run.tasks[index].train}
     class_weights, weights_notes = weigh_classes(session, settings, data, index)
     job = Job(
@@ -108,7 +111,7 @@ def learn(session: Session, index: int, trackers: StreamTrackers) -> None:
     method.task_end(task, examples)
     if curve is not None:
         curve.averaged(task.total_steps)
-    costs = _costs(clock, method, task)
+    costs = _costs(clock, method, task, job)
     check_finite(model, task.name)
 
     clock = Clock()
@@ -165,6 +168,8 @@ def _watch(job: Job, session: Session, clock: Clock, curve: TaskCurve | None) ->
     job.on_begin, job.on_step, job.on_log = begin, step, curve.log
 
 
-def _costs(clock: Clock, method: Method[Any], task: Task) -> Costs:
+def _costs(clock: Clock, method: Method[Any], task: Task, job: Job) -> Costs:
     wall, cpu = clock.read()
-    return Costs(training_seconds=wall, training_cpu_seconds=cpu, steps=task.total_steps, **vars(method.costs))
+    seen = seen_in(job.data, training_arguments(job.settings, job.folder, job.seed), job.seed, task.total_steps)
+    costs: dict[str, Any] = {**vars(seen), **vars(method.costs), "steps": task.total_steps}
+    return Costs(training_seconds=wall, training_cpu_seconds=cpu, **costs)

@@ -37,6 +37,7 @@ def check_model(model: nn.Module, stream: Stream, rows: int, first: int = 0) -> 
                     f"the model's output has shape {output_shape}; a language model has one at every token."
                 )
             stream.test(index)  # so that a bad row raises before anything is learnt
+            stream.mixture(index)
         elif output_shape != (1, rows):
             raise StockpotError(
                 f"the model's output for one example has shape {output_shape}; the stream needs (1, {rows})."

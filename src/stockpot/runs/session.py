@@ -71,11 +71,12 @@ class Session:
         stream = opened or open_stream(recipe, run.model(-1))
         for task, facts in stream.facts().items():
             recorded = run.facts.get(task, facts)
-            if recorded["fingerprint"] != facts["fingerprint"]:
-                raise StockpotError(
-                    f"task {task!r}: the data at {facts['path']} changed since the run was created "
-                    f"(fingerprint {facts['fingerprint']}, recorded {recorded['fingerprint']})."
-                )
+            for now, before in ((facts, recorded), (facts.get("mix"), recorded.get("mix"))):
+                if now and before and before["fingerprint"] != now["fingerprint"]:
+                    raise StockpotError(
+                        f"task {task!r}: the data at {now['path']} changed since the run was created "
+                        f"(fingerprint {now['fingerprint']}, recorded {before['fingerprint']})."
+                    )
         device = training_arguments(recipe.train, run.path, run.seed).device
         return cls(run, recipe, stream, device, allow_code, stop or Stop(), progress or Progress())
 

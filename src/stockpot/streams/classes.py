@@ -15,7 +15,7 @@ from stockpot.streams.hub import KEPT_OPEN
 from stockpot.streams.images import open_images
 from stockpot.streams.labelled import LabelledPart, LabelledSource, Labels
 from stockpot.streams.sampling import evenly_spaced_rows
-from stockpot.streams.spec import TUNING_SHARE, DataSpec, TaskSpec, inherit
+from stockpot.streams.spec import TUNING_SHARE, DataSpec, MixSpec, TaskSpec, inherit
 from stockpot.streams.text.labelled_texts import open_labelled_texts
 
 PartName = Literal["train", "test"]
@@ -94,6 +94,7 @@ class ClassifiedTask:
     tuning: bool = False  # both parts are cut from the training examples; the test part is not touched
     most: int | None = None  # test examples
     rows: tuple[int, ...] = ()  # the output row of each class
+    mix: MixSpec | None = None  # general data, which `mixed` opens
 
     @classmethod
     def open(cls, default: DataSpec, spec: TaskSpec, tuning: bool = False, most: int | None = None) -> ClassifiedTask:
@@ -102,6 +103,7 @@ class ClassifiedTask:
         where = f"task {spec.name!r}"
         source = open_labelled(data, where)
         task = cls(spec.name, data, source, chosen_classes(data, source, where), tuning, most)
+        task.mix = spec.mix if spec.mix is not None and spec.mix.fraction else None
         parts: tuple[PartName, PartName] = ("train", "test")
         for part in parts:
             if not len(task.indices(part)):

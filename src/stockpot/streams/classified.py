@@ -13,13 +13,13 @@ import psutil
 import torch
 from torch import Tensor
 
-from stockpot.batches.examples import Batch, Examples, LazyExamples, TensorExamples
+from stockpot.batches.examples import Batch, Examples, LazyExamples, Mixture, TensorExamples
 from stockpot.batches.losses import SINGLE_LABEL
 from stockpot.errors import StockpotError
 from stockpot.streams.classes import ClassifiedTask, PartName
 from stockpot.streams.labelled import LabelledPart, Labels, Values
 from stockpot.streams.scenario import Rows
-from stockpot.streams.spec import DataSpec, Scenario, TaskSpec
+from stockpot.streams.spec import DataSpec, MixSpec, Scenario, TaskSpec
 from stockpot.streams.transforms import permute, rotate
 
 _CHUNK = 512  # images processed at once
@@ -167,6 +167,9 @@ class ClassifiedStream:
         stream = cls(scenario, opened, checks, reader)
         for control in stream.controls:
             control.rows = stream._control_rows(control)
+        for index, task in enumerate(opened):
+            if task.mix is not None:
+                stream._general(index, task.mix)  # raises where it does not fit
         return stream
 
     @property
@@ -193,6 +196,13 @@ class ClassifiedStream:
         """The training examples of task `index` (from 0)."""
         return self._read(self.tasks[index], "train")
 
+    def mixture(self, index: int) -> Mixture | None:
+        """The general data that is mixed into task `index` (from 0); None where there is none."""
+        task = self.tasks[index]
+        if task.mix is None:
+            return None
+        return Mixture(self._read(self._general(index, task.mix), "train"), task.mix.fraction)
+
     def test(self, index: int) -> Examples:
         """The test examples of task `index` (from 0)."""
         return self._read(self.tasks[index], "test")
@@ -212,20 +222,51 @@ class ClassifiedStream:
         return self.reader.sample(first, task.data, f"task {task.name!r}")
 
     def notes(self, index: int) -> list[str]:
-        """Nothing: every example is used as it is."""
-        return []
+        """What was mixed into task `index`; every example is used as it is."""
+        mix = self.tasks[index].mix
+        if mix is None:
+            return []
+        count = len(self._general(index, mix).indices("train"))
+        general = f"{mix.fraction:.1%} of every epoch are general data, of {count} {self.example_noun} from {mix.path}"
+        return [f"task {self.tasks[index].name!r}: {general}"]
 
     def facts(self) -> dict[str, dict[str, Any]]:
         """Name of a task or control → path, fingerprint, classes, and how many `train` and `test` examples it has."""
-        return {
+        facts: dict[str, dict[str, Any]] = {
             task.name: {**task.source.facts, "classes": task.classes, "train": len(task.indices("train")),
                         "test": len(task.indices("test"))}
             for task in (*self.tasks, *self.controls)
         }  # fmt: skip
+        for index, task in enumerate(self.tasks):
+            if task.mix is not None:
+                general = self._general(index, task.mix)
+                sizes = {"fraction": task.mix.fraction, "train": len(general.indices("train"))}
+                facts[task.name]["mix"] = {
+                    "path": task.mix.path, **sizes, "fingerprint": general.source.facts["fingerprint"]
+                }  # fmt: skip
+        return facts
 
     def save_preprocessor(self, folder: Path) -> None:
         """Writes the tokenizer or the image processor beside a model."""
         self.reader.save(folder)
+
+    def _general(self, index: int, mix: MixSpec) -> ClassifiedTask:
+        """The general data of task `index`, whose classes must be those of the tasks up to it."""
+        name = f"{self.tasks[index].name}: mix"
+        if self.scenario == "task-incremental":
+            raise StockpotError(f"task {name!r}: a task-incremental head has no rows for general data; drop mix.")
+        if self.tasks[index].data.problem != SINGLE_LABEL:
+            raise StockpotError(f"task {name!r}: general data are mixed into texts and into classes alone; drop mix.")
+        general = ClassifiedTask.open(mix, TaskSpec.model_construct(name=name, data=DataSpec(), mix=None))
+        rows = self.first(index + 1).rows
+        keys = general.classes if self.scenario == "class-incremental" else list(map(str, range(len(general.labels))))
+        if missing := [key for key in keys if key not in rows.names]:
+            raise StockpotError(
+                f"task {name!r}: no task up to this one has the class {missing[0]!r}, so the head has no row for it: "
+                "choose others with mix.classes."
+            )
+        general.rows = tuple(rows.names.index(key) for key in keys)
+        return general
 
     def _control_rows(self, control: ClassifiedTask) -> tuple[int, ...]:
         rows = self.rows

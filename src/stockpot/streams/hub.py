@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from stockpot.errors import StockpotError, did_you_mean
-from stockpot.streams.local import is_data, open_file, refuse_encoding
+from stockpot.streams.layouts import is_saved, open_saved, open_text_files, refuse_mixture, text_folder
+from stockpot.streams.local import SAMPLE_BY, is_data, open_file, refuse_encoding
 from stockpot.streams.spec import DataSpec
 
 KEPT_OPEN = 32  # data sets that a process keeps open, of each kind: the runs of a comparison share them
@@ -22,7 +23,7 @@ def open_hub(data: DataSpec, where: str) -> Any:
     file = Path(data.path).expanduser()
     try:
         if file.is_file() or (is_data(file) and not file.is_dir()):
-            splits = open_file(data.path, where)
+            splits = open_file(data.path, where, data.each)
         else:
             splits = _open_named(data, file, where)
     except Exception as error:
@@ -49,9 +50,19 @@ def _open_named(data: DataSpec, folder: Path, where: str) -> Any:
         if not folder.exists():
             raise StockpotError(f"{where}: data.path: {path}: there is no such folder.")
         path = str(folder)
+    settings: dict[str, Any] = {}
+    if Path(path).is_dir():
+        if is_saved(Path(path)):
+            return open_saved(Path(path), where)
+        texts = text_folder(Path(path)) if data.each is not None else None
+        if texts is not None and data.each == "file":
+            return open_text_files(texts, where)
+        refuse_mixture(Path(path), where)
+        if texts is not None:
+            settings = {"sample_by": SAMPLE_BY[str(data.each)]}
     try:
         try:
-            return datasets.load_dataset(path, name=data.name, revision=data.revision)
+            return datasets.load_dataset(path, name=data.name, revision=data.revision, **settings)
         except datasets.exceptions.DatasetGenerationError:
             if not Path(path).is_dir():
                 raise

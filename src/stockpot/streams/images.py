@@ -9,7 +9,9 @@ import numpy as np
 
 from stockpot.batches.losses import SINGLE_LABEL
 from stockpot.errors import StockpotError, did_you_mean
+from stockpot.streams.columns import PICTURES, survey
 from stockpot.streams.hub import choose_test_split, open_hub
+from stockpot.streams.image_files import with_pictures
 from stockpot.streams.labelled import (
     LabelledPart,
     LabelledSource,
@@ -17,8 +19,8 @@ from stockpot.streams.labelled import (
     Values,
     label_problem,
     numbered_classes,
-    several_columns,
 )
+from stockpot.streams.recognition import class_reading
 from stockpot.streams.spec import DataSpec
 from stockpot.streams.values import ValueReader, value_columns
 
@@ -78,30 +80,39 @@ def _open_digits() -> LabelledSource:
 def _open_hub_images(data: DataSpec, where: str) -> LabelledSource:
     splits = open_hub(data, where)
     train = splits[data.train_split]
-    _refuse_text(data, train.features, where)
-    image = _find_column(train.features, data.image, "image", "Image", where)
+    _refuse_text(data, train, where)
+    if data.image is not None and data.image not in train.features:
+        hint = did_you_mean(data.image, train.features)
+        raise StockpotError(
+            f"{where}: data.image: there is no column {data.image!r}.{hint} Columns: {list(train.features)}."
+        )
     if len(train) == 0:
         raise StockpotError(f"{where}: the split {data.train_split!r} of {data.path!r} is empty.")
+    keys = class_reading(data, train, where).keys
+    image = keys.get("image", "image")
+    test_name = choose_test_split(data, splits)
+    splits = {
+        name: with_pictures(splits[name], image, data, f"{where}: {data.path}, split {name!r}")
+        for name in dict.fromkeys((data.train_split, test_name or data.train_split))
+    }
     if data.problem != SINGLE_LABEL:
         return _open_valued_images(data, splits, image, where)
-    if isinstance(data.label, list):
-        raise several_columns(where)
-    label = _find_column(train.features, data.label, "label", "ClassLabel", where)
+    train, label = splits[data.train_split], keys["label"]
     _check_first_row(train[0], image, label, where)
+    named = _names_of(list(splits.values()), label)
 
     def part(dataset: Any, rows: Labels | None = None) -> LabelledPart:
-        labels = _read_labels(dataset, label, where)
+        labels = _read_labels(dataset, label, where, named)
         rows = np.arange(len(labels)) if rows is None else rows
         return _image_part(dataset, image, rows, labels[rows])
 
-    test_name = choose_test_split(data, splits)
     if test_name is not None:
         parts = part(train), part(splits[test_name])
     else:
-        kept, held_out = _hold_out(_read_labels(train, label, where), where)
+        kept, held_out = _hold_out(_read_labels(train, label, where, named), where)
         parts = part(train, kept), part(train, held_out)
     highest = int(max(parts[0].labels.max(), parts[1].labels.max() if len(parts[1].labels) else 0))
-    names = getattr(train.features[label], "names", None)
+    names = named or getattr(train.features[label], "names", None)
     classes = list(names) if names else numbered_classes(highest, f"{where}: data.label: column {label!r}")
     if min(int(part.labels.min()) for part in parts if len(part.labels)) < 0:
         raise StockpotError(f"{where}: some labels are −1: the split is not labelled; choose data.test_split.")
@@ -141,35 +152,29 @@ def _image_part(dataset: Any, image: str, rows: Labels, labels: Labels | Values)
     return LabelledPart(lambda picked: dataset[[int(row) for row in rows[np.asarray(picked)]]][image], labels)
 
 
-def _find_column(features: Any, wanted: str | None, key: str, feature_type: str, where: str) -> str:
-    names = list(features)
-    if wanted is not None:
-        if wanted not in names:
-            hint = did_you_mean(wanted, names)
-            raise StockpotError(f"{where}: data.{key}: there is no column {wanted!r}.{hint} Columns: {names}.")
-        return wanted
-    candidates = [name for name in names if type(features[name]).__name__ == feature_type]
-    if not candidates and key in names:
-        return key
-    if len(candidates) != 1:
-        state = f"there are several such columns, {candidates}" if candidates else f"none of the columns {names} fits"
-        raise StockpotError(f"{where}: data.{key}: {state}; name the column.")
-    return str(candidates[0])
-
-
-def _refuse_text(data: DataSpec, features: Any, where: str) -> None:
+def _refuse_text(data: DataSpec, dataset: Any, where: str) -> None:
     """Raises StockpotError if the data hold texts but no images, and the recipe does not say that texts are meant."""
-    pictures = any(type(feature).__name__ == "Image" for feature in features.values())
-    texts = [name for name, feature in features.items() if str(getattr(feature, "dtype", "")).endswith("string")]
-    chats = [name for name in features if name == "messages"]
-    if data.image is None and not pictures and "image" not in features and (texts or chats):
+    columns = survey(dataset)
+    pictures = any(column.content in PICTURES for column in columns.values())
+    texts = [name for name, column in columns.items() if column.content in ("texts", "words")]
+    chats = [name for name in columns if name == "messages"]
+    if data.image is None and not pictures and "image" not in columns and (texts or chats):
         raise StockpotError(
             f"{where}: {data.path!r} holds texts ({', '.join(texts or chats)}), not images: to classify them, name "
             "their column with data.text; to continue them, set scenario: language."
         )
 
 
-def _read_labels(dataset: Any, label: str, where: str) -> Labels:
+def _names_of(splits: list[Any], label: str) -> list[str]:
+    """The names of the classes where labels are strings, sorted; empty where they are numbers."""
+    values = {value for split in splits for value in split.unique(label) if isinstance(value, str)}
+    return sorted(value for value in values if value)
+
+
+def _read_labels(dataset: Any, label: str, where: str, names: list[str]) -> Labels:
+    if names:
+        numbers = {name: number for number, name in enumerate(names)}
+        return np.array([numbers.get(value, -1) for value in dataset[label]], dtype=np.int64)
     try:
         return np.asarray(dataset[label], dtype=np.int64)
     except (TypeError, ValueError) as error:
@@ -177,7 +182,7 @@ def _read_labels(dataset: Any, label: str, where: str) -> Labels:
 
 
 def _check_first_row(row: dict[str, Any], image: str, label: str, where: str) -> None:
-    if isinstance(row[label], bool) or not isinstance(row[label], int):
+    if isinstance(row[label], bool) or not isinstance(row[label], int | str):
         problem = label_problem(row[label])
         state = f": {problem}" if problem else " does not hold class numbers"
         raise StockpotError(f"{where}: data.label: column {label!r}{state}.")

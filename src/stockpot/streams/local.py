@@ -11,7 +11,9 @@ from stockpot.errors import StockpotError
 
 BUILDERS = {
     ".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".txt": "text", ".parquet": "parquet",
+    ".ndjson": "json", ".arrow": "arrow",
 }  # fmt: skip
+SAMPLE_BY = {"line": "line", "paragraph": "paragraph", "file": "document"}  # `each` of a recipe → `datasets`' word
 _SETTINGS = {".tsv": {"delimiter": "\t"}}
 AS_UTF8 = "convert it to UTF-8, for example with `iconv -f latin1 -t utf-8`."
 
@@ -21,8 +23,11 @@ def is_data(file: Path) -> bool:
     return file.suffix.lower() in BUILDERS
 
 
-def open_file(path: str, where: str) -> Any:
-    """The splits of a data set that is one file. Raises StockpotError, starting with `where`, if it cannot be read."""
+def open_file(path: str, where: str, each: str | None = None) -> Any:
+    """The splits of a data set that is one file; `each` is what one text of a .txt file is, by default a line.
+
+    Raises StockpotError, starting with `where`, if it cannot be read.
+    """
     import datasets
 
     file = Path(path).expanduser()
@@ -34,8 +39,11 @@ def open_file(path: str, where: str) -> Any:
             f"{where}: data.path: {path}: files that end in {suffix!r} are not supported; convert it to one of "
             f"{', '.join(BUILDERS)}, or name a folder in the hub's layout."
         )
+    settings = _SETTINGS.get(suffix, {})
+    if BUILDERS[suffix] == "text" and each is not None:
+        settings = {"sample_by": SAMPLE_BY[each]}
     try:
-        return datasets.load_dataset(BUILDERS[suffix], data_files=str(file), **_SETTINGS.get(suffix, {}))
+        return datasets.load_dataset(BUILDERS[suffix], data_files=str(file), **settings)
     except Exception as error:
         if not file.stat().st_size:
             raise StockpotError(f"{where}: {path} is empty.") from error
@@ -56,7 +64,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _broken_row(file: Path) -> int | None:
     """The first line of a .jsonl file that is not JSON, from 0."""
-    if file.suffix.lower() != ".jsonl":
+    if file.suffix.lower() not in (".jsonl", ".ndjson"):
         return None
     for number, line in enumerate(file.read_bytes().splitlines()):
         try:
@@ -79,7 +87,7 @@ def refuse_encoding(error: Exception, where: str, path: str | None) -> None:
 
 def _foreign_line(file: Path) -> str | None:
     """The first line of a file that is not UTF-8; lines are counted from 1, as editors do."""
-    if file.suffix.lower() == ".parquet":
+    if file.suffix.lower() in (".parquet", ".arrow"):
         return None
     for number, line in enumerate(file.read_bytes().split(b"\n"), 1):
         try:

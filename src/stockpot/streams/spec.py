@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from stockpot.batches.losses import SINGLE_LABEL, ProblemType
 from stockpot.strict import StrictModel
 from stockpot.switches import read_switches
 
 Scenario = Literal["class-incremental", "domain-incremental", "task-incremental", "language"]
-Format = Literal["text", "prompt-completion", "chat"]
+Format = Literal["text", "prompt-completion", "instruction", "chat"]
 TUNING_SHARE = 5  # one in so many training examples (of each class, where there are classes) is held out to tune on
 
 # Keys of TrainingArguments that take the word `no`; in all others YAML's `no` means false.
@@ -59,9 +59,19 @@ class DataSpec(StrictModel):
     permute: int | None = Field(None, ge=0, description="shuffle the pixels by one fixed permutation with this seed")
     limit: int | None = Field(None, ge=1, description="at most this many training and test examples of each class")
     in_memory: bool | None = Field(None, description="hold the processed images as tensors; default: if they fit")
-    format: Format | None = Field(None, description="which part of a text is learnt: all of it, or only the answers")
+    format: Format | None = Field(
+        None,
+        description="which part of a text is learnt: all of it, or only the answers; chat puts prompts into the "
+        "model's chat template, instruction into Alpaca's",
+    )
     text: str | None = Field(None, description="a text column, or a template of columns: 'Title: {title}\\n{text}'")
+    each: Literal["line", "paragraph", "file"] | None = Field(
+        None, description="what one text of .txt files is; default: a line of one file, each file of a folder"
+    )
     prompt: str | None = Field(None, description="column or template of the prompt, which is not learnt")
+    input: str | None = Field(
+        None, description="column with more of an instruction, where there is any; default: input, or context"
+    )
     completion: str | None = Field(None, description="column or template of the completion, which is learnt")
     messages: str | None = Field(None, description="column of chat messages; default: messages")
     max_length: int | None = Field(
@@ -99,9 +109,32 @@ def inherit(default: DataSpec, task: DataSpec) -> DataSpec:
     return default.model_copy(update={key: getattr(task, key) for key in task.model_fields_set})
 
 
+class MixSpec(DataSpec):
+    """General data that is mixed into what a task trains on, and never evaluated; it has keys as other data has.
+
+    `max_length`, `packing` and `long_prompts` are by default those of the task.
+    """
+
+    fraction: float = Field(
+        ge=0, lt=1, description="share of general examples among those of every epoch; 0 in a task: none, after all"
+    )
+
+    @model_validator(mode="after")
+    def _named(self) -> MixSpec:
+        if self.path is None and self.fraction:
+            raise ValueError("path is missing: it names the data to mix in")
+        return self
+
+    def beside(self, task: DataSpec) -> MixSpec:
+        """With what a task's own data decide about sequences, where this does not."""
+        keys = {"max_length", "packing", "long_prompts"} - self.model_fields_set
+        return self.model_copy(update={key: getattr(task, key) for key in keys})
+
+
 class TaskSpec(StrictModel):
     """One task of the stream; also what `stockpot add` reads."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
     data: DataSpec = Field(default_factory=DataSpec)
     train: TrainSettings = Field(default_factory=dict, description="settings that differ for this task")
+    mix: MixSpec | None = Field(None, description="general data in every epoch; default: that of the recipe")

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from stockpot.batches.examples import Batch, Examples
+from stockpot.batches.examples import Batch, Examples, Mixture
 from stockpot.streams.scenario import Rows
-from stockpot.streams.spec import DataSpec, Scenario
+from stockpot.streams.spec import DataSpec, MixSpec, Scenario
 from stockpot.streams.text.part import TextPart
 
 
@@ -23,6 +23,11 @@ class StreamTask(Protocol):
     @property
     def data(self) -> DataSpec:
         """Its data, with what it inherits from the recipe."""
+        ...
+
+    @property
+    def mix(self) -> MixSpec | None:
+        """The general data that is mixed into it; None where there is none."""
         ...
 
     @property
@@ -84,6 +89,10 @@ class Stream(Protocol):
 
     def train(self, index: int) -> Examples:
         """The training examples of task `index`."""
+        ...
+
+    def mixture(self, index: int) -> Mixture | None:
+        """The general data that is mixed into task `index`; None where the recipe names none."""
         ...
 
     def test(self, index: int) -> Examples | TextPart:

@@ -13,8 +13,18 @@ from stockpot.batches.examples import Batch, TrainingData
 from stockpot.seeds import generator
 
 
+def batches_in(examples: int, batch_size: int, drop_last: bool = False) -> int:
+    """The batches of an epoch of so many examples."""
+    whole, rest = divmod(examples, batch_size)
+    return whole + (rest > 0 and not drop_last)
+
+
 class EpochBatches(BatchSampler):
-    """Index batches of one epoch: a fresh permutation of the new examples, and draws from the rehearsed ones."""
+    """Index batches of one epoch: the new examples and a draw of general ones, shuffled, and draws from the rehearsed.
+
+    General examples are taken in turn from one permutation of them after the other, so that none comes a second time
+    before all have come; an epoch takes on where the one before left off.
+    """
 
     def __init__(self, data: TrainingData, batch_size: int, seed: int, drop_last: bool = False) -> None:
         self.data = data
@@ -30,18 +40,29 @@ class EpochBatches(BatchSampler):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        whole, rest = divmod(self.data.new, self.batch_size)
-        return whole + (rest > 0 and not self.drop_last)
+        return batches_in(self.data.epoch, self.batch_size, self.drop_last)
 
     def __iter__(self) -> Iterator[list[int]]:
         draws = generator(self.seed, "epoch", self.epoch)
-        order = torch.randperm(self.data.new, generator=draws)
-        rest, many = len(self.data.examples) - self.data.new, self.data.rehearsed_per_batch
+        order = torch.randperm(self.data.epoch, generator=draws)
+        if self.data.drawn_general:
+            order = torch.cat([torch.arange(self.data.new), self._general()])[order]
+        rest = len(self.data.examples) - self.data.new - self.data.general
+        many = self.data.rehearsed_per_batch
         for batch in order.split(self.batch_size)[: len(self)]:
             if rest and many:
                 drawn = torch.randperm(rest, generator=draws)[:many] + self.data.new
                 batch = torch.cat([batch, drawn])  # noqa: PLW2901
             yield batch.tolist()
+
+    def _general(self) -> torch.Tensor:
+        """The general examples of this epoch, by their number in all."""
+        count, many = self.data.general, self.data.drawn_general
+        first = self.epoch * many
+        passes = range(first // count, (first + many - 1) // count + 1)
+        orders = [torch.randperm(count, generator=generator(self.seed, "mix", number)) for number in passes]
+        start = first - passes[0] * count
+        return torch.cat(orders)[start : start + many] + len(self.data.examples) - count
 
 
 def _as_it_is(batch: Any) -> Any:

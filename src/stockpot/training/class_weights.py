@@ -83,12 +83,16 @@ def row_weights(
 
 
 def _times_trained_on(data: TrainingData, batches: int, rows: int) -> Tensor:
-    """How many examples of each row an epoch has, in the mean over the draws of rehearsed ones."""
+    """How many examples of each row an epoch has, in the mean over the draws of rehearsed and of general ones."""
     labels = data.examples.labels
-    new, rest = (part.bincount(minlength=rows).double() for part in (labels[: data.new], labels[data.new :]))
-    stored = len(labels) - data.new
-    drawn = min(data.rehearsed_per_batch, stored) * batches
-    return new + rest * (drawn / stored) if stored else new
+    stored = len(labels) - data.new - data.general
+    groups = labels.split([data.new, stored, data.general])
+    drawn = (data.new, min(data.rehearsed_per_batch, stored) * batches, data.drawn_general)
+    times = torch.zeros(rows, dtype=torch.float64)
+    for group, many in zip(groups, drawn, strict=True):
+        if len(group):
+            times += group.bincount(minlength=rows).double() * (many / len(group))
+    return times
 
 
 def weights_note(value: Any, weights: Tensor, names: Sequence[str], labels: Tensor, task: str) -> str:

@@ -19,7 +19,7 @@ from stockpot.batches.outputs import logits_of, targets_of
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.methods.base import Method
 from stockpot.streams.scenario import mask_rivals
-from stockpot.training.batches import EpochBatches
+from stockpot.training.batches import EpochBatches, batches_in
 from stockpot.training.class_weights import CLASS_WEIGHTS
 
 STREAM_TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")  # the run writes to these: a task is part of a stream
@@ -126,11 +126,18 @@ def epoch_batches(data: TrainingData, settings: dict[str, Any], folder: Path, se
 
 def planned_steps(job: Job) -> int:
     """T of this job, whichever loop trains it."""
-    args = training_arguments(job.settings, job.folder, job.seed)
-    batches = len(EpochBatches(job.data, args.train_batch_size, job.seed, args.dataloader_drop_last))
+    return steps_for(job.data.epoch, training_arguments(job.settings, job.folder, job.seed))
+
+
+def steps_for(examples: int, args: Any) -> int:
+    """T of a task with so many examples in an epoch; `args` are TrainingArguments.
+
+    Raises StockpotError where nothing would be trained.
+    """
+    batches = batches_in(examples, args.train_batch_size, args.dataloader_drop_last)
     if batches == 0:
         raise StockpotError(
-            f"train.dataloader_drop_last: {job.data.new} examples do not fill one batch of {args.train_batch_size}: "
+            f"train.dataloader_drop_last: {examples} examples do not fill one batch of {args.train_batch_size}: "
             "nothing would be trained."
         )
     return total_steps(batches, args.gradient_accumulation_steps, args.num_train_epochs, args.max_steps)

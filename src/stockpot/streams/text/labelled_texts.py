@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from stockpot.batches.losses import SINGLE_LABEL
-from stockpot.errors import StockpotError, did_you_mean
+from stockpot.errors import StockpotError
 from stockpot.streams.labelled import (
     LabelledPart,
     LabelledSource,
@@ -16,12 +16,11 @@ from stockpot.streams.labelled import (
     Values,
     label_problem,
     numbered_classes,
-    several_columns,
 )
+from stockpot.streams.recognition import class_reading
 from stockpot.streams.spec import DataSpec
 from stockpot.streams.text.splits import open_splits, part_rows, read_columns
 from stockpot.streams.text.templates import open_template
-from stockpot.streams.text.text_source import text_column
 from stockpot.streams.values import ValueReader, value_columns
 
 
@@ -35,11 +34,11 @@ def open_labelled_texts(data: DataSpec, where: str) -> LabelledSource:
     train = splits[data.train_split]
     names = list(train.features)
     single = data.problem == SINGLE_LABEL
-    columns = [_label_column(data, train.features, where)] if single else value_columns(data, train.features, where)
+    wanted, columns = data.text, [] if single else value_columns(data, train.features, where)
+    if wanted is None or single:
+        keys = class_reading(data, train, where).keys
+        wanted, columns = wanted or keys["text"], columns or [keys["label"]]
     label = columns[0]
-    wanted = data.text or text_column(train.features, but=label)
-    if wanted is None:
-        raise StockpotError(f"{where}: data.text: name the column to classify, or a template. Columns: {names}.")
     template = open_template(wanted, names, f"{where}: data.text")
     contents: dict[str, tuple[list[str], list[Any]]] = {}
     places: dict[str, tuple[str, list[int]]] = {}
@@ -86,20 +85,6 @@ def open_labelled_texts(data: DataSpec, where: str) -> LabelledSource:
 
 def _part(texts: list[str], labels: Labels | Values) -> LabelledPart:
     return LabelledPart(lambda rows: [texts[int(row)] for row in rows], labels)
-
-
-def _label_column(data: DataSpec, features: Any, where: str) -> str:
-    names = list(features)
-    candidates = [name for name in names if getattr(features[name], "names", None)]
-    if isinstance(data.label, list):
-        raise several_columns(where)
-    label = data.label or ("label" if "label" in names else candidates[0] if len(candidates) == 1 else None)
-    if label is None:
-        raise StockpotError(f"{where}: data.label: name the column of the classes. Columns: {names}.")
-    if label not in names:
-        hint = did_you_mean(label, names)
-        raise StockpotError(f"{where}: data.label: there is no column {label!r}.{hint} Columns: {names}.")
-    return label
 
 
 def _classes(feature: Any, labels: list[Any], where: str) -> list[str]:

@@ -8,17 +8,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
-from stockpot.batches.examples import Batch
+from stockpot.batches.examples import Batch, Mixture
 from stockpot.batches.token_examples import TokenExamples
 from stockpot.models.tokenizer import tokenizer_fingerprint
 from stockpot.streams.hub import KEPT_OPEN
 from stockpot.streams.sampling import evenly_spaced_rows
 from stockpot.streams.scenario import Rows
-from stockpot.streams.spec import DataSpec, Scenario, TaskSpec, inherit
+from stockpot.streams.spec import DataSpec, MixSpec, Scenario, TaskSpec, inherit
 from stockpot.streams.text.cache import cached
 from stockpot.streams.text.part import TextPart
 from stockpot.streams.text.rows import TextRows
-from stockpot.streams.text.text_source import TextSource, open_text
+from stockpot.streams.text.text_source import TextSource, open_general_text, open_text
 from stockpot.streams.text.tokens import Tokenised, sequence_length, text_part
 
 
@@ -29,6 +29,8 @@ class LanguageTask:
     name: str
     data: DataSpec
     source: TextSource
+    mix: MixSpec | None = None
+    general: TextRows | None = None  # what `mix` names
     classes: Sequence[str] = ()
     rows: tuple[int, ...] = ()
 
@@ -70,6 +72,7 @@ class LanguageSources:
         """All texts that the tasks train on."""
         for task in self.tasks:
             yield from task.source.train.texts()
+            yield from () if task.general is None else task.general.texts()
 
 
 def _open_task(default: DataSpec, spec: TaskSpec, tuning: bool, most: int | None) -> LanguageTask:
@@ -78,7 +81,11 @@ def _open_task(default: DataSpec, spec: TaskSpec, tuning: bool, most: int | None
     if most is not None:
         kept = source.test.picked(evenly_spaced_rows(len(source.test.items), most).tolist())
         source = replace(source, test=kept, facts={**source.facts, "test": len(kept.items)})
-    return LanguageTask(spec.name, data, source)
+    if spec.mix is None or not spec.mix.fraction:
+        return LanguageTask(spec.name, data, source)
+    mix = spec.mix.beside(data)
+    general = _open_general(_Request(mix.model_dump_json(), False, mix, f"task {spec.name!r}: mix"))
+    return LanguageTask(spec.name, data, source, mix, general)
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,11 @@ class _Request:
 @lru_cache(maxsize=KEPT_OPEN)
 def _open(request: _Request) -> TextSource:
     return open_text(request.data, request.where, request.tuning)
+
+
+@lru_cache(maxsize=KEPT_OPEN)
+def _open_general(request: _Request) -> TextRows:
+    return open_general_text(request.data, request.where)
 
 
 @dataclass
@@ -116,6 +128,9 @@ class LanguageStream:
         stream = cls(sources.tasks, sources.controls, tokenizer, config, tokenizer_fingerprint(tokenizer))
         for task in (*stream.tasks, *stream.controls):
             stream._length(task)
+        for task in stream.tasks:
+            if task.mix is not None:
+                sequence_length(task.mix.max_length, config, f"task {task.name!r}: mix")
         return stream
 
     @property
@@ -130,6 +145,13 @@ class LanguageStream:
     def train(self, index: int) -> TokenExamples:
         """The training sequences of task `index` (from 0)."""
         return self._tokenise(self.tasks[index], self.tasks[index].source.train, training=True).examples
+
+    def mixture(self, index: int) -> Mixture | None:
+        """The general data that is mixed into task `index` (from 0); None where there is none."""
+        task = self.tasks[index]
+        if task.mix is None or task.general is None:
+            return None
+        return Mixture(self._general(task.mix, task.general, task.name).examples, task.mix.fraction)
 
     def test(self, index: int) -> TextPart:
         """The test part of task `index` (from 0)."""
@@ -150,7 +172,12 @@ class LanguageStream:
 
     def facts(self) -> dict[str, dict[str, Any]]:
         """Name of a task or control → path, fingerprint, and how many `train` and `test` texts it has."""
-        return {task.name: {**task.source.facts, "classes": []} for task in (*self.tasks, *self.controls)}
+        facts = {task.name: {**task.source.facts, "classes": []} for task in (*self.tasks, *self.controls)}
+        for task in self.tasks:
+            if task.mix is not None and task.general is not None:
+                rows = {"path": task.mix.path, "fraction": task.mix.fraction, "train": len(task.general.items)}
+                facts[task.name]["mix"] = {**rows, "fingerprint": task.general.fingerprint[:16]}
+        return facts
 
     def notes(self, index: int) -> list[str]:
         """How many texts of task `index` were cut or left out."""
@@ -166,6 +193,12 @@ class LanguageStream:
                 )
         if skipped := task.source.facts["skipped"]:
             parts.append(f"{skipped} empty texts were left out")
+        if task.mix is not None and task.general is not None:
+            general = self._general(task.mix, task.general, task.name)
+            parts.append(
+                f"{task.mix.fraction:.1%} of every epoch are general data, of {len(general.examples)} sequences from "
+                f"{task.mix.path}"
+            )
         return [f"task {task.name!r}: {'; '.join(parts)}"] if parts else []
 
     def save_preprocessor(self, folder: Path) -> None:
@@ -180,7 +213,14 @@ class LanguageStream:
         return text_part(task.name, rows, self._tokenise(task, rows, training=False), self.tokenizer)
 
     def _tokenise(self, task: LanguageTask, rows: TextRows, training: bool) -> Tokenised:
-        length, packing, drop = self._length(task), task.data.packing, task.data.long_prompts == "drop"
+        return self._sequences(task.data, rows, self._length(task), training)
+
+    def _general(self, mix: MixSpec, rows: TextRows, task: str) -> Tokenised:
+        length = sequence_length(mix.max_length, self.config, f"task {task!r}: mix")
+        return self._sequences(mix, rows, length, training=True)
+
+    def _sequences(self, data: DataSpec, rows: TextRows, length: int, training: bool) -> Tokenised:
+        packing, drop = data.packing, data.long_prompts == "drop"
         key = (rows.fingerprint, self._fingerprint, length, packing, training, drop)
         if key not in self._tokenised:
             self._tokenised[key] = cached(rows, self.tokenizer, length, packing=packing, training=training, drop=drop)

@@ -22,6 +22,13 @@ class PromptPair:
     completion: str
 
 
+def pair_of(prompt: str, completion: str) -> PromptPair:
+    """The pair; raises StockpotError, without naming the row, if there is nothing to learn in it."""
+    if not completion.strip():
+        raise StockpotError("the completion is empty, so there is nothing to learn")
+    return PromptPair(prompt, completion)
+
+
 @dataclass(frozen=True)
 class Chat:
     """A conversation; what the assistant says after the first `prompt_length` messages has a loss."""

@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
-from stockpot.errors import StockpotError, did_you_mean
+from stockpot.errors import StockpotError
+from stockpot.streams.recognition import language_reading
 from stockpot.streams.spec import DataSpec, Format
-from stockpot.streams.text.rows import Chat, Item, Message, PromptPair, TextRows
+from stockpot.streams.text.instructions import has_answers, read_instruction
+from stockpot.streams.text.messages import check_column, messages_of
+from stockpot.streams.text.rows import Chat, Item, TextRows, pair_of
 from stockpot.streams.text.splits import open_splits, part_rows, read_columns
 from stockpot.streams.text.templates import open_template
 
 _Row = dict[str, Any]
 _KEYS: dict[Format, tuple[str, ...]] = {
-    "text": ("text",), "prompt-completion": ("prompt", "completion"), "chat": ("messages",),
+    "text": ("text",), "prompt-completion": ("prompt", "completion"), "instruction": ("input",), "chat": ("messages",),
 }  # fmt: skip
 
 
@@ -36,11 +39,10 @@ def open_text(data: DataSpec, where: str, tuning: bool = False) -> TextSource:
     is the test part. Empty texts are left out and counted; an empty completion is an error. Raises StockpotError,
     starting with `where`, that names the first bad row.
     """
-    for key in ("classes", "label"):
-        if getattr(data, key) is not None:
-            raise StockpotError(f"{where}: data.{key} is for classes, not for text to be continued; drop the key.")
+    _refuse_classes(data, where)
     splits = open_splits(data, where)
-    format = _format(data, splits[data.train_split].features, where)
+    data = _with_format(data, splits[data.train_split], where)
+    format = data.format or "text"
     chosen = part_rows(data, splits, where, tuning)
     contents = {part: _read(data, format, splits[name], name, rows, where) for part, (name, rows) in chosen.items()}
     train, test = contents["train"], contents["test"]
@@ -55,24 +57,30 @@ def open_text(data: DataSpec, where: str, tuning: bool = False) -> TextSource:
     return TextSource(format, train, test, facts)
 
 
-def _format(data: DataSpec, features: Any, where: str) -> Format:
+def open_general_text(data: DataSpec, where: str) -> TextRows:
+    """All training rows of a data set of text; `limit` keeps the first ones. Raises as `open_text` does."""
+    _refuse_classes(data, where)
+    splits = open_splits(data, where)
+    split = splits[data.train_split]
+    data = _with_format(data, split, where)
+    return _read(data, data.format or "text", split, data.train_split, list(range(len(split))), where)
+
+
+def _refuse_classes(data: DataSpec, where: str) -> None:
+    for key in ("classes", "label"):
+        if getattr(data, key) is not None:
+            raise StockpotError(f"{where}: data.{key} is for classes, not for text to be continued; drop the key.")
+
+
+def _with_format(data: DataSpec, dataset: Any, where: str) -> DataSpec:
+    """The data with its format; where no key says it, with the one that the columns speak for, and its keys."""
     if data.format is not None:
-        return data.format
+        return data
     formats = [name for name, keys in _KEYS.items() if any(getattr(data, key) is not None for key in keys)]
     if len(formats) > 1:
         raise StockpotError(f"{where}: the keys belong to several formats; choose data.format: {' or '.join(formats)}.")
-    if formats:
-        return formats[0]
-    if "messages" in features:
-        return "chat"
-    if "prompt" in features and "completion" in features:
-        return "prompt-completion"
-    if text_column(features) is not None:
-        return "text"
-    raise StockpotError(
-        f"{where}: it is not clear which column to learn: give data.text, or data.prompt and data.completion, "
-        f"or data.messages. Columns: {list(features)}."
-    )
+    keys = {"format": formats[0]} if formats else language_reading(data, dataset, where).keys
+    return data.model_copy(update=keys)
 
 
 def text_column(features: Any, but: str | None = None) -> str | None:
@@ -110,16 +118,18 @@ def _row_reader(
     """The columns to read, and a function that makes an item of a row: None for an empty text."""
     features = dataset.features
     names = list(features)
-    if format == "chat":
-        column = data.messages or "messages"
-        _check_column(column, names, "messages", place)
-        return [column], lambda row: Chat(_messages(row[column], column))
     if format == "text":
         wanted = data.text or text_column(features)
         if wanted is None:
             raise StockpotError(f"{place}: data.text: name the column to learn, or a template. Columns: {names}.")
         text = open_template(wanted, names, f"{place}: data.text")
         return text.columns, lambda row: filled if (filled := text(row)).strip() else None
+    if format == "chat" and (data.messages is not None or "messages" in names or not has_answers(data, names)):
+        column = data.messages or "messages"
+        check_column(column, names, "messages", place)
+        return [column], lambda row: Chat(messages_of(row[column], column))
+    if format != "prompt-completion":
+        return read_instruction(data, names, place, as_chat=format == "chat")
     prompt, completion = data.prompt or "prompt", data.completion or "completion"
     for key, template in (("prompt", data.prompt), ("completion", data.completion)):
         if template is None and key not in names:
@@ -129,7 +139,7 @@ def _row_reader(
     fill_prompt = open_template(prompt, names, f"{place}: data.prompt")
     fill_completion = open_template(completion, names, f"{place}: data.completion")
     columns = list(dict.fromkeys((*fill_prompt.columns, *fill_completion.columns)))
-    return columns, lambda row: _pair(fill_prompt(row), fill_completion(row))
+    return columns, lambda row: pair_of(fill_prompt(row), fill_completion(row))
 
 
 def _is_string(feature: Any) -> bool:
@@ -137,37 +147,6 @@ def _is_string(feature: Any) -> bool:
     return dtype is not None and not str(dtype).startswith(("list", "dict"))
 
 
-def _check_column(column: str, names: list[str], key: str, place: str) -> None:
-    if column not in names:
-        hint = did_you_mean(column, names)
-        raise StockpotError(f"{place}: data.{key}: there is no column {column!r}.{hint} Columns: {names}.")
-
-
-def _pair(prompt: str, completion: str) -> PromptPair:
-    if not completion.strip():
-        raise StockpotError("the completion is empty, so there is nothing to learn")
-    return PromptPair(prompt, completion)
-
-
 def _conversation(prompt: Any, completion: Any, *columns: str) -> Chat:
-    prompt_messages, answer = _messages(prompt, columns[0], has_answer=False), _messages(completion, columns[1])
-    return Chat([*prompt_messages, *answer], len(prompt_messages))
-
-
-def _messages(value: Any, column: str, has_answer: bool = True) -> list[Message]:
-    """The messages of one row, without empty keys; raises StockpotError if the assistant says nothing in them."""
-    # Of a list of structures `datasets` may make a structure of lists.
-    if isinstance(value, dict) and all(isinstance(each, list) for each in value.values()):
-        value = [dict(zip(value, each, strict=True)) for each in zip(*value.values(), strict=True)]
-    if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
-        raise StockpotError(f"column {column!r} should hold a list of messages with role and content")
-    messages = [
-        {key: content for key, content in message.items() if content is not None} for message in cast(Any, value)
-    ]
-    for number, message in enumerate(messages):
-        for key in ("role", "content"):
-            if not isinstance(message.get(key), str):
-                raise StockpotError(f"message {number} of column {column!r} has no text as {key}")
-    if has_answer and not any(m["role"] == "assistant" and m["content"].strip() for m in messages):
-        raise StockpotError(f"the assistant says nothing in column {column!r}, so there is nothing to learn")
-    return messages
+    prompt_messages = messages_of(prompt, columns[0], has_answer=False)
+    return Chat([*prompt_messages, *messages_of(completion, columns[1])], len(prompt_messages))
