@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class StockpotError(ValueError):
@@ -11,6 +11,14 @@ class StockpotError(ValueError):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+class RecipeMistake(StockpotError):  # noqa: N818 - what it is, in the words of the reader
+    """A mistake in what the user wrote, at a place: keys, and numbers of list entries."""
+
+    def __init__(self, message: str, place: Sequence[str | int]) -> None:
+        super().__init__(message)
+        self.place = tuple(place)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -223,6 +223,8 @@ class MethodSummary(_Strict):
     stored_model_bytes: Estimate = Field(default_factory=_unknown)
     stored_statistics_bytes: Estimate = Field(default_factory=_unknown)
     steps: Estimate
+    examples: Estimate = Field(default_factory=_unknown)
+    tokens: Estimate = Field(default_factory=_unknown)
     averages: Estimate
     controls: dict[str, ControlSummary] = Field(default_factory=dict, description="of the primary score")
     versus_sequential: dict[str, Difference] = Field(

@@ -29,7 +29,7 @@ from stockpot.recipe.schema import Recipe, Tune
 from stockpot.results import Comparison, Results
 from stockpot.runs.brought_code import named_code
 from stockpot.runs.folder import RunFolder
-from stockpot.runs.progress import Progress, terminal_progress
+from stockpot.runs.progress import Progress, terminal_progress, write_line
 from stockpot.runs.results_json import results_of
 
 if TYPE_CHECKING:
@@ -94,7 +94,9 @@ def compare(
         changes = RecipeChanges(names, seeds, orders, tune, search, minutes, front)
         if changes != RecipeChanges():
             checked = changes.applied(checked)
-        checked = recognised(checked, progress)
+        checked, guesses = recognised(checked)
+        for guess in guesses if progress else ():
+            write_line(guess)
         path = default_folder(checked) if output is None else Path(output)
         check_engine(engine)
         chosen = _engine(jobs, engine)
@@ -105,7 +107,7 @@ def compare(
 
 def so_far(recipe: Recipe, path: Path) -> tuple[Comparison | None, int, int]:
     """A comparison of the reported runs that are finished, their number, and that of all; None for no finished run."""
-    recipe = recognised(recipe, progress=False)
+    recipe, _ = recognised(recipe)
     cells = plan(recipe)
     done = [(cell, results_of(RunFolder.open(path / cell.path))) for cell in cells if is_finished(path / cell.path)]
     return summarise_comparison(recipe, done) if done else None, len(done), len(cells)

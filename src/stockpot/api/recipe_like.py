@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -34,16 +35,28 @@ def as_recipe(recipe: RecipeLike, overrides: Sequence[str] = ()) -> Recipe:
     return _checked(named, overrides, Recipe, "recipe", read_recipe, checked_recipe)
 
 
-def recognised(recipe: Recipe, progress: bool) -> Recipe:
-    """The recipe with what its data say filled in; with `progress`, what was guessed and why on stderr."""
+def recognised(recipe: Recipe) -> tuple[Recipe, list[str]]:
+    """The recipe with what its data say filled in; and what was guessed and why, a line each.
+
+    Raises:
+        StockpotError: data cannot be opened, or allow several readings.
+    """
     from stockpot.recipe.recognised import Recognition
-    from stockpot.runs.progress import write_line
 
     recognition = Recognition()
-    recipe = recognition.of_recipe(recipe)
-    for guess in recognition.guesses if progress else ():
-        write_line(guess)
-    return recipe
+    return recognition.of_recipe(recipe), recognition.guesses
+
+
+@contextlib.contextmanager
+def explaining(guesses: Sequence[str]) -> Iterator[None]:
+    """Adds to a mistake what was guessed of the data that it names: the guess may be the mistake."""
+    try:
+        yield
+    except StockpotError as error:
+        message = str(error)
+        if said := [guess for guess in guesses if guess.partition(": ")[0] in message]:
+            raise type(error)(f"{message} Guessed from the data: {'; '.join(said)}.") from error
+        raise
 
 
 def as_task(task: TaskLike, overrides: Sequence[str] = ()) -> TaskSpec:

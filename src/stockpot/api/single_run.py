@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from stockpot.api.outcomes import RunResult
 from stockpot.api.preparation import prepared
-from stockpot.api.recipe_like import as_recipe, as_task, default_folder, recognised
+from stockpot.api.recipe_like import as_recipe, as_task, default_folder, explaining, recognised
 from stockpot.api.stopping import stopping_after_step
 from stockpot.errors import StockpotError
 from stockpot.runs.actions import add_task, branch, continue_run, create_run
 from stockpot.runs.folder import RunFolder
-from stockpot.runs.progress import Progress, terminal_progress
+from stockpot.runs.progress import Progress, terminal_progress, write_line
 
 if TYPE_CHECKING:
     from stockpot.api.recipe_like import RecipeLike, TaskLike
@@ -54,11 +54,15 @@ def run(
         Stopped: a KeyboardInterrupt, when it was asked to stop.
     """
     with prepared(run_code, run_code_unsandboxed):
-        checked = recognised(as_recipe(recipe, overrides), progress)
+        checked, guesses = recognised(as_recipe(recipe, overrides))
         path = default_folder(checked) if output is None else Path(output)
 
         def begin() -> Stream:
-            return create_run(checked, checked.method, checked.seeds[0], path)
+            with explaining(guesses):
+                opened = create_run(checked, checked.method, checked.seeds[0], path)
+            for guess in guesses if progress else ():
+                write_line(guess)
+            return opened
 
         return _learnt(path, begin, allow_code=True, progress=progress)
 

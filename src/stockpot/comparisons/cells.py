@@ -14,8 +14,8 @@ from stockpot.methods import in_role, registry
 from stockpot.methods.base import BaseConfig
 from stockpot.recipe.resolve import listed_tasks, resolve, to_values
 from stockpot.recipe.schema import Recipe
-from stockpot.runs.actions import check_start
 from stockpot.runs.folder import RunFolder
+from stockpot.runs.start_checks import check_start
 from stockpot.seeds import generator
 from stockpot.spelling import option
 from stockpot.streams.spec import TaskSpec

@@ -15,10 +15,11 @@ from stockpot.errors import StockpotError
 from stockpot.recipe.resolve import resolve
 from stockpot.recipe.schema import Recipe
 from stockpot.results import Results
-from stockpot.runs.actions import check_start, continue_run, create_run
+from stockpot.runs.actions import continue_run, create_run
 from stockpot.runs.folder import RunFolder
 from stockpot.runs.progress import Progress
 from stockpot.runs.results_json import results_of
+from stockpot.runs.start_checks import check_start
 from stockpot.streams.stream import Stream
 from stockpot.training.job import Diverged, Stop
 

@@ -20,13 +20,12 @@ from stockpot.evaluation.statistics import (
 from stockpot.methods import floor_among
 from stockpot.results import Cell, ControlMetrics, ControlSummary, Difference, MethodSummary, Results
 
+# They belong to how a method works: fewer is neither better nor worse.
+NEUTRAL = ("steps", "examples", "tokens", "averages")
 # Counted, not sampled: a difference that is the same at every seed is a fact, and needs no test.
-COUNTED = frozenset(
-    {name for name in COST_NAMES if name.endswith("_bytes")} - {"peak_memory_bytes"} | {"steps", "averages"}
-)
+COUNTED = frozenset({name for name in COST_NAMES if name.endswith("_bytes")} - {"peak_memory_bytes"} | {*NEUTRAL})
 CONTROLS = tuple(ControlMetrics.model_fields)
-# Steps and averages belong to how a method works: fewer is neither better nor worse.
-COMPARED = METRIC_NAMES + tuple(name for name in COST_NAMES if name not in {"steps", "averages"})
+COMPARED = METRIC_NAMES + tuple(name for name in COST_NAMES if name not in NEUTRAL)
 
 
 class FinishedRun(NamedTuple):

@@ -89,6 +89,14 @@ class BaseConfig(StrictModel):
         """
         return self
 
+    def epoch_examples(self, sizes: Sequence[int]) -> int:
+        """Examples in an epoch of the last of tasks with so many training examples, without those of `mix`."""
+        return sizes[-1]
+
+    def held_copies(self, tasks: int) -> int:
+        """Tensors of the weights' size that the method holds in memory while it trains the last of so many tasks."""
+        return 0
+
     def problem_with(self, tasks: int) -> str | None:
         """Why the method would do nothing, or cannot work, in a stream of this many tasks."""
         return None

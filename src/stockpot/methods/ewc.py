@@ -64,6 +64,10 @@ class EWCConfig(ImportanceConfig):
             load_fisher(Path(self.start_fisher), model)
         return None
 
+    def held_copies(self, tasks: int) -> int:
+        """Also the slope of older penalties, where each task has its own anchor."""
+        return 3 if self.mode == "separate" and tasks > 2 else super().held_copies(tasks)
+
 
 class ElasticWeightConsolidation(ImportanceMethod[EWCConfig]):
     """Each weight is held where a task left it, as strongly as the task's Fisher information says.

@@ -38,6 +38,10 @@ class FisherAverageConfig(MergedConfig):
         """Refuses a Fisher that the tasks cannot have."""
         return problem_with_kind(self.fisher, tasks) or super().problem_in(model, tasks)
 
+    def held_copies(self, tasks: int) -> int:
+        """Also a Fisher for each of them."""
+        return 2 * (tasks - 1)
+
 
 class FisherAverage(Merged[FisherAverageConfig]):
     """After each task the model is the mean of the models of all tasks so far, weighted by their Fisher information.

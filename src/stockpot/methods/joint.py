@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from stockpot.batches.examples import Examples, TrainingData, concat
@@ -18,6 +19,10 @@ class JointConfig(BaseConfig):
     def starts_from(self) -> StartsFrom:
         """The start model, whatever the task."""
         return "pretrained"
+
+    def epoch_examples(self, sizes: Sequence[int]) -> int:
+        """Those of all tasks so far."""
+        return sum(sizes)
 
 
 class Joint(Method[JointConfig]):

@@ -40,6 +40,10 @@ class L2Config(AnchorConfig):
             return "form: decoupled: bf16 weights lose small steps by rounding; drop model.dtype, or use gradient."
         return super().problem_with_model(spec)
 
+    def held_copies(self, tasks: int) -> int:
+        """The anchor."""
+        return 1 if tasks > 1 else 0
+
 
 class L2(Method[L2Config]):
     """In every step the weights are pulled towards the anchor; rows and layers that it lacks towards zero.

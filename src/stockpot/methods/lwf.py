@@ -39,6 +39,10 @@ class LwFConfig(FirstTaskConfig):
         """None: the first task of a classifier has no teacher, whatever comes after it."""
         return None
 
+    def held_copies(self, tasks: int) -> int:
+        """The old model."""
+        return 1 if tasks > 1 else 0
+
 
 class LearningWithoutForgetting(Method[LwFConfig]):
     """The model that the task started from answers the task's own examples, and its answers in the old rows are kept.

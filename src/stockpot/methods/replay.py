@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -68,6 +68,11 @@ class ReplayConfig(BufferConfig):
             0.2 if self.logits_weight is None else self.logits_weight,
             0.5 if self.labels_weight is None else self.labels_weight,
         )
+
+    def epoch_examples(self, sizes: Sequence[int]) -> int:
+        """With the buffer's, where they are part of one shuffled data set."""
+        apart = self.loss == "der++" or self.mix == "batch"
+        return sizes[-1] + (0 if apart else self.kept_of(sizes[:-1]))
 
 
 class Replay(Method[ReplayConfig]):

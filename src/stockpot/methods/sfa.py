@@ -122,6 +122,10 @@ class SFAConfig(AnchoredConfig):
             return f"beta: auto needs the merged weights after each task; {spec.merged_instead}."
         return super().problem_with_model(spec)
 
+    def held_copies(self, tasks: int) -> int:
+        """With beta: auto the squared gradients; the anchor stays on disk."""
+        return 1 if self.automatic else 0
+
 
 class SequentialFineTuningWithAveraging(AnchorAveraging[SFAConfig]):
     """Every p·T optimizer steps, and at the task's end, the weights are averaged with the previous task's checkpoint.

@@ -35,6 +35,10 @@ class SIConfig(ImportanceConfig):
             return None
         return "it needs gradients of whole weights, which LoRA does not compute: use ewc or mas, or drop model.lora."
 
+    def held_copies(self, tasks: int) -> int:
+        """Also the start, ω, and in a step the weights and gradients before it."""
+        return 4 + super().held_copies(tasks)
+
 
 class SynapticIntelligence(ImportanceMethod[SIConfig]):
     """While a task is learnt, each weight's share of the fall in loss is summed up; later it is held accordingly.

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from stockpot.errors import StockpotError, did_you_mean
+from stockpot.errors import RecipeMistake, StockpotError, did_you_mean
 from stockpot.file_names import as_file_name
 from stockpot.plugins import search_in
 from stockpot.recipe.schema import Recipe, Split
@@ -142,7 +142,7 @@ def validate(model: type[_T], values: Any, source: str, *, reading: bool = False
                 if item["type"] == "string_type" and _user_path(item, values) == _user_path(worst, values)
             ]
             worst = text[0] if text else worst  # quotes would fix it
-        raise StockpotError(f"{source}: {_explain(model, worst, values)}") from error
+        raise RecipeMistake(f"{source}: {_explain(model, worst, values)}", _user_path(worst, values)) from error
 
 
 _PLAINLY = {

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from stockpot import files
 from stockpot.errors import StockpotError
-from stockpot.methods.base import BaseConfig, TaskFacts
-from stockpot.models.lora import attach
-from stockpot.models.start import start_model
+from stockpot.methods.base import BaseConfig
 from stockpot.recipe.recognised import Recognition
 from stockpot.recipe.resolve import resolve, resolve_task
 from stockpot.recipe.schema import Recipe
@@ -24,7 +22,8 @@ from stockpot.runs.loop import learn_stream
 from stockpot.runs.model_checks import check_model
 from stockpot.runs.progress import Progress
 from stockpot.runs.results_json import write_results
-from stockpot.runs.session import Session, check_consent, open_stream
+from stockpot.runs.session import Session
+from stockpot.runs.start_checks import check_start, start_rows
 from stockpot.runs.trackers import forget_trackers
 from stockpot.runs.versions import commit, versions
 from stockpot.runs.weighing import check_weights
@@ -44,7 +43,7 @@ def create_run(recipe: Recipe, method: BaseConfig, seed: int, path: Path, opened
     resolved = resolve(recipe, method, seed)
     stream = opened or check_start(resolved)
     facts: RunFacts = {
-        "start_rows": _start_rows(resolved, stream),
+        "start_rows": start_rows(resolved, stream),
         "data": stream.facts(),
         "versions": versions(),
         "commit": commit(),
@@ -54,51 +53,6 @@ def create_run(recipe: Recipe, method: BaseConfig, seed: int, path: Path, opened
     run = RunFolder.create(path, resolved, method.title, facts)
     run.journal.close()
     return stream
-
-
-def check_start(resolved: Recipe, methods: Sequence[BaseConfig] = ()) -> Stream:
-    """Opens the stream; raises StockpotError where it, the training settings, the model or a method would fail later.
-
-    `methods` are the methods to check; by default the recipe's alone.
-    """
-    assert isinstance(resolved.tasks, list), "a resolved recipe lists its tasks"
-    _check_scores(resolved)
-    stream = open_stream(resolved)
-    for task in resolved.tasks:
-        for method in methods or [resolved.method]:
-            settings = {**resolved.train, **(method.train or {}), **task.train}
-            training_arguments(settings, Path("runs"), resolved.seeds[0])
-            check_weights(settings, stream)
-    rows = _start_rows(resolved, stream)
-    model = start_model(resolved.model, rows, resolved.seeds[0], resolved.kind, stream.tokenizer, resolved.problem)
-    check_model(model, stream, rows)
-    facts = stream.facts()
-    language = not stream.has_classes
-    tasks = [
-        TaskFacts(task.name, max(1, len(task.classes)), facts[task.name]["train"], language, resolved.problem)
-        for task in stream.tasks
-    ]
-    for method in methods or [resolved.method]:
-        if problem := method.problem_with_model(resolved.model) or method.problem_in(model, tasks):
-            raise StockpotError(f"method {method.title!r}: {problem}")
-    if resolved.model.lora is not None:
-        attach(model, resolved.model.lora, seed=0)  # raises now what would be refused later
-    return stream
-
-
-def _check_scores(recipe: Recipe) -> None:
-    if not recipe.metrics and recipe.primary is None:
-        return
-    from stockpot.evaluation.measure import check_scores
-
-    assert isinstance(recipe.tasks, list), "a resolved recipe lists its tasks"
-    tasks, controls = ([task.name for task in some] for some in (recipe.tasks, recipe.controls))
-    check_scores(recipe.measured, tasks, controls, recipe.suited, recipe.primary)
-    check_consent(recipe)
-
-
-def _start_rows(resolved: Recipe, stream: Stream) -> int:
-    return stream.rows.count(len(stream.tasks) if resolved.head != "seen" else 1)
 
 
 @contextmanager

@@ -68,6 +68,12 @@ class BufferConfig(BaseConfig):
         fraction = 0.1 if self.fraction is None else self.fraction
         return int(fraction * available + 0.5)
 
+    def kept_of(self, sizes: Sequence[int]) -> int:
+        """How many examples the buffer holds after tasks of so many."""
+        if self.budget == "per_task":
+            return sum(map(self.size, sizes))
+        return min(self.count or 0, sum(sizes))
+
     def problem_in(self, model: nn.Module, tasks: Sequence[TaskFacts]) -> str | None:
         """Refuses a memory with fewer places than classes, and herding of text, which has no classes."""
         before = 0

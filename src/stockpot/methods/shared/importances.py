@@ -26,6 +26,10 @@ class ImportanceConfig(BaseConfig):
         """Refuses stacked adapters: importances belong to whole weights."""
         return f"it needs the merged weights after each task; {spec.merged_instead}." if spec.adapts else None
 
+    def held_copies(self, tasks: int) -> int:
+        """The anchor and the importances."""
+        return 2 if tasks > 1 else 0
+
 
 ImportanceT = TypeVar("ImportanceT", bound=ImportanceConfig)
 

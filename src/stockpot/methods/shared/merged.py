@@ -72,6 +72,10 @@ class MergedConfig(FirstTaskConfig):
         """Refuses stacked adapters, which are not weights to merge."""
         return f"it merges whole weights after each task; {spec.merged_instead}." if spec.adapts else None
 
+    def held_copies(self, tasks: int) -> int:
+        """What the tasks before left."""
+        return tasks - 1
+
 
 MergedT = TypeVar("MergedT", bound=MergedConfig)
 
