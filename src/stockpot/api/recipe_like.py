@@ -55,7 +55,7 @@ def explaining(guesses: Sequence[str]) -> Iterator[None]:
     except StockpotError as error:
         message = str(error)
         if said := [guess for guess in guesses if guess.partition(": ")[0] in message]:
-            raise type(error)(f"{message} Guessed from the data: {'; '.join(said)}.") from error
+            raise StockpotError(f"{message} Guessed from the data: {'; '.join(said)}.") from error
         raise
 
 
