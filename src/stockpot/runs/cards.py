@@ -39,10 +39,12 @@ def write_model_card(
     """
     if licence is None:
         licence = _licence(run.recipe.model, base)
+    learnt = run.tasks[: len(results.tasks)]
+    paths = {data.path for task in learnt for data in (task.data, task.mix) if data is not None}
     card = model_card(
         results,
         base or origin_on_hub(run.recipe.model),
-        sorted({name for task in run.tasks[: len(results.tasks)] if (name := hub_name(task.data.path))}),
+        sorted({name for path in paths if (name := hub_name(path))}),
         licence,
         place=place,
         adapter=is_adapter(folder),
