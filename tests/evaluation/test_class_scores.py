@@ -13,6 +13,7 @@ from torch import nn
 from stockpot.batches.examples import TensorExamples
 from stockpot.errors import StockpotError
 from stockpot.evaluation.measure import check_scores, measure
+from stockpot.evaluation.predictions import Predictions, wrong_answers
 from stockpot.evaluation.scores import SCORES
 from stockpot.evaluation.scores.base import Subject
 
@@ -55,7 +56,13 @@ def test_scores_are_those_of_scikit_learn(few: int) -> None:
     assert len({round(value, 6) for value in values.values() if value is not None}) == 3
     assert model.passes == 4  # of 64 examples, shared by the three
     dense = confusion_matrix(labels, answers, labels=range(6))
-    assert subject.answer_counts() == [[i, j, dense[i, j]] for i in range(6) for j in range(6) if dense[i, j]]
+    counts = subject.answer_counts()
+    assert counts is not None and counts["rows"] == list(range(few))
+    assert counts["examples"] == dense.sum(1)[:few].tolist() and counts["correct"] == dense.diagonal()[:few].tolist()
+    pairs = [(i, j) for i in range(6) for j in range(6) if i != j]
+    assert wrong_answers(counts) == [(i, j, dense[i, j]) for i, j in pairs if dense[i, j]]
+    perfect = Predictions(labels, labels).counts()
+    assert perfect["wrong"] == "" and wrong_answers(perfect) == []
 
 
 def test_a_part_that_no_score_is_measured_on_is_not_counted() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from stockpot.batches.examples import Examples
 from stockpot.batches.outputs import evaluation_mode, logits_of, moved_to
 
-AnswerCounts = list[list[int]]  # [row of the class, row answered, examples], without pairs that never occurred
+
+class AnswerCounts(TypedDict):
+    """A confusion matrix without its zeros. What is wrong is one text, which a journal of many tasks reads fast."""
+
+    rows: list[int]  # of the classes that have examples
+    examples: list[int]  # of each
+    correct: list[int]  # of them, those answered with their class
+    wrong: str  # of every wrong answer "row of the class, row answered, examples": `0 7 12,3 1 2`
 
 
 class Predictions(NamedTuple):
@@ -25,9 +32,24 @@ class Predictions(NamedTuple):
         return int((self.labels == self.answers).sum()) / len(self.labels)
 
     def counts(self) -> AnswerCounts:
-        """How many examples of a class were given an answer, in their order: a sparse confusion matrix."""
-        pairs, examples = torch.stack([self.labels, self.answers], 1).unique(dim=0, return_counts=True)
-        return torch.cat([pairs, examples[:, None]], 1).tolist()
+        """How many examples of each class were answered how."""
+        pairs, times = torch.stack([self.labels, self.answers], 1).unique(dim=0, return_counts=True)
+        wrong = pairs[:, 0] != pairs[:, 1]
+        triples = torch.cat([pairs, times[:, None]], 1)[wrong].tolist()
+        rows, examples = self.labels.unique(return_counts=True)
+        correct = self.labels[self.labels == self.answers].bincount(minlength=int(rows.max()) + 1)[rows]
+        return {
+            "rows": rows.tolist(),
+            "examples": examples.tolist(),
+            "correct": correct.tolist(),
+            "wrong": ",".join(" ".join(map(str, triple)) for triple in triples),
+        }
+
+
+def wrong_answers(counts: AnswerCounts) -> list[tuple[int, int, int]]:
+    """(row of the class, row answered, examples) of every wrong answer."""
+    triples = [entry.split(" ") for entry in counts["wrong"].split(",") if entry]
+    return [(int(label), int(answer), int(examples)) for label, answer, examples in triples]
 
 
 @torch.no_grad()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from stockpot.evaluation.predictions import AnswerCounts
+from stockpot.evaluation.predictions import AnswerCounts, wrong_answers
 from stockpot.results import ClassAnswers
 from stockpot.runs.events import LearntTask
 from stockpot.runs.folder import RunFolder
@@ -57,29 +57,25 @@ def _rows_of(rows: Rows, classes: Sequence[str], tasks: Sequence[str], name: str
 def by_name(stages: Stages, classes: Sequence[str], class_rows: Sequence[int], rows: Rows) -> ClassAnswers:
     """Counts of rows as counts of classes; `class_rows` are the rows of the classes."""
     names = dict(zip(class_rows, classes, strict=True))
-    examples = [0] * len(classes)
-    place = {row: number for number, row in enumerate(class_rows)}
-    correct: list[list[int] | None] = []
-    answers: list[dict[str, int]] = []
-    for counts in stages:
-        if counts is None:
-            correct.append(None)
-            continue
-        examples, hits = [0] * len(classes), [0] * len(classes)
-        answers = [{} for _ in classes]
-        for label, answer, many in counts:
-            number = place[label]
-            examples[number] += many
-            hits[number] += many if label == answer else 0
-            answers[number][names.get(answer) or _name(rows, answer)] = many
-        correct.append(hits)
-    last: Mapping[int, dict[str, int]] = {} if stages[-1] is None else dict(enumerate(answers))
+    known = [counts for counts in stages if counts is not None]
+    examples = dict(zip(known[-1]["rows"], known[-1]["examples"], strict=True))
+    answers: dict[int, dict[str, int]] = {row: {} for row in class_rows}
+    if (last := stages[-1]) is not None:
+        for row, hits in zip(last["rows"], last["correct"], strict=True):
+            answers[row] |= {names[row]: hits} if hits else {}
+        for row, answer, many in wrong_answers(last):
+            answers[row][names.get(answer) or _name(rows, answer)] = many
     return ClassAnswers(
         classes=list(classes),
-        examples=examples,
-        correct=correct,
-        answers=[last.get(number, {}) for number in range(len(classes))],
+        examples=[examples.get(row, 0) for row in class_rows],
+        correct=[None if counts is None else _correct(counts, class_rows) for counts in stages],
+        answers=[answers[row] for row in class_rows],
     )
+
+
+def _correct(counts: AnswerCounts, class_rows: Sequence[int]) -> list[int]:
+    hits = dict(zip(counts["rows"], counts["correct"], strict=True))
+    return [hits.get(row, 0) for row in class_rows]
 
 
 def _name(rows: Rows, row: int) -> str:
