@@ -28,7 +28,7 @@ from toy import (
     standing_at,
 )
 
-from stockpot.batches.examples import TensorExamples, TrainingData
+from stockpot.batches.examples import Mixture, TensorExamples, TrainingData
 from stockpot.errors import StockpotError
 from stockpot.importance.fisher import fisher
 from stockpot.methods import registry
@@ -163,6 +163,10 @@ def test_balanced_weights_count_how_often_a_rehearsed_example_is_drawn() -> None
     weights = row_weights("balanced", [], data, batches=5, rows=3)
     assert weights is not None
     assert weights.tolist() == pytest.approx([30 / (3 * 7.5), 30 / (3 * 2.5), 30 / (3 * 20)])
+    general = Mixture(imbalanced(0, 0, 0, 50), 0.2)  # five of them in every epoch
+    mixed = row_weights("balanced", [], data.mixed_with(general), batches=5, rows=4)
+    assert mixed is not None
+    assert mixed.tolist() == pytest.approx([35 / (4 * 7.5), 35 / (4 * 2.5), 35 / (4 * 20), 35 / (4 * 5)])
 
 
 def test_weights_by_class_go_to_its_row_in_every_later_task() -> None:

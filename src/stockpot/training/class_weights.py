@@ -84,14 +84,13 @@ def row_weights(
 
 def _times_trained_on(data: TrainingData, batches: int, rows: int) -> Tensor:
     """How many examples of each row an epoch has, in the mean over the draws of rehearsed and of general ones."""
-    labels = data.examples.labels
-    stored = len(labels) - data.new - data.general
-    groups = labels.split([data.new, stored, data.general])
+    stored = len(data.examples) - data.new - data.general
+    parts = data.examples.labels.split([data.new, stored, data.general])
     drawn = (data.new, min(data.rehearsed_per_batch, stored) * batches, data.drawn_general)
     times = torch.zeros(rows, dtype=torch.float64)
-    for group, many in zip(groups, drawn, strict=True):
-        if len(group):
-            times += group.bincount(minlength=rows).double() * (many / len(group))
+    for labels, many in zip(parts, drawn, strict=True):
+        if len(labels):
+            times += labels.bincount(minlength=rows) * (many / len(labels))
     return times
 
 
