@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from stockpot.version import __version__
 
 if TYPE_CHECKING:
+    from stockpot.api.checks import check
     from stockpot.api.many_runs import compare
     from stockpot.api.merge_sweep import whatif
     from stockpot.api.open_folder import open
@@ -24,6 +25,7 @@ __all__ = [
     "StockpotError",
     "__version__",
     "add",
+    "check",
     "compare",
     "merge",
     "open",
@@ -39,6 +41,7 @@ _HOME = {
     "SFACallback": "stockpot.averaging.callback",
     "StockpotError": "stockpot.errors",
     "add": "stockpot.api.single_run",
+    "check": "stockpot.api.checks",
     "compare": "stockpot.api.many_runs",
     "merge": "stockpot.merging.api",
     "open": "stockpot.api.open_folder",

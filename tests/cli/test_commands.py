@@ -119,7 +119,7 @@ def test_schema_prints_json(stockpot: Command) -> None:
 
 def test_init_writes_a_recipe_that_runs_as_it_stands(stockpot: Command, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    assert stockpot("init", path).out == f"Wrote {path}. Next: stockpot run {path}\n"
+    assert stockpot("init", path).out == f"Wrote {path}. Next: stockpot check {path}, then stockpot run {path}\n"
     recipe = read_recipe(path)
     assert {method.name for method in recipe.compare} == {"sfa", "wise_ft", "replay"}
     assert path.read_text().count("#") > 15  # commented

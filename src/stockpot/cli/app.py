@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from stockpot.cli.add import add_command
+from stockpot.cli.check import check_command
 from stockpot.cli.compare import compare_command
 from stockpot.cli.init import init_command
 from stockpot.cli.inspect import inspect_command
@@ -33,6 +34,7 @@ app = typer.Typer(
     epilog="Start with: stockpot init, then stockpot run recipe.yaml",
 )
 # In the order in which `stockpot --help` lists them.
+app.command("check")(check_command)
 app.command("run")(run_command)
 app.command("add")(add_command)
 app.command("resume")(resume_command)

@@ -45,6 +45,12 @@ def show(table: Any) -> None:
         console(markup=False, width=None if sys.stdout.isatty() else _WIDTH).print(table)
 
 
+def show_wrapped(text: Any) -> None:
+    """A rich text on stdout, wrapped between words at the terminal's width."""
+    with writing():
+        console(markup=False).print(text)
+
+
 def console(markup: bool = True, width: int | None = None) -> Console:
     """A rich console on stdout, which escapes control characters in text that comes from files of others."""
     from rich.console import Console, ConsoleOptions, RenderableType

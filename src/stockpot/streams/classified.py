@@ -104,11 +104,16 @@ class TextReader:
         """Writes the tokenizer's files."""
         self.tokenizer.save_pretrained(folder)
 
-    def _tokenise(self, texts: list[str], outputs: Tensor, data: DataSpec, where: str) -> Examples:
-        from stockpot.streams.text.tokens import classification_tokens, sequence_length
+    def longest(self, data: DataSpec, where: str) -> int:
+        """The most tokens of a text."""
+        from stockpot.streams.text.tokens import sequence_length
 
-        longest = sequence_length(data.max_length, self.config, where)
-        return classification_tokens(texts, outputs, self.tokenizer, longest)
+        return sequence_length(data.max_length, self.config, where)
+
+    def _tokenise(self, texts: list[str], outputs: Tensor, data: DataSpec, where: str) -> Examples:
+        from stockpot.streams.text.tokens import classification_tokens
+
+        return classification_tokens(texts, outputs, self.tokenizer, self.longest(data, where))
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,15 @@ class LanguageStream:
 
     def train(self, index: int) -> TokenExamples:
         """The training sequences of task `index` (from 0)."""
-        return self._tokenise(self.tasks[index], self.tasks[index].source.train, training=True).examples
+        return self.tokenised(index).examples
+
+    def tokenised(self, index: int) -> Tokenised:
+        """The training sequences of task `index` (from 0), and what became of its texts."""
+        return self._tokenise(self.tasks[index], self.tasks[index].source.train, training=True)
+
+    def length(self, index: int) -> int:
+        """The most tokens in a sequence of task `index` (from 0)."""
+        return self._length(self.tasks[index])
 
     def mixture(self, index: int) -> Mixture | None:
         """The general data that is mixed into task `index` (from 0); None where there is none."""

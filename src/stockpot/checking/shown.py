@@ -1,0 +1,80 @@
+"""The first training examples of a task as the model sees them."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stockpot.batches.examples import IGNORED, Batch, Examples
+from stockpot.checking.outcome import ShownImage, ShownText, TextPiece
+from stockpot.file_names import as_file_name
+
+MOST_TOKENS = 400  # of an example that is shown
+_COLUMNS = 8  # pictures in a row of a contact sheet
+_SIDE = 96  # pixels, at least, of a picture in it
+
+
+def shown_texts(examples: Examples, count: int, tokenizer: Any, names: dict[int, str]) -> list[ShownText]:
+    """The first `count` sequences; `names` are the classes by output row, empty for text to be continued."""
+    return [_shown_text(examples.__getitems__([index]), tokenizer, names) for index in range(min(count, len(examples)))]
+
+
+def _shown_text(batch: Batch, tokenizer: Any, names: dict[int, str]) -> ShownText:
+    tokens, labels = batch["input_ids"][0].tolist(), batch["labels"]
+    if labels.dim() == 1:
+        text = tokenizer.decode(tokens[:MOST_TOKENS], clean_up_tokenization_spaces=False)
+        left_out = max(0, len(tokens) - MOST_TOKENS)
+        return ShownText([TextPiece(text, False)], len(tokens), left_out, names[int(labels[0])])
+    targets = labels[0].tolist()  # at every position the next token, or IGNORED
+    whole = [*tokens, *([] if targets[-1] == IGNORED else targets[-1:])]
+    learnt = [False, *(target != IGNORED for target in targets)][: len(whole)]
+    left_out = max(0, len(whole) - MOST_TOKENS)
+    pairs = list(zip(learnt, whole, strict=True))[:MOST_TOKENS]
+    pieces = [
+        TextPiece(tokenizer.decode([token for _, token in run], clean_up_tokenization_spaces=False), has_loss)
+        for has_loss, run in groupby(pairs, key=lambda pair: pair[0])
+    ]
+    return ShownText(pieces, len(whole), left_out)
+
+
+def shown_images(examples: Examples, count: int, names: dict[int, str]) -> list[ShownImage]:
+    """The first `count` images."""
+    if not (many := min(count, len(examples))):
+        return []
+    batch = examples.__getitems__(range(many))
+    return [
+        ShownImage(names[int(label)], tuple(image.shape), float(image.mean()), float(image.min()), float(image.max()))
+        for image, label in zip(batch["pixel_values"].float(), batch["labels"], strict=True)
+    ]
+
+
+def contact_sheet(examples: Examples, count: int, names: dict[int, str], task: str, folder: Path) -> Path:
+    """Writes the first `count` images after the processor as one PNG, each above its class; returns the file.
+
+    Their smallest value becomes black and their largest white, over all of them together.
+    """
+    from PIL import Image, ImageDraw
+
+    batch = examples.__getitems__(range(min(count, len(examples))))
+    pixels = batch["pixel_values"].float()
+    low, high = float(pixels.min()), float(pixels.max())
+    scaled = ((pixels - low) / (high - low if high > low else 1.0) * 255).round().to(torch.uint8)
+    if scaled.shape[1] not in (1, 3):
+        scaled = scaled[:, :1]
+    scale = max(1, -(-_SIDE // max(scaled.shape[-2:])))
+    height, width = (side * scale for side in scaled.shape[-2:])
+    columns = min(_COLUMNS, len(scaled))
+    sheet = Image.new("RGB", (columns * (width + 8) + 8, -(-len(scaled) // columns) * (height + 24) + 8), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, (image, label) in enumerate(zip(scaled, batch["labels"].tolist(), strict=True)):
+        left, top = 8 + number % columns * (width + 8), 8 + number // columns * (height + 24)
+        picture = Image.fromarray(image.permute(1, 2, 0).squeeze(-1).numpy()).convert("RGB")
+        sheet.paste(picture.resize((width, height), Image.Resampling.NEAREST), (left, top))
+        draw.text((left, top + height + 2), names[label].encode("latin-1", "replace").decode("latin-1"), fill="black")
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{as_file_name(task, 'task')}.png"
+    sheet.save(file)
+    return file
