@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from statistics import fmean
 
@@ -184,22 +185,35 @@ def fronts(methods: Mapping[str, Cells]) -> list[str]:
 
 def draw(streams: Mapping[str, Mapping[str, Cells]], file: Path) -> None:
     """The fronts as a picture: past against newest, one panel a stream."""
-    from matplotlib.figure import Figure
+    from stockpot.report.charts import PALETTE, by_name, chart, hover, legend, mark, number
+    from stockpot.report.rendering import save_figure
 
-    figure = Figure(figsize=(4.2 * len(streams), 4.2), layout="constrained")
-    for axes, (name, methods) in zip(figure.subplots(1, len(streams), squeeze=False)[0], streams.items(), strict=True):
-        for title, labels in FRONTS.items():
-            cells = [methods[label] for label in labels if label in methods]
-            past, newest = (
-                [100 * fmean(SCORES[what](rows["test"]) for rows in each.values()) for each in cells]
-                for what in ("past", "newest")
-            )
-            bold = title.startswith("auto")
-            axes.plot(newest, past, "o-" if bold else ".--", label=title, linewidth=2 if bold else 1)
-        axes.set(title=name, xlabel="newest task (%)", ylabel="earlier tasks (%)")
-        axes.grid(alpha=0.3)
-    figure.axes[0].legend(fontsize=8)
-    figure.savefig(file)
+    rows = [
+        {"stream": name, "method": title, "place": place, "auto": title.startswith("auto"),
+         **{what: 100 * fmean(SCORES[what](row["test"]) for row in methods[label].values())
+            for what in ("past", "newest")}}
+        for name, methods in streams.items()
+        for title, labels in FRONTS.items()
+        for place, label in enumerate(labels)
+        if label in methods
+    ]  # fmt: skip
+    colors = dict(zip(FRONTS, cycle(PALETTE), strict=False))
+    place = {
+        "x": number("newest", "newest task (%)"),
+        "y": number("past", "earlier tasks (%)"),
+        "color": by_name("method", colors, legend=legend(list(FRONTS), 300 * len(streams))),
+        "tooltip": hover(method="method", past="earlier tasks", newest="newest task"),
+    }
+    dashes = {"condition": {"test": "datum.auto", "value": [1, 0]}, "value": [4, 2]}
+    line = {**place, "order": {"field": "place"}, "detail": {"field": "auto"}, "strokeDash": dashes}
+    panels = {
+        "data": {"values": rows},
+        "facet": {"field": "stream", "type": "nominal", "sort": list(streams), "header": {"title": None}},
+        "columns": len(streams),
+        "resolve": {"scale": {"x": "independent", "y": "independent"}},
+        "spec": {"width": 300, "height": 300, "layer": [mark("line", line), mark("point", place, size=30)]},
+    }
+    save_figure(chart(panels, wide=True), file)
 
 
 def main() -> None:

@@ -71,20 +71,16 @@ def _seeds() -> None:
 
 @pytest.fixture
 def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures of reports are small, and no layout is searched for."""
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
+    """Figures of reports are made but not drawn: every file and every page has the same small one, and no Vega."""
+    from markupsafe import Markup
 
-    savefig = Figure.savefig
+    from stockpot.report import rendering
 
-    def small(figure: Figure, *place: Any, **options: Any) -> None:
-        if str(place[0]).endswith(".pdf"):  # embedding fonts takes longest
-            Path(place[0]).write_bytes(b"%PDF-")
-            return
-        savefig(figure, *place, **{**options, "dpi": 40})
-
-    monkeypatch.setattr(Figure, "savefig", small)
-    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda *_: None)
+    drawn = {".png": b"\x89PNG", ".pdf": b"%PDF-"}
+    svg = '<svg width="90" height="60" viewBox="0 0 90 60"></svg>'
+    monkeypatch.setattr(rendering, "svg_of", lambda chart: svg)
+    monkeypatch.setattr(rendering, "_converted", lambda text, suffix: drawn.get(suffix, text.encode()))
+    monkeypatch.setattr(rendering, "vega_script", lambda: Markup("/* Vega */"))
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ refusals = {
 }
 print(json.dumps([loaded, refusals]))
 """
-HEAVY = {"matplotlib", "scipy", "jinja2", "torch", "transformers", "huggingface_hub", "rich", "numpy", "pandas"}
+HEAVY = {"vl_convert", "scipy", "jinja2", "torch", "transformers", "huggingface_hub", "rich", "numpy", "pandas"}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_the_package_and_what_the_command_line_imports_early_stay_light(step: st
 def test_sfa_needs_torch_alone(interpreter: Any) -> None:
     loaded = set(interpreter[0]["SFA"])
     assert "torch" in loaded
-    others = {"transformers", "matplotlib", "datasets", "accelerate", "peft", "lightning"}
+    others = {"transformers", "vl_convert", "datasets", "accelerate", "peft", "lightning"}
     assert not loaded & (others | {"torch.distributed.fsdp"})
 
 

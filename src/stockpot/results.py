@@ -16,6 +16,7 @@ from stockpot.file_names import stays_inside
 
 SCHEMA_VERSION: Final = "1"
 WHATIF_VERSION: Final = "1"
+START_ROW: Final = "start"  # the row before the first task, in every table
 _T = TypeVar("_T", bound=BaseModel)
 
 

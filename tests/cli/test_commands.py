@@ -23,7 +23,7 @@ COMMANDS = [
     "run", "add", "resume", "compare", "report", "whatif", "push", "merge", "rules", "methods", "init", "schema",
     "inspect",
 ]  # fmt: skip
-HEAVY = ("torch", "transformers", "matplotlib", "datasets", "numpy")
+HEAVY = ("torch", "transformers", "vl_convert", "datasets", "numpy")
 Command = Callable[..., Any]
 
 

@@ -228,12 +228,12 @@ def _points(label: str, summary: MethodSummary) -> list[FrontPoint]:
     ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_of() -> Callable[..., Results]:
     return make_run
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def comparison_of() -> Callable[..., tuple[Comparison, dict[str, list[Results]]]]:
     return make_comparison
 
@@ -250,6 +250,6 @@ def hostile() -> str:
 
 @pytest.fixture(autouse=True)
 def _pictures(request: pytest.FixtureRequest) -> None:
-    """Pages are tested for what they say; test_figures draws their figures as users get them."""
-    if request.module.__name__ != "test_figures":
+    """Pages are tested for what they say; two modules draw their figures as users get them."""
+    if request.module.__name__ not in ("test_figures", "test_browser"):
         request.getfixturevalue("quick_pictures")

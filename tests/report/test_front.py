@@ -5,13 +5,20 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from matplotlib.collections import PathCollection
 
 from stockpot.comparisons.front import point_of
 from stockpot.report import formatting, front_facts, front_figures
 from stockpot.results import Cell
 
 Factory = Callable[..., Any]
+
+
+def drawn(chart: Any) -> dict[str, list[dict[str, Any]]]:
+    """Label → its points as they are drawn."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in chart.spec["data"]["values"]:
+        rows.setdefault(row["method"], []).append(row)
+    return rows
 
 
 def places(comparison: Any) -> dict[str, list[tuple[float, float]]]:
@@ -27,20 +34,24 @@ def test_a_line_runs_through_the_strengths_in_order_of_value(comparison_of: Fact
     assert {label: [p.value for p in line] for label, line in front_facts.curves(comparison).items()} == {
         label: [0.1, 0.25, 0.5] for label in ("sfa", "wise_ft", "replay")
     }
-    lines = front_figures.front_figure(comparison).axes[0].lines
-    drawn = [[(float(x), float(y)) for x, y in line.get_xydata()] for line in lines if len(line.get_xydata()) > 1]
-    assert drawn[:3] == list(places(comparison).values())
+    lines = drawn(front_figures.front_figure(comparison))
+    assert {label: [(p["newest"], p["past"]) for p in line] for label, line in lines.items()} == places(comparison)
+    assert [point["place"] for point in lines["sfa"]] == [0, 1, 2]  # the order in which the line runs
 
 
-def test_marks_stand_at_the_numbers_and_are_filled_on_the_front(comparison_of: Factory) -> None:
+def test_marks_are_filled_on_the_front_and_dashes_join_them(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(3, front=True)
-    marks = [m for m in front_figures.front_figure(comparison).axes[0].collections if isinstance(m, PathCollection)]
+    chart = front_figures.front_figure(comparison)
     best = front_facts.undominated(comparison)
     assert 0 < len(best) < len(comparison.front)
-    for line, mark in zip(front_facts.curves(comparison).values(), marks, strict=True):
-        own = [(p.newest_accuracy.mean, p.past_accuracy.mean) for p in line]
-        assert [tuple(xy) for xy in mark.get_offsets()] == own
-        assert [face[3] > 0 for face in mark.get_facecolor()] == [any(p is b for b in best) for p in line]
+    for label, line in front_facts.curves(comparison).items():
+        assert [point["front"] for point in drawn(chart)[label]] == [any(p is b for b in best) for p in line]
+    filled = {layer["transform"][0]["filter"]: layer["mark"]["filled"] for layer in chart.spec["layer"]
+              if "filled" in layer["mark"]}  # fmt: skip
+    assert filled == {"datum.front": True, "!datum.front": False}
+    (stairs,) = [layer for layer in chart.spec["layer"] if layer["mark"].get("interpolate")]
+    at = [(row["newest"], row["past"]) for row in stairs["data"]["values"]]
+    assert at == sorted((p.newest_accuracy.mean, p.past_accuracy.mean) for p in best)
 
 
 def test_the_table_has_every_point_with_its_costs(comparison_of: Factory) -> None:
@@ -66,30 +77,35 @@ def test_many_methods_have_a_panel_each(comparison_of: Factory, many_methods: di
     comparison, _ = comparison_of(2, dict(list(many_methods.items())[:12]), front=True)
     lines = front_facts.curves(comparison)
     assert len(lines) > front_facts.FEW_LINES
-    figure = front_figures.front_figure(comparison)
-    assert not figure.axes[0].texts
-    legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend[: len(lines)] == [f"{label} (beta)" for label in lines]
-    panels = front_figures.front_panels(comparison).axes
-    assert [axes.get_title(loc="left") for axes in panels if axes.get_visible()] == [f"{one} (beta)" for one in lines]
-    assert [text.get_text() for text in panels[0].texts] == ["0.1", "0.5"]
+    whole, panels = front_figures.front_figure(comparison).spec, front_figures.front_panels(comparison)
+    assert not [layer for layer in whole["layer"] if layer["mark"]["type"] == "text"]
+    (colour, *_) = [layer["encoding"]["color"] for layer in whole["layer"] if "color" in layer["encoding"]]
+    assert colour["scale"]["domain"][: len(lines)] == [f"{label} (beta)" for label in lines]
+    assert panels.spec["facet"]["sort"] == [f"{label} (beta)" for label in lines]
+    ends = {point["end"]: point["strength"] for point in drawn(panels)["sfa"]}
+    assert (ends["low"], ends["high"]) == ("0.1", "0.5")
+    grey = panels.spec["spec"]["layer"][0]["data"]["values"]
+    assert {row["method"] for row in grey} == set(lines)
 
 
 def test_up_and_right_is_better_where_lower_scores_are(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(3, front=True)
     flipped = comparison.model_copy(update={"higher_is_better": False})
-    for axes in (front_figures.front_figure(flipped).axes[0], front_figures.front_panels(flipped).axes[0]):
-        assert axes.xaxis_inverted() and axes.yaxis_inverted()
+    whole, panels = front_figures.front_figure(flipped).spec, front_figures.front_panels(flipped).spec["spec"]
+    for layer in (*whole["layer"], *panels["layer"]):
+        assert layer["encoding"]["x"]["scale"]["reverse"] and layer["encoding"]["y"]["scale"]["reverse"]
 
 
 def test_floor_and_ceiling_are_reference_marks(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(3, front=True)
-    axes = front_figures.front_figure(comparison).axes[0]
-    drawn = {str(line.get_label()): tuple(line.get_xydata()[0]) for line in axes.lines if len(line.get_xydata()) == 1}
-    for label in ("sequential", "joint"):
+    layers = front_figures.front_figure(comparison).spec["layer"]
+    references = {row["method"]: row for row in layers[-1]["data"]["values"]}
+    assert set(references) == {"sequential", "joint"}
+    for label, row in references.items():
         summary = comparison.methods[label]
-        assert drawn[label] == (summary.newest_accuracy.mean, summary.past_accuracy.mean)
-    assert [text.get_text() for text in axes.texts] == ["0.1", "0.5"] * 3  # the ends of three lines
+        assert (row["newest"], row["past"]) == (summary.newest_accuracy.mean, summary.past_accuracy.mean)
+    labels = [layer["transform"][0]["filter"] for layer in layers if layer["mark"]["type"] == "text"]
+    assert labels == ["datum.end == 'low'", "datum.end == 'high'"]
 
 
 def test_the_pareto_front_is_what_no_other_mean_beats(comparison_of: Factory) -> None:

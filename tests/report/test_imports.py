@@ -9,7 +9,7 @@ def test_nothing_heavy_is_loaded_before_it_is_needed() -> None:
 import sys
 import stockpot.report, stockpot.report.tables, stockpot.report.findings, stockpot.report.card, stockpot.report.answers
 import stockpot.report.beta_layers, stockpot.evaluation.metrics, stockpot.evaluation.statistics
-heavy = {'matplotlib', 'scipy', 'jinja2', 'torch', 'transformers', 'huggingface_hub', 'rich', 'numpy'}
+heavy = {'vl_convert', 'scipy', 'jinja2', 'torch', 'transformers', 'huggingface_hub', 'rich', 'numpy'}
 heavy &= set(sys.modules)
 assert not heavy, heavy
 """

@@ -9,7 +9,7 @@ import pytest
 
 from stockpot.comparisons.whatif import _left_out
 from stockpot.evaluation.metrics import stream_metrics
-from stockpot.report import other_scores, whatif_page
+from stockpot.report import other_scores, whatif_figures
 from stockpot.report.findings import run_summary
 from stockpot.report.formatting import amount, score, score_with_interval
 from stockpot.report.run_page import write_run_report
@@ -62,7 +62,7 @@ def test_controls_and_other_scores_of_a_comparison_are_means_over_runs(compariso
     comparison, cells = comparison_of(2)
     cells = {label: [with_loss(run) for run in runs] for label, runs in cells.items()}
     controls, others = other_scores.other_scores_of_comparison(comparison, cells)
-    assert controls.headings == ["noise, before", "noise, after", "noise, change", "noise, worst change"] and len(
+    assert controls.headings == ["noise, start", "noise, at the end", "noise, change", "noise, worst change"] and len(
         controls.rows
     ) == len(comparison.methods)
     assert {tuple(values) for _, values in controls.rows} == {("0.500", "0.350", "−0.150", "−0.150")}
@@ -105,7 +105,8 @@ def test_what_if_turns_the_axes_of_a_loss_and_says_what_has_no_score(run_of: Fac
         plain_metrics=stream_metrics(LOSS), start=[4.0, 4.0, 4.5], methods={"ties": method}, notes=[], versions={},
         commit=None,
     )  # fmt: skip
-    axes = whatif_page.tradeoff_figure(found).axes[0]
-    assert axes.xaxis_inverted() and axes.yaxis_inverted()
-    assert "lower is better" in whatif_page.averages_figure(found).axes[0].get_ylabel()
+    for layer in whatif_figures.tradeoff_figure(found).spec["layer"]:
+        assert layer["encoding"]["x"]["scale"]["reverse"] and layer["encoding"]["y"]["scale"]["reverse"]
+    averages = whatif_figures.averages_figure(found).spec["layer"]
+    assert all("lower is better" in layer["encoding"]["y"]["title"] for layer in averages)
     assert _left_out({"ties": method}, 3, "perplexity") == ["ties at scale = 2 has no finite perplexity: left out."]

@@ -27,6 +27,7 @@ class Reader(HTMLParser):
         self.references: list[str] = []
         self.open: list[str] = []
         self.svgs: list[dict[str, str | None]] = []
+        self.scripts: list[dict[str, str | None]] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -36,6 +37,8 @@ class Reader(HTMLParser):
         given = dict(attrs)
         if tag == "svg":
             self.svgs.append(given)
+        if tag == "script":
+            self.scripts.append(given)
         for name, value in attrs:
             if name == "id":
                 self.ids.append(value or "")
@@ -57,7 +60,9 @@ def check(path: Path) -> tuple[str, Reader]:
     text = path.read_text(encoding="utf-8")
     read = Reader(text)
     assert read.open == []
-    assert read.tags["script"] == read.tags["iframe"] == read.tags["img"] == 0
+    assert read.tags["iframe"] == read.tags["img"] == 0
+    assert all(set(script) <= {"type", "id"} for script in read.scripts)  # none is loaded
+    assert [script.get("type") for script in read.scripts].count(None) == (2 if read.tags["figure"] else 1)
     assert all(reference.startswith(("#", "data:")) for reference in read.references), read.references
     assert "@import" not in text
     assert all(target.startswith("#") for target in re.findall(r"url\((.*?)\)", text))
@@ -93,17 +98,18 @@ def test_run_page(run_of: Factory, tmp_path: Path) -> None:
         "class 5",
     ):
         assert expected in text
-    recipe = re.search(r"<summary>Recipe</summary><pre>(.*?)</pre>", text, re.DOTALL)
+    recipe = re.search(r"<p>Recipe:</p>\s*<pre>(.*?)</pre>", text, re.DOTALL)
     assert recipe is not None and yaml.safe_load(recipe[1]) == run.recipe
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+    first = text.index("<details")  # one picture, one table and a sentence come before what is folded away
+    assert (text[:first].count("<figure"), text[:first].count("<table"), text[:first].count("<li>")) == (1, 1, 1)
 
 
 def test_page_of_several_runs(run_of: Factory, tmp_path: Path) -> None:
     runs = [("runs/x", run_of("sfa", keep=0.9)), ("elsewhere/x", run_of("sequential"))]
     text, read = check(run_page.write_run_report(runs, tmp_path))
-    assert len(read.svgs) == 4
-    assert len(stems(tmp_path, "png")) == 4
-    assert "single runs allow no claim" in text and "#run-2" in read.references
+    assert len(read.svgs) == len(stems(tmp_path, "png")) == 5  # two of each run, and both over the stream
+    assert "single runs allow no claim" in text and {"run-1", "run-2"} <= set(read.ids)
 
 
 def test_comparison_page(comparison_of: Factory, tmp_path: Path) -> None:
@@ -129,7 +135,14 @@ def test_comparison_page(comparison_of: Factory, tmp_path: Path) -> None:
         "peak memory",
     ):
         assert words in text
-    assert text.count('class="n better"') >= 4 and 'class="n worse"' in text
+    assert text.count('class="n better') >= 4 and 'class="n worse"' in text
+    first = text[: text.index("<details")]
+    assert (first.count("<figure"), first.count("<table")) == (1, 1) and 1 <= first.count("<li>") <= 5
+    assert first.index("<figure") < first.index("<table") < first.index("<li>")
+    assert re.findall(r'<input type="checkbox" checked value="(.*?)" data-row="(.*?)">', first) == [
+        (label, label + {"sequential": " (floor)", "joint": " (ceiling)"}.get(label, ""))
+        for label in comparison.methods
+    ]
 
 
 @pytest.mark.parametrize(
@@ -144,19 +157,20 @@ def test_comparison_pages_of_every_size(
     assert len(comparison.methods) == count
     text, read = check(comparison_page.write_comparison_report(comparison, cells, tmp_path))
     several, many = orders > 1, count > 8
-    pictures = 6 + (2 + (count > 10)) * whole + many
+    pictures = 6 + (2 + (count > 10)) * whole + many + (count > 12) * 2
     assert len(read.svgs) == len(stems(tmp_path, "png")) == pictures
     assert {"front", "tuning"} <= stems(tmp_path, "png") if whole else not {"front", "tuning"} & stems(tmp_path, "png")
     assert ("moves by</th>" in text) == several
     assert ("mean-matrices-of-the-others" in stems(tmp_path, "svg")) == many
     assert f"3\u00a0seeds\u00a0×\u00a0{orders}\u00a0order" in text
     headings = re.findall(r"<h2[^>]*>(.*?)</h2>", text)
-    assert [h for h in headings if h.endswith("?")][:4] == headings[:4]
+    assert (headings[0] == f"All {count} methods") == (count > 12)
+    assert [h for h in headings if h.endswith("?")][:4] == headings[count > 12 :][:4]
     assert ("How the parameters were chosen" in headings) == whole
     assert ("In the first order of the tasks only" in text) == several
     assert ("which was the only one run" in text) != several
     small = re.search(r"<tbody>(.*?)</tbody>", text, re.DOTALL)
-    assert small is not None and small[1].count("<tr>") == min(count, 6 if many else 8)
+    assert small is not None and small[1].count("<tr>") == (count if count <= 12 else 10)
 
 
 def test_only_the_first_order_is_drawn_task_by_task(comparison_of: Factory) -> None:
@@ -193,12 +207,12 @@ def test_everything_from_the_user_is_escaped(
     run.head[hostile] = [hostile]
     run.versions[hostile] = hostile
     text, _ = check(run_page.write_run_report([(hostile, run)], tmp_path / "run"))
-    assert "<script" not in text and text.count("&lt;script&gt;") >= 8
+    assert "<script>alert" not in text and text.count("&lt;script&gt;") >= 8
 
     comparison, cells = comparison_of(2, {"sequential": {}, hostile: {"name": "sfa"}}, tasks=[hostile, "b", "c"])
     comparison = comparison.model_copy(update={"name": hostile})
     text, _ = check(comparison_page.write_comparison_report(comparison, cells, tmp_path / "comparison"))
-    assert "<script" not in text and text.count("&lt;script&gt;") >= 8
+    assert "<script>alert" not in text and text.count("&lt;script&gt;") >= 8
 
 
 def test_a_long_stream_stays_under_a_megabyte(run_of: Factory, tmp_path: Path) -> None:
@@ -208,16 +222,27 @@ def test_a_long_stream_stays_under_a_megabyte(run_of: Factory, tmp_path: Path) -
 def test_a_stream_of_200_tasks_is_one_picture_and_a_row_for_each_task(run_of: Factory, tmp_path: Path) -> None:
     run = run_of(K=200)
     text, read = check(run_page.write_run_report([("longer", run)], tmp_path))
-    assert len(text) < 500_000
+    assert len(text) < 500_000  # without Vega
     assert len(read.svgs) == 2
-    assert 1 <= text.count("<image ") <= 2  # the heat map and its bar: cells are no paths
-    assert "at its worst since" in text
+    assert text[: text.index("<details")].count("<tr>") == 1 + run_page.MOST_LOST
     matrix = run.scores["accuracy"].matrix
     column = [row[7] for row in matrix[7:]]
-    cells = re.search(rf'<th scope="row">{run.tasks[7]}</th>((?:<td class="n">[^<]*</td>){{4}})</tr>', text)
+    whole = text[text.index("at four moments") :]
+    cells = re.search(rf'<th scope="row">{run.tasks[7]}</th>((?:<td [^<]*</td>){{4}})</tr>', whole)
     assert cells is not None
     shown = re.findall(r">([\d.]+)<", cells[1])
     assert shown == [f"{v:.3f}" for v in (run.scores["accuracy"].initial[7], column[0], min(column), column[-1])]
+
+
+def test_of_many_tasks_the_first_table_has_those_that_lost_most(run_of: Factory) -> None:
+    run = run_of(K=20)
+    matrix = run.scores["accuracy"].matrix
+    lost = sorted(range(20), key=lambda k: matrix[-1][k] - matrix[k][k])
+    grid = run_page._first_table(run)
+    assert [name for name, _ in grid.rows] == [f"task{k}" for k in lost[: run_page.MOST_LOST]]
+    losses = run.scores["accuracy"].model_copy(update={"higher_is_better": False, "unit": "nats"})
+    run = run.model_copy(update={"scores": {"accuracy": losses}})
+    assert run_page._first_table(run).rows[0][0] == f"task{lost[-1]}"
 
 
 def test_a_run_before_its_first_task(run_of: Factory, tmp_path: Path) -> None:

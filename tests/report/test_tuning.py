@@ -13,6 +13,11 @@ from stockpot.results import Trial
 Factory = Callable[..., Any]
 
 
+def panels(comparison: Any) -> dict[str, dict[str, Any]]:
+    """Label → its panel of the picture."""
+    return {panel["title"]: panel for panel in tuning_section.tuning_figure(comparison).spec["concat"]}
+
+
 def test_the_search_is_described(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(3, tuned=True)
     first, nothing, *_ = tuning_section.tuning_facts(comparison)
@@ -49,18 +54,16 @@ def test_diverged_trials_are_counted_and_not_drawn(comparison_of: Factory) -> No
     trials = comparison.tuning.methods["sfa"]
     trials[3] = trials[3].model_copy(update={"score": None})
     assert dict(tuning_section.tuning_grid(comparison).rows)["sfa"][2] == "4 (1 diverged)"
-    panel = next(axes for axes in tuning_section.tuning_figure(comparison).axes if axes.get_title(loc="left") == "sfa")
-    assert list(panel.lines[0].get_xdata()) == [0.05, 0.1, 0.25]
+    assert [row["strength"] for row in panels(comparison)["sfa"]["data"]["values"]] == [0.05, 0.1, 0.25]
 
 
 def test_the_picture_shows_every_trial_and_the_chosen_one(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(3, tuned=True)
-    for axes in tuning_section.tuning_figure(comparison).axes:
-        label = axes.get_title(loc="left")
-        trials = comparison.tuning.methods[label]
-        line, chosen = axes.lines
-        assert [tuple(xy) for xy in line.get_xydata()] == [(trial.keys["beta"], trial.score) for trial in trials]
-        assert chosen.get_xdata()[0] == comparison.tuning.chosen[label]["beta"] and axes.get_xlabel() == "beta"
+    for label, panel in panels(comparison).items():
+        trials, rows = comparison.tuning.methods[label], panel["data"]["values"]
+        assert [(row["strength"], row["score"]) for row in rows] == [(t.keys["beta"], t.score) for t in trials]
+        assert [row["strength"] for row in rows if row["chosen"]] == [comparison.tuning.chosen[label]["beta"]]
+        assert panel["layer"][-1]["encoding"]["x"]["title"] == "beta"
 
 
 def test_several_parameters_are_drawn_by_the_number_of_the_trial(comparison_of: Factory) -> None:
@@ -68,8 +71,10 @@ def test_several_parameters_are_drawn_by_the_number_of_the_trial(comparison_of: 
     trials = [Trial(keys={"beta": 0.1 * k, "p": 1}, score=0.5 + 0.1 * k, run="") for k in range(3)]
     comparison.tuning.methods["sfa"] = trials
     assert searched_strength(trials) is None
-    panel = next(axes for axes in tuning_section.tuning_figure(comparison).axes if axes.get_title(loc="left") == "sfa")
-    assert list(panel.lines[0].get_xdata()) == [1, 2, 3] and panel.get_xlabel() == "trial"
+    panel = panels(comparison)["sfa"]
+    assert [row["strength"] for row in panel["data"]["values"]] == [1, 2, 3]
+    assert panel["layer"][0]["mark"]["type"] == "point"  # trials have no order that a line could run in
+    assert panel["layer"][0]["encoding"]["x"]["title"] == "trial"
 
 
 @pytest.mark.parametrize(("values", "scale"), [([0.1, 1.0, 10.0], "log"), ([0.1, 0.2, 0.5], "linear"), ([0, 1, 100], "linear")])  # fmt: skip  # noqa: E501
@@ -78,7 +83,8 @@ def test_strengths_over_decades_are_drawn_by_their_logarithm(
 ) -> None:
     comparison, _ = comparison_of(3, {"sequential": {}, "ewc": {"keep": 0.5}}, tuned=True)
     comparison.tuning.methods["ewc"] = [Trial(keys={"strength": v}, score=0.5, run="") for v in values]
-    assert tuning_section.tuning_figure(comparison).axes[0].get_xscale() == scale
+    axis = panels(comparison)["ewc"]["layer"][-1]["encoding"]["x"]
+    assert axis["scale"].get("type", "linear") == scale
 
 
 def test_a_search_that_found_its_best_inside_says_nothing_of_ends_extensions_or_divergence(

@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stockpot.errors import StockpotError, did_you_mean
-from stockpot.results import Costs, Estimate, MethodSummary, Metrics, Results, Scores, WhatIfMethod
+from stockpot.results import START_ROW, Costs, Estimate, MethodSummary, Metrics, Results, Scores, WhatIfMethod
 
 if TYPE_CHECKING:
     import pandas as pd
 
-START_ROW = "start"  # the row before the first task
 _T = TypeVar("_T")
 
 

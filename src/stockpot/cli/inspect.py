@@ -59,7 +59,7 @@ def inspect_command(
             say(escape_controls(line, lines=False))
     if pictures:
         from stockpot.inspect.picture import difference_figure
-        from stockpot.report.figures import save_figure
+        from stockpot.report.rendering import save_figure
 
         save_figure(difference_figure(comparisons[0]), *pictures)
         for file in pictures if not as_json else ():

@@ -59,9 +59,9 @@ def _moments(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def _half_width(error: float, n: int, confidence: float) -> float:
-    from scipy.stats import t
+    from scipy.special import stdtrit  # what scipy.stats calls in the end, three hundred times slower
 
-    return float(t.ppf((1 + confidence) / 2, n - 1)) * error
+    return float(stdtrit(n - 1, (1 + confidence) / 2)) * error
 
 
 def estimate_mean(values: Sequence[float | None], confidence: float = 0.95) -> Estimate:
@@ -102,9 +102,9 @@ def paired(values: Sequence[float | None], reference: Sequence[float | None]) ->
         return Paired(mean, None, None, n)
     if error == 0:
         return Paired(mean, 0.0, None, n, constant=True)
-    from scipy.stats import t
+    from scipy.special import stdtr
 
-    return Paired(mean, error, float(2 * t.sf(abs(mean) / error, n - 1)), n)
+    return Paired(mean, error, float(2 * stdtr(n - 1, -abs(mean) / error)), n)
 
 
 def holm_multipliers(p_values: Sequence[float]) -> list[float]:

@@ -1,4 +1,4 @@
-"""How two checkpoints differ by depth, as a picture; importing this file loads matplotlib."""
+"""How two checkpoints differ by depth, as a picture."""
 
 from __future__ import annotations
 
@@ -6,53 +6,85 @@ from collections.abc import Mapping
 from itertools import cycle
 from typing import TypeAlias
 
-from matplotlib.figure import Figure
-
 from stockpot.errors import StockpotError
 from stockpot.inspect.differences import CheckpointComparison, TensorDifference
 from stockpot.inspect.name_patterns import fold_names, grouped
 from stockpot.merging.plan.layer_stacks import layer_of
-from stockpot.report.figures import FLOOR, MARKERS, PALETTE, short, styled
+from stockpot.report.charts import (
+    MARKERS,
+    PALETTE,
+    Chart,
+    Row,
+    Spec,
+    by_name,
+    chart,
+    distinct,
+    hover,
+    mark,
+    number,
+    short,
+)
 
 _CURVES = 24  # at most: those that differ most
+_PLOT_WIDTH = 430
 # A kind of tensor: its name, and for each layer the difference of its tensors as one vector; −1 is outside the layers.
 Curve: TypeAlias = tuple[str, Mapping[int, TensorDifference]]
 
 
-@styled
-def difference_figure(comparison: CheckpointComparison) -> Figure:
+def difference_figure(comparison: CheckpointComparison) -> Chart:
     """Relative distance and cosine against the layer. Raises StockpotError where no tensor has a distance."""
     curves, whole = curves_of(comparison.measured), comparison.whole
     if not curves:
         raise StockpotError(f"{comparison.first} and {comparison.second} share no tensor that has a distance.")
     shown = curves[:_CURVES]
-    figure = Figure(figsize=(7.4, max(4.8, 1.4 + 0.19 * (len(shown) + 2))), layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True)
-    for axes, key in ((upper, "distance"), (lower, "cosine")):
-        for (name, points), color, marker in zip(shown, cycle(PALETTE), cycle(MARKERS), strict=False):
-            values, look = [getattr(point, key) for point in points.values()], {"color": color, "marker": marker}
-            axes.plot(list(points), values, **look, markersize=3.5, linewidth=1.1, label=short(name, 34))
-        if (value := getattr(whole, key)) is not None:
-            label = f"whole model: {whole.distance:.3g}" + (f", {whole.cosine:.6g}" if whole.cosine else "")
-            axes.axhline(value, color=FLOOR, linewidth=0.9, linestyle="--", zorder=1, label=label)
-        axes.grid(axis="y", alpha=0.25, linewidth=0.6)
-    distances = [point.distance for _, points in shown for point in points.values() if point.distance]
-    if distances and max(distances) > 50 * min(distances):
-        upper.set_yscale("symlog", linthresh=min(distances), linscale=0.4)
-        upper.yaxis.set_major_formatter("{x:g}")
-    upper.set_ylim(0, 1.3 * max(distances, default=1.0))
-    upper.set_ylabel("distance ‖a − b‖ / ‖a‖")
-    upper.set_title(f"a: {short(comparison.first, 72)}\nb: {short(comparison.second, 72)}", loc="left")
-    lower.set_ylabel("cosine of a and b")
-    lower.ticklabel_format(axis="y", style="plain", useOffset=False)
-    lower.set_xlabel("layer")
-    numbers = sorted({number for _, points in shown for number in points})
-    ticks = [number for number in numbers if number < 0 or number % max(1, numbers[-1] // 12) == 0]
-    lower.set_xticks(ticks, ["\noutside" if number < 0 else f"{number}" for number in ticks])
-    figure.align_ylabels()
+    names = distinct([name for name, _ in shown], 34)
+    colors = dict(zip(names, cycle(PALETTE), strict=False))
+    shapes = dict(zip(names, cycle(MARKERS), strict=False))
     left_out = f"{len(curves) - len(shown)} more differ less" if len(curves) > len(shown) else None
-    figure.legend(*upper.get_legend_handles_labels(), loc="outside right center", title=left_out)
-    return figure
+    beside = {"orient": "right", "title": left_out, "columns": 1, "labelLimit": 300}
+    numbers = sorted({number for _, points in shown for number in points})
+    panels = []
+    for key, title in (("distance", "distance ‖a − b‖ / ‖a‖"), ("cosine", "cosine of a and b")):
+        rows = [
+            {"tensor": name, "layer": layer, "value": value, "said": f"{value:.6g}"}
+            for name, (_, points) in zip(names, shown, strict=True)
+            for layer, point in points.items()
+            if (value := getattr(point, key)) is not None
+        ]
+        encoding: Spec = {
+            "x": number("layer", "layer", {"padding": 8, "nice": False}, axis=_layer_axis(numbers)),
+            "y": number("value", title, _value_scale(key, rows)),
+            "color": by_name("tensor", colors, legend=beside),
+            "tooltip": hover(tensor="tensor", layer="layer", said=key),
+        }
+        shape = {"shape": by_name("tensor", shapes, legend=beside)}
+        line = {axis: encoding[axis] for axis in ("x", "y", "color")}
+        layers = [mark("line", line, strokeWidth=1.3, aria=False), mark("point", {**encoding, **shape}, size=24)]
+        if (value := getattr(whole, key)) is not None:
+            mean = {"values": [{"value": value, "tensor": "whole model", "said": f"{value:.6g}"}]}
+            said = {"y": encoding["y"], "tooltip": hover(tensor="tensor", said=key)}
+            layers.append(mark("rule", said, data=mean, strokeDash=[5, 3]))
+        panels.append({"data": {"values": rows}, "width": _PLOT_WIDTH, "height": 190, "layer": layers})
+    whole_words = "" if whole.distance is None else f"whole model (dashed): {whole.distance:.3g}"
+    whole_words += f", {whole.cosine:.6g}" if whole.cosine is not None and whole_words else ""
+    heading = [f"a: {short(comparison.first, 72)}", f"b: {short(comparison.second, 72)}", *filter(None, [whole_words])]
+    return chart({"vconcat": panels, "title": heading}, wide=True)
+
+
+def _layer_axis(numbers: list[int]) -> Spec:
+    """Even numbers of layers; −1 is what lies outside them."""
+    ticks = [number for number in numbers if number < 0 or number % max(1, numbers[-1] // 12) == 0]
+    return {"values": ticks, "labelExpr": "datum.value < 0 ? 'outside' : datum.label", "format": "d", "grid": False}
+
+
+def _value_scale(key: str, rows: list[Row]) -> Spec:
+    """Distances from zero, by their logarithm where the largest are far from the smallest."""
+    distances = [row["value"] for row in rows if row["value"]]
+    if key != "distance" or not distances:
+        return {"padding": 8}
+    if max(distances) > 50 * min(distances):
+        return {"type": "symlog", "constant": min(distances), "nice": False}
+    return {"zero": True}
 
 
 def curves_of(differences: Mapping[str, TensorDifference]) -> list[Curve]:

@@ -52,6 +52,22 @@ def answer_questions(comparison: Comparison) -> list[Answer]:
     ]
 
 
+def methods_overview(comparison: Comparison) -> Grid:
+    """The table that a page begins with: what each method keeps, learns and costs, the best average first."""
+    base, best = reference(comparison), against_the_best(comparison, "average_accuracy")
+    plain, unit = comparison.methods[base] if base is not None else None, comparison.unit
+    columns: list[Column] = [
+        (_title(comparison, "average_accuracy"), lambda _, s: score_with_interval(s.average_accuracy, unit)),
+        ("against the best mean", lambda label, _: best.get(label, MISSING)),
+        ("forgetting", lambda _, s: score_with_interval(s.forgetting, unit)),
+        ("newest task", lambda _, s: score_with_interval(s.newest_accuracy, unit)),
+        ("training", lambda _, s: seconds(s.training_seconds.mean)),
+        ("relative", lambda _, s: times(relative_time(s, plain))),
+        ("stored between tasks", lambda _, s: stored_words(s)),
+    ]
+    return method_grid(f"Best average first; {over_runs(comparison)}", ranked(comparison), columns)
+
+
 def against_the_best(comparison: Comparison, metric: str) -> dict[str, str]:
     """Label → its verdict against the method of the best mean, corrected for every pair; floor and ceiling have none.
 

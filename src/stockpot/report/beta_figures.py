@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
-
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, to_rgb
-from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
-from numpy.typing import NDArray
+from math import fsum
+from typing import NamedTuple
 
 from stockpot.report.beta_layers import TENTHS, by_layer, mean_beta, of_task, pooled, share_by_tenth
-from stockpot.report.figures import FIGURE_WIDTH, FLOOR, MARKERS, PALETTE, short, styled
-from stockpot.report.stream_figures import MANY_TASKS, legend_of_tasks, task_colors
+from stockpot.report.charts import (
+    FULL_WIDTH,
+    MARKERS,
+    PALETTE,
+    WIDTH,
+    Chart,
+    Row,
+    Spec,
+    by_name,
+    chart,
+    distinct,
+    hover,
+    legend,
+    mark,
+    number,
+    short,
+    task_colors,
+)
+from stockpot.report.formatting import percent
+from stockpot.report.stream_figures import MANY_TASKS
 from stockpot.results import Results, TaskBetas, TensorBetas
 
 MANY_LAYERS = 7  # beyond these, the figure is wide
 MANY_DOTS = 500  # beyond these, only the last task's tensors are dots
 _MOST_LABELS = 12
-# From nothing to the first colour of the palette: empty cells are the page's ground, light or dark.
-_FILLED = LinearSegmentedColormap.from_list("filled", [(*to_rgb(PALETTE[0]), alpha) for alpha in (0.0, 1.0)])
 
 
 class _TaskProfile(NamedTuple):
@@ -30,7 +40,7 @@ class _TaskProfile(NamedTuple):
     number: int
     name: str
     betas: TaskBetas
-    means: NDArray[np.float64]
+    means: list[list[float | None]]
 
 
 def beta_caption(runs: Sequence[Results], where: str = "") -> str:
@@ -44,116 +54,161 @@ def beta_caption(runs: Sequence[Results], where: str = "") -> str:
     )
 
 
-@styled
-def betas_by_depth(runs: Sequence[Results], title: str = "") -> Figure:
+def betas_by_depth(runs: Sequence[Results], title: str = "") -> Chart:
     """Mean β of every layer and tensor by task, above the histograms of the layers after the last task.
 
     Args:
         runs: Runs of one method with the same tasks, at least one of which chose β.
         title: Written over the figure.
     """
-    names = _task_names(runs)
+    names = distinct(_task_names(runs), 24)
     count = len(names)
     chosen = {k: betas for k in range(count) if (betas := of_task(runs, k))}
     layers = list(dict.fromkeys(layer for betas in chosen.values() for b in betas for layer in by_layer(b.tensors)))
     tasks = [
-        _TaskProfile(k, names[k], pooled(betas), np.array([_layer_means(b, layers) for b in betas]))
+        _TaskProfile(k, names[k], pooled(betas), [_layer_means(b, layers) for b in betas])
         for k, betas in chosen.items()
     ]
-    width = FIGURE_WIDTH if len(layers) <= MANY_LAYERS else 1.6 * FIGURE_WIDTH
-    figure = Figure(figsize=(width, 4.9), layout="constrained")
-    profile, histogram = figure.subplots(2, 1, sharex=True, height_ratios=(1.25, 1))
-    if count > MANY_TASKS:
-        _range(profile, tasks)
-    else:
-        _tasks(profile, tasks, count)
-    _dots(profile, tasks, layers, count)
-    if title:
-        profile.set_title(title, loc="left")
-    profile.set_ylabel("mean β")
-    _histograms(figure, histogram, tasks[-1], layers)
-    for axes in (profile, histogram):
-        axes.set(xlim=(0, len(layers)), ylim=(-0.02, 1.02) if axes is profile else (0, 1))
-        axes.set_yticks((0, 0.25, 0.5, 0.75, 1), ("trained  0", "", "0.5", "", "anchor  1"))
-    profile.grid(axis="y", color=FLOOR, alpha=0.25, linewidth=0.6)
-    profile.tick_params(axis="x", length=0, labelbottom=False)
-    _name_layers(histogram, layers)
-    legend_of_tasks(figure, profile, len(tasks) if count <= MANY_TASKS else count)
-    return figure
+    wide = len(layers) > MANY_LAYERS
+    width = FULL_WIDTH - 170 if wide else WIDTH - 110
+    profile = _range(tasks, layers) if count > MANY_TASKS else _tasks(tasks, layers)
+    colors = {task.name: PALETTE[0] for task in tasks} if count > MANY_TASKS else _colors(tasks, count)
+    shapes = {task.name: MARKERS[task.number % len(MARKERS)] for task in tasks}
+    shown = [tasks[-1].name] if count > MANY_TASKS else [task.name for task in tasks]
+    if len(PALETTE) < len(shown):
+        shown = [shown[0], shown[-1]]
+    below = legend(shown, width, values=shown, symbolOpacity=1)
+    above: Spec = {
+        "data": {"values": profile}, "width": width, "height": 190,
+        "layer": _profile_layers(layers, colors, shapes, below, _dots(tasks, layers, count)),
+    }  # fmt: skip
+    beneath: Spec = {
+        "data": {"values": _shares(tasks[-1], layers)}, "width": width, "height": 150,
+        "layer": [_histograms(tasks[-1], layers)],
+    }  # fmt: skip
+    parts: Spec = {
+        "vconcat": [above, beneath],
+        "spacing": 12,
+        "resolve": {"scale": {"color": "independent", "shape": "independent", "opacity": "independent"}},
+    }
+    return chart(parts | ({"title": title} if title else {}), wide)
 
 
 def _task_names(runs: Sequence[Results]) -> list[str]:
     return max((run.tasks for run in runs), key=len)
 
 
-def _layer_means(betas: TaskBetas, layers: Sequence[str]) -> list[float]:
+def _layer_means(betas: TaskBetas, layers: Sequence[str]) -> list[float | None]:
     known = {layer: mean_beta(tensors) for layer, tensors in by_layer(betas.tensors).items()}
-    return [known.get(layer, np.nan) for layer in layers]
+    return [known.get(layer) for layer in layers]
 
 
-def _tasks(axes: Axes, tasks: Sequence[_TaskProfile], count: int) -> None:
-    """A line for each task over the layers, with a band from the lowest run to the highest."""
+def _colors(tasks: Sequence[_TaskProfile], count: int) -> dict[str, str]:
     colors = task_colors(count)
+    return {task.name: colors[task.number] for task in tasks}
+
+
+def _tasks(tasks: Sequence[_TaskProfile], layers: Sequence[str]) -> list[Row]:
+    """Each task's mean in each layer, with the lowest and the highest run."""
+    rows: list[Row] = []
     for task in tasks:
-        x, color = np.arange(task.means.shape[1]) + 0.5, colors[task.number]
-        marker = MARKERS[task.number % len(MARKERS)] if count <= len(PALETTE) else "o"
-        size = 4.5 if len(x) <= MANY_LAYERS else 2.5
-        axes.plot(
-            x, task.means.mean(0), color=color, linewidth=1.3, marker=marker, markersize=size, label=short(task.name)
-        )
-        if len(task.means) > 1:
-            axes.fill_between(x, task.means.min(0), task.means.max(0), color=color, alpha=0.18, linewidth=0)
+        for k, layer in enumerate(layers):
+            known = [means[k] for means in task.means]
+            values = [value for value in known if value is not None]
+            if values:
+                mean = fsum(values) / len(values)
+                band = {"low": min(values), "high": max(values)} if len(task.means) > 1 else {}
+                rows.append(
+                    {"task": task.name, "depth": k + 0.5, "layer": layer, "beta": mean, "said": f"{mean:.2f}", **band}
+                )
+    return rows
 
 
-def _range(axes: Axes, tasks: Sequence[_TaskProfile]) -> None:
-    """Of many tasks the range of their means, and the last."""
-    means = np.array([task.means.mean(0) for task in tasks])
-    x = np.arange(means.shape[1]) + 0.5
-    low, high = np.nanmin(means, axis=0), np.nanmax(means, axis=0)
-    axes.fill_between(x, low, high, color=PALETTE[0], alpha=0.2, linewidth=0, label="lowest to highest task")
-    axes.plot(x, means[-1], color=PALETTE[0], linewidth=1.4, marker="o", markersize=3, label=short(tasks[-1].name))
+def _range(tasks: Sequence[_TaskProfile], layers: Sequence[str]) -> list[Row]:
+    """Of many tasks the last, and the range of their means."""
+    every = _tasks(tasks, layers)
+    rows = [row for row in every if row["task"] == tasks[-1].name]
+    for row in rows:
+        means = [other["beta"] for other in every if other["depth"] == row["depth"]]
+        row |= {"low": min(means), "high": max(means), "said": f"{row['said']} ({min(means):.2f} to {max(means):.2f})"}
+    return rows
 
 
-def _dots(axes: Axes, tasks: Sequence[_TaskProfile], layers: Sequence[str], count: int) -> None:
+def _dots(tasks: Sequence[_TaskProfile], layers: Sequence[str], count: int) -> list[Row]:
     """The tensors, evenly spread over the width of their layer."""
     if count > MANY_TASKS or sum(len(task.betas.tensors) for task in tasks) > MANY_DOTS:
         tasks = tasks[-1:]
-    colors = task_colors(count) if count <= MANY_TASKS else [PALETTE[0]] * count
-    for task in tasks:
-        grouped = by_layer(task.betas.tensors)
-        dots = [
-            (layers.index(layer) + (k + 0.5) / len(tensors), tensor.mean)
-            for layer, tensors in grouped.items()
-            for k, tensor in enumerate(tensors)
-        ]
-        axes.plot(*zip(*dots, strict=True), ".", color=colors[task.number], markersize=3, alpha=0.6)
+    return [
+        {"task": task.name, "depth": layers.index(layer) + (k + 0.5) / len(tensors), "layer": tensor.tensor,
+         "beta": tensor.mean, "said": f"{tensor.mean:.2f}"}
+        for task in tasks
+        for layer, tensors in by_layer(task.betas.tensors).items()
+        for k, tensor in enumerate(tensors)
+    ]  # fmt: skip
 
 
-def _histograms(figure: Figure, axes: Axes, task: _TaskProfile, layers: Sequence[str]) -> None:
-    """A column of ten cells for each layer: the share of its weights with β in each tenth."""
+def _depth(layers: Sequence[str], labels: bool) -> Spec:
+    """The axis of layers: names of the first, the last and even steps between, so that none overlap."""
+    step = -(-len(layers) // _MOST_LABELS)
+    named_layers = [k for k in range(0, len(layers), step) if len(layers) - 1 - k >= step] + [len(layers) - 1]
+    texts = {k: short(layers[k], 20) for k in named_layers}
+    slanted = sum(map(len, texts.values())) > 40
+    axis: Spec = {"values": [k + 0.5 for k in named_layers], "labels": labels, "ticks": False, "grid": False}
+    if labels:
+        quoted = ", ".join(_quoted(texts.get(k, "")) for k in range(len(layers)))
+        axis |= {"labelExpr": f"[{quoted}][floor(datum.value)]", "labelAngle": -35 if slanted else 0, "labelLimit": 140}
+        axis |= {"labelOverlap": False, "labelAlign": "right"} if slanted else {}
+    title = "depth: layers in the model's order" if labels else None
+    return number("depth", title, {"domain": [0, len(layers)], "nice": False}, axis=axis)
+
+
+def _quoted(text: str) -> str:
+    """A name as a string of Vega's expressions, in which only letters and digits stand for themselves."""
+    return "'" + "".join(c if (c.isalnum() and c.isascii()) or c in " ._-" else f"\\u{ord(c):04x}" for c in text) + "'"
+
+
+def _profile_layers(
+    layers: Sequence[str], colors: dict[str, str], shapes: dict[str, str], below: Spec, dots: list[Row]
+) -> list[Spec]:
+    scale = {"domain": [-0.02, 1.02], "nice": False}
+    ends = "datum.value == 0 ? 'trained  0' : datum.value == 1 ? 'anchor  1' : datum.value == 0.5 ? '0.5' : ''"
+    axis = {"values": [0, 0.25, 0.5, 0.75, 1], "labelExpr": ends}
+    color = by_name("task", colors, legend=below)
+    base: Spec = {"x": _depth(layers, False), "y": number("beta", "mean β", scale, axis=axis), "color": color}
+    said = hover(task="task", layer="layer", said="mean β")
+    band = {"x": base["x"], "y": number("low", "mean β", scale), "y2": {"field": "high"}, "color": color}
+    small = len(layers) > MANY_LAYERS
+    shape = {"shape": by_name("task", shapes, legend=below)} if len(shapes) <= len(MARKERS) else {}
+    return [
+        mark("area", band, opacity=0.18, aria=False, transform=[{"filter": "isValid(datum.low)"}]),
+        mark("line", base, strokeWidth=1.6, aria=False),
+        mark("point", {**base, **shape, "tooltip": said}, size=18 if small else 55),
+        mark("point", {**base, "tooltip": said}, data={"values": dots}, size=10, opacity=0.6),
+    ]
+
+
+def _shares(task: _TaskProfile, layers: Sequence[str]) -> list[Row]:
+    """Ten cells for each layer: the share of its weights with β in each tenth; empty cells are left out."""
     grouped = by_layer(task.betas.tensors)
     columns: list[list[TensorBetas]] = [grouped.get(layer, []) for layer in layers]
-    cells = np.array([share_by_tenth(tensors) if tensors else [0.0] * TENTHS for tensors in columns]).T
-    colours: dict[str, Any] = {"cmap": _FILLED, "vmin": 0, "vmax": cells.max() or 1}
-    mesh = axes.imshow(
-        cells, extent=(0, len(layers), 0, 1), origin="lower", aspect="auto", interpolation="none", **colours
-    )
-    axes.set_ylabel(f"β after {short(task.name, 12)}")
-    bar = figure.colorbar(mesh, ax=axes, pad=0.02, aspect=12, format=PercentFormatter(1, 0, symbol=" %"))
-    bar.outline.set_linewidth(0.4)
-    bar.ax.tick_params(length=2)
-    bar.set_label("of the layer's weights", labelpad=7)
+    return [
+        {"depth": k, "right": k + 1, "layer": layers[k], "low": tenth / TENTHS, "high": (tenth + 1) / TENTHS,
+         "share": share, "said": percent(share), "tenth": f"{tenth / TENTHS:.1f} to {(tenth + 1) / TENTHS:.1f}"}
+        for k, tensors in enumerate(columns) if tensors
+        for tenth, share in enumerate(share_by_tenth(tensors)) if share
+    ]  # fmt: skip
 
 
-def _name_layers(axes: Axes, layers: Sequence[str]) -> None:
-    """Names below the axis, of many layers the first, the last and even steps between, so that none overlap."""
-    step = -(-len(layers) // _MOST_LABELS)
-    named = [k for k in range(0, len(layers), step) if len(layers) - 1 - k >= step] + [len(layers) - 1]
-    texts = [short(layers[k], 20) for k in named]
-    slanted = sum(map(len, texts)) > 40
-    axes.set_xticks(np.array(named) + 0.5, texts, rotation=35 if slanted else 0, ha="right" if slanted else "center")
-    if slanted:
-        for label in axes.get_xticklabels():
-            label.set_rotation_mode("anchor")
-    axes.tick_params(axis="x", length=2 if step > 1 else 0)
-    axes.set_xlabel("depth: layers in the model's order")
+def _histograms(task: _TaskProfile, layers: Sequence[str]) -> Spec:
+    bar = {"title": "of its weights", "format": ".0%", "orient": "right", "tickCount": 3, "symbolFillColor": PALETTE[0]}
+    bar |= {"symbolType": "square", "symbolStrokeWidth": 0}
+    axis = {"values": [0, 0.5, 1], "grid": False}
+    encoding: Spec = {
+        "x": _depth(layers, True), "x2": {"field": "right"},
+        "y": number("low", f"β after {short(task.name, 12)}", {"domain": [0, 1], "nice": False}, axis=axis),
+        "y2": {"field": "high"},
+        "opacity": {"field": "share", "type": "quantitative", "scale": {"domainMin": 0, "range": [0.04, 1]},
+                    "legend": bar},
+        "tooltip": hover(layer="layer", tenth="β", said="share of its weights"),
+    }  # fmt: skip
+    return mark("rect", encoding, color=PALETTE[0])

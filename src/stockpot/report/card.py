@@ -150,7 +150,7 @@ def _matrix(name: str, results: Results) -> list[str]:
     scores = results.scores[name]
     better = "higher" if scores.higher_is_better else "lower"
     rows = [
-        [f"{i} {stage}" if i else "before the stream", *(score(value, scores.unit) for value in values)]
+        [f"{i} {stage}" if i else stage, *(score(value, scores.unit) for value in values)]
         for i, (stage, values) in enumerate(score_rows(results, name))
     ]
     heads = ["after, on", *results.tasks, *(f"({control})" for control in scores.controls)]

@@ -8,23 +8,23 @@ from typing import Any
 
 from stockpot.printing import counted
 from stockpot.report import figures, front_facts, front_figures, orders, stream_figures, tuning_section
-from stockpot.report.answers import answer_questions
+from stockpot.report.answers import answer_questions, methods_overview
 from stockpot.report.beta_figures import beta_caption, betas_by_depth
 from stockpot.report.beta_layers import HOW_TO_READ, WHAT_BETA_IS, beta_note, comparison_grid
-from stockpot.report.figures import short
-from stockpot.report.findings import TESTED
+from stockpot.report.charts import short
+from stockpot.report.findings import TESTED, findings
 from stockpot.report.formatting import METRIC_TITLES, capitalized, metric_heading, metric_title
 from stockpot.report.html import Gallery, write_page
 from stockpot.report.method_costs import method_costs
 from stockpot.report.other_scores import other_scores_of_comparison
-from stockpot.report.ranking import design_of_all, leading, over_runs
-from stockpot.report.run_page import over_time_caption
+from stockpot.report.ranking import design_of_all, leading, over_runs, ranked
+from stockpot.report.run_page import SENTENCES, over_time_caption
 from stockpot.report.tables import Grid, method_name
 from stockpot.results import Comparison, Results
 from stockpot.yaml_text import dump_yaml
 
-FEW_METHODS = 8  # beyond these, tables and matrices show the best, and fold the rest away
-BEST = 4
+MOST_METHODS, LEADING = 12, 8  # in the first picture and table: all of twelve, or the best eight
+FEW_METHODS, BEST = 8, 4  # task by task: all of eight, or the best four; the rest are folded away
 
 
 def write_comparison_report(
@@ -43,29 +43,36 @@ def write_comparison_report(
         The path of `report.html`.
     """
     gallery = Gallery(folder / "figures", pdf)
+    shown = leading(comparison, LEADING if len(comparison.methods) > MOST_METHODS else MOST_METHODS)
+    names = {label: method_name(label, summary) for label, summary in comparison.methods.items()}
     few = leading(comparison, BEST if len(comparison.methods) > FEW_METHODS else FEW_METHODS)
-    folded = len(few) < len(comparison.methods)
-    few_names = {method_name(label, comparison.methods[label]) for label in few}
     first_order = _first_order(comparison, cells)
     rest = {label: runs for label, runs in first_order.items() if label not in few}
     costs, over = method_costs(comparison), over_runs(comparison)
     first = next((run for runs in cells.values() for run in runs), None)
+    facts = comparison.sentences or findings(comparison)
+    overview = methods_overview(comparison)
+    *answers, real = answer_questions(comparison)
+    answers.append(real._replace(facts=facts[SENTENCES:]))
     return write_page(
         "comparison.html.j2",
         folder,
+        gallery,
         title=comparison.name,
         comparison=comparison,
-        doubts=doubts,
+        names=names,
         design=design_of_all(comparison),
-        answers=[
-            (question, facts, _only(table, few_names), table if folded else None)
-            for question, facts, table in answer_questions(comparison)
-        ],
-        versus=_versus(comparison, gallery),
+        doubts=doubts,
+        facts=facts[:SENTENCES],
+        lead=[_methods(comparison, gallery, "average_accuracy", shown)],
+        overview=_only(overview, {names[label] for label in shown}),
+        whole_overview=overview if len(shown) < len(names) else None,
+        answers=answers,
+        versus=_versus(comparison, gallery, whole=len(shown) < len(names)),
         front=_front(comparison, gallery),
         orders=_orders(comparison),
         stream=_stream(comparison, {label: runs for label, runs in first_order.items() if label in few}, gallery),
-        more_matrices=[_matrices(comparison, rest, gallery, "-of-the-others")] if rest else [],
+        more_matrices=_more_matrices(comparison, rest, gallery),
         betas=_betas(comparison, first_order, few, gallery),
         other_scores=[
             grid._replace(caption=f"{grid.caption}; {over}") for grid in other_scores_of_comparison(comparison, cells)
@@ -96,17 +103,26 @@ def _notes(cells: dict[str, list[Results]]) -> dict[str, list[str]]:
     return notes
 
 
-def _versus(comparison: Comparison, gallery: Gallery) -> list[dict[str, Any]]:
-    """The methods against each other: one figure for each metric, and stability against plasticity."""
+def _methods(
+    comparison: Comparison, gallery: Gallery, metric: str, labels: Sequence[str] | None = None, ending: str = ""
+) -> dict[str, Any]:
+    """One metric of the methods; with `labels` as the picture that the page begins with."""
     percent = f"{100 * comparison.confidence:g} %"
     n = "orders" if len(comparison.orders) > 1 else "seeds"
-    pictures = []
-    for metric in TESTED:
-        heading = metric_heading(metric, comparison.primary)
-        alt = f"{heading} of every method with its {percent} interval; the numbers are in the tables above."
-        caption = f"{heading}. Large mark: mean; n: {n}; bar: {percent} interval, cut at the frame; dots: single runs."
-        name = f"methods-{metric.replace('_', '-')}"
-        pictures.append(gallery.add(figures.methods_figure(comparison, metric), name, alt, caption))
+    heading = metric_heading(metric, comparison.primary)
+    fewer = labels is not None and len(labels) < len(comparison.methods)
+    of = f" of the best of {len(comparison.methods)} methods, with floor and ceiling" if fewer else ""
+    alt = f"{heading} of every method with its {percent} interval; the numbers are in the tables."
+    caption = f"{heading}{of}. Large mark: mean; n: {n}; bar: {percent} interval, cut at the frame; dots: single runs."
+    figure = figures.methods_figure(comparison, metric, labels, wide=labels is not None)
+    return gallery.add(figure, f"methods-{metric.replace('_', '-')}{ending}", alt, caption)
+
+
+def _versus(comparison: Comparison, gallery: Gallery, whole: bool) -> list[dict[str, Any]]:
+    """The methods against each other in the metrics that are tested, and stability against plasticity."""
+    pictures = [_methods(comparison, gallery, metric) for metric in TESTED[1:]]
+    if whole:
+        pictures.insert(0, _methods(comparison, gallery, TESTED[0], ending="-of-all"))
     alt = "Stability against plasticity, one mark for each method; the numbers are in the tables above."
     caption = (
         f"Stability against plasticity; up and right is better. Means over {design_of_all(comparison)}. Methods "
@@ -114,6 +130,16 @@ def _versus(comparison: Comparison, gallery: Gallery) -> list[dict[str, Any]]:
     )
     pictures.append(gallery.add(figures.stability_plasticity(comparison), "stability-plasticity", alt, caption))
     return pictures
+
+
+def _more_matrices(comparison: Comparison, cells: dict[str, list[Results]], gallery: Gallery) -> list[dict[str, Any]]:
+    """The matrices of the other methods, in pictures of a dozen."""
+    labels = [label for label, _ in ranked(comparison) if cells.get(label)]
+    parts = [labels[k : k + MOST_METHODS] for k in range(0, len(labels), MOST_METHODS)]
+    return [
+        _matrices(comparison, {label: cells[label] for label in part}, gallery, f"-of-the-others{f'-{k}' if k else ''}")
+        for k, part in enumerate(parts)
+    ]
 
 
 def _first_order(comparison: Comparison, cells: dict[str, list[Results]]) -> dict[str, list[Results]]:
@@ -179,8 +205,11 @@ def _tuning(comparison: Comparison, gallery: Gallery) -> dict[str, Any] | None:
     if comparison.tuning is None:
         return None
     pictures = []
-    if tuning_section.tuned(comparison):
-        caption = "Each trial's score over the parameter searched, or over its number; the large mark was chosen. "
+    if labels := tuning_section.tuned(comparison):
+        best = f"Of the best {tuning_section.MOST_TUNED} methods: e" if len(labels) > tuning_section.MOST_TUNED else "E"
+        caption = (
+            f"{best}ach trial's score over the parameter searched, or over its number; the large mark was chosen. "
+        )
         caption += f"Means over {counted(len(comparison.tuning.seeds), 'seed')}."
         alt = "The score of every trial, one panel for each method; the best are in the table."
         pictures = [gallery.add(tuning_section.tuning_figure(comparison), "tuning", alt, caption)]
@@ -195,7 +224,7 @@ def _front(comparison: Comparison, gallery: Gallery) -> dict[str, Any] | None:
     alt = f"{metric_heading('past_accuracy', comparison.primary)} against the newest, one line for each method."
     caption = front_facts.front_caption(comparison)
     pictures = [gallery.add(front_figures.front_figure(comparison), "front", alt, caption)]
-    if len(lines) > front_facts.FEW_LINES:
+    if front_facts.FEW_LINES < len(lines) <= front_facts.MOST_LINES:
         alt = "The same, one panel for each method."
         caption = "Each method in front of all others, the values at its ends labelled."
         pictures.append(gallery.add(front_figures.front_panels(comparison), "front-each", alt, caption))

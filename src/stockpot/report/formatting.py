@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from math import floor, log10
 
@@ -178,3 +179,20 @@ def times(ratio: float | None) -> str:
     if ratio is None:
         return MISSING
     return f"{ratio:.2f} ×" if ratio < 9.995 else f"{ratio:.0f} ×"
+
+
+_SIZES = {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0} | {
+    f"{k}B": 1000.0**n for n, k in enumerate(("", "k", "M", "G", "T"))
+}
+_NUMBER = re.compile(r"([+−-]?[\d,]*\.?\d+(?:e[+−-]?\d+)?)(?: (ms|s|min|h|[kMGT]?B)\b)?")
+
+
+def sort_value(text: str) -> float | None:
+    """What a cell that begins with a number is sorted by, seconds and bytes in one unit; None for other text."""
+    if text == "none":
+        return 0.0
+    match = _NUMBER.match(text.removeprefix("under "))
+    if match is None:
+        return None
+    number = match[1].replace("−", "-").replace(",", "")
+    return float(number) * _SIZES.get(match[2] or "", 1.0)

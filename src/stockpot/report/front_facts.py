@@ -11,7 +11,7 @@ from stockpot.report.ranking import design_of_all, design_of_groups, reference
 from stockpot.report.tables import Grid
 from stockpot.results import Comparison, FrontPoint
 
-FEW_LINES = 8  # methods; beyond them each has a panel of its own
+FEW_LINES, MOST_LINES = 8, 30  # methods; between them each has a panel of its own
 ON_FRONT = "yes"
 
 

@@ -2,111 +2,144 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
-
 from stockpot.methods import role_of
-from stockpot.report.figures import FIGURE_WIDTH, FLOOR, Look, legend_below, looks, short, styled
-from stockpot.report.formatting import plain_number
+from stockpot.report.charts import (
+    FLOOR,
+    FULL_WIDTH,
+    NOT_HIDDEN,
+    Chart,
+    Look,
+    Row,
+    Spec,
+    by_name,
+    chart,
+    distinct,
+    hover,
+    legend,
+    looks,
+    mark,
+    number,
+    short,
+)
+from stockpot.report.figures import direction
+from stockpot.report.formatting import plain_number, score
 from stockpot.report.front_facts import FEW_LINES, curves, place_of, reference_places, undominated
 from stockpot.results import Comparison, FrontPoint
 
+_MOST_OTHERS = 16  # lines behind a panel's own
+_PLACE = ("newest", "past", "place")
 
-@styled
-def front_figure(comparison: Comparison) -> Figure:
+
+def front_figure(comparison: Comparison) -> Chart:
     """Earlier tasks against the newest, a line for each method through its strengths."""
     lines, method_looks = curves(comparison), looks(comparison)
-    drawing = Figure(figsize=(1.6 * FIGURE_WIDTH, 5.2 + 0.05 * len(lines)), layout="constrained")
-    axes = drawing.add_subplot()
-    for label, line in lines.items():
-        look = _look(method_looks, label)
-        _draw(axes, comparison, line, look)
-        axes.plot([], [], marker=look.marker, color=look.color, label=f"{short(label, 20)} ({line[0].key})")
-        if len(lines) <= FEW_LINES:
-            _label_ends(axes, line)
-    _draw_references(axes, comparison, method_looks, 10)
-    _draw_stairs(axes, comparison)
-    axes.set(xlabel=f"newest task: {comparison.primary}, just learnt", ylabel=f"earlier tasks: {comparison.primary}")
-    axes.grid(color=FLOOR, alpha=0.25, linewidth=0.6)
-    _best_up_and_right(axes, comparison)
-    legend_below(drawing, axes, 4)
-    return drawing
+    references = _references(comparison)
+    shown = {label: _look(method_looks, label) for label in [*lines, *(row["method"] for row in references)]}
+    names = dict(zip(shown, distinct([_name(label, lines.get(label)) for label in shown]), strict=True))
+    front = {id(point) for point in undominated(comparison)}
+    rows = [
+        {**row, "name": names[label]} for label, line in lines.items() for row in _rows(comparison, label, line, front)
+    ]
+    references = [{**row, "name": names[row["method"]]} for row in references]
+    encoding = _encoding(comparison, {names[label]: look for label, look in shown.items()})
+    layers = [_stairs(comparison, encoding), *_curve(encoding, labelled=len(lines) <= FEW_LINES)]
+    layers.append(mark("point", encoding, size=130, data={"values": references}, transform=[NOT_HIDDEN]))
+    parts = {"data": {"values": rows}, "layer": layers, "width": FULL_WIDTH - 80, "height": 380}
+    return chart(parts, wide=True, hides=True)
 
 
-@styled
-def front_panels(comparison: Comparison) -> Figure:
-    """A panel for each method: its own line in colour, the values at its ends, the lines of all others in grey."""
+def front_panels(comparison: Comparison) -> Chart:
+    """A panel for each method: its own line in colour, the values at its ends, the lines of others in grey."""
     lines, method_looks = curves(comparison), looks(comparison)
-    columns = 4
-    rows = -(-len(lines) // columns)
-    drawing = Figure(figsize=(2 * FIGURE_WIDTH, 0.5 + 1.7 * rows), layout="constrained")
-    panels = drawing.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel().tolist()
-    for unused in panels[len(lines) :]:
-        unused.set_visible(False)
-    places = [[*map(place_of, line)] for line in lines.values()]
-    for axes, (label, line) in zip(panels, lines.items(), strict=False):
-        look = _look(method_looks, label)
-        axes.add_collection(LineCollection(places, color=FLOOR, linewidth=0.6, alpha=0.35, zorder=0))
-        _draw_stairs(axes, comparison)
-        _draw(axes, comparison, line, look)
-        _draw_references(axes, comparison, method_looks, 6)
-        _label_ends(axes, line)
-        axes.set_title(f"{short(label, 20)} ({line[0].key})", loc="left", color=look.color)
-        axes.grid(color=FLOOR, alpha=0.25, linewidth=0.6)
-    for lowest in panels[max(0, len(lines) - columns) : len(lines)]:
-        lowest.tick_params(labelbottom=True)
-    _best_up_and_right(panels[0], comparison)
-    drawing.supxlabel(f"newest task: {comparison.primary}, just learnt", fontsize=9)
-    drawing.supylabel(f"earlier tasks: {comparison.primary}", fontsize=9)
-    return drawing
+    titles = dict(zip(lines, distinct([_name(label, line) for label, line in lines.items()]), strict=True))
+    front = {id(point) for point in undominated(comparison)}
+    rows = {label: _rows(comparison, label, line, front) for label, line in lines.items()}
+    in_front = [{**row, "panel": titles[label], "name": titles[label]} for label in lines for row in rows[label]]
+    encoding = _encoding(comparison, {titles[label]: _look(method_looks, label) for label in lines}, small=True)
+    grey = {axis: encoding[axis] for axis in ("x", "y")}
+    grey |= {"detail": {"field": "method", "type": "nominal"}, "order": {"field": "place"}}
+    layers = [_stairs(comparison, encoding), *_curve(encoding, labelled=True)]
+    if len(lines) <= _MOST_OTHERS:
+        others = {"values": [{key: row[key] for key in ("method", *_PLACE)} for label in lines for row in rows[label]]}
+        layers.insert(0, mark("line", grey, data=others, color=FLOOR, opacity=0.35, strokeWidth=0.8, aria=False))
+    across = min(4, len(lines))
+    parts: Spec = {
+        "data": {"values": in_front},
+        "facet": {"field": "panel", "type": "nominal", "sort": list(titles.values()), "header": {"title": None}},
+        "columns": across,
+        "resolve": {"axis": {"x": "independent"}},
+        "spec": {"width": (FULL_WIDTH - 40) // across - 36, "height": 120, "layer": layers},
+    }
+    return chart(parts, wide=True, hides=True)
+
+
+def _name(label: str, line: list[FrontPoint] | None) -> str:
+    return f"{short(label, 24)} ({line[0].key})" if line else short(label, 24)
 
 
 def _look(method_looks: dict[str, Look], label: str) -> Look:
-    return method_looks.get(label, Look(FLOOR, "o"))
+    return method_looks.get(label, Look(FLOOR, "circle"))
 
 
-def _draw(axes: Axes, comparison: Comparison, line: list[FrontPoint], look: Look) -> None:
-    """A line through a method's points; marks are filled on the Pareto front."""
-    front = {id(point) for point in undominated(comparison)}
-    faces = [look.color if id(point) in front else "none" for point in line]
-    xs, ys = zip(*map(place_of, line), strict=True)
-    axes.plot(xs, ys, color=look.color, linewidth=1, alpha=0.7, zorder=1)
-    axes.scatter(xs, ys, s=30, marker=look.marker, facecolor=faces, edgecolor=look.color, linewidth=1.2, zorder=3)
+def _rows(comparison: Comparison, label: str, line: list[FrontPoint], front: set[int]) -> list[Row]:
+    """A method's points in order of strength, those on the Pareto front marked, and the values at both ends."""
+    rows: list[Row] = []
+    for k, point in enumerate(line):
+        x, y = place_of(point)
+        end = {0: "low", len(line) - 1: "high"}.get(k, "") if len(line) > 1 else "low"
+        rows.append({
+            "method": label, "newest": x, "past": y, "place": k, "end": end, "front": id(point) in front,
+            "strength": plain_number(point.value), "said_newest": score(x, comparison.unit),
+            "said_past": score(y, comparison.unit),
+        })  # fmt: skip
+    return rows
 
 
-def _label_ends(axes: Axes, line: list[FrontPoint]) -> None:
-    """The lowest value below its point, the highest above."""
-    for point, below in ((line[0], True), (line[-1], False))[: len(line)]:
-        axes.annotate(
-            plain_number(point.value), place_of(point), (0, -7 if below else 7), textcoords="offset points",
-            fontsize=7, ha="center", va="top" if below else "bottom",
-        )  # fmt: skip
+def _references(comparison: Comparison) -> list[Row]:
+    """Floor and ceiling, which have no strength."""
+    labels = [label for label, summary in comparison.methods.items() if role_of(summary.method) != "rival"]
+    return [
+        {"method": label, "newest": x, "past": y, "strength": "",
+         "said_newest": score(x, comparison.unit), "said_past": score(y, comparison.unit)}
+        for label, (x, y) in reference_places(comparison, labels).items()
+    ]  # fmt: skip
 
 
-def _draw_references(axes: Axes, comparison: Comparison, method_looks: dict[str, Look], size: float) -> None:
-    references = [label for label, summary in comparison.methods.items() if role_of(summary.method) != "rival"]
-    for label, place in reference_places(comparison, references).items():
-        look = method_looks[label]
-        axes.plot(
-            *place, look.marker, color=look.color, markersize=size, markeredgewidth=size / 5, linestyle="none",
-            label=short(label, 20),
-        )  # fmt: skip
+def _encoding(comparison: Comparison, names: dict[str, Look], small: bool = False) -> Spec:
+    scale = direction(comparison)
+    below = None if small else legend(list(names), FULL_WIDTH - 80)
+    axis = {"tickCount": 3} if small else {"tickCount": 6}
+    return {
+        "x": number(
+            "newest", f"newest task: {comparison.primary}" + ("" if small else ", just learnt"), scale, axis=axis
+        ),
+        "y": number("past", f"earlier tasks: {comparison.primary}", scale, axis=axis),
+        "color": by_name("name", {name: look.color for name, look in names.items()}, legend=below),
+        "shape": by_name("name", {name: look.marker for name, look in names.items()}, legend=below),
+        "tooltip": hover(name="method", strength="strength", said_past="earlier tasks", said_newest="newest task"),
+    }
 
 
-def _draw_stairs(axes: Axes, comparison: Comparison) -> None:
+def _curve(encoding: Spec, labelled: bool) -> list[Spec]:
+    """A line through the points in order of strength; marks are filled on the Pareto front."""
+    line = {key: encoding[key] for key in ("x", "y", "color")} | {"order": {"field": "place"}}
+    layers = [
+        mark("line", line, strokeWidth=1.2, opacity=0.75, aria=False),
+        mark("point", encoding, size=55, filled=True, transform=[{"filter": "datum.front"}]),
+        mark("point", encoding, size=55, filled=False, strokeWidth=1.3, transform=[{"filter": "!datum.front"}]),
+    ]
+    for end, baseline, shift in (("low", "top", 8), ("high", "bottom", -8)) if labelled else ():
+        text = {key: encoding[key] for key in ("x", "y")} | {"text": {"field": "strength"}}
+        where = [{"filter": f"datum.end == '{end}'"}]
+        layers.append(mark("text", text, baseline=baseline, dy=shift, transform=where, aria=False))
+    return layers
+
+
+def _stairs(comparison: Comparison, encoding: Spec) -> Spec:
     """Dashes along the Pareto front: points below and to the left of them are dominated."""
     front = sorted(map(place_of, undominated(comparison)))
-    if front:
-        steps = "steps-pre" if comparison.higher_is_better else "steps-post"
-        dashes: dict[str, Any] = {"color": FLOOR, "linestyle": (0, (3, 3)), "linewidth": 0.9, "drawstyle": steps}
-        axes.plot(*zip(*front, strict=True), zorder=0, **dashes)
-
-
-def _best_up_and_right(axes: Axes, comparison: Comparison) -> None:
-    axes.margins(0.1)
-    if not comparison.higher_is_better:
-        axes.invert_xaxis()
-        axes.invert_yaxis()
+    rows = [{"newest": x, "past": y, "place": k} for k, (x, y) in enumerate(front)]
+    steps = "step-before" if comparison.higher_is_better else "step-after"
+    line = {key: encoding[key] for key in ("x", "y")} | {"order": {"field": "place"}}
+    return mark("line", line, data={"values": rows}, color=FLOOR, strokeDash=[3, 3], strokeWidth=1, interpolate=steps,
+                aria=False)  # fmt: skip

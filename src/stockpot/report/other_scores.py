@@ -9,7 +9,7 @@ from stockpot.evaluation.statistics import estimate_runs
 from stockpot.report.formatting import score, score_with_interval
 from stockpot.report.ranking import ranked
 from stockpot.report.tables import Grid
-from stockpot.results import Comparison, Results, Scores
+from stockpot.results import START_ROW, Comparison, Results, Scores
 
 ARROWS = " (↑ higher, ↓ lower is better)"
 
@@ -46,7 +46,7 @@ def other_scores_of_run(results: Results) -> Grid | None:
 
 
 def other_scores_of_comparison(comparison: Comparison, cells: dict[str, list[Results]]) -> list[Grid]:
-    """The controls before the first task and after the last, and the averages of the other scores, a row a method.
+    """The controls at the start and at the end of the stream, and the averages of the other scores, a row a method.
 
     Means ± half the interval, as for the primary score.
     """
@@ -69,7 +69,7 @@ def other_scores_of_comparison(comparison: Comparison, cells: dict[str, list[Res
     grids, scores = [], first.scores[first.primary]
     controls = list(scores.controls)
     if controls:
-        moments = ("before", "after", "change", "worst change")
+        moments = (START_ROW, "at the end", "change", "worst change")
         headings = [f"{control}, {when}" for control in controls for when in moments]
 
         def pick(run: Results) -> list[float | None]:
@@ -88,8 +88,8 @@ def other_scores_of_comparison(comparison: Comparison, cells: dict[str, list[Res
 
         picked = rows(pick, [scores.unit] * len(headings))
         caption = (
-            f"Controls, never trained on: {score_heading(first.primary, scores)}, before the first task and after the "
-            "last, and the change (positive: better)"
+            f"Controls, never trained on: {score_heading(first.primary, scores)}, at the start and at the end of the "
+            "stream, and the change (positive: better)"
         )
         grids.append(Grid(caption, headings, picked))
     names = [name for name in first.scores if name != first.primary]

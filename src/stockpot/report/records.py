@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from stockpot.evaluation.class_metrics import class_accuracy
 from stockpot.evaluation.statistics import COST_NAMES, METRIC_NAMES
 from stockpot.methods import role_of
-from stockpot.results import Comparison, Difference, Estimate, Results
+from stockpot.results import START_ROW, Comparison, Difference, Estimate, Results
 
 Record = dict[str, str | float | int | None]
 
@@ -24,7 +24,7 @@ def records_of_run(name: str, results: Results) -> list[Record]:
         facts: Record = {"run": name, "method": results.label, "seed": results.seed, "score": title,
                          "unit": scores.unit, "higher_is_better": str(scores.higher_is_better).lower()}  # fmt: skip
         tasks = results.tasks[: len(scores.matrix)]
-        for row, after in enumerate(["start", *tasks]):
+        for row, after in enumerate([START_ROW, *tasks]):
             values = scores.initial if row == 0 else scores.matrix[row - 1]
             place: Record = {**facts, "learnt": row, "after": after}
             records += [{**place, "kind": "task", "on": on, "value": v} for on, v in zip(tasks, values, strict=True)]

@@ -16,11 +16,14 @@ from stockpot.report.html import Gallery, write_page
 from stockpot.report.method_costs import cost_rows
 from stockpot.report.other_scores import other_scores_of_run, score_heading
 from stockpot.report.tables import Grid, metric_rows
-from stockpot.results import Results, Scores
+from stockpot.results import START_ROW, Results, Scores
 from stockpot.yaml_text import dump_yaml
 
-FEW_ROWS = 40  # of a table on the page
-MOMENTS = ["before", "just learnt", "at its worst since", "at the end"]  # of a task, where there are many
+FEW_TASKS = 10  # beyond these, tables have a row for each task and not a column
+FEW_ROWS = 16  # of the table that a page begins with; beyond these, the `MOST_LOST` tasks
+MOST_LOST = 8
+MOMENTS = [START_ROW, "just learnt", "at its worst since", "at the end"]  # of a task
+SENTENCES = 5  # below the first picture and table; the rest is folded away
 
 
 def write_run_report(results: list[tuple[str, Results]], folder: Path, pdf: bool = False) -> Path:
@@ -40,35 +43,43 @@ def write_run_report(results: list[tuple[str, Results]], folder: Path, pdf: bool
         stem = "" if len(results) == 1 else f"{index + 1:02d}-{_slug(name)}-"
         runs.append(_run(name, run, gallery, stem))
     heading = results[0][0] if len(results) == 1 else f"{len(results)} runs"
-    return write_page("run.html.j2", folder, title=heading, runs=runs, overview=_overview(results))
+    overview = _overview(results)
+    lead = runs[0]["lead"] if overview is None else _side_by_side(results, gallery)
+    return write_page("run.html.j2", folder, gallery, title=heading, runs=runs, overview=overview, lead=lead)
 
 
 def _run(name: str, run: Results, gallery: Gallery, stem: str) -> dict[str, Any]:
     scores = run.scores[run.primary]
-    pictures = []
+    lead, heat = [], []
     if scores.matrix:
-        pictures = [
+        caption = over_time_caption(len(run.tasks)) + (
+            "; dashed: controls, never trained on." if scores.controls else "."
+        )
+        lead = [
+            gallery.add(
+                stream_figures.over_time(run),
+                f"{stem}tasks-over-time",
+                f"Each task's {run.primary} over the stream; the numbers are in the table below.",
+                caption,
+            )
+        ]
+        heat = [
             gallery.add(
                 stream_figures.matrix(run),
                 f"{stem}matrix",
                 f"The matrix of {run.primary} as a heat map; the numbers are in the table below.",
                 "Rows: after learning a task; columns: the task scored. Brighter is better; blank was not measured.",
-            ),
-            gallery.add(
-                stream_figures.over_time(run),
-                f"{stem}tasks-over-time",
-                f"Each task's {run.primary} over the stream; the numbers are in the table below.",
-                over_time_caption(len(run.tasks))
-                + ("; dashed: controls, never trained on." if scores.controls else "."),
-            ),
+            )
         ]
     planned = len(run.recipe.get("tasks") or run.tasks)
     return {
         "name": name,
         "unfinished": f"unfinished: {len(run.tasks)} of {planned} tasks" if planned > len(run.tasks) else "",
         "results": run,
-        "findings": run_summary(run),
-        "figures": pictures,
+        "findings": run_summary(run)[:SENTENCES],
+        "lead": lead,
+        "first_table": _first_table(run),
+        "matrix": heat,
         "metrics": metric_rows(run),
         "betas": _betas(run, gallery, stem),
         "costs": Grid(
@@ -87,7 +98,7 @@ def _run(name: str, run: Results, gallery: Gallery, stem: str) -> dict[str, Any]
             if name != run.primary
             for grid in _grids(run, name, score_heading(name, run.scores[name]))
         ],
-        "head": run.head if 0 < sum(map(len, run.head.values())) <= FEW_ROWS else {},
+        "head": run.head if 0 < sum(map(len, run.head.values())) <= 40 else {},
         "recipe": dump_yaml(run.recipe),
     }
 
@@ -119,16 +130,38 @@ def _grids(run: Results, name: str, caption: str) -> list[Grid]:
     def written(values: list[float | None]) -> list[str]:
         return ["" if value is None else score(value, scores.unit) for value in values]
 
-    stages = ["start", *run.tasks[: len(scores.matrix)]]
+    stages = [START_ROW, *run.tasks[: len(scores.matrix)]]
     rows = list(zip(stages, map(written, [scores.initial, *scores.matrix]), strict=True))
     grids = [Grid(f"{caption}, after each task", run.tasks, rows, "after \\ on")]
-    if len(run.tasks) > FEW_ROWS:
+    if len(run.tasks) > FEW_TASKS:
         rows = [(run.tasks[i], written(_moments(scores, i))) for i in range(len(scores.matrix))]
         grids = [Grid(f"{caption}, at four moments; results.json has it after each task", MOMENTS, rows, "task")]
-    controls = [(control, row) for control, values in scores.controls.items() if any(row := written(values))]
-    return (
-        [*grids, Grid(f"{caption} of the controls, never trained on", stages, controls, "data")] if controls else grids
-    )
+    controls = {control: row for control, values in scores.controls.items() if any(row := written(values))}
+    if controls:
+        over = list(zip(stages, map(list, zip(*controls.values(), strict=True)), strict=False))
+        grids.append(Grid(f"{caption} of the controls, never trained on", list(controls), over, "after"))
+    return grids
+
+
+def _first_table(run: Results) -> Grid:
+    """Each task at four moments, and what it lost; of many tasks those that lost most."""
+    scores = run.scores[run.primary]
+    worse = 1 if scores.higher_is_better else -1
+    rows, losses = [], []
+    for i in range(len(scores.matrix)):
+        moments = _moments(scores, i)
+        since, end = moments[1], moments[3]
+        change = None if since is None or end is None else end - since
+        texts = [score(value, scores.unit) for value in moments]
+        rows.append((run.tasks[i], [*texts, signed(change, scores.unit)]))
+        losses.append((change or 0.0) * worse)
+    unit = score_heading(run.primary, scores)
+    heading = f"Each task's {unit}: before the stream (start), and since"
+    if len(rows) > FEW_ROWS:
+        most = sorted(range(len(rows)), key=losses.__getitem__)[:MOST_LOST]
+        rows = [rows[i] for i in most]
+        heading = f"The {MOST_LOST} of {len(losses)} tasks that lost most: {unit}"
+    return Grid(heading, [*MOMENTS, "since learnt"], rows, "task")
 
 
 def _task_costs(run: Results) -> Grid | None:
@@ -136,7 +169,7 @@ def _task_costs(run: Results) -> Grid | None:
     rows, tasks = cost_rows(run.task_costs), run.tasks[: len(run.task_costs)]
     if not rows:
         return None
-    if len(tasks) <= FEW_ROWS:
+    if len(tasks) <= FEW_TASKS:
         return Grid("The same for every task", tasks, rows, "cost")
     turned = list(zip(tasks, map(list, zip(*(values for _, values in rows), strict=True)), strict=True))
     return Grid("The same for every task", [name for name, _ in rows], turned, "task")
@@ -165,6 +198,16 @@ def _overview(results: list[tuple[str, Results]]) -> Grid | None:
     changes = [f"{control} since the start" for control in controls]
     headings = ["method", "seed", "average", "forgetting", "newest task", *changes, "training"]
     return Grid("The runs side by side, 1 seed each", headings, rows, "run")
+
+
+def _side_by_side(results: list[tuple[str, Results]], gallery: Gallery) -> list[dict[str, Any]]:
+    """The runs over the stream as one picture; none if they are measured by different scores."""
+    measured = [(name, run) for name, run in results if run.scores[run.primary].matrix]
+    if not measured or len({(run.primary, run.scores[run.primary].unit) for _, run in measured}) > 1:
+        return []
+    alt = "The mean score of the tasks learnt so far, a line for each run; the averages are in the table below."
+    caption = "After each task: the mean score of the tasks learnt so far, a line for each run."
+    return [gallery.add(stream_figures.runs_over_time(measured), "runs-over-time", alt, caption)]
 
 
 def _slug(name: str) -> str:

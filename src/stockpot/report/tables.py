@@ -8,7 +8,7 @@ from typing import NamedTuple
 from stockpot.evaluation.metrics import control_metrics
 from stockpot.methods import role_of
 from stockpot.report.formatting import METRIC_TITLES, metric_title, score, signed
-from stockpot.results import MethodSummary, Results
+from stockpot.results import START_ROW, MethodSummary, Results
 
 CONTROL_CHANGE = "how much better data that is never trained on scores than under the start model; negative: worse"
 CONTROL_WORST = "the lowest of these changes over the stream"
@@ -52,7 +52,7 @@ def metric_rows(results: Results) -> list[tuple[str, str, str]]:
 def score_rows(results: Results, name: str) -> list[tuple[str, list[float | None]]]:
     """One score before the stream and after each task: on every task, then on every control."""
     scores = results.scores[name]
-    stages = ["start", *results.tasks[: len(scores.matrix)]]
+    stages = [START_ROW, *results.tasks[: len(scores.matrix)]]
     controls = list(scores.controls.values())
     return [
         (stage, [*row, *(values[i] for values in controls)])

@@ -12,7 +12,7 @@ from stockpot.report.other_scores import other_scores_of_run, score_heading
 from stockpot.report.ranking import over_runs, ranked, run_design
 from stockpot.report.tables import Grid, method_name, metric_rows, score_rows
 from stockpot.report.whatif_tables import WHATIF_HEADINGS, whatif_rows
-from stockpot.results import Comparison, Results, WhatIf
+from stockpot.results import START_ROW, Comparison, Results, WhatIf
 
 TERMINAL_WIDTH = 100
 WIDEST_MATRIX = 16  # tasks; beyond them the matrix gives way to four moments
@@ -110,7 +110,7 @@ def _matrix(results: Results, narrow: bool) -> Table:
     padding = (0, 0) if narrow else (0, 1)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=padding, title=title, title_justify="left")
     if len(results.tasks) > WIDEST_MATRIX:
-        for heading in ("task", "before", "just learnt", "at the end"):
+        for heading in ("task", START_ROW, "just learnt", "at the end"):
             table.add_column(heading, justify="left" if heading == "task" else "right", no_wrap=True)
         for i, row in enumerate(scores.matrix):
             moments = (scores.initial[i], row[i], scores.matrix[-1][i])
@@ -122,7 +122,7 @@ def _matrix(results: Results, narrow: bool) -> Table:
     for name in scores.controls:
         table.add_column(Text(f"({name})", style="dim"), justify="right", no_wrap=True)
     for i, (stage, values) in enumerate(score_rows(results, results.primary)):
-        table.add_row(Text(f"{i} {stage}") if i else Text("(before)", style="dim"), *map(cell, values))
+        table.add_row(Text(f"{i} {stage}") if i else Text(stage, style="dim"), *map(cell, values))
     return table
 
 

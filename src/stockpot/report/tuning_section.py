@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from math import log10
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-
 from stockpot.evaluation.statistics import lower_is_better
 from stockpot.printing import counted
-from stockpot.report.figures import FIGURE_WIDTH, FLOOR, looks, short, styled
-from stockpot.report.formatting import MISSING, listing, metric_title, score, title
+from stockpot.report.charts import FLOOR, FULL_WIDTH, Chart, Spec, chart, distinct, hover, looks, mark, number
+from stockpot.report.formatting import MISSING, listing, metric_title, plain_number, score, title
 from stockpot.report.ranking import ranked
 from stockpot.report.search_ends import chosen_keys, searched_strength
 from stockpot.report.tables import Grid
 from stockpot.results import Comparison, Trial, Tuning
+
+MOST_TUNED = 30  # panels
 
 
 def tuned(comparison: Comparison) -> list[str]:
@@ -79,39 +78,42 @@ def _is_chosen(trial: Trial, tuning: Tuning, label: str) -> bool:
     )
 
 
-@styled
-def tuning_figure(comparison: Comparison) -> Figure:
-    """A panel for each method: each trial's score over its strength, or over its number; the chosen one large."""
+def tuning_figure(comparison: Comparison) -> Chart:
+    """A panel for each of the best methods: its trials' scores over its strength, or over their number."""
     tuning = comparison.tuning
     assert tuning is not None
-    labels, method_looks = tuned(comparison), looks(comparison)
-    columns = min(4, len(labels))
-    lines = -(-len(labels) // columns)
-    drawing = Figure(figsize=(max(FIGURE_WIDTH, 2.3 * columns), 0.5 + 1.5 * lines), layout="constrained")
-    grid = drawing.subplots(lines, columns, sharey=True, squeeze=False).ravel().tolist()
-    for unused in grid[len(labels) :]:
-        unused.set_visible(False)
-    for axes, label in zip(grid, labels, strict=False):
+    labels, method_looks = tuned(comparison)[:MOST_TUNED], looks(comparison)
+    titles, across = distinct(labels, 26), min(4, len(labels))
+    width = (FULL_WIDTH - 40) // max(across, 2) - 50
+    objective = metric_title(tuning.objective, comparison.primary)
+    panels = []
+    for title_of_panel, label in zip(titles, labels, strict=True):
         trials = tuning.methods[label]
         key = searched_strength(trials)
         color = method_looks[label].color if label in method_looks else FLOOR
-        points = [
-            (float(trial.keys[key]) if key else index + 1.0, trial.score, _is_chosen(trial, tuning, label))
+        rows = [
+            {"method": label, "strength": float(trial.keys[key]) if key else index + 1.0, "score": trial.score,
+             "chosen": _is_chosen(trial, tuning, label), "said": score(trial.score, comparison.unit),
+             "keys": ", ".join(f"{name} {plain_number(value)}" for name, value in trial.keys.items())}
             for index, trial in enumerate(trials)
+            if trial.score is not None
+        ]  # fmt: skip
+        values = [row["strength"] for row in rows if isinstance(row["strength"], float)]
+        decades = bool(key and values and min(values) > 0 and log10(max(values) / min(values)) >= 1.5)
+        scale = {"type": "log", "nice": False, "padding": 8} if decades else {"nice": False, "padding": 8}
+        encoding = {
+            "x": number("strength", key or "trial", scale, axis={"grid": False, "tickCount": 3, "labelOverlap": True}),
+            "y": number("score", None, {"padding": 8, "nice": False}, axis={"tickCount": 4}),
+            "tooltip": hover(keys="trial", said=objective),
+        }
+        line = {axis: encoding[axis] for axis in ("x", "y")}
+        layers = [mark("line", line, color=color, strokeWidth=1.2, aria=False)] if key else []
+        layers += [
+            mark("point", encoding, color=color, size=22),
+            mark("point", encoding, color=color, size=110, transform=[{"filter": "datum.chosen"}]),
         ]
-        scored = sorted((x, y) for x, y, _ in points if y is not None)
-        xs = [x for x, _, _ in points]
-        axes.plot([x for x, _ in scored], [y for _, y in scored], ".-" if key else ".", color=color, linewidth=1)
-        for x, y, chosen in points:
-            if chosen and y is not None:
-                axes.plot(x, y, "o", color=color, markersize=8)
-        if key and min(xs) > 0 and log10(max(xs) / min(xs)) >= 1.5:
-            axes.set_xscale("log")
-        else:
-            axes.xaxis.set_major_locator(MaxNLocator(4, integer=not key))
-        axes.margins(0.12)
-        axes.set_title(short(label, 24), loc="left")
-        axes.set_xlabel(key or "trial", fontsize=8, labelpad=1)
-        axes.grid(axis="y", color=FLOOR, alpha=0.25, linewidth=0.6)
-    drawing.supylabel(metric_title(tuning.objective, comparison.primary), fontsize=9)
-    return drawing
+        panels.append(
+            {"data": {"values": rows}, "title": title_of_panel, "width": width, "height": 110, "layer": layers}
+        )
+    parts: Spec = {"concat": panels, "columns": across, "resolve": {"scale": {"y": "shared"}}}
+    return chart(parts, wide=True)
