@@ -185,7 +185,7 @@ def fronts(methods: Mapping[str, Cells]) -> list[str]:
 
 def draw(streams: Mapping[str, Mapping[str, Cells]], file: Path) -> None:
     """The fronts as a picture: past against newest, one panel a stream."""
-    from stockpot.report.charts import PALETTE, by_name, chart, hover, legend, mark, number
+    from stockpot.report.charts import PALETTE, category, chart, hover, legend, mark, number
     from stockpot.report.rendering import save_figure
 
     rows = [
@@ -201,7 +201,7 @@ def draw(streams: Mapping[str, Mapping[str, Cells]], file: Path) -> None:
     place = {
         "x": number("newest", "newest task (%)"),
         "y": number("past", "earlier tasks (%)"),
-        "color": by_name("method", colors, legend=legend(list(FRONTS), 300 * len(streams))),
+        "color": category("method", colors, legend=legend(list(FRONTS), 300 * len(streams))),
         "tooltip": hover(method="method", past="earlier tasks", newest="newest task"),
     }
     dashes = {"condition": {"test": "datum.auto", "value": [1, 0]}, "value": [4, 2]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -77,14 +78,20 @@ def test_it_writes_numbers_page_and_figures_and_leaves_the_run_alone(
     assert done.err == "26 merged models to evaluate\n"
     table = done.out.split("Note: ")[0].splitlines()
     assert "optimistic" in done.out and len(table) > 9 and max(map(len, table)) <= 100
-    drawn = (tmp_path / "out" / "figures" / "past-against-newest.svg").read_text()
-    assert "plain fine-tuning" in drawn and "start model" in drawn
+    shown = re.search(r'id="fig1-spec">(.*?)</script>', page)
+    assert shown is not None
+    drawn = {
+        row["name"] for layer in json.loads(shown[1])["layer"] if "data" in layer for row in layer["data"]["values"]
+    }
+    assert drawn == {"plain fine-tuning", "start model"}
+    curves = {row["name"] for row in json.loads(shown[1])["data"]["values"]}
     for name, method in found.methods.items():
         point = method.points[method.best]
         average = point.metrics.average_accuracy
         assert average == max(p.metrics.average_accuracy or 0 for p in method.points)
         knees = [] if method.knee is None else [valued(method, method.points[method.knee])]
-        assert re.findall(rf">{opening(name)}[^<]*, knee ([αλ] = [\d.]+)<", drawn) == knees
+        in_legend = [label for label in curves if label.startswith(opening(name))]
+        assert re.findall(r", knee ([αλ] = [\d.]+)$", "\n".join(in_legend), re.MULTILINE) == knees
         line = next(line for line in table if line.strip().startswith(opening(name)))
         assert f"{average:.3f}" in line
         assert ("post-hoc" in line) == (not point.exact[-1])

@@ -109,4 +109,6 @@ def test_what_if_turns_the_axes_of_a_loss_and_says_what_has_no_score(run_of: Fac
         assert layer["encoding"]["x"]["scale"]["reverse"] and layer["encoding"]["y"]["scale"]["reverse"]
     averages = whatif_figures.averages_figure(found).spec["layer"]
     assert all("lower is better" in layer["encoding"]["y"]["title"] for layer in averages)
-    assert _left_out({"ties": method}, 3, "perplexity") == ["ties at scale = 2 has no finite perplexity: left out."]
+    assert _left_out(["ties"], {"ties": method}, 3, "perplexity") == [
+        "ties at scale = 2 has no finite perplexity: left out."
+    ]

@@ -16,7 +16,7 @@ from stockpot.report.charts import (
     Chart,
     Row,
     Spec,
-    by_name,
+    category,
     chart,
     distinct,
     hover,
@@ -54,10 +54,10 @@ def difference_figure(comparison: CheckpointComparison) -> Chart:
         encoding: Spec = {
             "x": number("layer", "layer", {"padding": 8, "nice": False}, axis=_layer_axis(numbers)),
             "y": number("value", title, _value_scale(key, rows)),
-            "color": by_name("tensor", colors, legend=beside),
+            "color": category("tensor", colors, legend=beside),
             "tooltip": hover(tensor="tensor", layer="layer", said=key),
         }
-        shape = {"shape": by_name("tensor", shapes, legend=beside)}
+        shape = {"shape": category("tensor", shapes, legend=beside)}
         line = {axis: encoding[axis] for axis in ("x", "y", "color")}
         layers = [mark("line", line, strokeWidth=1.3, aria=False), mark("point", {**encoding, **shape}, size=24)]
         if (value := getattr(whole, key)) is not None:

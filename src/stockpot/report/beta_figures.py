@@ -15,7 +15,7 @@ from stockpot.report.charts import (
     Chart,
     Row,
     Spec,
-    by_name,
+    category,
     chart,
     distinct,
     hover,
@@ -173,12 +173,12 @@ def _profile_layers(
     scale = {"domain": [-0.02, 1.02], "nice": False}
     ends = "datum.value == 0 ? 'trained  0' : datum.value == 1 ? 'anchor  1' : datum.value == 0.5 ? '0.5' : ''"
     axis = {"values": [0, 0.25, 0.5, 0.75, 1], "labelExpr": ends}
-    color = by_name("task", colors, legend=below)
+    color = category("task", colors, legend=below)
     base: Spec = {"x": _depth(layers, False), "y": number("beta", "mean β", scale, axis=axis), "color": color}
     said = hover(task="task", layer="layer", said="mean β")
     band = {"x": base["x"], "y": number("low", "mean β", scale), "y2": {"field": "high"}, "color": color}
     small = len(layers) > MANY_LAYERS
-    shape = {"shape": by_name("task", shapes, legend=below)} if len(shapes) <= len(MARKERS) else {}
+    shape = {"shape": category("task", shapes, legend=below)} if len(shapes) <= len(MARKERS) else {}
     return [
         mark("area", band, opacity=0.18, aria=False, transform=[{"filter": "isValid(datum.low)"}]),
         mark("line", base, strokeWidth=1.6, aria=False),

@@ -112,7 +112,7 @@ def number(field: str, title: str | None = None, scale: Spec | None = None, **op
     }
 
 
-def by_name(field: str, colors: dict[str, Any], **options: Any) -> Spec:
+def category(field: str, colors: dict[str, Any], **options: Any) -> Spec:
     """A name as colour or marker: name → what stands for it, in the order of the legend."""
     scale = {"domain": list(colors), "range": list(colors.values())}
     return {"field": field, "type": "nominal", "scale": scale, **options}

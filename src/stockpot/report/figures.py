@@ -11,7 +11,7 @@ from stockpot.report.charts import (
     Chart,
     Row,
     Spec,
-    by_name,
+    category,
     chart,
     distinct,
     hover,
@@ -66,8 +66,8 @@ def methods_figure(
         "field": "name", "type": "nominal", "sort": order,
         "axis": {"title": None, "ticks": False, "domain": False, "labelLimit": 230, "labelPadding": 8},
     }  # fmt: skip
-    color = by_name("method", {label: method_looks[label].color for label in names}, legend=None)
-    shape = by_name("method", {label: method_looks[label].marker for label in names}, legend=None)
+    color = category("method", {label: method_looks[label].color for label in names}, legend=None)
+    shape = category("method", {label: method_looks[label].marker for label in names}, legend=None)
     scale = {"domain": [low, high], "nice": False}
     said = hover(name="method", said=metric_title(metric, comparison.primary))
     both: Spec = {"y": place, "color": color, "tooltip": said}
@@ -129,8 +129,8 @@ def stability_plasticity(comparison: Comparison) -> Chart:
             "stability: 1 − forgetting" if fraction else f"forgetting ({comparison.unit}), less is higher",
             {"reverse": not fraction, "padding": 14, "nice": False},
         ),
-        "color": by_name("method", {label: method_looks[label].color for label in drawn}, legend=below),
-        "shape": by_name("method", {label: method_looks[label].marker for label in drawn}, legend=below),
+        "color": category("method", {label: method_looks[label].color for label in drawn}, legend=below),
+        "shape": category("method", {label: method_looks[label].marker for label in drawn}, legend=below),
         "tooltip": hover(method="method", learnt="plasticity", forgot="forgetting"),
     }
     parts = {"data": {"values": rows}, "width": WIDTH - 40, "height": 260, **mark("point", encoding, size=80)}

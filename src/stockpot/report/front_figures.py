@@ -11,7 +11,7 @@ from stockpot.report.charts import (
     Look,
     Row,
     Spec,
-    by_name,
+    category,
     chart,
     distinct,
     hover,
@@ -114,8 +114,8 @@ def _encoding(comparison: Comparison, names: dict[str, Look], small: bool = Fals
             "newest", f"newest task: {comparison.primary}" + ("" if small else ", just learnt"), scale, axis=axis
         ),
         "y": number("past", f"earlier tasks: {comparison.primary}", scale, axis=axis),
-        "color": by_name("name", {name: look.color for name, look in names.items()}, legend=below),
-        "shape": by_name("name", {name: look.marker for name, look in names.items()}, legend=below),
+        "color": category("name", {name: look.color for name, look in names.items()}, legend=below),
+        "shape": category("name", {name: look.marker for name, look in names.items()}, legend=below),
         "tooltip": hover(name="method", strength="strength", said_past="earlier tasks", said_newest="newest task"),
     }
 

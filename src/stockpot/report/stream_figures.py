@@ -15,7 +15,7 @@ from stockpot.report.charts import (
     Chart,
     Row,
     Spec,
-    by_name,
+    category,
     chart,
     distinct,
     hover,
@@ -92,10 +92,10 @@ def runs_over_time(runs: Sequence[tuple[str, Results]]) -> Chart:
     shapes = dict(zip(names, cycle(MARKERS), strict=False))
     below = legend(names, FULL_WIDTH - 60)
     x, y = _learnt(max(len(run.scores[run.primary].matrix) for _, run in runs)), _score(scores, runs[0][1].primary)
-    line: Spec = {"x": x, "y": y, "color": by_name("task", colors, legend=below)}
+    line: Spec = {"x": x, "y": y, "color": category("task", colors, legend=below)}
     said = {
         **line,
-        "shape": by_name("task", shapes, legend=below),
+        "shape": category("task", shapes, legend=below),
         "tooltip": hover(task="run", learnt="tasks", said="mean"),
     }
     layers = [mark("line", line, strokeWidth=1.8, aria=False), mark("point", said, size=45)]
@@ -181,8 +181,8 @@ def _lines(
     stroke = {"symbolType": "stroke", "symbolStrokeWidth": 2} if controls or not few else {}
     below = legend(shown, FULL_WIDTH - 60, values=shown, symbolOpacity=1, **stroke)
     x, y = _learnt(stages), _score(scores, primary, few=panel)
-    color = by_name("task", colors, legend=below)
-    dash = by_name("task", dashes, legend=below) if controls else None
+    color = category("task", colors, legend=below)
+    dash = category("task", dashes, legend=below) if controls else None
     base: Spec = {"x": x, "y": y, "color": color, "tooltip": hover(task="task", learnt="tasks learnt", said=primary)}
     layers = []
     if many:
@@ -193,7 +193,7 @@ def _lines(
         )  # fmt: skip
     line = {key: base[key] for key in ("x", "y", "color")} | ({"strokeDash": dash} if dash else {})
     layers.append(mark("line", line, strokeWidth=1.8, clip=False, transform=[{"filter": "!datum.dot"}]))
-    shape = by_name("task", dict(zip(names, MARKERS, strict=False)), legend=None if stroke else below) if few else None
+    shape = category("task", dict(zip(names, MARKERS, strict=False)), legend=None if stroke else below) if few else None
     layers.append(mark("point", base, size=16 if not many else 10, transform=[{"filter": "!datum.own || datum.dot"}]))
     if not many:
         large = base | ({"shape": shape} if shape else {})

@@ -17,7 +17,7 @@ from stockpot.report.charts import (
     Look,
     Row,
     Spec,
-    by_name,
+    category,
     chart,
     hover,
     legend,
@@ -56,10 +56,10 @@ def tradeoff_figure(whatif: WhatIf) -> Chart:
     encoding: Spec = {
         "x": number("newest", f"{whatif.primary} on the newest task", scale),
         "y": number("past", f"mean {whatif.primary} on earlier tasks", scale),
-        "color": by_name("name", {name: look.color for name, look in shown.items()}, legend=below),
+        "color": category("name", {name: look.color for name, look in shown.items()}, legend=below),
         "tooltip": hover(name="method", strength="strength", said_past="earlier tasks", said_newest="newest task"),
     }
-    shape = {"shape": by_name("name", {name: look.marker for name, look in shown.items()}, legend=below)}
+    shape = {"shape": category("name", {name: look.marker for name, look in shown.items()}, legend=below)}
     layers = _curve(encoding, shape)
     layers.append(mark("point", {**encoding, **shape}, size=110, data={"values": references}))
     rows = [row for name in names for row in _rows(whatif, name, names[name])]
@@ -80,10 +80,10 @@ def averages_figure(whatif: WhatIf) -> Chart:
     encoding: Spec = {
         "x": number("value", "strength", {"padding": 12, "nice": False}, axis={"tickCount": 6}),
         "y": y,
-        "color": by_name("name", {name: look.color for name, look in shown.items()}, legend=below),
+        "color": category("name", {name: look.color for name, look in shown.items()}, legend=below),
         "tooltip": hover(name="method", strength="strength", said_average="average"),
     }
-    shape = {"shape": by_name("name", {name: look.marker for name, look in shown.items()}, legend=below)}
+    shape = {"shape": category("name", {name: look.marker for name, look in shown.items()}, legend=below)}
     swept = [row for name in names if whatif.methods[name].key for row in _rows(whatif, name, names[name])]
     levels: list[Row] = [
         row for name in names if whatif.methods[name].key is None for row in _rows(whatif, name, names[name])
