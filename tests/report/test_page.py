@@ -224,7 +224,7 @@ def test_a_stream_of_200_tasks_is_one_picture_and_a_row_for_each_task(run_of: Fa
     text, read = check(run_page.write_run_report([("longer", run)], tmp_path))
     assert len(text) < 500_000  # without Vega
     assert len(read.svgs) == 2
-    assert text[: text.index("<details")].count("<tr>") == 1 + run_page.MOST_LOST
+    assert text[: text.index("<details")].count("<tr>") == 1 + run_page.TASKS_SHOWN
     matrix = run.scores["accuracy"].matrix
     column = [row[7] for row in matrix[7:]]
     whole = text[text.index("at four moments") :]
@@ -239,7 +239,7 @@ def test_of_many_tasks_the_first_table_has_those_that_lost_most(run_of: Factory)
     matrix = run.scores["accuracy"].matrix
     lost = sorted(range(20), key=lambda k: matrix[-1][k] - matrix[k][k])
     grid = run_page._first_table(run)
-    assert [name for name, _ in grid.rows] == [f"task{k}" for k in lost[: run_page.MOST_LOST]]
+    assert [name for name, _ in grid.rows] == [f"task{k}" for k in lost[: run_page.TASKS_SHOWN]]
     losses = run.scores["accuracy"].model_copy(update={"higher_is_better": False, "unit": "nats"})
     run = run.model_copy(update={"scores": {"accuracy": losses}})
     assert run_page._first_table(run).rows[0][0] == f"task{lost[-1]}"

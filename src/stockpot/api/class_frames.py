@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from stockpot.api.frames import START_ROW
 from stockpot.errors import StockpotError
 from stockpot.evaluation.class_metrics import ClassRecord, class_accuracy, class_records, task_confusion, worst_first
-from stockpot.results import Results
+from stockpot.results import START_ROW, Results
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from stockpot.api import frames
 from stockpot.errors import StockpotError
+from stockpot.results import START_ROW
 from stockpot.runs.folder import RunFolder
 
 
@@ -29,7 +30,7 @@ def learnt_index(run: RunFolder, after: str | None) -> int:
     learnt = learnt_tasks(run)
     if after is None:
         return len(learnt) - 1
-    if known_task(run, after, frames.START_ROW) not in learnt:
+    if known_task(run, after, START_ROW) not in learnt:
         return -1
     index = learnt.index(after)
     if not run.model(index).is_dir() and run.recipe.keep != "all":

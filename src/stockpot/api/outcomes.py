@@ -14,7 +14,7 @@ from stockpot.errors import StockpotError
 from stockpot.evaluation.statistics import COST_NAMES, METRIC_NAMES
 from stockpot.files import explaining_disk_errors
 from stockpot.report.formatting import score as shown
-from stockpot.results import START_ROW, Comparison, MethodSummary, Results, Scores, WhatIf
+from stockpot.results import Comparison, MethodSummary, Results, Scores, WhatIf
 
 if TYPE_CHECKING:
     import pandas as pd

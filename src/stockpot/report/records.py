@@ -39,7 +39,7 @@ def _records_of_classes(name: str, results: Results) -> list[Record]:
                      "unit": "fraction", "higher_is_better": "true"}  # fmt: skip
     records: list[Record] = []
     for part, counted in results.classes.items():
-        for learnt, after in enumerate(["start", *results.tasks][: len(counted.correct)]):
+        for learnt, after in enumerate([START_ROW, *results.tasks][: len(counted.correct)]):
             place: Record = {**facts, "learnt": learnt, "after": after, "kind": "class", "on": part}
             values = zip(counted.classes, class_accuracy(counted, learnt), strict=True)
             records += [{**place, "value": value, "class": label} for label, value in values]

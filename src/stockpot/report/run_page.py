@@ -20,8 +20,8 @@ from stockpot.results import START_ROW, Results, Scores
 from stockpot.yaml_text import dump_yaml
 
 FEW_TASKS = 10  # beyond these, tables have a row for each task and not a column
-FEW_ROWS = 16  # of the table that a page begins with; beyond these, the `MOST_LOST` tasks
-MOST_LOST = 8
+FEW_ROWS = 16  # of the table that a page begins with; beyond these, the `TASKS_SHOWN` tasks
+TASKS_SHOWN = 8
 MOMENTS = [START_ROW, "just learnt", "at its worst since", "at the end"]  # of a task
 SENTENCES = 5  # below the first picture and table; the rest is folded away
 
@@ -158,9 +158,9 @@ def _first_table(run: Results) -> Grid:
     unit = score_heading(run.primary, scores)
     heading = f"Each task's {unit}: before the stream (start), and since"
     if len(rows) > FEW_ROWS:
-        most = sorted(range(len(rows)), key=losses.__getitem__)[:MOST_LOST]
+        most = sorted(range(len(rows)), key=losses.__getitem__)[:TASKS_SHOWN]
         rows = [rows[i] for i in most]
-        heading = f"The {MOST_LOST} of {len(losses)} tasks that lost most: {unit}"
+        heading = f"The {TASKS_SHOWN} of {len(losses)} tasks that lost most: {unit}"
     return Grid(heading, [*MOMENTS, "since learnt"], rows, "task")
 
 
