@@ -52,7 +52,7 @@ def load_dotted_path(path: str, where: str) -> Any:
         try:
             module: Any = importlib.import_module(module_name)
         except Exception as error:  # whatever the module does
-            raise StockpotError(f"{_start(where)}{path}: {_reason(error, module_name)}") from error
+            raise StockpotError(f"{_start(where)}{path}: {import_problem(error, module_name)}") from error
     thing = module
     for part in name.split("."):
         if not hasattr(thing, part):
@@ -99,7 +99,7 @@ def load_registered(group: str, name: str, where: str) -> Any:
     try:
         return entry.load()
     except Exception as error:
-        reason = _reason(error, entry.module)
+        reason = import_problem(error, entry.module)
         raise StockpotError(f"{_start(where)}{name}, of the package {package_of(entry)}: {reason}") from error
 
 
@@ -125,8 +125,8 @@ def _importable() -> Iterator[None]:
             sys.path.remove(folder)
 
 
-def _reason(error: Exception, module: str) -> str:
-    """One line: what is missing, or where the module's code fails."""
+def import_problem(error: Exception, module: str) -> str:
+    """One line on code that users bring: what is missing, or where it fails; `module` is what was imported."""
     if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
         return (
             f"there is no module {error.name!r} on Python's path, in the current folder or beside the recipe: install "

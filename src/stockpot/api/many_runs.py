@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from stockpot.api.outcomes import ComparisonResult
 from stockpot.api.preparation import prepared
 from stockpot.api.recipe_changes import RecipeChanges, parse_shard
-from stockpot.api.recipe_like import as_recipe, default_folder, method_names, recognised
+from stockpot.api.recipe_like import as_recipe, default_folder, method_names, passed_names, recognised, with_data
 from stockpot.api.stopping import stopping_after_step
 from stockpot.comparisons.cells import contenders, is_finished, plan, prepare
 from stockpot.comparisons.engines import CellEngine, in_processes, on_ray
@@ -42,6 +42,7 @@ def compare(
     overrides: Sequence[str] = (),
     *,
     output: str | os.PathLike[str] | None = None,
+    data: Any = None,
     methods: Sequence[str | type[Method[Any]]] | None = None,
     seeds: int | None = None,
     orders: int | None = None,
@@ -65,6 +66,7 @@ def compare(
         recipe: the path of a recipe, a dict of what would be in it, or a Recipe. Code that it names is imported.
         overrides: `key.sub=value` each, values in YAML.
         output: the comparison's folder; default: runs/NAME.
+        data: data sets in place of the recipe's `data.path`, as in `stockpot.run`; not with `jobs` or `engine`.
         methods: labels of the recipe's `compare`, or names or classes of methods; default: those of the recipe.
         seeds: the number of seeds: the recipe's first, then others.
         orders: the number of orders of the tasks: as written first, then others.
@@ -90,7 +92,7 @@ def compare(
     share = parse_shard(shard)
     names = method_names(methods)
     with prepared(run_code, run_code_unsandboxed, shares=share[1] > 1):
-        checked = as_recipe(recipe, overrides)
+        checked = with_data(as_recipe(recipe, overrides), data)
         changes = RecipeChanges(names, seeds, orders, tune, search, minutes, front)
         if changes != RecipeChanges():
             checked = changes.applied(checked)
@@ -101,7 +103,7 @@ def compare(
         check_engine(engine)
         chosen = _engine(jobs, engine)
         if chosen is not None:
-            _refuse_code_of_this_process(checked)
+            _refuse_what_is_here_alone(checked)
         return _compared(checked, path, chosen, share, progress)
 
 
@@ -125,8 +127,13 @@ def _engine(jobs: int, engine: str | None) -> CellEngine | None:
     return in_processes(jobs) if jobs > 1 or engine else None
 
 
-def _refuse_code_of_this_process(recipe: Recipe) -> None:
-    """Raises StockpotError for code that worker processes cannot import."""
+def _refuse_what_is_here_alone(recipe: Recipe) -> None:
+    """Raises StockpotError for code that worker processes cannot import, and data that they do not have."""
+    if names := passed_names(recipe):
+        raise StockpotError(
+            f"{names[0]}: its data set was passed in Python, where other processes cannot see it: write it with "
+            "save_to_disk or to_parquet and name the folder, or leave out jobs and engine."
+        )
     for path in named_code(recipe):
         if lives_in_main(path):
             raise StockpotError(

@@ -19,6 +19,7 @@ from stockpot.files import explaining_disk_errors, make_folder, write_json
 from stockpot.report.formatting import opening
 from stockpot.runs.progress import write_line
 from stockpot.spelling import option
+from stockpot.streams.passed_data import pass_again
 
 if TYPE_CHECKING:
     from stockpot.methods.base import Method
@@ -36,6 +37,7 @@ def whatif(
     points: int = 11,
     output: str | os.PathLike[str] | None = None,
     threads: int | None = None,
+    data: Any = None,
     allow_code: bool = False,
     run_code: bool = False,
     run_code_unsandboxed: bool = False,
@@ -51,6 +53,7 @@ def whatif(
         points: the number of values of each method's strength.
         output: where whatif.json is written; default: RUN/whatif.
         threads: of torch while it works; default: as they are set.
+        data: what was passed in Python when the run was made, as in `stockpot.resume`.
         allow_code: whether the model may be built by code that the run folder names.
         run_code: agree to run the programs that a model writes, in a sandbox (metric pass@k).
         run_code_unsandboxed: agree to run them even without a sandbox: they can then do what you can do here.
@@ -63,6 +66,8 @@ def whatif(
         StockpotError: the run's checkpoints cannot show what other methods would have done, or a method needs training.
     """
     with prepared(run_code, run_code_unsandboxed):
+        if data is not None:
+            pass_again(data)
         chosen = method_names(methods)
         if not FEWEST_POINTS <= points <= MOST_POINTS:
             raise StockpotError(f"points: {points} is not a number from {FEWEST_POINTS} to {MOST_POINTS}.")

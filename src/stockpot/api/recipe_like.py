@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from stockpot.errors import StockpotError
+from stockpot.errors import StockpotError, did_you_mean
 from stockpot.plugins import dotted_path_of
+from stockpot.streams.passed_data import is_data_set, is_passed, is_split_data_set, pass_data
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -113,10 +114,13 @@ def _with_named_methods(recipe: Mapping[str, Any]) -> dict[str, Any]:
 def plain(values: Any) -> Any:
     """The values as YAML would give them: paths become text, tuples lists, and what NumPy has plain numbers.
 
-    Classes and functions become their dotted paths; raises StockpotError for those that have none.
+    Classes and functions become their dotted paths, and data sets the path by which this process knows them. Raises
+    StockpotError for what cannot be named.
     """
+    if is_split_data_set(values) or is_data_set(values):
+        return pass_data(values, "the recipe: data")
     if isinstance(values, Mapping):
-        return {key: plain(value) for key, value in values.items()}
+        return {key: _block(key, plain(value)) for key, value in values.items()}
     if isinstance(values, list | tuple | range):
         return [plain(value) for value in values]
     if isinstance(values, os.PathLike):
@@ -124,6 +128,53 @@ def plain(values: Any) -> Any:
     if callable(values):
         return dotted_path_of(values, "the recipe")
     return values.tolist() if hasattr(values, "tolist") else values
+
+
+def _block(key: Any, value: Any) -> Any:
+    return {"path": value} if key == "data" and isinstance(value, str) and is_passed(value) else value
+
+
+def with_data(recipe: Recipe, data: Any) -> Recipe:
+    """The recipe with data sets that were passed beside it: one for all tasks, or a dict of them by name of a task.
+
+    Raises:
+        StockpotError: a name is not that of a task or control, or something is not a data set.
+    """
+    from stockpot.streams.spec import DataSpec
+
+    if data is None:
+        return recipe
+    tasks: list[TaskSpec] = recipe.tasks if isinstance(recipe.tasks, list) else []
+    names = [task.name for task in (*tasks, *recipe.controls)]
+
+    def holding(block: DataSpec, value: Any, where: str) -> DataSpec:
+        if not (is_data_set(value) or is_split_data_set(value)):
+            raise StockpotError(f"{where}: {type(value).__name__} is not a data set of `datasets` or PyTorch.")
+        return block.model_copy(update={"path": pass_data(value, where)})
+
+    by_task = isinstance(data, Mapping) and not hasattr(data, "column_names") and any(name in names for name in data)
+    if not by_task:
+        return recipe.model_copy(update={"data": holding(recipe.data, data, "data")})
+    if unknown := [str(name) for name in data if name not in names]:
+        hint = did_you_mean(unknown[0], names)
+        raise StockpotError(f"data: there is no task {unknown[0]!r}.{hint} Known: {', '.join(names)}.")
+
+    def filled(blocks: Sequence[TaskSpec]) -> list[TaskSpec]:
+        return [
+            block.model_copy(update={"data": holding(block.data, data[block.name], f"data: {block.name!r}")})
+            if block.name in data
+            else block
+            for block in blocks
+        ]
+
+    return recipe.model_copy(update={"tasks": filled(tasks), "controls": filled(recipe.controls)})
+
+
+def passed_names(recipe: Recipe) -> list[str]:
+    """What holds a data set that was passed in Python: `data`, or names of tasks and controls."""
+    tasks = recipe.tasks if isinstance(recipe.tasks, list) else []
+    named = [task.name for task in (*tasks, *recipe.controls) if is_passed(task.data.path)]
+    return [*(["data"] if is_passed(recipe.data.path) else []), *named]
 
 
 def default_folder(recipe: Recipe) -> Path:

@@ -7,16 +7,17 @@ import shutil
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stockpot.api.outcomes import RunResult
 from stockpot.api.preparation import prepared
-from stockpot.api.recipe_like import as_recipe, as_task, default_folder, explaining, recognised
+from stockpot.api.recipe_like import as_recipe, as_task, default_folder, explaining, recognised, with_data
 from stockpot.api.stopping import stopping_after_step
 from stockpot.errors import StockpotError
 from stockpot.runs.actions import add_task, branch, continue_run, create_run
 from stockpot.runs.folder import RunFolder
 from stockpot.runs.progress import Progress, terminal_progress, write_line
+from stockpot.streams.passed_data import pass_again
 
 if TYPE_CHECKING:
     from stockpot.api.recipe_like import RecipeLike, TaskLike
@@ -28,6 +29,7 @@ def run(
     overrides: Sequence[str] = (),
     *,
     output: str | os.PathLike[str] | None = None,
+    data: Any = None,
     run_code: bool = False,
     run_code_unsandboxed: bool = False,
     progress: bool = True,
@@ -42,6 +44,9 @@ def run(
         recipe: the path of a recipe, a dict of what would be in it, or a Recipe. Code that it names is imported.
         overrides: `key.sub=value` each, values in YAML.
         output: the run folder, which must be free; default: runs/NAME.
+        data: in place of the recipe's `data.path`: a `datasets.Dataset`, a `DatasetDict`, a PyTorch map-style `Dataset`
+            of (image or tensor, label), or a dict of its parts; or a dict of such by name of a task. They may also
+            stand in the recipe, where it says `data`. To resume in another process, pass the same data again.
         run_code: agree to run the programs that a model writes, in a sandbox (metric pass@k).
         run_code_unsandboxed: agree to run them even without a sandbox: they can then do what you can do here.
         progress: bars or lines on stderr.
@@ -54,7 +59,7 @@ def run(
         Stopped: a KeyboardInterrupt, when it was asked to stop.
     """
     with prepared(run_code, run_code_unsandboxed):
-        checked, guesses = recognised(as_recipe(recipe, overrides))
+        checked, guesses = recognised(with_data(as_recipe(recipe, overrides), data))
         path = default_folder(checked) if output is None else Path(output)
 
         def begin() -> Stream:
@@ -73,6 +78,7 @@ def add(
     overrides: Sequence[str] = (),
     *,
     output: str | os.PathLike[str] | None = None,
+    data: Any = None,
     allow_code: bool = False,
     run_code: bool = False,
     run_code_unsandboxed: bool = False,
@@ -87,6 +93,8 @@ def add(
         task: the path of a file with one entry of `tasks`, a dict of what would be in it, or a TaskSpec.
         overrides: `key.sub=value` each, values in YAML.
         output: branch: leave the run as it is, and continue in this new folder.
+        data: what was passed in Python when the run was made, where this process lacks it: a data set, or several in a
+            list or dict. They are known by their content.
         allow_code: whether the model may be built by code that the run folder names.
         run_code: agree to run the programs that a model writes, in a sandbox (metric pass@k).
         run_code_unsandboxed: agree to run them even without a sandbox: they can then do what you can do here.
@@ -100,6 +108,8 @@ def add(
         Stopped: a KeyboardInterrupt, when it was asked to stop.
     """
     with prepared(run_code, run_code_unsandboxed):
+        if data is not None:
+            pass_again(data)
         checked = as_task(task, overrides)
         folder = folder_of(run)
         target = folder if output is None else Path(output)
@@ -120,6 +130,7 @@ def add(
 def resume(
     run: RunResult | str | os.PathLike[str],
     *,
+    data: Any = None,
     allow_code: bool = False,
     run_code: bool = False,
     run_code_unsandboxed: bool = False,
@@ -131,6 +142,8 @@ def resume(
 
     Args:
         run: the run folder.
+        data: what was passed in Python when the run was made, where this process lacks it: a data set, or several in a
+            list or dict. They are known by their content.
         allow_code: whether the model may be built by code that the run folder names.
         run_code: agree to run the programs that a model writes, in a sandbox (metric pass@k).
         run_code_unsandboxed: agree to run them even without a sandbox: they can then do what you can do here.
@@ -144,6 +157,8 @@ def resume(
         Stopped: a KeyboardInterrupt, when it was asked to stop.
     """
     with prepared(run_code, run_code_unsandboxed):
+        if data is not None:
+            pass_again(data)
         path = resumable(folder_of(run)).path
         return _learnt(path, lambda: None, allow_code=allow_code, progress=progress)
 

@@ -68,6 +68,7 @@ def _assign(target: Any, part: str, value: Any, override: str) -> None:
 def _known_keys(model: type[BaseModel], path: Sequence[str | int], values: Any) -> list[str]:
     """The keys that the block at `path` may hold."""
     from stockpot.evaluation.scores import SCORES
+    from stockpot.evaluation.scores.brought import brought_type, is_brought
     from stockpot.methods import DEFAULT, config_of, known_names
     from stockpot.plugins import is_dotted_path
 
@@ -76,7 +77,8 @@ def _known_keys(model: type[BaseModel], path: Sequence[str | int], values: Any) 
         if part == "metrics":
             block = values["metrics"][path[place + 1]]
             name = block.get("name") if isinstance(block, dict) else block
-            return list(SCORES[name].model_fields) if name in SCORES else []
+            score = SCORES.get(str(name)) or (brought_type(str(name)) if is_brought(name) else None)
+            return [] if score is None else list(score.model_fields)
         if part in ("method", "compare"):
             name = values.get(part, {}).get("name", DEFAULT) if part == "method" else None
             index = next((piece for piece in path if isinstance(piece, int)), 0)

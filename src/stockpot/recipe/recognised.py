@@ -11,8 +11,9 @@ from stockpot.recipe.read import validate
 from stockpot.recipe.schema import Recipe, Split
 from stockpot.streams.hub import open_hub
 from stockpot.streams.layouts import text_folder
+from stockpot.streams.passed_data import holds_pairs
 from stockpot.streams.recognition import class_reading, language_reading, may_be_classified, says_language
-from stockpot.streams.spec import DataSpec, MixSpec, Scenario, TaskSpec, inherit
+from stockpot.streams.spec import DataSpec, MixSpec, TaskSpec, inherit
 
 _OF_CLASSES = ("image", "label", "classes", "rotate", "permute")  # keys of data that have classes
 _OF_TOKENS = ("format", "prompt", "completion", "input", "messages")  # keys of data that are continued
@@ -55,7 +56,7 @@ class Recognition:
         values = recipe.model_copy(update=changes).model_dump(mode="json", exclude_unset=True)
         return validate(Recipe, values, self.source)
 
-    def of_task(self, task: TaskSpec, shared: DataSpec, scenario: Scenario) -> TaskSpec:
+    def of_task(self, task: TaskSpec, shared: DataSpec, scenario: str) -> TaskSpec:
         """The task with keys of its data, where it names data of its own. Raises as `of_recipe` does."""
         where = f"task {task.name!r}"
         mix, data = self._mix(task.mix, scenario, f"{where}: mix"), task.data
@@ -64,16 +65,16 @@ class Recognition:
         changes = {key: value for key, value in (("data", data), ("mix", mix)) if value != getattr(task, key)}
         return task.model_copy(update=changes) if changes else task
 
-    def _mix(self, mix: MixSpec | None, scenario: Scenario, where: str) -> MixSpec | None:
+    def _mix(self, mix: MixSpec | None, scenario: str, where: str) -> MixSpec | None:
         return mix if mix is None or not mix.fraction else self._filled(mix, mix, scenario, where)
 
-    def _scenario(self, recipe: Recipe) -> Scenario:
+    def _scenario(self, recipe: Recipe) -> str:
         """The recipe's scenario; where it names none, language for chats, prompts and texts without classes."""
         if "scenario" in recipe.model_fields_set or isinstance(recipe.tasks, Split) or recipe.model.build is not None:
             return recipe.scenario
         task = recipe.tasks[0]
         data = inherit(recipe.data, task.data)
-        if data.path in (None, "digits") or any(getattr(data, key) for key in _OF_CLASSES):
+        if data.path in (None, "digits") or holds_pairs(data.path) or any(getattr(data, key) for key in _OF_CLASSES):
             return recipe.scenario
         if keys := [key for key in _OF_TOKENS if getattr(data, key) is not None]:
             reason = f"data.{keys[0]} says what is learnt"
@@ -86,9 +87,9 @@ class Recognition:
         self._note(f"{data.path}: scenario: language, since {reason}")
         return "language"
 
-    def _filled(self, written: _Data, data: DataSpec, scenario: Scenario, where: str) -> _Data:
+    def _filled(self, written: _Data, data: DataSpec, scenario: str, where: str) -> _Data:
         """`written` with what is missing in `data`, which is `written` with what it inherits."""
-        if data.path in (None, "digits"):
+        if data.path in (None, "digits") or holds_pairs(data.path):
             return written
         keys = _text_files(data)
         if keys:

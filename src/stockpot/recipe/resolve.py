@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stockpot.errors import StockpotError, did_you_mean
+from stockpot.evaluation.scores import SCORES, AnyScore
 from stockpot.methods.base import BaseConfig
 from stockpot.recipe.schema import Recipe, Split
 from stockpot.streams.classes import split_classes
@@ -59,6 +60,7 @@ def resolve(recipe: Recipe, method: BaseConfig, seed: int) -> Recipe:
         "data": _located(recipe.data),
         "mix": None if recipe.mix is None else _located(recipe.mix),
         "train": {**recipe.train, **(method.train or {})},
+        "metrics": [_titled(score) for score in recipe.metrics],
         "compare": [],
         "seeds": [seed],
         "orders": 1,
@@ -73,6 +75,11 @@ def resolve(recipe: Recipe, method: BaseConfig, seed: int) -> Recipe:
     changes["model"] = recipe.model.model_copy(update=named)
     changes["method"] = method.model_copy(update=_absolute_paths(method))
     return recipe.model_copy(update=changes)
+
+
+def _titled(score: AnyScore) -> AnyScore:
+    """A score that the user brings with its title as a label, which readers then know without its code."""
+    return score if score.name in SCORES else score.model_copy(update={"label": score.title})
 
 
 def _absolute_paths(method: BaseConfig) -> dict[str, str]:

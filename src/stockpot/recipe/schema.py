@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, WrapValidator, field_validator, model_validator
 
 from stockpot.batches.losses import SINGLE_LABEL, ProblemType
 from stockpot.evaluation.scores import AnyScore, default_scores
@@ -15,12 +15,15 @@ from stockpot.methods.base import BaseConfig
 from stockpot.models.spec import ModelKind, ModelSpec
 from stockpot.recipe.ranges import check_ranges
 from stockpot.spelling import option
+from stockpot.streams.scenario import open_scenario
 from stockpot.streams.spec import DataSpec, MixSpec, Scenario, TaskSpec, TrainSettings, inherit
 from stockpot.strict import StrictModel
 
 if TYPE_CHECKING:
     MethodConfig = BaseConfig
+    ScenarioName = str
 else:
+    ScenarioName = Annotated[Scenario, WrapValidator(open_scenario), SerializeAsAny()]
     MethodConfig = any_config()
 
 
@@ -71,7 +74,7 @@ class Recipe(StrictModel):
 
     name: str | None = Field(None, description="of the folder under runs/, without slashes; default: the file's name")
     model: ModelSpec
-    scenario: Scenario = "class-incremental"
+    scenario: ScenarioName = "class-incremental"
     head: Literal["all", "seen", "masked"] = Field(
         "all",
         description="output rows: for all classes of the stream from the start, or growing with each task; masked: all "

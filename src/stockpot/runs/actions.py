@@ -14,7 +14,7 @@ from stockpot.recipe.recognised import Recognition
 from stockpot.recipe.resolve import resolve, resolve_task
 from stockpot.recipe.schema import Recipe
 from stockpot.results import Results
-from stockpot.runs.brought_code import brought_code, open_code
+from stockpot.runs.brought_code import brought_code, open_code, recorded_rows
 from stockpot.runs.evaluating import evaluate_late
 from stockpot.runs.events import Added, RunFacts
 from stockpot.runs.folder import RunFolder
@@ -48,7 +48,7 @@ def create_run(recipe: Recipe, method: BaseConfig, seed: int, path: Path, opened
         "versions": versions(),
         "commit": commit(),
     }
-    if brought := brought_code(resolved, stream.rows.count(len(stream.tasks))):
+    if brought := brought_code(resolved, stream.rows):
         facts["brought"] = brought
     run = RunFolder.create(path, resolved, method.title, facts)
     run.journal.close()
@@ -128,6 +128,8 @@ def add_task(path: Path, task: TaskSpec, *, allow_code: bool = False) -> None:
             "data": {task.name: session.stream.facts()[task.name]},
             **evaluate_late(session, len(run.tasks)),
         }
+        if shared := recorded_rows(session.stream.rows):
+            event["rows"] = shared
         run.journal.append(event)
         run.write_recipe()
 

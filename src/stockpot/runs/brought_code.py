@@ -5,17 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from stockpot.errors import StockpotError
+from stockpot.evaluation.scores import SCORES
 from stockpot.methods import find_method, registry
 from stockpot.plugins import is_dotted_path, search_in, searched_folders
 from stockpot.recipe.schema import Recipe
-from stockpot.runs.events import BroughtCode
+from stockpot.runs.events import BroughtCode, SharedRows
 from stockpot.runs.folder import RunFolder
 from stockpot.spelling import option
+from stockpot.streams.scenario import SCENARIOS, Rows
 
 
 def named_code(recipe: Recipe) -> list[str]:
     """The dotted paths in a recipe, the model's apart: importing them runs code."""
     names = [method.name for method in (recipe.method, *recipe.compare)]
+    names += [recipe.scenario, *(score.name for score in recipe.metrics)]
     return [name for name in dict.fromkeys(names) if is_dotted_path(name)]
 
 
@@ -25,15 +28,36 @@ def decided_method(recipe: Recipe, rows: int) -> dict[str, Any]:
     return method.model_dump(mode="json", exclude_none=True)
 
 
-def brought_code(recipe: Recipe, rows: int) -> BroughtCode | None:
-    """What a run records of code that the user or a package brings; None where there is none."""
-    if recipe.method.name in registry():
+def recorded_rows(rows: Rows) -> SharedRows | None:
+    """What a run records of its output rows, where the user or a package brings the scenario."""
+    if rows.scenario in SCENARIOS:
         return None
-    return {
-        "folders": searched_folders(),
-        "method": decided_method(recipe, rows),
-        "forgets": find_method(recipe.method.name).forgets,
-    }
+    return {"tasks": [list(task) for task in rows.tasks], "names": list(rows.names)}
+
+
+def rows_of(run: RunFolder) -> Rows:
+    """The output rows of a run; those of a scenario that the user brought as they were recorded."""
+    scenario = run.recipe.scenario
+    if scenario in SCENARIOS:
+        return Rows.of(scenario, [(task.name, run.facts[task.name]["classes"]) for task in run.tasks])
+    recorded = [run.created["brought"]["rows"], *(event["rows"] for event in run.journal.of("added"))][-1]
+    return Rows(scenario, tuple(map(tuple, recorded["tasks"])), tuple(recorded["names"]))
+
+
+def brought_code(recipe: Recipe, rows: Rows) -> BroughtCode | None:
+    """What a run records of code that the user or a package brings; None where there is none."""
+    brought: BroughtCode = {"folders": searched_folders()}
+    if recipe.method.name not in registry():
+        brought["method"] = decided_method(recipe, rows.count(len(rows.tasks)))
+        brought["forgets"] = find_method(recipe.method.name).forgets
+    scores = [score for score in recipe.metrics if score.name not in SCORES]
+    if scores:
+        brought["scores"] = {
+            score.title: {"unit": score.unit, "higher_is_better": score.higher_is_better} for score in scores
+        }
+    if shared := recorded_rows(rows):
+        brought["rows"] = shared
+    return brought if len(brought) > 1 else None
 
 
 def open_code(run: RunFolder, allowed: bool) -> None:

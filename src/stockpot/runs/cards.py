@@ -10,6 +10,7 @@ from stockpot.models.base_licence import licence_of
 from stockpot.models.named_adapter import named_adapter
 from stockpot.report.card import model_card
 from stockpot.report.card_usage import HERE
+from stockpot.streams.passed_data import is_passed
 from stockpot.weights.adapter_config import is_adapter
 
 if TYPE_CHECKING:
@@ -54,9 +55,10 @@ def write_model_card(
 
 
 def hub_name(path: str | None) -> str | None:
-    """A name on the hub; None for a local folder, and for scikit-learn's digits."""
-    local = path is None or path == "digits" or Path(path).is_absolute() or Path(path).is_dir()
-    return None if local else path
+    """A name on the hub; None for a local folder, for scikit-learn's digits, and for what was passed in Python."""
+    if path is None or path == "digits" or is_passed(path):
+        return None
+    return None if Path(path).is_absolute() or Path(path).is_dir() else path
 
 
 def origin_on_hub(spec: ModelSpec) -> str | None:

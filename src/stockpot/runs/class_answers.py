@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from stockpot.evaluation.predictions import AnswerCounts, wrong_answers
 from stockpot.results import ClassAnswers
+from stockpot.runs.brought_code import rows_of
 from stockpot.runs.events import LearntTask
 from stockpot.runs.folder import RunFolder
-from stockpot.streams.scenario import Rows
+from stockpot.streams.scenario import SCENARIOS, Rows
 
 Stages = list[AnswerCounts | None]  # before the first task, then after each
 
@@ -18,7 +19,7 @@ def class_answers(run: RunFolder, learnt: Sequence[LearntTask], rows: Rows) -> d
     tasks = [task.name for task in run.tasks][: len(learnt)]
     controls = [control.name for control in run.recipe.controls]
     counted: dict[str, ClassAnswers] = {}
-    for name in (*tasks, *controls):
+    for name in (*tasks, *(controls if rows.scenario in SCENARIOS else [])):  # else their rows are not known here
         stages = _stages(run, learnt, name)
         if any(stages):
             classes = run.facts[name]["classes"]
@@ -28,12 +29,7 @@ def class_answers(run: RunFolder, learnt: Sequence[LearntTask], rows: Rows) -> d
 
 def classes_after(run: RunFolder, tasks: int) -> dict[str, ClassAnswers]:
     """`class_answers` as they were when a run had learnt so many tasks."""
-    return class_answers(run, run.finished[:tasks], stream_rows(run))
-
-
-def stream_rows(run: RunFolder) -> Rows:
-    """The output rows of a run's stream."""
-    return Rows.of(run.recipe.scenario, [(task.name, run.facts[task.name]["classes"]) for task in run.tasks])
+    return class_answers(run, run.finished[:tasks], rows_of(run))
 
 
 def _stages(run: RunFolder, learnt: Sequence[LearntTask], name: str) -> Stages:

@@ -21,6 +21,7 @@ class Evaluated(TypedDict):
 class LateEvaluation(TypedDict):
     """What a task that is added now would have had before: of the start model, then after each task."""
 
+    rows: NotRequired[SharedRows]  # with this task, where the user brought the scenario
     column: dict[str, list[float | None]]  # title of a score → its values
     answers: NotRequired[list[AnswerCounts | None]]  # of a classifier; older journals do not say
 
@@ -31,6 +32,15 @@ class BroughtCode(TypedDict):
     folders: list[str]  # where modules were looked for, beside Python's path
     method: NotRequired[dict[str, Any]]  # its parameters, decided for this stream
     forgets: NotRequired[bool]
+    scores: NotRequired[dict[str, dict[str, Any]]]  # title → `unit` and `higher_is_better`
+    rows: NotRequired[SharedRows]  # of the tasks that the run was created with
+
+
+class SharedRows(TypedDict):
+    """The output rows of a scenario: see `scenario.Rows`."""
+
+    tasks: list[list[int]]
+    names: list[str]
 
 
 class RunFacts(TypedDict):

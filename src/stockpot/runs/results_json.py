@@ -11,8 +11,8 @@ from stockpot.evaluation.scores import AnyScore
 from stockpot.methods import find_method
 from stockpot.report.beta_layers import beta_note
 from stockpot.results import Costs, Results, Scores, TaskBetas
-from stockpot.runs.brought_code import decided_method
-from stockpot.runs.class_answers import class_answers, stream_rows
+from stockpot.runs.brought_code import decided_method, rows_of
+from stockpot.runs.class_answers import class_answers
 from stockpot.runs.events import LearntTask
 from stockpot.runs.folder import RunFolder
 
@@ -29,7 +29,7 @@ def results_of(run: RunFolder, pending: LearntTask | None = None, first: int | N
     betas = [None if (chosen := event.get("betas")) is None else TaskBetas(**chosen) for event in learnt]
     created, recipe = run.created, run.recipe
     names = [task.name for task in run.tasks]
-    rows = stream_rows(run)
+    rows = rows_of(run)
     brought = created.get("brought", {})
     method = brought.get("method") or decided_method(recipe, rows.count(run.begun_tasks))
     forgets = brought["forgets"] if "forgets" in brought else find_method(recipe.method.name).forgets
@@ -64,6 +64,7 @@ def results_of(run: RunFolder, pending: LearntTask | None = None, first: int | N
 
 def _scores(run: RunFolder, learnt: Sequence[LearntTask], spec: AnyScore) -> Scores:
     title, count = spec.title, len(learnt)
+    brought = run.created.get("brought", {}).get("scores", {}).get(title, {})
     first = run.started
     added = run.journal.of("added")
     late = {len(run.tasks) - len(added) + number: event["column"] for number, event in enumerate(added)}
@@ -83,8 +84,8 @@ def _scores(run: RunFolder, learnt: Sequence[LearntTask], spec: AnyScore) -> Sco
             name: [value, *(event["controls"][title][name] for event in learnt)]
             for name, value in first["controls"][title].items()
         },
-        higher_is_better=spec.higher_is_better,
-        unit=spec.unit,
+        higher_is_better=brought.get("higher_is_better", spec.higher_is_better),
+        unit=brought.get("unit", spec.unit),
     )
 
 

@@ -11,9 +11,12 @@ import numpy as np
 
 from stockpot.batches.losses import SINGLE_LABEL
 from stockpot.errors import StockpotError, did_you_mean
-from stockpot.streams.hub import KEPT_OPEN
+from stockpot.streams.hub import KEPT_OPEN, open_hub
 from stockpot.streams.images import open_images
 from stockpot.streams.labelled import LabelledPart, LabelledSource, Labels
+from stockpot.streams.labelled_pairs import open_pairs
+from stockpot.streams.pairs import Pairs
+from stockpot.streams.passed_data import is_passed
 from stockpot.streams.sampling import evenly_spaced_rows
 from stockpot.streams.spec import TUNING_SHARE, DataSpec, MixSpec, TaskSpec, inherit
 from stockpot.streams.text.labelled_texts import open_labelled_texts
@@ -78,6 +81,10 @@ def open_labelled(data: DataSpec, where: str) -> LabelledSource:
 
 @lru_cache(maxsize=KEPT_OPEN)
 def _open(request: _Request) -> LabelledSource:
+    if is_passed(request.data.path):
+        splits = open_hub(request.data, request.where)
+        if isinstance(splits[request.data.train_split], Pairs):
+            return open_pairs(request.data, splits, request.where)
     if request.data.text is None:
         return open_images(request.data, request.where)
     return open_labelled_texts(request.data, request.where)

@@ -19,7 +19,7 @@ from stockpot.errors import StockpotError
 from stockpot.streams.classes import ClassifiedTask, PartName
 from stockpot.streams.labelled import LabelledPart, Labels, Values
 from stockpot.streams.scenario import Rows
-from stockpot.streams.spec import DataSpec, MixSpec, Scenario, TaskSpec
+from stockpot.streams.spec import DataSpec, MixSpec, TaskSpec
 from stockpot.streams.transforms import permute, rotate
 
 _CHUNK = 512  # images processed at once
@@ -77,10 +77,22 @@ class ImageReader:
         self.processor.save(folder)
 
     def _process(self, images: list[Any], data: DataSpec) -> Tensor:
+        if isinstance(images[0], Tensor):  # of a data set of PyTorch: already as the model receives them
+            if data.rotate:
+                raise StockpotError("data.rotate turns images, and the data set gives tensors; rotate them in it.")
+            return _stacked(images, data)
         if data.rotate:
             images = [rotate(image, data.rotate) for image in images]
         pixel_values = self.processor(images)
         return pixel_values if data.permute is None else permute(pixel_values, data.permute)
+
+
+def _stacked(tensors: list[Tensor], data: DataSpec) -> Tensor:
+    if len(shapes := {tuple(tensor.shape) for tensor in tensors}) > 1:
+        first, second, *_ = sorted(shapes)
+        raise StockpotError(f"data: the tensors have several shapes, {first} and {second}; give them all the same.")
+    inputs = torch.stack(tensors)
+    return inputs if data.permute is None else permute(inputs, data.permute)
 
 
 @dataclass(frozen=True)
@@ -131,7 +143,7 @@ class _Picked:
 class ClassifiedStream:
     """Tasks and controls whose examples have a class, several labels or numbers each: see `Stream`."""
 
-    scenario: Scenario
+    scenario: str
     tasks: list[ClassifiedTask]
     controls: list[ClassifiedTask]
     reader: Reader
@@ -141,7 +153,7 @@ class ClassifiedStream:
     @classmethod
     def open(
         cls,
-        scenario: Scenario,
+        scenario: str,
         default: DataSpec,
         tasks: Sequence[TaskSpec],
         controls: Sequence[TaskSpec],
@@ -277,7 +289,7 @@ class ClassifiedStream:
         rows = self.rows
         if self.scenario == "task-incremental":
             raise StockpotError(f"controls: {control.name!r}: a task-incremental head has no rows for a control.")
-        keys = control.classes if self.scenario == "class-incremental" else list(map(str, range(len(control.labels))))
+        keys = rows.row_keys(control.name, control.classes)
         missing = [key for key in keys if key not in rows.names]
         if missing:
             raise StockpotError(f"controls: {control.name!r}: no task of the stream has the class {missing[0]!r}.")

@@ -8,6 +8,7 @@ from typing import Any
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.streams.layouts import is_saved, open_saved, open_text_files, refuse_mixture, text_folder
 from stockpot.streams.local import SAMPLE_BY, is_data, open_file, refuse_encoding
+from stockpot.streams.passed_data import is_passed, splits_of
 from stockpot.streams.spec import DataSpec
 
 KEPT_OPEN = 32  # data sets that a process keeps open, of each kind: the runs of a comparison share them
@@ -22,7 +23,9 @@ def open_hub(data: DataSpec, where: str) -> Any:
         raise StockpotError(f"{where}: no data set is named: give data.path, in the recipe or in the task.")
     file = Path(data.path).expanduser()
     try:
-        if file.is_file() or (is_data(file) and not file.is_dir()):
+        if is_passed(data.path):
+            splits = splits_of(data.path, where)
+        elif file.is_file() or (is_data(file) and not file.is_dir()):
             splits = open_file(data.path, where, data.each)
         else:
             splits = _open_named(data, file, where)

@@ -45,7 +45,7 @@ def _facts(path: str, train: LabelledPart, test: LabelledPart) -> dict[str, Any]
     return {"path": path, "train": len(train.labels), "test": len(test.labels), "fingerprint": digest.hexdigest()[:16]}
 
 
-def _hold_out(labels: Labels, where: str) -> tuple[Labels, Labels]:
+def hold_out(labels: Labels, where: str) -> tuple[Labels, Labels]:
     """Holds out a fifth of the rows of every class for testing: the same rows in every run, whatever its seed."""
     from sklearn.model_selection import train_test_split
 
@@ -73,7 +73,7 @@ def _open_digits() -> LabelledSource:
             lambda picked: [Image.fromarray(pixels[row]) for row in rows[np.asarray(picked)]], labels[rows]
         )
 
-    train, test = map(part, _hold_out(labels, "digits"))
+    train, test = map(part, hold_out(labels, "digits"))
     return LabelledSource([str(name) for name in bundle.target_names], train, test, _facts("digits", train, test))
 
 
@@ -109,7 +109,7 @@ def _open_hub_images(data: DataSpec, where: str) -> LabelledSource:
     if test_name is not None:
         parts = part(train), part(splits[test_name])
     else:
-        kept, held_out = _hold_out(_read_labels(train, label, where, named), where)
+        kept, held_out = hold_out(_read_labels(train, label, where, named), where)
         parts = part(train, kept), part(train, held_out)
     highest = int(max(parts[0].labels.max(), parts[1].labels.max() if len(parts[1].labels) else 0))
     names = named or getattr(train.features[label], "names", None)

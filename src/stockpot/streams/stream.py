@@ -8,7 +8,7 @@ from typing import Any, Protocol, Self
 
 from stockpot.batches.examples import Batch, Examples, Mixture
 from stockpot.streams.scenario import Rows
-from stockpot.streams.spec import DataSpec, MixSpec, Scenario
+from stockpot.streams.spec import DataSpec, MixSpec
 from stockpot.streams.text.part import TextPart
 
 
@@ -49,7 +49,7 @@ class Stream(Protocol):
     """
 
     @property
-    def scenario(self) -> Scenario:
+    def scenario(self) -> str:
         """Which output rows there are, and which compete: see `Rows`."""
         ...
 

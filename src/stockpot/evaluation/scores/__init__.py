@@ -10,17 +10,17 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
-from pydantic import BeforeValidator, Discriminator
+from pydantic import Discriminator, SerializeAsAny, WrapValidator
 
-from stockpot.errors import did_you_mean
 from stockpot.evaluation.scores.base import Score, Suits
+from stockpot.evaluation.scores.brought import open_brought
 
 
 def _scores_of_this_folder() -> dict[str, type[Score]]:
     """The name that recipes use → its class, in the order of the files."""
     scores: dict[str, type[Score]] = {}
     for file in iter_modules(__path__):
-        if file.name == "base":
+        if file.name in ("base", "brought"):
             continue
         module = import_module(f"{__name__}.{file.name}")
         for value in vars(module).values():
@@ -32,24 +32,30 @@ def _scores_of_this_folder() -> dict[str, type[Score]]:
 SCORES = _scores_of_this_folder()
 
 
-def _block(value: Any) -> Any:
-    """A bare name as the block that it stands for."""
+def _open_score(value: Any, handler: Any, info: Any) -> Any:
+    """A score of this folder, or one that users bring; a bare name stands for a block.
+
+    With `context={"reading": True}` no code that users bring is imported: its block is an `UnopenedScore`.
+    """
     block = {"name": value} if isinstance(value, str) else value
-    if isinstance(block, dict):
-        name = block.get("name")
-        if name is None:
-            raise ValueError("a metric needs its `name`")
-        if name not in SCORES:
-            hint = did_you_mean(str(name), SCORES)
-            raise ValueError(f"unknown metric {name!r}.{hint} Known: {', '.join(SCORES)}")
-    return block
+    if not isinstance(block, dict):
+        return block if isinstance(block, Score) else handler(block)
+    if block.get("name") is None:
+        raise ValueError("a metric needs its `name`")
+    if block["name"] in SCORES:
+        return handler(block)
+    return open_brought(block, list(SCORES), bool((info.context or {}).get("reading")))
 
 
 if TYPE_CHECKING:
     AnyScore = Score
 else:
     _Blocks = Annotated[Union[tuple(SCORES.values())], Discriminator("name")]  # noqa: UP007
-    AnyScore = Annotated[_Blocks, BeforeValidator(_block, json_schema_input_type=_Blocks | Literal[tuple(SCORES)])]
+    AnyScore = Annotated[
+        _Blocks,
+        SerializeAsAny(),
+        WrapValidator(_open_score, json_schema_input_type=_Blocks | Literal[tuple(SCORES)]),
+    ]
 
 
 _DEFAULTS: dict[Suits, tuple[str, ...]] = {

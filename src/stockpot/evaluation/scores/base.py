@@ -93,6 +93,7 @@ class Score(StrictModel):
     unit: ClassVar[str] = "fraction"  # what it is counted in
     higher_is_better: ClassVar[bool] = True
     suits: ClassVar[tuple[Suits, ...]] = ("language",)  # which models have it
+    declared_name: ClassVar[str | None] = None  # of one at a dotted path, which is then its `name`
 
     name: str
     label: str | None = Field(None, description="what the score is called; default: its name", min_length=1)
@@ -103,7 +104,7 @@ class Score(StrictModel):
     @property
     def title(self) -> str:
         """The label, or the name."""
-        return self.label or self.name
+        return self.label or self.declared_name or self.name
 
     def measure(self, subject: Subject) -> float | None:
         """The value; None where there is nothing to measure it on, such as no token to predict.

@@ -14,7 +14,7 @@ from stockpot.models.tokenizer import tokenizer_fingerprint
 from stockpot.streams.hub import KEPT_OPEN
 from stockpot.streams.sampling import evenly_spaced_rows
 from stockpot.streams.scenario import Rows
-from stockpot.streams.spec import DataSpec, MixSpec, Scenario, TaskSpec, inherit
+from stockpot.streams.spec import DataSpec, MixSpec, TaskSpec, inherit
 from stockpot.streams.text.cache import cached
 from stockpot.streams.text.part import TextPart
 from stockpot.streams.text.rows import TextRows
@@ -116,7 +116,7 @@ class LanguageStream:
     controls: list[LanguageTask]
     tokenizer: Any
     config: Any  # of the model, which limits the length of a sequence
-    scenario: Scenario = field(default="language", init=False)
+    scenario: str = field(default="language", init=False)
     has_classes = False
     example_noun = "texts"
     _fingerprint: str = ""  # of the tokenizer
