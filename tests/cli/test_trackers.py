@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -318,3 +319,58 @@ def test_a_tracker_that_is_not_there_is_one_line_before_the_run_begins(
     assert (done.code, done.err.count("\n")) == (2, 1)
     assert re.search(message, done.err), done.err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.thorough
+def test_mlflows_own_store_holds_it(tracked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    tracked |= {"loop": "plain"}
+    tracked["train"] |= {"report_to": "mlflow"}
+    results = package.run(tracked, output=tmp_path / "run", progress=False).results
+    client = mlflow.MlflowClient()
+    [run] = client.search_runs([client.get_experiment_by_name("stockpot").experiment_id])
+    assert (run.info.run_name, run.data.tags["group"]) == ("sfa-seed-0", "digits")
+    written = {
+        name: [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, name)]
+        for name in run.data.metrics
+    }
+    check(written, results)
+
+
+@pytest.mark.thorough
+def test_trackios_own_store_holds_it(tracked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when it is imported
+    pytest.importorskip("trackio")
+    tracked |= {"loop": "plain"}
+    tracked["train"] |= {"report_to": "trackio"}
+    results = package.run(tracked, output=tmp_path / "run", progress=False).results
+    [store] = (tmp_path / "trackio").glob("*.db")
+    with sqlite3.connect(store) as database:
+        rows = database.execute("select step, metrics from metrics order by id").fetchall()
+    written: Written = {}
+    for step, text in rows:
+        for name, value in json.loads(text).items():
+            written.setdefault(name, []).append((step, value))
+    check(written, results)
+
+
+@pytest.mark.thorough
+def test_wandb_offline_names_the_run_and_its_numbers(
+    tracked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    tracked |= {"loop": "plain"}
+    tracked["train"] |= {"report_to": "wandb"}
+    run = package.run(tracked, output=tmp_path / "run", progress=False)
+    [file] = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    content = file.read_bytes()
+    names = ("part-2/sfa/distance", "stream/forgetting", "matrix/accuracy/part-1")
+    for word in ("sfa-seed-0", "digits", "method:sfa", *names):
+        assert word.encode() in content, word
+    assert not any(path.is_symlink() for path in run.path.rglob("*"))  # which a run folder refuses
+    task = {"name": "third", "data": {"classes": [0, 1]}}
+    assert package.add(run, task, progress=False).results.tasks[-1] == "third"

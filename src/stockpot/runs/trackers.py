@@ -148,10 +148,10 @@ def _writer(
         place = os.environ.get("TENSORBOARD_LOGGING_DIR") or str(folder)
         options = {"purge_step": restart + 1} if resumed else {}  # readers skip what was written beyond it
         return tracking.TensorBoardTracker("tensorboard" if place == str(folder) else name, place, **options)
-    if kind == "wandb":
+    if kind == "wandb":  # its files go to ./wandb, not into the folder: they hold links, which a run folder refuses
         return tracking.WandBTracker(
             os.environ.get("WANDB_PROJECT") or PROJECT, id=number, resume="allow", name=name, group=stream.group,
-            tags=stream.tags, config=stream.config, dir=str(folder),
+            tags=stream.tags, config=stream.config,
         )  # fmt: skip
     if kind == "mlflow":
         tags = {"group": stream.group, **{tag.partition(":")[0]: tag.partition(":")[2] for tag in stream.tags}}
