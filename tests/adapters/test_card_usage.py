@@ -61,6 +61,21 @@ def test_a_text_classifier_names_the_class(
     assert capsys.readouterr().out.strip() in ("spam", "ham")
 
 
+def test_several_labels_are_those_above_a_half_and_a_regression_is_numbers(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(base, id2label={0: "spam", 1: "late"})
+    model.save_pretrained(tmp_path / "m")
+    AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "m")
+    recipe: dict[str, Any] = {"data": {"problem_type": "multi_label_classification"}}
+    names = run(usage("text", recipe, "m", adapter=False, chats=False), monkeypatch, tmp_path)
+    likely = [name for name, output in zip(("spam", "late"), names["outputs"].sigmoid(), strict=True) if output > 0.5]
+    assert capsys.readouterr().out.strip() == str(likely)
+    recipe = {"tasks": [{"data": {"problem_type": "regression"}}]}
+    names = run(usage("text", recipe, "m", adapter=False, chats=False), monkeypatch, tmp_path)
+    assert capsys.readouterr().out.strip() == str(names["outputs"].tolist())
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_an_image_classifier_names_the_class(
     channels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

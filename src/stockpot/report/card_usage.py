@@ -48,8 +48,23 @@ def usage(kind: str, recipe: Mapping[str, Any], place: str, adapter: bool, chats
         grey = (model.get("config") or {}).get("num_channels") == 1
         lines = [*_image_imports(grey), *lines, f"processor = {reader}.from_pretrained(name)", *_image(grey)]
     if kind != "language":
-        lines += ["row = int(model(**inputs).logits.argmax())", "print(model.config.id2label[row])"]
+        lines += _meaning(recipe)
     return "\n".join(lines)
+
+
+def _meaning(recipe: Mapping[str, Any]) -> list[str]:
+    """What a classifier's outputs stand for."""
+    blocks = [recipe, *(tasks if isinstance(tasks := recipe.get("tasks"), list) else ())]
+    problems = {(block.get("data") or {}).get("problem_type") for block in blocks}
+    lines = ["outputs = model(**inputs).logits[0]"]
+    if "regression" in problems:
+        return [*lines, "print(outputs.tolist())"]
+    if "multi_label_classification" in problems:
+        return [
+            *lines,
+            "print([model.config.id2label[row] for row, output in enumerate(outputs.tolist()) if output > 0])",
+        ]
+    return [*lines, "print(model.config.id2label[int(outputs.argmax())])"]
 
 
 def _adapted(auto: str, quantize: str | None) -> list[str]:
