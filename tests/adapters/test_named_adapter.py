@@ -15,6 +15,7 @@ from huggingface_hub import ModelCard
 from peft import LoraConfig, PeftModel
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
+from tiers import sample
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -81,11 +82,11 @@ def opened(folder: Path) -> LlamaForCausalLM:
     return model
 
 
-@pytest.mark.parametrize("settings", [*FACTORS.values(), *MORE.values()], ids=[*FACTORS, *MORE])
+@pytest.mark.parametrize("name", sample([*FACTORS, *MORE]))
 def test_a_folded_adapter_is_a_plain_model_with_the_logits_of_the_adapted_one(
-    settings: dict[str, Any], base: Path, tmp_path: Path
+    name: str, base: Path, tmp_path: Path
 ) -> None:
-    folder = write_adapter(opened(base), tmp_path / "lora", **settings)
+    folder = write_adapter(opened(base), tmp_path / "lora", **{**FACTORS, **MORE}[name])
     expected = logits(PeftModel.from_pretrained(opened(base), str(folder)))
     assert float((expected - logits(opened(base))).abs().max()) > 0.1
     start = build_start_model(ModelSpec(name=str(folder)), 0, 0, "language")

@@ -11,7 +11,8 @@ from stand_ins import make_stand_ins
 ROOT = Path(__file__).parents[2]
 PAGES = {page.stem: page for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
 PAGES = {name: page for name, page in PAGES.items() if list(pasted.examples(page))}
-THOROUGH = {"adapters", "comparing", "notebook", "stream", "trainers"}  # what their blocks show is tested elsewhere, in less time
+# What the blocks of these show is tested elsewhere, in less time.
+THOROUGH = {"adapters", "comparing", "hub", "notebook", "stream", "trainers"}
 
 
 @pytest.fixture(scope="session")
