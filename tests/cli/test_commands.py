@@ -20,8 +20,8 @@ from stockpot.methods.declare.docstring import sections
 from stockpot.recipe.read import read_recipe
 
 COMMANDS = [
-    "run", "add", "resume", "compare", "report", "whatif", "push", "merge", "rules", "methods", "init", "schema",
-    "inspect",
+    "check", "run", "add", "resume", "compare", "report", "whatif", "push", "merge", "rules", "methods", "init",
+    "schema", "inspect",
 ]  # fmt: skip
 HEAVY = ("torch", "transformers", "vl_convert", "datasets", "numpy")
 Command = Callable[..., Any]

@@ -50,6 +50,6 @@ def _method(method: BaseConfig, stream: Stream, weights: int) -> int:
     """Copies of the weights, and examples of past tasks."""
     last = len(stream.tasks) - 1
     data, _ = training_data(stream, method, last)
-    own = len(stream.train(last)) + data.general
-    past = data.examples.nbytes * max(0, len(data.examples) - own) // max(1, len(data.examples))
+    of_task = len(stream.train(last)) + data.general
+    past = data.examples.nbytes * max(0, len(data.examples) - of_task) // max(1, len(data.examples))
     return method.held_copies(last + 1) * weights + past

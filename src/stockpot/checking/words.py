@@ -14,14 +14,14 @@ _MOST_CLASSES = 20  # whose examples are listed
 
 
 @dataclass(frozen=True)
-class Piece:
+class StyledText:
     """A part of a line; `style` is one of the constants here, or empty."""
 
     text: str
     style: str = ""
 
 
-Line = list[Piece]
+Line = list[StyledText]
 
 
 def check_lines(result: CheckFacts) -> list[str]:
@@ -29,43 +29,43 @@ def check_lines(result: CheckFacts) -> list[str]:
     return ["".join(_marked(piece) for piece in line) for line in styled_lines(result)]
 
 
-def _marked(piece: Piece) -> str:
+def _marked(piece: StyledText) -> str:
     return f"«{piece.text}»" if piece.style == LEARNT else piece.text
 
 
 def styled_lines(result: CheckFacts) -> Iterator[Line]:
     """Everything that a check says: guesses, tasks with their examples, memory and time, and problems last."""
-    yield [Piece(result.source, HEAD), Piece(_design(result))]
+    yield [StyledText(result.source, HEAD), StyledText(_design(result))]
     if result.guesses:
         yield []
-        yield [Piece("Guessed from the data", HEAD), Piece(" (keys of the recipe override it)")]
-        yield from ([Piece(f"  {guess}")] for guess in result.guesses)
+        yield [StyledText("Guessed from the data", HEAD), StyledText(" (keys of the recipe override it)")]
+        yield from ([StyledText(f"  {guess}")] for guess in result.guesses)
     for task in result.tasks:
         yield []
         yield from _task_lines(task)
     for name, count in result.controls.items():
         yield []
-        yield [Piece(f"Control {name}", HEAD), Piece(f": {counted(count, 'test example')}, never trained on")]
+        yield [StyledText(f"Control {name}", HEAD), StyledText(f": {counted(count, 'test example')}, never trained on")]
     if result.memory is not None:
         yield []
         yield from _memory_lines(result.memory, result.device)
     if result.tasks and all(task.seconds is not None for task in result.tasks):
         total = sum(task.seconds or 0.0 for task in result.tasks)
         yield [
-            Piece("Time", HEAD),
-            Piece(
+            StyledText("Time", HEAD),
+            StyledText(
                 f": about {seconds(total)}, an estimate from forward and backward passes of a few batches, without "
                 "optimizer steps, evaluation and what the method does"
             ),
         ]
-    yield from ([Piece("Images", HEAD), Piece(f": {file}")] for file in result.pictures)
+    yield from ([StyledText("Images", HEAD), StyledText(f": {file}")] for file in result.pictures)
     yield []
-    yield from ([Piece("Warning: ", WARNING), Piece(message)] for message in result.warnings)
-    yield from ([Piece("Error: ", ERROR), Piece(message)] for message in result.errors)
+    yield from ([StyledText("Warning: ", WARNING), StyledText(message)] for message in result.warnings)
+    yield from ([StyledText("Error: ", ERROR), StyledText(message)] for message in result.errors)
     if result.ok:
-        yield [Piece("Nothing stands in the way of a run. Nothing was trained or written.")]
+        yield [StyledText("Nothing stands in the way of a run. Nothing was trained or written.")]
     else:
-        yield [Piece(f"{counted(len(result.errors), 'error')}: a run would not start.", ERROR)]
+        yield [StyledText(f"{counted(len(result.errors), 'error')}: a run would not start.", ERROR)]
 
 
 def _design(result: CheckFacts) -> str:
@@ -76,13 +76,13 @@ def _design(result: CheckFacts) -> str:
 
 
 def _task_lines(task: TaskCheck) -> Iterator[Line]:
-    yield [Piece(f"Task {task.name}", HEAD), Piece(f" ({task.path})")]
+    yield [StyledText(f"Task {task.name}", HEAD), StyledText(f" ({task.path})")]
     repeated = f", of which {task.repeated} are among the training examples, too" if task.repeated else ""
-    yield [Piece(f"  data   {task.train:,} to train on, {task.test:,} to test on{repeated}")]
+    yield [StyledText(f"  data   {task.train:,} to train on, {task.test:,} to test on{repeated}")]
     if task.classes:
-        yield [Piece(f"  class  {_class_words(task.classes)}")]
+        yield [StyledText(f"  class  {_class_words(task.classes)}")]
     yield from _token_lines(task)
-    yield [Piece(f"  steps  {_step_words(task)}")]
+    yield [StyledText(f"  steps  {_step_words(task)}")]
     for number, example in enumerate(task.shown, 1):
         yield from _example_lines(number, example)
 
@@ -102,8 +102,8 @@ def _token_lines(task: TaskCheck) -> Iterator[Line]:
         f"{counts.cut:,} texts ({counts.cut / max(1, task.train):.0%}) lose their end" if counts.cut else "none is cut"
     )
     left_out = f"; {counts.left_out:,} left out, their prompts are too long" if counts.left_out else ""
-    yield [Piece(f"  tokens {counts.epoch:,} an epoch{learnt}")]
-    yield [Piece(f"  length the longest has {counts.longest:,} of {counts.limit:,} tokens; {cut}{left_out}")]
+    yield [StyledText(f"  tokens {counts.epoch:,} an epoch{learnt}")]
+    yield [StyledText(f"  length the longest has {counts.longest:,} of {counts.limit:,} tokens; {cut}{left_out}")]
 
 
 def _step_words(task: TaskCheck) -> str:
@@ -123,26 +123,26 @@ def _example_lines(number: int, example: ShownText | ShownImage) -> Iterator[Lin
     if isinstance(example, ShownImage):
         shape = " x ".join(map(str, example.shape))
         values = f"mean {example.mean:.3g}, from {example.low:.3g} to {example.high:.3g}"
-        yield [Piece(f"  example {number}: class {example.label}, {shape}, {values}")]
+        yield [StyledText(f"  example {number}: class {example.label}, {shape}, {values}")]
         return
     label = "" if example.label is None else f", class {example.label}"
-    yield [Piece(f"  example {number}: {counted(example.tokens, 'token')}{label}")]
-    yield [Piece(piece.text, LEARNT if piece.learnt else CONTEXT) for piece in example.pieces]
+    yield [StyledText(f"  example {number}: {counted(example.tokens, 'token')}{label}")]
+    yield [StyledText(piece.text, LEARNT if piece.learnt else CONTEXT) for piece in example.pieces]
     if example.left_out:
-        yield [Piece(f"  … and {counted(example.left_out, 'token')} more")]
+        yield [StyledText(f"  … and {counted(example.left_out, 'token')} more")]
 
 
 def _memory_lines(memory: MemoryCheck, device: str | None) -> Iterator[Line]:
     share = "all" if memory.trained == memory.parameters else f"{memory.trained:,}"
-    yield [Piece("Model", HEAD), Piece(f": {memory.parameters:,} parameters, {share} trained, on {device}")]
+    yield [StyledText("Model", HEAD), StyledText(f": {memory.parameters:,} parameters, {share} trained, on {device}")]
     parts = {
         "weights": memory.weights, "gradients": memory.gradients, "optimizer": memory.optimizer,
         "method": memory.method,
     }  # fmt: skip
     listed = ", ".join(f"{name} {human_bytes(size)}" for name, size in parts.items() if size)
     yield [
-        Piece("Memory", HEAD),
-        Piece(
+        StyledText("Memory", HEAD),
+        StyledText(
             f": about {human_bytes(memory.total)} without activations ({listed}); {human_bytes(memory.available)} are "
             "free. An estimate"
         ),
