@@ -21,7 +21,8 @@ from stockpot.errors import StockpotError, did_you_mean
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
+PATH_PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
+_PATH = re.compile(PATH_PATTERN, re.ASCII)
 _MAIN = "__main__"
 _folders: dict[str, None] = {}  # of the recipes that were read, in order
 

@@ -190,3 +190,20 @@ def test_what_is_wrong_with_it_is_one_line(
         stockpot.run({**recipe, "method": {"name": name}}, output=folder / "run", progress=False)
     assert "\n" not in str(e.value)
     assert not (folder / "run").exists()
+
+
+def test_editors_take_what_users_bring(recipe: dict[str, Any]) -> None:
+    from jsonschema import Draft202012Validator
+
+    from stockpot.cli.schema import schema_of
+
+    schema = Draft202012Validator(schema_of("recipe"))
+    for change in (
+        {"method": {"name": PATH, "rate": 0.5}},
+        {"compare": [{"name": PATH}, {"name": "ewc", "strength": 3.0}]},
+        {"metrics": ["my.scores:f1", {"name": "my.scores:f1", "better": "lower"}, "accuracy"]},
+        {"scenario": "my.scenarios:Parity"},
+    ):
+        assert list(schema.iter_errors({**recipe, **change})) == []
+    for change in ({"method": {"name": "ewcc"}}, {"metrics": ["acuracy"]}, {"scenario": "class-incremntal"}):
+        assert list(schema.iter_errors({**recipe, **change})) != []

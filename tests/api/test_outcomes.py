@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from math import isnan
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import brought
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -122,6 +124,20 @@ def test_code_of_others_runs_only_where_it_is_allowed(
             call()
     assert "their_network" not in sys.modules
     assert run.model(allow_code=True) is not None
+
+
+def test_the_builder_beside_a_recipe_is_found_again(
+    recipe: dict[str, Any], tmp_path: Path, write_yaml: Callable[..., Path]
+) -> None:
+    (tmp_path / "beside_network.py").write_text(
+        "from torch import nn\n\n"
+        "def build(num_labels):\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_labels))\n"
+    )
+    file = write_yaml({**recipe, "model": {"build": "beside_network:build"}})
+    with brought.forgotten("beside_network"):
+        run = stockpot.run(file, output=tmp_path / "run", progress=False)
+    with brought.forgotten("beside_network"):  # a new process, in another folder
+        assert run.model(allow_code=True) is not None
 
 
 @pytest.mark.usefixtures("quick_pictures")

@@ -209,6 +209,28 @@ def test_the_others_find_their_run_again(
     assert {each.options["group"] for each in recorders["trackio"].opened} == {"digits"}
 
 
+def test_steps_that_a_crash_takes_back_are_there_once(
+    recorders: dict[str, type[Recorder]], tracked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second task crashes after its third step, without a checkpoint: it is learnt again from its start."""
+    tracked |= {"loop": "plain"}
+    tracked["train"] |= {"report_to": ["tensorboard", "wandb"], "save_steps": 500}
+    steps: list[int] = []
+
+    def crash(self: Any, number: int, total: int) -> None:
+        steps.append(number)
+        if len(steps) == 2 * STEPS:
+            raise MemoryError
+
+    monkeypatch.setattr("stockpot.runs.progress.Progress.step", crash)
+    with pytest.raises(MemoryError):
+        package.run(tracked, output=tmp_path / "run", progress=False)
+    resumed = package.resume(tmp_path / "run", progress=False)
+    assert steps == [1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4]
+    check(events(tmp_path / "run" / "logs" / "tensorboard"), resumed.results)
+    check(merged(recorders["wandb"].opened), resumed.results)
+
+
 def test_added_tasks_go_on_and_branches_begin_anew(
     recorders: dict[str, type[Recorder]], tracked: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -150,7 +150,7 @@ def any_config() -> Any:
     """
     from pydantic import Discriminator, SerializeAsAny, WrapValidator
 
-    from stockpot.methods.base import BaseConfig, UnopenedConfig
+    from stockpot.methods.base import BaseConfig, ConfigByPath, UnopenedConfig
 
     def open_config(value: Any, handler: Any, info: Any) -> Any:
         name = value.get("name") if isinstance(value, Mapping) else None
@@ -164,4 +164,6 @@ def any_config() -> Any:
 
     as_it_is: Any = SerializeAsAny  # without arguments it is an annotation
     configs: Any = Union[tuple(method.config_type for method in registry().values())]  # noqa: UP007
-    return Annotated[configs, Discriminator("name"), as_it_is(), WrapValidator(open_config)]
+    written: Any = Annotated[configs, Discriminator("name")] | ConfigByPath  # what editors are told
+    validator = WrapValidator(open_config, json_schema_input_type=written)
+    return Annotated[configs, Discriminator("name"), as_it_is(), validator]

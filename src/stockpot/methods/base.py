@@ -18,6 +18,7 @@ from stockpot.batches.outputs import logits_of, moved_to, targets_of
 from stockpot.methods.declare.declarations import Role, Sweep, check_declarations
 from stockpot.methods.declare.space import Space
 from stockpot.models.spec import ModelSpec, Origin
+from stockpot.plugins import PATH_PATTERN
 from stockpot.streams.scenario import mask_rivals
 from stockpot.streams.spec import DataSpec, TrainSettings
 from stockpot.strict import StrictModel
@@ -119,6 +120,12 @@ class UnopenedConfig(BaseConfig):
     def title(self) -> str:
         """The label, or the last part of the name."""
         return self.label or self.name.rpartition(":")[2]
+
+
+class ConfigByPath(UnopenedConfig):
+    """A method of the user's own code, and its parameters."""
+
+    name: Annotated[str, Field(pattern=PATH_PATTERN, description="where its class is: package.module:Class")]
 
 
 @dataclass

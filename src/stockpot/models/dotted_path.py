@@ -16,6 +16,11 @@ def is_own(path: str) -> bool:
     return path.startswith(NETWORKS)
 
 
+def users_builder(build: str | None) -> str | None:
+    """A dotted path that names code of the user's; None for none, and for one of Stockpot's own."""
+    return None if build is None or is_own(build) else build
+
+
 def build_model(path: str, args: dict[str, Any], rows: int) -> nn.Module:
     """The model that `package.module:function` returns. Raises StockpotError if it does not return one."""
     function = load_dotted_path(path, "model.build")

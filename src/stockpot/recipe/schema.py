@@ -13,6 +13,7 @@ from stockpot.file_names import is_file_name
 from stockpot.methods import DEFAULT, any_config
 from stockpot.methods.base import BaseConfig
 from stockpot.models.spec import ModelKind, ModelSpec
+from stockpot.plugins import PATH_PATTERN
 from stockpot.recipe.ranges import check_ranges
 from stockpot.spelling import option
 from stockpot.streams.scenario import open_scenario
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     MethodConfig = BaseConfig
     ScenarioName = str
 else:
-    ScenarioName = Annotated[Scenario, WrapValidator(open_scenario), SerializeAsAny()]
+    _Written = Scenario | Annotated[str, Field(pattern=PATH_PATTERN)]  # what editors are told
+    ScenarioName = Annotated[Scenario, WrapValidator(open_scenario, json_schema_input_type=_Written), SerializeAsAny()]
     MethodConfig = any_config()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from stockpot.errors import StockpotError
 from stockpot.evaluation.scores import SCORES
 from stockpot.methods import find_method, registry
+from stockpot.models.dotted_path import users_builder
 from stockpot.plugins import is_dotted_path, search_in, searched_folders
 from stockpot.recipe.schema import Recipe
 from stockpot.runs.events import BroughtCode, SharedRows
@@ -57,7 +58,7 @@ def brought_code(recipe: Recipe, rows: Rows) -> BroughtCode | None:
         }
     if shared := recorded_rows(rows):
         brought["rows"] = shared
-    return brought if len(brought) > 1 else None
+    return brought if len(brought) > 1 or users_builder(recipe.model.build) else None
 
 
 def open_code(run: RunFolder, allowed: bool) -> None:
@@ -72,6 +73,12 @@ def open_code(run: RunFolder, allowed: bool) -> None:
             f"{run.path}: its recipe names the code at {', '.join(map(repr, names))}; read it, and add "
             f"{option('allow_code')} to import it."
         )
-    for folder in run.created.get("brought", {}).get("folders", []) if names else []:
-        search_in(folder)
+    if names:
+        search_recorded(run)
     run.import_code()
+
+
+def search_recorded(run: RunFolder) -> None:
+    """Lets dotted paths name modules that lay beside the recipe when the run was created; the user has agreed."""
+    for folder in run.created.get("brought", {}).get("folders", []):
+        search_in(folder)

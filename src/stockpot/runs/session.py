@@ -15,14 +15,14 @@ from stockpot.errors import StockpotError
 from stockpot.evaluation.consent import has_consent
 from stockpot.methods.base import Method, StartsFrom
 from stockpot.models import lora
-from stockpot.models.dotted_path import is_own
+from stockpot.models.dotted_path import users_builder
 from stockpot.models.head import find_head, fit_head, head_tensors, name_rows
 from stockpot.models.pretrained import model_config
 from stockpot.models.processor import open_processor
 from stockpot.models.spec import ModelSpec
 from stockpot.models.store import load_model
 from stockpot.recipe.schema import Recipe
-from stockpot.runs.brought_code import open_code
+from stockpot.runs.brought_code import open_code, search_recorded
 from stockpot.runs.folder import RunFolder
 from stockpot.runs.progress import Progress
 from stockpot.spelling import option
@@ -134,13 +134,14 @@ def load_learnt(run: RunFolder, index: int, allow_code: bool) -> nn.Module:
 
 def check_code(run: RunFolder, spec: ModelSpec, allowed: bool) -> None:
     """Raises StockpotError where the model needs code that the user did not allow: the run may come from others."""
-    build = spec.build if spec.build is not None and not is_own(spec.build) else None
-    code = build or (spec.name if spec.trust_remote_code else None)
+    code = users_builder(spec.build) or (spec.name if spec.trust_remote_code else None)
     if code is not None and not allowed:
         raise StockpotError(
             f"{run.path}: this model is built by the code at {code!r}; read it, and add "
             f"{option('allow_code')} to import it."
         )
+    if code is not None:
+        search_recorded(run)
 
 
 def check_consent(recipe: Recipe) -> None:

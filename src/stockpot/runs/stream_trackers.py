@@ -110,9 +110,10 @@ def stream_trackers(session: Session) -> Iterator[StreamTrackers]:
     """
     run, recipe = session.run, session.recipe
     folder = run.path / "logs"
-    wanted = training_arguments(recipe.train, run.path, run.seed).report_to if "report_to" in recipe.train else []
+    settings = [recipe.train, *(task.train for task in run.tasks)]  # one that a task names holds all of the stream
+    named = [training_arguments(each, run.path, run.seed).report_to for each in settings if "report_to" in each]
     opened = StreamTrackers(run, folder)
-    kinds = [kind for kind in STREAM_TRACKERS if kind in wanted]
+    kinds = [kind for kind in STREAM_TRACKERS if any(kind in names for names in named)]
     try:
         if kinds:
             files.make_folder(folder)

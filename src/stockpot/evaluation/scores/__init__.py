@@ -10,10 +10,11 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
-from pydantic import Discriminator, SerializeAsAny, WrapValidator
+from pydantic import Discriminator, Field, SerializeAsAny, WrapValidator
 
 from stockpot.evaluation.scores.base import Score, Suits
-from stockpot.evaluation.scores.brought import open_brought
+from stockpot.evaluation.scores.brought import ScoreByPath, open_brought
+from stockpot.plugins import PATH_PATTERN
 
 
 def _scores_of_this_folder() -> dict[str, type[Score]]:
@@ -50,11 +51,12 @@ def _open_score(value: Any, handler: Any, info: Any) -> Any:
 if TYPE_CHECKING:
     AnyScore = Score
 else:
+    _Path = Annotated[str, Field(pattern=PATH_PATTERN)]
     _Blocks = Annotated[Union[tuple(SCORES.values())], Discriminator("name")]  # noqa: UP007
     AnyScore = Annotated[
         _Blocks,
         SerializeAsAny(),
-        WrapValidator(_open_score, json_schema_input_type=_Blocks | Literal[tuple(SCORES)]),
+        WrapValidator(_open_score, json_schema_input_type=_Blocks | Literal[tuple(SCORES)] | ScoreByPath | _Path),
     ]
 
 

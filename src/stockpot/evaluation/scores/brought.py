@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, create_model
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.evaluation.language.generation import continuations
 from stockpot.evaluation.scores.base import Score, Subject, Suits, thinned
-from stockpot.plugins import import_problem, is_dotted_path, load_dotted_path, load_registered, registered
+from stockpot.plugins import PATH_PATTERN, import_problem, is_dotted_path, load_dotted_path, load_registered, registered
 
 SCORE_GROUP = "stockpot.scores"  # of entry points: packages register scores in it
 
@@ -68,6 +68,14 @@ class UnopenedScore(Score):
     """What a run folder recorded of a score that the user's own code, or a package's, defines: none is imported."""
 
     model_config = ConfigDict(extra="allow")
+
+
+class ScoreByPath(FunctionScore):
+    """A score of the user's own code; keys of a class derived from Score may stand here, too."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = Field(pattern=PATH_PATTERN, description="where the function is: package.module:function")
 
 
 def load_score(name: str, where: str) -> Callable[..., Any]:
