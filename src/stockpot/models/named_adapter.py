@@ -52,6 +52,8 @@ def named_adapter(spec: ModelSpec) -> NamedAdapter | None:
     """
     folder = _folder(spec)
     if folder is None:
+        if _is_lost(spec):
+            return None  # what opens the model next says so
         if key := next((key for key in ("adapter", "base") if getattr(spec, key) is not None), None):
             raise StockpotError(f"model.{key}: it is for adapters, and {spec.name or 'this model'} is none; drop it.")
         return None
@@ -126,6 +128,10 @@ def _base(spec: ModelSpec, config: AdapterConfig) -> ModelSpec:
     return base
 
 
+def _is_lost(spec: ModelSpec) -> bool:
+    return str(spec.name).startswith((".", "/", "~")) and not Path(str(spec.name)).expanduser().is_dir()
+
+
 def _folder(spec: ModelSpec) -> Path | None:
     """The local folder of an adapter's files; None for a model."""
     if spec.name is None:
@@ -133,9 +139,7 @@ def _folder(spec: ModelSpec) -> Path | None:
     local = Path(spec.name).expanduser()
     if local.is_dir():
         return local if (local / ADAPTER_CONFIG).is_file() else None
-    if spec.name.startswith((".", "/", "~")):
-        return None
-    return _downloaded(spec.name, spec.revision or "main")
+    return None if _is_lost(spec) else _downloaded(spec.name, spec.revision or "main")
 
 
 @lru_cache(maxsize=32)
