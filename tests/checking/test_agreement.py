@@ -80,7 +80,7 @@ def test_texts_have_the_steps_and_tokens_that_a_run_counts_and_that_its_loop_is_
     assert [task.exact for task in checked.tasks] == [True, True]
 
 
-METHODS = ["sequential", "joint", "replay"]
+METHODS = ["joint"]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from PIL import Image
 import stockpot
 from stockpot.checking.outcome import MemoryCheck, ShownImage, TaskCheck, TokenCounts
 from stockpot.checking.warnings_about import data_warnings, memory_warning
+from stockpot.errors import StockpotError
 
 
 def test_all_mistakes_of_a_recipe_are_listed(write_yaml: Callable[..., Path], digits_recipe: dict[str, Any]) -> None:
@@ -139,6 +140,73 @@ def test_texts_that_are_in_both_parts_are_counted(tmp_path: Path) -> None:
     assert "class  train + test: False 2 + 2, True 2 + 1" in str(checked)
     assert "example 1: " in str(checked)
     assert checked.as_values()["tasks"][0]["shown"][0]["label"] == "True"
+
+
+@pytest.mark.parametrize(
+    ("problem", "labels", "words"),
+    [
+        ("multi_label_classification", [["red", "tall"], ["tall"], []], ["red, tall", "tall", "none"]),
+        ("regression", [0.5, 1.25, 3.0], ["label 0.5", "label 1.25", "label 3"]),
+    ],
+)
+def test_several_labels_and_numbers_are_shown_in_words(
+    problem: str, labels: list[Any], words: list[str], tmp_path: Path
+) -> None:
+    rows = [{"text": f"text {number}", "label": labels[number % 3]} for number in range(9)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = {"path": str(tmp_path / "rows.jsonl"), "text": "text", "problem_type": problem, "test_split": "train"}
+    config = {"model_type": "gpt2", "n_embd": 8, "n_head": 1, "n_layer": 1, "n_positions": 32}
+    recipe = {
+        "model": {"config": config, "tokenizer": {"train": 300}},
+        "scenario": "domain-incremental",
+        "tasks": [{"name": "a", "data": data}],
+        "method": {"name": "sequential"},
+        "train": {"use_cpu": True, "num_train_epochs": 1},
+    }
+    checked = stockpot.check(recipe, time=True)
+    assert checked.ok, str(checked)
+    assert [example.label for example in checked.tasks[0].shown] == words
+    assert f"`label` its {'labels' if problem.startswith('multi') else 'numbers'}" in checked.guesses[0]
+
+
+def test_a_mistake_says_what_was_guessed_of_the_data_and_an_added_task_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"question": "a", "answer": "b"}\n{"question": "a", "answer": " "}\n')
+    config = {"model_type": "gpt2", "n_embd": 8, "n_head": 1, "n_layer": 1, "n_positions": 32}
+    task = {"name": "a", "data": {"path": str(path), "test_split": "train"}}
+    recipe = {
+        "model": {"config": config, "tokenizer": {"train": 300}},
+        "tasks": [task],
+        "method": {"name": "sequential"},
+        "loop": "plain",
+        "train": {"use_cpu": True, "max_steps": 1},
+    }
+    with pytest.raises(StockpotError, match="row 1: the completion is empty") as caught:
+        stockpot.run(recipe, output=tmp_path / "run")
+    assert "Guessed from the data: " in str(caught.value)
+    assert "read as prompts with completions: columns `question` and `answer`" in str(caught.value)
+    path.write_text('{"question": "a", "answer": "b"}\n' * 2)
+    run = stockpot.run(recipe, output=tmp_path / "run")
+    assert f"{path}: scenario: language, since the data have no classes" in capsys.readouterr().err
+    stockpot.add(run, {**task, "name": "b"})
+    assert f"{path}: read as prompts with completions" in capsys.readouterr().err
+
+
+def test_data_sets_of_python_are_checked() -> None:
+    import datasets
+
+    rows = datasets.Dataset.from_dict({"text": [f"words {n}" for n in range(20)]})
+    config = {"model_type": "gpt2", "n_embd": 8, "n_head": 1, "n_layer": 1, "n_positions": 32}
+    recipe = {
+        "model": {"config": config, "tokenizer": {"train": 300}},
+        "tasks": [{"name": "a"}],
+        "method": {"name": "sequential"},
+    }
+    checked = stockpot.check(recipe, data=rows, n=1)
+    assert checked.ok, str(checked)
+    assert checked.tasks[0].train == 18
 
 
 @pytest.mark.parametrize("missing", ["nowhere.yaml", None])

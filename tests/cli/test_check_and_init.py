@@ -80,7 +80,7 @@ def tiny(job: str, folder: Path, path: Path) -> list[str]:
     return [*changes, model, controls, "method.first_task=average", "train.gradient_checkpointing=false"]
 
 
-@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("job", [pytest.param("chat", marks=pytest.mark.thorough), *sorted({*JOBS} - {"chat"})])
 def test_the_recipe_for_a_job_is_checked_and_run(
     job: str, stockpot: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stockpot.api.preparation import prepared
-from stockpot.api.recipe_like import as_recipe, plain
+from stockpot.api.recipe_like import as_recipe, recipe_values, with_data
 from stockpot.errors import StockpotError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def check(
     time: bool = False,
     images: str | os.PathLike[str] | None = None,
     output: str | os.PathLike[str] | None = None,
+    data: Any = None,
     run_code: bool = False,
     run_code_unsandboxed: bool = False,
 ) -> CheckResult:
@@ -40,6 +41,7 @@ def check(
         time: run a few batches forward and backward, to estimate the time; weights stay as they are.
         images: write contact sheets of images after the processor into this folder, a PNG for each task.
         output: the run folder that a run would use, which must be free; default: none is looked at.
+        data: data sets of `datasets` or PyTorch, as `stockpot.run` takes them.
         run_code: agree to run the programs that a model writes, in a sandbox (metric pass@k).
         run_code_unsandboxed: agree to run them even without a sandbox.
 
@@ -55,7 +57,7 @@ def check(
         name = "the recipe" if not isinstance(recipe, str | os.PathLike) else str(recipe)
         mistakes: list[StockpotError] = []
         try:
-            read: Recipe | None = as_recipe(recipe, overrides)
+            read: Recipe | None = with_data(as_recipe(recipe, overrides), data)
         except StockpotError as error:
             read, mistakes = _read_partly(recipe, overrides, name, error)
         if read is None:
@@ -83,7 +85,7 @@ def _read_partly(
         if isinstance(recipe, Recipe):
             values = recipe.model_dump(mode="json", exclude_unset=True)
         elif isinstance(recipe, Mapping):
-            values = dict(plain(recipe))
+            values = recipe_values(recipe)
         else:
             values = read_yaml(Path(recipe))
     except (StockpotError, TypeError):

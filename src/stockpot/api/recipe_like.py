@@ -134,6 +134,11 @@ def _block(key: Any, value: Any) -> Any:
     return {"path": value} if key == "data" and isinstance(value, str) and is_passed(value) else value
 
 
+def recipe_values(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe in a dict as YAML would give it."""
+    return dict(plain(_with_named_methods(recipe)))
+
+
 def with_data(recipe: Recipe, data: Any) -> Recipe:
     """The recipe with data sets that were passed beside it: one for all tasks, or a dict of them by name of a task.
 

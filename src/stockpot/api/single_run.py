@@ -118,11 +118,13 @@ def add(
             if output is not None:
                 branch(folder, target)
             try:
-                add_task(target, checked, allow_code=allow_code)
+                guesses = add_task(target, checked, allow_code=allow_code)
             except StockpotError:
                 if output is not None:  # the branch was made a moment ago, and nothing was learnt in it
                     shutil.rmtree(target)
                 raise
+            for guess in guesses if progress else ():
+                write_line(guess)
 
         return _learnt(target, begin, allow_code=allow_code, progress=progress)
 

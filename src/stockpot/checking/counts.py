@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from stockpot.batches.examples import Examples, TensorExamples, TrainingData, concat
+from stockpot.batches.losses import SINGLE_LABEL
 from stockpot.batches.token_examples import TokenExamples
 from stockpot.checking.outcome import TaskCheck, TokenCounts
-from stockpot.checking.shown import shown_images, shown_texts
+from stockpot.checking.shown import LabelWords, shown_images, shown_texts
 from stockpot.methods.base import BaseConfig
 from stockpot.recipe.schema import Recipe
 from stockpot.runs.start_checks import task_settings
@@ -51,9 +52,9 @@ def task_check(resolved: Recipe, stream: Stream, index: int, shown: int) -> Task
     seen = seen_in(data, args, derive(seed, "task", index), steps)
     facts = stream.facts()[task.name]
     examples = stream.train(index)
-    names = row_names(task)
-    show = shown_images(examples, shown, names) if stream.tokenizer is None else shown_texts(
-        examples, shown, stream.tokenizer, names
+    words = LabelWords(task)
+    show = shown_images(examples, shown, words) if stream.tokenizer is None else shown_texts(
+        examples, shown, stream.tokenizer, words
     )  # fmt: skip
     return TaskCheck(
         name=task.name,
@@ -78,11 +79,6 @@ def task_check(resolved: Recipe, stream: Stream, index: int, shown: int) -> Task
     )
 
 
-def row_names(task: Any) -> dict[int, str]:
-    """The classes of a task by output row."""
-    return dict(zip(task.rows, task.classes, strict=True))
-
-
 def _token_counts(stream: Stream, index: int, examples: Examples) -> TokenCounts | None:
     if not isinstance(examples, TokenExamples):
         return None
@@ -101,7 +97,7 @@ def _token_counts(stream: Stream, index: int, examples: Examples) -> TokenCounts
 
 
 def _class_counts(task: Any) -> dict[str, tuple[int, int]]:
-    if not isinstance(task, ClassifiedTask):
+    if not isinstance(task, ClassifiedTask) or task.data.problem != SINGLE_LABEL:
         return {}
     parts = [task.part("train").labels[task.indices("train")], task.part("test").labels[task.indices("test")]]
     return {

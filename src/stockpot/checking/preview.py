@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from stockpot.checking.counts import row_names, task_check
+from stockpot.checking.counts import task_check
 from stockpot.checking.memory import memory_check
 from stockpot.checking.outcome import Problem
 from stockpot.checking.result import CheckResult
-from stockpot.checking.shown import contact_sheet
+from stockpot.checking.shown import LabelWords, contact_sheet
 from stockpot.checking.timing import seconds_of_tasks
 from stockpot.checking.warnings_about import data_warnings, memory_warning
 from stockpot.errors import StockpotError
@@ -175,7 +175,7 @@ def _counted(
             tasks.append(task_check(resolved, stream, index, shown))
         if pictures is not None and stream.tokenizer is None and stream.has_classes:
             many = max(shown, _MOST_PICTURES)
-            sheets.append(str(contact_sheet(stream.train(index), many, row_names(task), task.name, pictures)))
+            sheets.append(str(contact_sheet(stream.train(index), many, LabelWords(task), task.name, pictures)))
     if len(tasks) < len(stream.tasks):
         return replace(result, problems=collected.problems, tasks=tasks, pictures=sheets)
     memory = memory_check(resolved, stream, start.model)

@@ -35,7 +35,7 @@ def seconds_of_tasks(resolved: Recipe, stream: Stream, model: nn.Module, tasks: 
     floor = in_role("floor")
     plain = build(registry()[floor].config_type(name=floor))
     owners = stream.rows.owners(stream.rows.count(len(stream.tasks))) if stream.has_classes else None
-    job = Job(model.to(args.device), plain, data, settings, seed, Path("runs"), owners=owners)
+    job = Job(model.to(args.device), plain, data, settings, seed, Path("runs"), owners=owners, problem=resolved.problem)
     drawn = list(EpochBatches(data, args.train_batch_size, seed))
     order = [drawn[number % len(drawn)] for number in range(_TIMED + 1)]
     model.train()

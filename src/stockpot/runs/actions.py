@@ -94,8 +94,10 @@ def continue_run(
         return write_results(run)
 
 
-def add_task(path: Path, task: TaskSpec, *, allow_code: bool = False) -> None:
+def add_task(path: Path, task: TaskSpec, *, allow_code: bool = False) -> list[str]:
     """Appends a task to a finished run, and evaluates the models so far on it; `continue_run` then learns it.
+
+    Returns what was guessed of its data, a line each.
 
     Raises StockpotError where the run is not finished, or the task does not fit into its stream.
     """
@@ -107,7 +109,8 @@ def add_task(path: Path, task: TaskSpec, *, allow_code: bool = False) -> None:
         taken = [other.name for other in (*run.tasks, *recipe.controls)]
         if task.name in taken:
             raise StockpotError(f"task {task.name!r}: the stream already has a task of this name; choose another.")
-        task = Recognition(f"task {task.name!r}").of_task(task, recipe.data, recipe.scenario)
+        recognition = Recognition(f"task {task.name!r}")
+        task = recognition.of_task(task, recipe.data, recipe.scenario)
         resolved = resolve_task(task, recipe.data, recipe.mix)
         training_arguments({**recipe.train, **resolved.train}, path, run.seed)
         longer = recipe.model_copy(update={"tasks": [*run.tasks, resolved]})
@@ -132,6 +135,7 @@ def add_task(path: Path, task: TaskSpec, *, allow_code: bool = False) -> None:
             event["rows"] = shared
         run.journal.append(event)
         run.write_recipe()
+        return recognition.guesses
 
 
 def branch(path: Path, target: Path) -> None:
