@@ -26,8 +26,8 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from stockpot.api.outcomes import RunResult
 from stockpot.api.pushing import push
+from stockpot.api.run_result import RunResult
 from stockpot.errors import StockpotError
 from stockpot.models.lora import LoraSpec, is_stacked
 from stockpot.models.named_adapter import named_adapter

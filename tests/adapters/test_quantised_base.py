@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from stockpot import SFA
-from stockpot.api.outcomes import RunResult
+from stockpot.api.run_result import RunResult
 from stockpot.errors import StockpotError
 from stockpot.methods import registry
 from stockpot.models.lora import LoraSpec, attach, fold_adapter, is_stacked

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 import stockpot
-from stockpot.api.outcomes import ComparisonResult, RunResult, WhatIfResult
+from stockpot.api.comparison_result import ComparisonResult
+from stockpot.api.run_result import RunResult
+from stockpot.api.whatif_result import WhatIfResult
 
 RECIPE: dict[str, Any] = {
     "model": {"build": "stockpot.models.networks:mlp", "args": {"inputs": 64, "hidden": [8]}},

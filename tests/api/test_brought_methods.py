@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 
 import stockpot
 from stockpot import plugins
-from stockpot.api.outcomes import ComparisonResult, RunResult
+from stockpot.api.comparison_result import ComparisonResult
+from stockpot.api.run_result import RunResult
 from stockpot.cli import main
 from stockpot.errors import StockpotError
 

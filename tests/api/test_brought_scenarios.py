@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import stockpot
-from stockpot.api.outcomes import RunResult
+from stockpot.api.run_result import RunResult
 from stockpot.errors import StockpotError
 from stockpot.streams.scenario import Rows
 

@@ -11,7 +11,7 @@ import brought
 import pytest
 
 import stockpot
-from stockpot.api.outcomes import RunResult
+from stockpot.api.run_result import RunResult
 from stockpot.errors import StockpotError
 
 CODE = '''

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 import stockpot
-from stockpot.api.outcomes import ComparisonResult, RunResult
+from stockpot.api.comparison_result import ComparisonResult
+from stockpot.api.run_result import RunResult
 from stockpot.errors import StockpotError
 
 CLASSES = [("part-1", str(n)) for n in range(5)] + [("part-2", str(n)) for n in range(5, 10)]

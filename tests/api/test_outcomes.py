@@ -17,8 +17,10 @@ import torch
 from safetensors.torch import load_file
 
 import stockpot
+from stockpot.api.comparison_result import ComparisonResult
 from stockpot.api.notebook import MOST
-from stockpot.api.outcomes import ComparisonResult, RunResult, WhatIfResult
+from stockpot.api.run_result import RunResult
+from stockpot.api.whatif_result import WhatIfResult
 from stockpot.errors import StockpotError
 from stockpot.evaluation.statistics import COST_NAMES, METRIC_NAMES
 

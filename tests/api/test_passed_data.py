@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 import stockpot
-from stockpot.api.outcomes import RunResult
+from stockpot.api.run_result import RunResult
 from stockpot.errors import StockpotError
 from stockpot.streams import classes, passed_data
 from stockpot.streams.spec import DataSpec

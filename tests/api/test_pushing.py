@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard, metadata_load
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
 import stockpot
-from stockpot.api.outcomes import RunResult
+from stockpot.api.run_result import RunResult
 from stockpot.cli import main
 from stockpot.errors import StockpotError
 from stockpot.runs.upload import _check_contents

@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 
 import stockpot
-from stockpot.api.outcomes import ComparisonResult, RunResult, WhatIfResult
+from stockpot.api.comparison_result import ComparisonResult
 from stockpot.api.recipe_changes import RecipeChanges
 from stockpot.api.recipe_like import as_recipe, as_task
+from stockpot.api.run_result import RunResult
 from stockpot.api.stopping import Stopped
+from stockpot.api.whatif_result import WhatIfResult
 from stockpot.cli import main
 from stockpot.errors import StockpotError
 from stockpot.evaluation.consent import RUN_CODE, has_consent

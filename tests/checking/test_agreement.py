@@ -51,7 +51,7 @@ def chats(tmp_path: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def of_run(result: stockpot.api.outcomes.RunResult) -> list[tuple[int, int, int]]:
+def of_run(result: stockpot.api.run_result.RunResult) -> list[tuple[int, int, int]]:
     return [(cost.steps, cost.examples, cost.tokens) for cost in result.results.task_costs]
 
 

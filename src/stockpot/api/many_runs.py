@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stockpot.api.outcomes import ComparisonResult
+from stockpot.api.comparison_result import ComparisonResult
 from stockpot.api.preparation import prepared
 from stockpot.api.recipe_changes import RecipeChanges, parse_shard
 from stockpot.api.recipe_like import as_recipe, default_folder, method_names, passed_names, recognised, with_data

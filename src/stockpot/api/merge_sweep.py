@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stockpot.api.outcomes import RunResult, WhatIfResult
 from stockpot.api.preparation import prepared
 from stockpot.api.recipe_like import method_names
+from stockpot.api.run_result import RunResult
 from stockpot.api.single_run import folder_of
+from stockpot.api.whatif_result import WhatIfResult
 from stockpot.comparisons.whatif import FILE, evaluations, known_methods, reading, sweep, swept
 from stockpot.errors import StockpotError
 from stockpot.files import explaining_disk_errors, make_folder, write_json

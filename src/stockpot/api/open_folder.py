@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from stockpot.api.outcomes import ComparisonResult, RunResult, WhatIfResult
+from stockpot.api.comparison_result import ComparisonResult
+from stockpot.api.run_result import RunResult
+from stockpot.api.whatif_result import WhatIfResult
 from stockpot.comparisons.reread import reread, reread_run
 from stockpot.comparisons.whatif import FILE
 from stockpot.errors import StockpotError

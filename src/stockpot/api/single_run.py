@@ -9,9 +9,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stockpot.api.outcomes import RunResult
 from stockpot.api.preparation import prepared
 from stockpot.api.recipe_like import as_recipe, as_task, default_folder, explaining, recognised, with_data
+from stockpot.api.run_result import RunResult
 from stockpot.api.stopping import stopping_after_step
 from stockpot.errors import StockpotError
 from stockpot.runs.actions import add_task, branch, continue_run, create_run

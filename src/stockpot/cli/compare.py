@@ -17,7 +17,7 @@ from stockpot.cli.interrupts import explaining_stops
 from stockpot.cli.json_document import Json, one_document
 
 if TYPE_CHECKING:
-    from stockpot.api.outcomes import ComparisonResult
+    from stockpot.api.comparison_result import ComparisonResult
     from stockpot.recipe.schema import Recipe
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from stockpot.cli.console import say, show
 
 if TYPE_CHECKING:
-    from stockpot.api.outcomes import RunResult
+    from stockpot.api.run_result import RunResult
 
 
 def finish_run(done: RunResult) -> None:

@@ -15,7 +15,8 @@ from stockpot.errors import StockpotError
 from stockpot.files import explaining_disk_errors, write_text
 
 if TYPE_CHECKING:
-    from stockpot.api.outcomes import ComparisonResult, RunResult
+    from stockpot.api.comparison_result import ComparisonResult
+    from stockpot.api.run_result import RunResult
 
 
 def report_command(
