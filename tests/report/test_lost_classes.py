@@ -6,11 +6,20 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stockpot.evaluation.class_metrics import class_accuracy, class_records, task_confusion, worst_first
+from stockpot.report.charts import Chart
+from stockpot.report.class_figures import (
+    MOST_CLASSES,
+    MOST_STAGES,
+    classes_caption,
+    classes_over_time,
+    tasks_taken_for_others,
+)
 from stockpot.report.export import export_runs
 from stockpot.report.findings import run_summary
 from stockpot.report.lost_classes import (
@@ -21,6 +30,7 @@ from stockpot.report.lost_classes import (
     lost_grids,
     lost_sentence,
 )
+from stockpot.report.run_page import write_run_report
 from stockpot.results import ClassAnswers, Results
 
 Factory = Callable[..., Any]
@@ -136,3 +146,55 @@ def test_confusion_of_many_tasks_is_no_table(results: Results) -> None:
     many = [f"t{n}" for n in range(WIDEST_CONFUSION + 1)]
     classes = {task: counted([task], [[0]] * (len(many) + 1), [{task: 10}]) for task in many}
     assert confusion_grid(results.model_copy(update={"tasks": many, "classes": classes})) is None
+
+
+def many_classes(tasks: int, each: int, run: Results) -> Results:
+    """A stream in which class c of a task keeps c of 10 examples, and the others go to the last class."""
+    names = [f"t{n}" for n in range(tasks)]
+    last = f"t{tasks - 1} c{each - 1}"
+    classes = {}
+    for number, task in enumerate(names):
+        labels = [f"{task} c{c}" for c in range(each)]
+        kept = [c % 10 for c in range(each)]
+        correct: list[list[int] | None] = [[0] * each for _ in range(number + 1)]
+        correct += [[10] * each, *([kept] * (tasks - number - 1))]
+        answers = [{label: many, last: 10 - many} for label, many in zip(labels, kept, strict=True)]
+        classes[task] = counted(labels, correct, answers)
+    return run.model_copy(update={"tasks": names, "classes": classes})
+
+
+def cells(chart: Chart) -> dict[tuple[str, str], float]:
+    return {(row["row"], row["column"]): row["value"] for row in chart.spec["data"]["values"]}
+
+
+def test_the_heat_map_of_classes_has_their_accuracy_at_every_stage(results: Results) -> None:
+    values = cells(classes_over_time(results))
+    assert values["cat (first)", "first"] == 0.9 and values["cat (first)", "second"] == 0.2
+    assert values["emu (second)", "start"] == 0.0 and len(values) == 4 * 3
+    confused = tasks_taken_for_others(results)
+    assert confused is not None and cells(confused)["first", "second"] == 0.6
+    assert tasks_taken_for_others(results.model_copy(update={"scenario": "task-incremental"})) is None
+
+
+def test_of_many_classes_and_tasks_the_worst_and_some_stages_are_drawn(results: Results) -> None:
+    long = many_classes(60, 20, results)
+    values = cells(classes_over_time(long))
+    rows, columns = ({place[axis] for place in values} for axis in (0, 1))
+    assert len(rows) == MOST_CLASSES and len(columns) == MOST_STAGES and {"start", "t59"} <= columns
+    kept = [values[row, "t59"] for row in rows]
+    assert max(kept) == 0.0  # c0 and c10 of each task lost everything
+    assert "The 30 of 1,200 classes that lost most" in classes_caption(long)
+    assert classes_caption(results).startswith("Rows: classes; columns: before the stream and after each task")
+
+
+def test_the_page_says_which_classes_were_lost(run_of: Factory, results: Results, tmp_path: Path) -> None:
+    page = write_run_report([("run", results)], tmp_path).read_text(encoding="utf-8")
+    assert "Which classes were lost?" in page and "The accuracy on each class over the stream" in page
+    assert "Which tasks were taken for which" in page
+    assert "dog (second), 70" in page
+    assert "Which classes were lost?" not in write_run_report([("old", run_of())], tmp_path / "old").read_text()
+    run = run_of(K=60)
+    long = many_classes(60, 20, run).model_copy(update={"scores": run.scores})
+    path = write_run_report([("long", long)], tmp_path / "long")
+    assert "All other classes" in path.read_text(encoding="utf-8")
+    assert path.stat().st_size < 2e6

@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 
 from stockpot.evaluation.class_metrics import class_accuracy, task_confusion
+from stockpot.evaluation.predictions import AnswerCounts
 from stockpot.recipe.read import validate
 from stockpot.recipe.schema import Recipe
 from stockpot.results import Results, Scores
 from stockpot.runs.actions import add_task, continue_run, create_run
+from stockpot.runs.class_answers import by_name
 from stockpot.runs.folder import RunFolder
 from stockpot.runs.results_json import results_of
+from stockpot.streams.scenario import Rows
 from stockpot.streams.spec import TaskSpec
 
 
@@ -83,3 +86,11 @@ def test_a_run_of_an_older_version_has_no_classes_and_goes_on(digits_recipe: dic
     text = results.model_dump(mode="json")
     del text["classes"]
     assert Results.model_validate(text) == old
+
+
+def test_classes_that_share_a_row_are_one() -> None:
+    counts: AnswerCounts = {"rows": [0, 1], "examples": [6, 4], "correct": [5, 1], "wrong": "0 1 1,1 0 3"}
+    rows = Rows("animals", ((0, 0, 1),), ("fur", "shell"))
+    part = by_name([None, counts], ["cat", "dog", "snail"], rows.tasks[0], rows)
+    assert (part.classes, part.examples, part.correct) == (["cat / dog", "snail"], [6, 4], [None, [5, 1]])
+    assert part.answers == [{"cat / dog": 5, "snail": 1}, {"snail": 1, "cat / dog": 3}]

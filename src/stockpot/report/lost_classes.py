@@ -24,7 +24,7 @@ def lost_grids(results: Results) -> list[Grid]:
     rows = [(record.name, _cells(record, homes)) for record in records]
     first = len(rows) if len(rows) <= MOST_LOST + 2 else MOST_LOST
     what = "Every class" if first == len(rows) else f"The {first} of {len(rows):,} classes that lost most"
-    caption = f"{what}: accuracy when its task was just learnt and at the end; negative: gained"
+    caption = f"{what}: accuracy when its task was just learnt, at the end, and lost, which is below 0 where it gained"
     grids = [Grid(caption, HEADINGS, rows[:first], "class")]
     if rest := rows[first:MOST_SHOWN]:
         left = len(rows) - first - len(rest)

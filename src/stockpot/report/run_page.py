@@ -10,6 +10,7 @@ from stockpot.evaluation.metrics import control_metrics
 from stockpot.report import stream_figures
 from stockpot.report.beta_figures import beta_caption, betas_by_depth
 from stockpot.report.beta_layers import HOW_TO_READ, WHAT_BETA_IS, run_grid
+from stockpot.report.class_section import class_section
 from stockpot.report.findings import run_summary
 from stockpot.report.formatting import MISSING, score, seconds, signed
 from stockpot.report.html import Gallery, write_page
@@ -80,6 +81,7 @@ def _run(name: str, run: Results, gallery: Gallery, stem: str) -> dict[str, Any]
         "lead": lead,
         "first_table": _first_table(run),
         "matrix": heat,
+        "classes": class_section(run, gallery, stem),
         "metrics": metric_rows(run),
         "betas": _betas(run, gallery, stem),
         "costs": Grid(

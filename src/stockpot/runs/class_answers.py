@@ -51,21 +51,27 @@ def _rows_of(rows: Rows, classes: Sequence[str], tasks: Sequence[str], name: str
 
 
 def by_name(stages: Stages, classes: Sequence[str], class_rows: Sequence[int], rows: Rows) -> ClassAnswers:
-    """Counts of rows as counts of classes; `class_rows` are the rows of the classes."""
-    names = dict(zip(class_rows, classes, strict=True))
+    """Counts of rows as counts of classes; `class_rows` are the rows of the classes.
+
+    Classes that share a row are one here, `cat / dog`: no answer tells them apart.
+    """
+    sharing: dict[int, list[str]] = {}
+    for row, name in zip(class_rows, classes, strict=True):
+        sharing.setdefault(row, []).append(name)
+    names = {row: " / ".join(each) for row, each in sharing.items()}
     known = [counts for counts in stages if counts is not None]
     examples = dict(zip(known[-1]["rows"], known[-1]["examples"], strict=True))
-    answers: dict[int, dict[str, int]] = {row: {} for row in class_rows}
+    answers: dict[int, dict[str, int]] = {row: {} for row in names}
     if (last := stages[-1]) is not None:
         for row, hits in zip(last["rows"], last["correct"], strict=True):
             answers[row] |= {names[row]: hits} if hits else {}
         for row, answer, many in wrong_answers(last):
             answers[row][names.get(answer) or _name(rows, answer)] = many
     return ClassAnswers(
-        classes=list(classes),
-        examples=[examples.get(row, 0) for row in class_rows],
-        correct=[None if counts is None else _correct(counts, class_rows) for counts in stages],
-        answers=[answers[row] for row in class_rows],
+        classes=list(names.values()),
+        examples=[examples.get(row, 0) for row in names],
+        correct=[None if counts is None else _correct(counts, list(names)) for counts in stages],
+        answers=list(answers.values()),
     )
 
 
