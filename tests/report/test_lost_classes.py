@@ -29,6 +29,7 @@ from stockpot.report.lost_classes import (
     confusion_grid,
     lost_grids,
     lost_sentence,
+    lost_under_methods,
 )
 from stockpot.report.run_page import write_run_report
 from stockpot.results import ClassAnswers, Results
@@ -198,3 +199,16 @@ def test_the_page_says_which_classes_were_lost(run_of: Factory, results: Results
     path = write_run_report([("long", long)], tmp_path / "long")
     assert "All other classes" in path.read_text(encoding="utf-8")
     assert path.stat().st_size < 2e6
+
+
+def test_methods_side_by_side_in_what_classes_lost(comparison_of: Factory, results: Results) -> None:
+    comparison, cells = comparison_of(2)
+    assert lost_under_methods(comparison, cells, list(comparison.methods)) is None
+    kept = counted(["cat", "cow"], [[0, 0], [9, 8], [8, 8]], [{"cat": 8, "dog": 2}, {"cow": 8, "cat": 2}])
+    two = [results.classes, results.classes | {"first": kept}]
+    cells = {label: [run.model_copy(update={"tasks": results.tasks, "classes": classes})
+                     for run, classes in zip(runs, two, strict=True)] for label, runs in cells.items()}  # fmt: skip
+    grid = lost_under_methods(comparison, cells, ["sequential", "sfa", "joint"])
+    assert grid is not None and grid.headings == ["sequential (floor)", "sfa", "joint (ceiling)"]
+    assert [name for name, _ in grid.rows] == ["cat (first)", "cow (first)", "dog (second)", "emu (second)"]
+    assert grid.rows[0][1] == ["0.400"] * 3  # the mean of 0.7 and 0.1

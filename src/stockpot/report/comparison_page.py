@@ -15,6 +15,7 @@ from stockpot.report.charts import short
 from stockpot.report.findings import TESTED, findings
 from stockpot.report.formatting import METRIC_TITLES, capitalized, metric_heading, metric_title
 from stockpot.report.html import Gallery, write_page
+from stockpot.report.lost_classes import lost_under_methods
 from stockpot.report.method_costs import method_costs
 from stockpot.report.other_scores import other_scores_of_comparison
 from stockpot.report.ranking import design_of_all, leading, over_runs, ranked
@@ -77,6 +78,7 @@ def write_comparison_report(
         other_scores=[
             grid._replace(caption=f"{grid.caption}; {over}") for grid in other_scores_of_comparison(comparison, cells)
         ],
+        lost_classes=lost_under_methods(comparison, cells, shown),
         costs=Grid(f"{capitalized(over)}; wall-clock time unless it says processor", *costs),
         tuning=_tuning(comparison, gallery),
         notes=_notes(cells),

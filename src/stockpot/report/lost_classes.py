@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import fsum
 
 from stockpot.evaluation.class_metrics import ClassRecord, class_records, task_confusion, worst_first
 from stockpot.report.formatting import MISSING, fit, is_zero, percent, score
-from stockpot.report.tables import Grid
-from stockpot.results import Results
+from stockpot.report.ranking import design_of_all
+from stockpot.report.tables import Grid, method_name
+from stockpot.results import Comparison, Results
 
 MOST_LOST = 10  # classes that are shown before the rest is folded away
 MOST_SHOWN = 200  # classes of a table; more are in results.json
@@ -85,3 +87,34 @@ def confusion_grid(results: Results) -> Grid | None:
     ]
     caption = "Of the test examples of each task, the share answered with a class of each, after the last task"
     return Grid(caption, results.tasks, rows, "examples of \\ answered as")
+
+
+def lost_under_methods(comparison: Comparison, cells: dict[str, list[Results]], labels: Sequence[str]) -> Grid | None:
+    """What each class lost under each of the methods, the mean over its runs; those that lost most in the mean first.
+
+    None where no run counted answers by class.
+    """
+    means: dict[str, dict[tuple[str, str], float]] = {}
+    for label in labels:
+        lost: dict[tuple[str, str], list[float]] = {}
+        for run in cells.get(label, []):
+            for record in class_records(run):
+                if record.lost is not None:
+                    lost.setdefault((record.task, record.name), []).append(record.lost)
+        if lost:
+            means[label] = {place: fsum(values) / len(values) for place, values in lost.items()}
+    places = dict.fromkeys(place for mean in means.values() for place in mean)
+    if not places or len(comparison.tasks) < 2:
+        return None
+
+    def over_methods(place: tuple[str, str]) -> float:
+        return fsum(mean.get(place, 0.0) for mean in means.values())
+
+    worst = sorted(places, key=over_methods, reverse=True)[:MOST_LOST]
+    rows = [(f"{name} ({task})", [score(mean.get((task, name))) for mean in means.values()]) for task, name in worst]
+    headings = [method_name(label, comparison.methods[label]) for label in means]
+    which = (
+        "Every class" if len(places) <= len(worst) else f"The {len(worst)} of {len(places):,} classes that lost most"
+    )
+    caption = f"{which}: accuracy lost since its task was learnt; means over {design_of_all(comparison)}"
+    return Grid(caption, headings, rows, "class")
