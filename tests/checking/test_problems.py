@@ -15,6 +15,7 @@ import stockpot
 from stockpot.checking.outcome import MemoryCheck, ShownImage, TaskCheck, TokenCounts
 from stockpot.checking.warnings_about import data_warnings, memory_warning
 from stockpot.errors import StockpotError
+from stockpot.models.processor import PlainProcessor
 
 
 def test_all_mistakes_of_a_recipe_are_listed(write_yaml: Callable[..., Path], digits_recipe: dict[str, Any]) -> None:
@@ -84,6 +85,28 @@ def test_memory_is_that_of_weights_gradients_optimizer_and_method(digits_recipe:
         assert (memory.weights, memory.gradients) == (4 * numbers, 4 * numbers)
         assert (memory.optimizer, memory.method) == (4 * numbers * moments, 4 * numbers * copies)
         assert memory.total == 4 * numbers * (2 + moments + copies)
+
+
+def test_past_examples_count_as_memory_and_images_are_not_all_read(
+    digits_recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    process = PlainProcessor.__call__
+
+    def counting(processor: PlainProcessor, images: list[Any]) -> Any:
+        read.append(len(images))
+        return process(processor, images)
+
+    monkeypatch.setattr(PlainProcessor, "__call__", counting)
+    for method, kept in (
+        ({"name": "replay", "count": 7}, 7),
+        ({"name": "agem", "count": 5}, 5),
+        ({"name": "joint"}, 30),
+    ):
+        memory = stockpot.check({**digits_recipe, "method": method}, n=2).memory
+        assert memory is not None
+        assert memory.method == kept * (64 * 4 + 8)
+    assert sum(read) < 3 * 2 * 20
 
 
 def test_images_are_shown_after_the_processor(digits_recipe: dict[str, Any], tmp_path: Path) -> None:

@@ -7,54 +7,39 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stockpot.batches.examples import Examples, TensorExamples, TrainingData, concat
+import numpy as np
+
+from stockpot.batches.examples import Examples
 from stockpot.batches.losses import SINGLE_LABEL
 from stockpot.batches.token_examples import TokenExamples
 from stockpot.checking.outcome import TaskCheck, TokenCounts
+from stockpot.checking.planned_data import PlannedData
 from stockpot.checking.shown import LabelWords, shown_images, shown_texts
-from stockpot.methods.base import BaseConfig
 from stockpot.recipe.schema import Recipe
 from stockpot.runs.start_checks import task_settings
 from stockpot.seeds import derive
-from stockpot.streams.classes import ClassifiedTask
-from stockpot.streams.sampling import evenly_spaced_rows
+from stockpot.streams.classes import ClassifiedTask, PartName
 from stockpot.streams.stream import Stream
 from stockpot.streams.text.language import LanguageStream
 from stockpot.training.job import steps_for, training_arguments
 from stockpot.training.seen import seen_in
 
-
-def training_data(stream: Stream, method: BaseConfig, index: int) -> tuple[TrainingData, bool]:
-    """What task `index` trains on, and whether that is exact.
-
-    It is not where a method draws from what it kept of past tasks: evenly spaced examples stand for these.
-    """
-    examples = stream.train(index)
-    past = [stream.train(earlier) for earlier in range(index)]
-    added = method.epoch_examples([*map(len, past), len(examples)]) - len(examples)
-    exact = added in (0, sum(map(len, past)))
-    if added:
-        before = concat(past)
-        kept = before if exact else before.picked(evenly_spaced_rows(len(before), added).tolist())
-        examples = concat([kept, examples])
-    data = TrainingData.of(examples)
-    mixture = stream.mixture(index)
-    return (data if mixture is None else data.mixed_with(mixture)), exact
+_MOST_COMPARED = 5000  # images of a task, which are decoded to be compared
 
 
-def task_check(resolved: Recipe, stream: Stream, index: int, shown: int) -> TaskCheck:
+def task_check(resolved: Recipe, planned: PlannedData, index: int, shown: int) -> TaskCheck:
     """Task `index` of a resolved recipe. Raises StockpotError where nothing would be trained."""
     assert isinstance(resolved.tasks, list), "a resolved recipe lists its tasks"
-    task, method, seed = stream.tasks[index], resolved.method, resolved.seeds[0]
-    args = training_arguments(task_settings(resolved, method, resolved.tasks[index]), Path("runs"), seed)
-    data, exact = training_data(stream, method, index)
+    stream, seed = planned.stream, resolved.seeds[0]
+    task, facts = stream.tasks[index], planned.facts[stream.tasks[index].name]
+    args = training_arguments(task_settings(resolved, planned.method, resolved.tasks[index]), Path("runs"), seed)
+    data, exact = planned.training(index)
     steps = steps_for(data.epoch, args)
     seen = seen_in(data, args, derive(seed, "task", index), steps)
-    facts = stream.facts()[task.name]
-    examples = stream.train(index)
     words = LabelWords(task)
-    show = shown_images(examples, shown, words) if stream.tokenizer is None else shown_texts(
-        examples, shown, stream.tokenizer, words
+    first = stream.beginning(index, shown) if shown else planned.examples(index)
+    show = shown_images(first, shown, words) if planned.of_images else shown_texts(
+        first, shown, stream.tokenizer, words
     )  # fmt: skip
     return TaskCheck(
         name=task.name,
@@ -72,7 +57,7 @@ def task_check(resolved: Recipe, stream: Stream, index: int, shown: int) -> Task
         seen_examples=seen.examples,
         seen_tokens=seen.tokens,
         exact=exact,
-        tokens=_token_counts(stream, index, examples),
+        tokens=_token_counts(stream, index, planned.examples(index)),
         classes=_class_counts(task),
         repeated=_repeated(stream, index),
         shown=[*show],
@@ -107,20 +92,24 @@ def _class_counts(task: Any) -> dict[str, tuple[int, int]]:
 
 
 def _repeated(stream: Stream, index: int) -> int:
-    """How many test examples are among the training examples, too; images are compared where they are in memory."""
-    train, test = _contents(stream, index, "train"), _contents(stream, index, "test")
-    known = set(train)
-    return sum(each in known for each in test)
-
-
-def _contents(stream: Stream, index: int, part: Any) -> Iterator[bytes]:
+    """How many test examples are among the training examples, too; many images are not compared."""
     task = stream.tasks[index]
-    if isinstance(stream, LanguageStream):
-        source = stream.tasks[index].source
-        yield from (repr(item).encode(errors="replace") for item in (getattr(source, part).items))
-    elif stream.tokenizer is not None and isinstance(task, ClassifiedTask):
-        yield from (str(text).encode(errors="replace") for text in task.part(part).pick(task.indices(part)))
-    else:
-        examples: Any = stream.train(index) if part == "train" else stream.test(index)
-        if isinstance(examples, TensorExamples):
-            yield from (hashlib.sha256(image.numpy().tobytes()).digest() for image in examples.pixel_values)
+    if isinstance(task, ClassifiedTask) and stream.tokenizer is None and _size(task) > _MOST_COMPARED:
+        return 0
+    known = set(_contents(task, "train"))
+    return sum(each in known for each in _contents(task, "test"))
+
+
+def _size(task: ClassifiedTask) -> int:
+    return len(task.indices("train")) + len(task.indices("test"))
+
+
+def _contents(task: Any, part: PartName) -> Iterator[bytes]:
+    """Each example of a part, before it is processed."""
+    if isinstance(task, ClassifiedTask):
+        for example in task.part(part).pick(task.indices(part)):
+            text = isinstance(example, str)
+            yield example.encode(errors="replace") if text else hashlib.sha256(np.asarray(example).tobytes()).digest()
+        return
+    rows = task.source.train if part == "train" else task.source.test
+    yield from (repr(item).encode(errors="replace") for item in rows.items)

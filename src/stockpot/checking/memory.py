@@ -9,11 +9,9 @@ import psutil
 import torch
 from torch import nn
 
-from stockpot.checking.counts import training_data
 from stockpot.checking.outcome import MemoryCheck
-from stockpot.methods.base import BaseConfig
+from stockpot.checking.planned_data import PlannedData
 from stockpot.recipe.schema import Recipe
-from stockpot.streams.stream import Stream
 from stockpot.training.job import training_arguments
 
 # Tensors of the trained weights' size that an optimizer keeps; Adam and its kin, and those not listed, keep two.
@@ -21,7 +19,7 @@ _MOMENTS = (("sgd", 0.0), ("adafactor", 0.0), ("adagrad", 1.0), ("rmsprop", 1.0)
 _EIGHT_BIT = ("8bit", "8_bit", "bnb")  # in an optimizer's name: a byte for each number of a moment
 
 
-def memory_check(resolved: Recipe, stream: Stream, model: nn.Module) -> MemoryCheck:
+def memory_check(resolved: Recipe, planned: PlannedData, model: nn.Module) -> MemoryCheck:
     """The estimate for the last task, in which methods hold most. The model has its adapter, where it gets one."""
     args = training_arguments(resolved.train, Path("runs"), resolved.seeds[0])
     weights = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
@@ -34,7 +32,7 @@ def memory_check(resolved: Recipe, stream: Stream, model: nn.Module) -> MemoryCh
         weights=sum(tensor.nbytes for tensor in weights.values()),
         gradients=gradients,
         optimizer=_optimizer(str(getattr(args.optim, "value", args.optim)), gradients, numbers, trained),
-        method=_method(resolved.method, stream, sum(tensor.nbytes for tensor in model.parameters())),
+        method=_method(planned, sum(tensor.nbytes for tensor in model.parameters())),
         available=torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available,
     )
 
@@ -46,10 +44,7 @@ def _optimizer(name: str, size: int, numbers: int, trained: list[Any]) -> int:
     return int(moments * (numbers if any(mark in name for mark in _EIGHT_BIT) else size))
 
 
-def _method(method: BaseConfig, stream: Stream, weights: int) -> int:
+def _method(planned: PlannedData, weights: int) -> int:
     """Copies of the weights, and examples of past tasks."""
-    last = len(stream.tasks) - 1
-    data, _ = training_data(stream, method, last)
-    of_task = len(stream.train(last)) + data.general
-    past = data.examples.nbytes * max(0, len(data.examples) - of_task) // max(1, len(data.examples))
-    return method.held_copies(last + 1) * weights + past
+    last = len(planned.stream.tasks) - 1
+    return planned.method.held_copies(last + 1) * weights + planned.past_bytes(last)

@@ -9,6 +9,7 @@ from pathlib import Path
 from stockpot.checking.counts import task_check
 from stockpot.checking.memory import memory_check
 from stockpot.checking.outcome import Problem
+from stockpot.checking.planned_data import PlannedData
 from stockpot.checking.result import CheckResult
 from stockpot.checking.shown import LabelWords, contact_sheet
 from stockpot.checking.timing import seconds_of_tasks
@@ -170,15 +171,18 @@ def _counted(
 ) -> CheckResult:
     collected = _Problems(list(result.problems))
     stream, tasks, sheets = start.stream, [], []
+    planned = PlannedData(stream, resolved.method)
     for index, task in enumerate(stream.tasks):
         with collected:
-            tasks.append(task_check(resolved, stream, index, shown))
+            tasks.append(task_check(resolved, planned, index, shown))
         if pictures is not None and stream.tokenizer is None and stream.has_classes:
             many = max(shown, _MOST_PICTURES)
-            sheets.append(str(contact_sheet(stream.train(index), many, LabelWords(task), task.name, pictures)))
+            sheets.append(
+                str(contact_sheet(stream.beginning(index, many), many, LabelWords(task), task.name, pictures))
+            )
     if len(tasks) < len(stream.tasks):
         return replace(result, problems=collected.problems, tasks=tasks, pictures=sheets)
-    memory = memory_check(resolved, stream, start.model)
+    memory = memory_check(resolved, planned, start.model)
     if timed:
         seconds = seconds_of_tasks(resolved, stream, start.model, tasks)
         tasks = [replace(task, seconds=value) for task, value in zip(tasks, seconds, strict=True)]
@@ -190,7 +194,7 @@ def _counted(
         model=_model_name(resolved),
         device=str(args.device),
         tasks=tasks,
-        controls={control.name: stream.facts()[control.name]["test"] for control in stream.controls},
+        controls={control.name: planned.facts[control.name]["test"] for control in stream.controls},
         memory=memory,
         pictures=sheets,
     )

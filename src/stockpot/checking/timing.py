@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from stockpot.batches.examples import TrainingData
 from stockpot.batches.outputs import moved_to
-from stockpot.checking.counts import training_data
 from stockpot.checking.outcome import TaskCheck
 from stockpot.methods import build, in_role, registry
 from stockpot.recipe.schema import Recipe
@@ -31,7 +31,7 @@ def seconds_of_tasks(resolved: Recipe, stream: Stream, model: nn.Module, tasks: 
     settings = task_settings(resolved, resolved.method, resolved.tasks[0])
     seed = derive(resolved.seeds[0], "task", 0)
     args = training_arguments(settings, Path("runs"), resolved.seeds[0])
-    data, _ = training_data(stream, resolved.method, 0)
+    data = TrainingData.of(stream.beginning(0, (_TIMED + 1) * args.train_batch_size))
     floor = in_role("floor")
     plain = build(registry()[floor].config_type(name=floor))
     owners = stream.rows.owners(stream.rows.count(len(stream.tasks))) if stream.has_classes else None

@@ -213,6 +213,12 @@ class ClassifiedStream:
         """The training examples of task `index` (from 0)."""
         return self._read(self.tasks[index], "train")
 
+    def beginning(self, index: int, count: int) -> Examples:
+        """The first `count` training examples of task `index` (from 0); others are not read."""
+        task = self.tasks[index]
+        part, rows = task.part("train"), task.indices("train")[:count]
+        return self.reader.read(part, rows, _outputs(task, part.labels[rows]), task.data, f"task {task.name!r}")
+
     def mixture(self, index: int) -> Mixture | None:
         """The general data that is mixed into task `index` (from 0); None where there is none."""
         task = self.tasks[index]

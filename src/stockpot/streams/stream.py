@@ -91,6 +91,10 @@ class Stream(Protocol):
         """The training examples of task `index`."""
         ...
 
+    def beginning(self, index: int, count: int) -> Examples:
+        """The first `count` training examples of task `index`; of images, others are not read."""
+        ...
+
     def mixture(self, index: int) -> Mixture | None:
         """The general data that is mixed into task `index`; None where the recipe names none."""
         ...

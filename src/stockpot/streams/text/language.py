@@ -146,6 +146,11 @@ class LanguageStream:
         """The training sequences of task `index` (from 0)."""
         return self.tokenised(index).examples
 
+    def beginning(self, index: int, count: int) -> TokenExamples:
+        """The first `count` training sequences of task `index` (from 0)."""
+        examples = self.train(index)
+        return examples.picked(range(min(count, len(examples))))
+
     def tokenised(self, index: int) -> Tokenised:
         """The training sequences of task `index` (from 0), and what became of its texts."""
         return self._tokenise(self.tasks[index], self.tasks[index].source.train, training=True)
