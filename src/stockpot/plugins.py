@@ -6,6 +6,7 @@ may come from others, only where the user agrees (`--allow-code`). Nothing here 
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import re
 import sys
@@ -79,6 +80,13 @@ def dotted_path_of(thing: Any, where: str) -> str:
             "the top level of a module, a script or a notebook."
         )
     return path
+
+
+def source_digest(path: str) -> str | None:
+    """SHA-256 of the file that holds what is at a dotted path, 16 digits of it; None for what has no file."""
+    module = sys.modules.get(path.partition(":")[0])
+    file = Path(str(getattr(module, "__file__", None) or ""))
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else None
 
 
 def lives_in_main(path: str) -> bool:

@@ -75,6 +75,11 @@ def test_a_dotted_path_trains_beside_the_recipe_and_resumes_with_consent_alone(
         assert longer.results.tasks == ["part-1", "part-2", "next"]
         assert longer.results.method == run.results.method
         assert stockpot.resume(run.path, allow_code=True, progress=False).results == longer.results
+        assert longer.notes == run.notes
+    (folder / "their_damp.py").write_text(brought.damp_code() + "\n# another version\n")
+    with brought.forgotten("their_damp"):
+        changed = stockpot.add(run.path, {**task, "name": "last"}, allow_code=True, progress=False)
+    assert set(changed.notes) - set(run.notes) == {"the file of their_damp:Damp was changed after the run was created"}
 
 
 def test_an_interrupted_run_goes_on_to_the_same_bits(importable: Path, recipe: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from stockpot.errors import StockpotError
 from stockpot.evaluation.scores import SCORES
 from stockpot.methods import find_method, registry
 from stockpot.models.dotted_path import users_builder
-from stockpot.plugins import is_dotted_path, search_in, searched_folders
+from stockpot.plugins import is_dotted_path, search_in, searched_folders, source_digest
 from stockpot.recipe.schema import Recipe
 from stockpot.runs.events import BroughtCode, SharedRows
 from stockpot.runs.folder import RunFolder
@@ -45,9 +45,23 @@ def rows_of(run: RunFolder) -> Rows:
     return Rows(scenario, tuple(map(tuple, recorded["tasks"])), tuple(recorded["names"]))
 
 
+def _sources(recipe: Recipe) -> dict[str, str]:
+    """The digest of the file of each dotted path that has one."""
+    return {path: digest for path in named_code(recipe) if (digest := source_digest(path)) is not None}
+
+
+def changed_code(run: RunFolder) -> list[str]:
+    """What a reader must know of code that is not what it was when the run was created; it is imported by now."""
+    recorded = run.created.get("brought", {}).get("sources", {})
+    changed = [path for path, digest in _sources(run.recipe).items() if recorded.get(path, digest) != digest]
+    return [f"the file of {path} was changed after the run was created" for path in changed]
+
+
 def brought_code(recipe: Recipe, rows: Rows) -> BroughtCode | None:
     """What a run records of code that the user or a package brings; None where there is none."""
     brought: BroughtCode = {"folders": searched_folders()}
+    if sources := _sources(recipe):
+        brought["sources"] = sources
     if recipe.method.name not in registry():
         brought["method"] = decided_method(recipe, rows.count(len(rows.tasks)))
         brought["forgets"] = find_method(recipe.method.name).forgets

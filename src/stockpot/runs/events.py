@@ -30,6 +30,7 @@ class BroughtCode(TypedDict):
     """What results need to know of code that the user or a package brought, so that reading them imports none."""
 
     folders: list[str]  # where modules were looked for, beside Python's path
+    sources: NotRequired[dict[str, str]]  # dotted path → digest of the file that it is in
     method: NotRequired[dict[str, Any]]  # its parameters, decided for this stream
     forgets: NotRequired[bool]
     scores: NotRequired[dict[str, dict[str, Any]]]  # title → `unit` and `higher_is_better`

@@ -11,6 +11,7 @@ from stockpot.models import lora
 from stockpot.models.head import name_rows
 from stockpot.models.start import build_start_model
 from stockpot.results import Costs
+from stockpot.runs.brought_code import changed_code
 from stockpot.runs.evaluating import evaluate_model
 from stockpot.runs.events import LearntTask
 from stockpot.runs.meter import Clock, peak_memory, reset_peak_memory
@@ -119,7 +120,7 @@ def learn(session: Session, index: int, trackers: StreamTrackers) -> None:
         scores = evaluate_model(session, model, learnt=index + 1)
     costs.evaluation_seconds, costs.evaluation_cpu_seconds = clock.read()
     costs.peak_memory_bytes = peak_memory()
-    notes = [*method.notes, *stream.notes(index), *weights_notes]
+    notes = [*method.notes, *stream.notes(index), *weights_notes, *changed_code(run)]
     kept = optimizer_state if recipe.boundary == "keep-optimizer" else {}
     event: LearntTask = {
         "event": "task", "index": index, "name": task.name, **scores, "costs": costs.model_dump(), "notes": notes,
