@@ -22,6 +22,7 @@ from stockpot.cli.run import run_command
 from stockpot.cli.schema import schema_command
 from stockpot.cli.whatif import whatif_command
 from stockpot.errors import StockpotError
+from stockpot.garbage import seldom_collect
 from stockpot.spelling import spelt_for_commands
 
 app = typer.Typer(
@@ -71,6 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the command line. A user's mistake is one line on stderr and exit code 2."""
     from stockpot.cli.console import fail, give_up_output, prepare_streams
 
+    seldom_collect()
     try:
         if not prepare_streams():
             raise StockpotError("the standard output is closed; send it somewhere, for example to /dev/null.")

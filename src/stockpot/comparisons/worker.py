@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stockpot.errors import StockpotError
+from stockpot.garbage import seldom_collect
 from stockpot.training.job import Interrupted, Stop
 
 
@@ -50,6 +51,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_DFL)
 
     signal.signal(signal.SIGTERM, request_stop)
+    seldom_collect()
     silence_libraries()
     for line in sys.stdin:
         answers.write(json.dumps(run_cell(json.loads(line), stop)) + "\n")

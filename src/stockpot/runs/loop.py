@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from stockpot import files, methods
+from stockpot.garbage import set_imports_aside
 from stockpot.methods.base import Method, Task
 from stockpot.models import lora
 from stockpot.models.head import name_rows
@@ -27,6 +28,8 @@ from stockpot.training.seen import seen_in
 
 def learn_stream(session: Session) -> None:
     """Learns every task that the run has not learnt yet. Raises Interrupted when a stop was requested."""
+    dispatch.import_loop(session.recipe.loop)
+    set_imports_aside()  # now, while no model is in memory: it would never be collected
     with stream_trackers(session) as trackers:
         if not session.run.journal.of("started"):
             start(session)
