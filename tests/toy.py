@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from stockpot.methods.base import Method, Task
 from stockpot.seeds import derive, seed_everything
 from stockpot.training import dispatch
 from stockpot.training.batches import EpochBatches
-from stockpot.training.job import Job, planned_steps
+from stockpot.training.job import Interrupted, Job, planned_steps
 from stockpot.training.method_state import read_state, write_state
 
 LOOPS = ["trainer", "plain"]
@@ -67,11 +68,18 @@ def config(name: str, **keys: Any) -> Any:
     return methods.registry()[name].config_type(name=name, **keys)
 
 
+Begun = tuple[Method, Task, TrainingData, Job]
+
+
 @dataclass
 class Learnt:
     """What a stream left: the weights at its start and after each task, the methods, and what each trained on."""
 
     weights: list[Weights]
+    loop: str
+    begin: Callable[..., Begun]  # `begin(index, model, checkpoints)`: what is ready to train a task
+    start: nn.Module
+    examples: Sequence[TensorExamples]
     methods: list[Method] = field(default_factory=list)
     tasks: list[Task] = field(default_factory=list)
     data: list[TrainingData] = field(default_factory=list)
@@ -128,10 +136,8 @@ def learn(
         place(index).mkdir(parents=True, exist_ok=True)
         save_file(copied(current), place(index) / "model.safetensors")
 
-    save(-1)
-    learnt = Learnt([copied(current)])
-    for index, task_examples in enumerate(tasks):
-        active = build(method.decided(CLASSES, not task_examples.has_classes))
+    def begin(index: int, current: nn.Module, checkpoints: Path, resume_from: Path | None = None) -> Begun:
+        active = build(method.decided(CLASSES, not tasks[index].has_classes))
         if active.config.starts_from == "pretrained":
             current = copy.deepcopy(start)
         if index:
@@ -142,22 +148,28 @@ def learn(
             seed=derive(seed, "task", index),
             model=current,
             past=[lambda past=past: past for past in tasks[:index]],
-            checkpoint=lambda source, index=index: {"previous": place(index - 1), "pretrained": place(-1)}.get(
-                source, Path(source)
-            ),
+            checkpoint=lambda source: {"previous": place(index - 1), "pretrained": place(-1)}.get(source, Path(source)),
             rows=[rows_of(other) for other in tasks[: index + 1]],
             owners=owners,
             problem=problem,
-            language=not task_examples.has_classes,
+            language=not tasks[index].has_classes,
         )
         seed_everything(task.seed)
-        data = active.training_data(task, task_examples)
-        job = Job(current, active, data, {**SETTINGS, **settings}, task.seed, folder / "checkpoints", owners=owners)
+        data = active.training_data(task, tasks[index])
+        job = Job(current, active, data, {**SETTINGS, **settings}, task.seed, checkpoints, owners=owners)
         job.class_weights = class_weights
         job.problem = problem
-        job.optimizer_state = learnt.optimizer[-1] if carry and index else None
+        job.optimizer_state = learnt.optimizer[index - 1] if carry and index else None
+        job.resume_from = resume_from
         task.total_steps = planned_steps(job)
         active.task_start(task)
+        return active, task, data, job
+
+    save(-1)
+    learnt = Learnt([copied(current)], loop, begin, start, tasks)
+    for index, task_examples in enumerate(tasks):
+        active, task, data, job = begin(index, current, folder / "checkpoints")
+        current = job.model
         learnt.optimizer.append(dispatch.train(job, loop))
         active.task_end(task, task_examples)
         (folder / f"state-{index}").mkdir(exist_ok=True)
@@ -170,6 +182,29 @@ def learn(
         learnt.tasks.append(task)
         learnt.data.append(data)
     return learnt
+
+
+def taken_up(learnt: Learnt, step: int, folder: Path) -> tuple[Weights, dict[str, Tensor]]:
+    """The last task once more, stopped after a step, and taken up from its checkpoint by another model and method: the
+    weights that it leaves, and the state of the optimizer."""
+    index = len(learnt.tasks) - 1
+
+    def before() -> nn.Module:
+        model = copy.deepcopy(learnt.start)
+        model.load_state_dict(learnt.weights[index])
+        return model
+
+    stopped, checkpoints = learnt.begin(index, before(), folder)[3], []
+    stopped.on_step = lambda done, _: setattr(stopped.stop, "requested", done == step)
+    stopped.on_checkpoint = lambda done, place: checkpoints.append((done, place))
+    with pytest.raises(Interrupted):
+        dispatch.train(stopped, learnt.loop)
+    [(done, checkpoint)] = checkpoints
+    assert done == step
+    active, task, _, job = learnt.begin(index, before(), folder / "again", checkpoint)
+    optimizer = dispatch.train(job, learnt.loop)
+    active.task_end(task, learnt.examples[index])
+    return copied(job.model), optimizer
 
 
 def by_hand(

@@ -6,10 +6,12 @@ own.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
-from toy import LOOPS, STEPS, Learnt, Train, Weights, assert_same, differ
+from taken_up import METHODS as TAKEN_UP
+from toy import LOOPS, STEPS, Learnt, Train, Weights, assert_same, differ, taken_up
 
 from stockpot.averaging.schedule import average_steps
 from stockpot.methods import registry
@@ -33,6 +35,15 @@ NEUTRAL: list[tuple[str, dict[str, Any]]] = [
     *(("l2", {"strength": 0.0, "form": form, "first_task": "average"}) for form in ("gradient", "loss", "decoupled")),
     *(("ewc", {"strength": 0.0, "mode": mode}) for mode in ("online", "summed")),
 ]
+
+
+ACCUMULATED = {
+    "gradient_accumulation_steps": 2,
+    "per_device_train_batch_size": 4,
+    "weight_decay": 0.1,
+    "dataloader_drop_last": True,
+    "carry": True,
+}
 
 
 def furthest(one: Weights, other: Weights) -> float:
@@ -92,6 +103,18 @@ def test_both_loops_agree_bitwise_with_dropout_and_batch_norm(name: str, train: 
     one, other = (train(name, loop, TYPICAL[name], on="norm") for loop in LOOPS)
     assert_alike(one, other)
     assert one.weights[1]["2.num_batches_tracked"] == STEPS
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_goes_on_inside_a_task_to_the_same_bits(
+    name: str, loop: str, train: Train, tmp_path: Path
+) -> None:
+    """Through run folders, and killed rather than asked to stop: tests/runs/test_resumed.py."""
+    whole = train(name, loop, TAKEN_UP[name], on="norm", **ACCUMULATED)
+    weights, optimizer = taken_up(whole, 4, tmp_path)
+    assert_same(weights, whole.weights[2])
+    assert_same(optimizer, whole.optimizer[1])
 
 
 @pytest.mark.parametrize("loop", LOOPS)

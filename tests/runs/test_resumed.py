@@ -7,26 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import TASKS, TRAIN, VIT, Stockpot, Unbroken, journal, same, task
+from running import MLP, TASKS, TRAIN, VIT, Stockpot, Unbroken, journal, same, task
+from taken_up import METHODS
 from tiers import crossed, sample
 
-from stockpot.methods import registry
 from stockpot.results import Results
 
 Make = Callable[..., Unbroken]
 LOOPS = ["trainer", "plain"]
-# The settings that leave most to be taken up inside a task; of the other methods, the typical ones.
-METHODS: dict[str, dict[str, Any]] = {name: dict(method.typical) for name, method in registry().items()} | {
-    "sfa": {"beta": {"*weight": 0.5, "*": 0.1}, "every": 2, "optimizer_state": "reset"},
-    "wise_ft": {"alpha": 0.5, "first_task": "average", "anchor": "pretrained"},
-    "replay": {"fraction": 0.5},
-    "l2": {"strength": 0.5, "new_strength": 0.1, "form": "decoupled", "first_task": "average"},
-    "ewc": {"strength": 20.0, "fisher": "sample", "samples": 5},
-    "agem": {"budget": "reservoir", "count": 7, "per_step": 3},
-    "ties": {"mode": "chain", "continue_from": "merged"},
-    "soup": {"mode": "chain"},
-    "fisher_average": {"fisher": "sample", "samples": 5},
-}
 
 
 def resumed(stockpot: Stockpot, whole: Unbroken, run: Path, step: int) -> list[dict[str, Any]]:
@@ -45,10 +33,11 @@ def steps_of(whole: Unbroken) -> int:
     return int(next(event for event in journal(whole.run) if event["event"] == "task")["costs"]["steps"])
 
 
-@pytest.mark.parametrize(("method", "loop"), crossed(METHODS, LOOPS))
+@pytest.mark.parametrize(("method", "loop"), sample([(method, loop) for method in METHODS for loop in LOOPS]))
 def test_every_method_goes_on_inside_a_task(
     stockpot: Stockpot, unbroken: Make, tmp_path: Path, method: str, loop: str
 ) -> None:
+    """What each method keeps in a checkpoint is held by tests/methods/test_every_method.py, for all and both loops."""
     whole = unbroken(
         loop=loop,
         method={"name": method, **METHODS[method]},
@@ -70,6 +59,7 @@ def test_beta_auto_goes_on_inside_a_task(
     """In the first task, which is only observed or averaged as well, and in the second."""
     whole = unbroken(
         loop=loop,
+        model=MLP,
         method={"name": "sfa", "beta": "auto", "first_task": first_task},
         tasks=TASKS[:2],
         train={**TRAIN, "per_device_train_batch_size": 3, "save_steps": 1},
@@ -84,8 +74,7 @@ def test_beta_auto_goes_on_inside_a_task(
         assert (left[-1]["event"], left[-1]["step"]) == ("checkpoint", 2)
 
 
-@pytest.mark.parametrize("loop", LOOPS)
-@pytest.mark.parametrize("step", sample(range(1, 9)))
+@pytest.mark.parametrize(("step", "loop"), sample([(step, loop) for loop in LOOPS for step in range(1, 9)]))
 def test_it_goes_on_from_every_step_ends_of_epochs_among_them(
     stockpot: Stockpot, unbroken: Make, tmp_path: Path, step: int, loop: str
 ) -> None:
@@ -122,7 +111,8 @@ SETTINGS = [
 def test_it_goes_on_whatever_train_says(
     stockpot: Stockpot, unbroken: Make, tmp_path: Path, train: dict[str, Any], loop: str
 ) -> None:
-    whole = unbroken(loop=loop, tasks=TASKS[:2], train={**TRAIN, "save_steps": 5, **train}, boundary="keep-optimizer")
+    train = {**TRAIN, "save_steps": 5, **train}
+    whole = unbroken(loop=loop, model=MLP, tasks=TASKS[:2], train=train, boundary="keep-optimizer")
     left = resumed(stockpot, whole, tmp_path / "run", step=2 * steps_of(whole))
     assert left[-1]["event"] == "checkpoint"
 
@@ -163,17 +153,17 @@ def test_a_pretrained_anchor_lacks_the_rows_of_all_tasks_since(
 
 @pytest.mark.parametrize("scenario", ["domain-incremental", "task-incremental"])
 def test_the_other_scenarios_go_on(stockpot: Stockpot, unbroken: Make, tmp_path: Path, scenario: str) -> None:
-    whole = unbroken(scenario=scenario, head="seen", tasks=TASKS[:2])
+    whole = unbroken(loop="plain", scenario=scenario, head="seen", tasks=TASKS[:2])
     resumed(stockpot, whole, tmp_path / "run", step=14)
 
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_what_a_task_leaves_reaches_the_next_one(unbroken: Make, loop: str) -> None:
     replay = {"name": "replay", "fraction": 0.5}
-    run = unbroken(loop=loop, method=replay).run
+    run = unbroken(loop=loop, model=MLP, method=replay).run
     steps = [event["costs"]["steps"] for event in journal(run) if event["event"] == "task"]
     assert steps == [8, 12, 16]  # two epochs of 16, 24 and 32 examples, four in a batch
-    carried = unbroken(loop=loop, method=replay, boundary="keep-optimizer").run
+    carried = unbroken(loop=loop, model=MLP, method=replay, boundary="keep-optimizer").run
     first, second = (f"tasks/{place}/model/model.safetensors" for place in ("01-first", "02-second"))
     assert (run / first).read_bytes() == (carried / first).read_bytes()
     assert (run / second).read_bytes() != (carried / second).read_bytes()

@@ -46,7 +46,7 @@ def train_plainly(job: Job) -> dict[str, Tensor]:
     args, total = training_arguments(job.settings, job.folder, job.seed), planned_steps(job)
     check_settings(job.settings)
     optimizer, schedule = _optimizer(job, args, total)
-    if job.optimizer_state:
+    if job.optimizer_state and job.resume_from is None:  # a checkpoint has all, and less where a method reset it
         import_state(optimizer, job.model, job.optimizer_state)
     step = 0 if job.resume_from is None else _load(job, job.resume_from, optimizer, schedule)
     batches = EpochBatches(job.data, args.train_batch_size, job.seed, args.dataloader_drop_last)
