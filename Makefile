@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 export HF_HUB_DISABLE_TELEMETRY = 1
-# The tests start some thirty Pythons, which need not compile the package anew.
+# The workers and the Pythons that tests start need not compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test test-thorough lint docs clean

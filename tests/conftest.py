@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
-import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from hypothesis import HealthCheck, settings
+from pristine import Pristine
+from xdist import is_xdist_controller
 
-from stockpot.seeds import seed_everything
-
-torch.set_num_threads(1)
-if torch.accelerator.current_accelerator() is None:  # torch is built for processors alone
-    for backend in (torch.cuda, torch.xpu):  # it would format the stack at every seed, to say later where that was
-        backend.manual_seed_all = lambda seed: None
 settings.register_profile(
     "stockpot",
     max_examples=40,
@@ -35,12 +30,15 @@ settings.register_profile(
 settings.load_profile("stockpot")
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
-MODULES = pytest.StashKey[int]()  # how many were imported when the garbage collector last set them aside
+PRISTINE = pytest.StashKey[Pristine]()
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Generator[None, Any, Any]:
+def pytest_collection(session: pytest.Session) -> Generator[None, Any, Any]:
     """Imports leave no garbage that is worth looking for."""
+    if is_xdist_controller(session):  # which neither collects nor runs, and need not import torch
+        return (yield)
+    _prepare_torch()
     gc.disable()
     try:
         return (yield)
@@ -49,24 +47,63 @@ def pytest_collection() -> Generator[None, Any, Any]:
         gc.enable()
 
 
+def _prepare_torch() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    if torch.accelerator.current_accelerator() is None:  # torch is built for processors alone
+        for backend in (torch.cuda, torch.xpu):  # it would format the stack at every seed, to say later where that was
+            backend.manual_seed_all = lambda seed: None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, Any, Any]:
+    """Before the first test, a process is forked for those tests that want one in which nothing has run."""
+    if is_xdist_controller(session):
+        return (yield)
+    session.config.stash[PRISTINE] = process = Pristine()
+    try:
+        return (yield)
+    finally:
+        process.close()
+
+
+@pytest.fixture(scope="session")
+def pristine(request: pytest.FixtureRequest) -> Pristine:
+    """A process in which no test has run, to be forked."""
+    return request.config.stash[PRISTINE]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Runs first, so that one worker has them all before any are left to steal: it starts the process that they are
     forked from, which takes ten seconds, and makes the runs that nothing interrupts."""
     items.sort(key=lambda item: not item.nodeid.startswith("tests/runs/"))
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Keeps modules out of the garbage collector's rounds. The Trainer asks for a full one whenever it starts, and
-    with torch and Transformers imported that takes ten times as long as to train a toy."""
-    if len(sys.modules) != item.session.stash.get(MODULES, 0):
-        gc.collect()
-        gc.freeze()
-        item.session.stash[MODULES] = len(sys.modules)
+def pytest_runtest_setup() -> None:
+    """Sets aside what earlier tests left. The Trainer asks for a full round of the garbage collector whenever it
+    starts, and with torch and Transformers imported that takes ten times as long as to train a toy."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
 def _seeds() -> None:
+    from stockpot.seeds import seed_everything
+
     seed_everything(0)
+
+
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    """The warnings of the logger "stockpot", as they come in. Pytest's `caplog` is off: it would hang handlers on the
+    sixty loggers of torch, six times a test."""
+    messages: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("stockpot").addHandler(handler)
+    yield messages
+    logging.getLogger("stockpot").removeHandler(handler)
 
 
 @pytest.fixture

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pristine import Pristine
 from safetensors.torch import load_file
 
+from stockpot.comparisons import engines, worker
 from stockpot.comparisons.cells import CellPlan, contenders, orders_of, plan, prepare, recipe_of
 from stockpot.comparisons.engines import CellEngine, in_processes, on_ray
 from stockpot.comparisons.front import run_front
@@ -266,7 +270,41 @@ def test_shards_share_the_cells_out_and_the_last_one_sees_all(recipes: Recipes, 
     assert len(said.cells) == 6
 
 
-def test_a_request_to_stop_reaches_the_workers_and_leaves_a_checkpoint(recipes: Recipes, tmp_path: Path) -> None:
+def serve(connection: Connection) -> None:
+    """A worker in a fork: its pid, then folders in and answers out through the one connection."""
+    connection.send(os.getpid())
+    for number in (0, 1):
+        os.dup2(connection.fileno(), number)
+    sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
+    worker.main()
+
+
+class ForkedWorker:
+    """What the engine uses of `subprocess.Popen`, without a new Python that imports torch again."""
+
+    def __init__(self, pristine: Pristine) -> None:
+        self.connection = pristine.start(serve)
+        self.pid = self.connection.recv()
+        self.stdin, self.stdout = (os.fdopen(os.dup(self.connection.fileno()), mode, 1) for mode in ("w", "r"))
+
+    def __enter__(self) -> ForkedWorker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for end in (self.stdin, self.stdout, self.connection):
+            end.close()
+
+    def poll(self) -> None:
+        """It ends when it reads no more."""
+
+    def terminate(self) -> None:
+        os.kill(self.pid, signal.SIGTERM)
+
+
+def test_a_request_to_stop_reaches_the_workers_and_leaves_a_checkpoint(
+    recipes: Recipes, tmp_path: Path, pristine: Pristine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines.subprocess, "Popen", lambda *_, **__: ForkedWorker(pristine))
     train = {"num_train_epochs": 4000, "per_device_train_batch_size": 8, "learning_rate": 1e-3, "use_cpu": True}
     recipe = recipes(train=train)
     work = running(recipe, tmp_path, engine=in_processes(1))

@@ -1,6 +1,5 @@
-"""`python forks.py OUTPUT FILE…` runs each file as `python FILE` would, but in a fork of a process that has imported
-what the examples need: importing it costs more than they do. Leaves in OUTPUT, for each file, its output and errors
-(NAME.out, NAME.err), its exit code (NAME.code), and the folder that it ran in (NAME)."""
+"""Runs files as `python FILE` would, but in forks of a process that has imported what the examples need: importing it
+costs more than they do."""
 
 from __future__ import annotations
 
@@ -11,6 +10,7 @@ import os
 import runpy
 import sys
 import traceback
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 HEAVY = ("torch", "sklearn.datasets", "transformers.trainer", "trl", "peft", "lightning", "stockpot.averaging.callback")
@@ -22,7 +22,7 @@ def run(file: Path, output: Path) -> int:
         os.dup2(os.open(output / (file.stem + ending), os.O_WRONLY | os.O_CREAT), number)
     os.chdir(output / file.stem)
     sys.argv = [str(file)]
-    sys.path[0] = str(file.parent)
+    sys.path.insert(0, str(file.parent))
     code = 0
     try:
         runpy.run_path(str(file), run_name="__main__")
@@ -36,8 +36,10 @@ def run(file: Path, output: Path) -> int:
     return code
 
 
-def main(output: Path, files: list[Path]) -> None:
-    """Runs the files one after the other."""
+def serve(connection: Connection) -> None:
+    """Runs the files one after the other. Leaves in the output folder, for each file, its output and errors (NAME.out,
+    NAME.err), its exit code (NAME.code), and the folder that it ran in (NAME)."""
+    output, files = connection.recv()
     gc.disable()
     for name in HEAVY:
         with contextlib.suppress(ImportError):  # the examples that need it are not run
@@ -51,7 +53,4 @@ def main(output: Path, files: list[Path]) -> None:
             os._exit(run(file, output))
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         (output / f"{file.stem}.code").write_text(str(code))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]])
+    connection.send("done")

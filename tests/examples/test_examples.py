@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import forks
 import pytest
+from pristine import Pristine
 from tiers import sample
 
 FOLDER = Path(__file__).parents[2] / "examples" / "by_feature"
-FORKS = Path(__file__).with_name("forks.py")
 
 NEEDS = {
     "merge": [],
@@ -29,17 +27,19 @@ NEEDS = {
 
 
 @pytest.fixture(scope="session")
-def outputs(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[str, str]:
+def outputs(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, pristine: Pristine
+) -> dict[str, str]:
     """What each example printed that is to be tested and can run here. Each ended well and left no file."""
     folder = tmp_path_factory.mktemp("examples")
     calls = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
     wanted = {"merge", "beta_auto", *(params.get("name") for params in calls)}
     installed = {name for name, needs in NEEDS.items() if all(importlib.util.find_spec(package) for package in needs)}
     names = [name for name in NEEDS if name in wanted & installed]
-    source = Path(__file__).parents[2] / "src"
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "PYTHONPATH": str(source)}
-    files = [FOLDER / f"{name}.py" for name in names]
-    subprocess.run([sys.executable, FORKS, folder, *files], env=environment, timeout=600, check=True)
+    with pristine.start(forks.serve) as connection:
+        connection.send((folder, [FOLDER / f"{name}.py" for name in names]))
+        assert connection.poll(600)
+        assert connection.recv() == "done"
     for name in names:
         assert (folder / f"{name}.code").read_text() == "0", (folder / f"{name}.err").read_text()
         assert not list((folder / name).iterdir())

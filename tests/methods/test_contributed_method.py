@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pristine import Pristine
 
 ROOT = Path(__file__).parents[2]
 SUITES = {
@@ -20,39 +23,53 @@ SUITES = {
     "tests/runs/test_resumed.py": 2,
 }
 RUN = ("tests/methods/test_every_method.py", "tests/methods/test_spaces.py")
-# One process does it all. The registry lists the package's folder: here it is told of one more.
-SCRIPT = """
-import gc, json, sys
-from pathlib import Path
-gc.disable()
-import pytest
-import stockpot.methods
-folder, recipe, suites, run = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
-stockpot.methods.__path__.append(str(folder))
 
-from stockpot.cli import main
-from stockpot.recipe.read import validate
-from stockpot.recipe.schema import Recipe
-from stockpot.runs.actions import continue_run, create_run
-recipe = validate(Recipe, recipe, "here")
-create_run(recipe, recipe.method, 0, folder / "run")
-results = continue_run(folder / "run")
-print("trained", json.dumps([results.label, results.method, results.tasks, stockpot.methods.title_of("damp")]))
-try:
-    main(["methods", "damp"])
-except SystemExit as done:
-    assert not done.code
+
+def serve(connection: Connection) -> None:
+    """One process does it all: trains with the method, lists it, and runs some of the suites on it."""
+    folder, recipe, output = connection.recv()
+    os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT), 1)
+    os.dup2(1, 2)
+    for name, module in [*sys.modules.items()]:  # to be imported anew, when there is one method more
+        file = getattr(module, "__file__", None) or ""
+        if name.partition(".")[0] == "stockpot" or file.startswith(str(ROOT / "tests")):
+            del sys.modules[name]
+    connection.send(_code(folder, recipe))
+
+
+def _code(folder: Path, values: dict[str, Any]) -> int:
+    """Says on stdout what the tests below are to find there."""
+    import stockpot.methods
+
+    stockpot.methods.__path__.append(
+        str(folder)
+    )  # the registry lists the package's folder: here it is told of one more
+    from stockpot.cli import main
+    from stockpot.recipe.read import validate
+    from stockpot.recipe.schema import Recipe
+    from stockpot.runs.actions import continue_run, create_run
+
+    recipe = validate(Recipe, values, "here")
+    create_run(recipe, recipe.method, 0, folder / "run")
+    results = continue_run(folder / "run")
+    print("trained", json.dumps([results.label, results.method, results.tasks, stockpot.methods.title_of("damp")]))
+    with pytest.raises(SystemExit) as done:
+        main(["methods", "damp"])
+    assert not done.value.code
+    options = ["-q", "-k", "damp", "-m", "thorough or not thorough", "-p", "no:cacheprovider"]
+    code = pytest.main([*options, *(str(ROOT / suite) for suite in SUITES)], plugins=[Cheap()])
+    sys.stdout.flush()
+    return int(code)
+
 
 class Cheap:
+    """Of the suites, only those that cost little."""
+
     @pytest.hookimpl(trylast=True)  # after -k
-    def pytest_collection_modifyitems(self, items):
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         for item in items:
             print("collected", item.nodeid)
-        items[:] = [item for item in items if item.nodeid.startswith(tuple(run))]
-
-options = ["-q", "-k", "damp", "-m", "thorough or not thorough", "-p", "no:cacheprovider"]
-sys.exit(pytest.main([*options, *suites], plugins=[Cheap()]))
-"""
+        items[:] = [item for item in items if item.nodeid.startswith(RUN)]
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +83,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_trains_is_listed_with_its_equation_and_is_in_every_suite(
-    folder: Path, digits_recipe: dict[str, Any]
+    folder: Path, digits_recipe: dict[str, Any], pristine: Pristine
 ) -> None:
     recipe = {**digits_recipe, "method": {"name": "damp", "rate": 0.25}}
-    arguments = [str(folder), *map(json.dumps, (recipe, list(SUITES), RUN))]
-    command = [sys.executable, "-c", SCRIPT, *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    lines = done.stdout.splitlines()
+    output = folder / "output.txt"
+    with pristine.start(serve) as connection:
+        connection.send((folder, recipe, output))
+        ended = connection.poll(600) and connection.recv() == 0
+    assert ended, output.read_text(encoding="utf-8")[-8000:]
+    lines = output.read_text(encoding="utf-8").splitlines()
     [trained] = [json.loads(line.removeprefix("trained ")) for line in lines if line.startswith("trained ")]
     assert trained == ["damp", {"name": "damp", "rate": 0.25}, ["part-1", "part-2"], "Damp"]
     assert "  Equation: `θ ← (1 − rate)·θ + rate·θ_before`" in lines

@@ -7,19 +7,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from pristine import Pristine
 from running import Stockpot, Unbroken, one_line, recipe, write
 
 from stockpot.cli import main
 
 
 @pytest.fixture(scope="session")
-def stockpot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stockpot]:
+def stockpot(tmp_path_factory: pytest.TempPathFactory, pristine: Pristine) -> Iterator[Stockpot]:
     """The command line."""
-    command = Stockpot(tmp_path_factory.mktemp("output"))
+    command = Stockpot(tmp_path_factory.mktemp("output"), pristine)
     yield command
-    assert command.process.stdin is not None
-    command.process.stdin.close()
-    command.process.wait()
+    command.connection.close()
 
 
 @pytest.fixture(scope="session")

@@ -6,16 +6,16 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import warm
 import yaml
+from pristine import Pristine
 from safetensors.torch import load_file
 
-WARM = Path(__file__).with_name("warm.py")
 VIT = {"config": {
     "model_type": "vit", "image_size": 8, "patch_size": 4, "num_channels": 1, "hidden_size": 16,
     "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
@@ -75,21 +75,14 @@ class Done:
 class Stockpot:
     """The command `stockpot`, in a fresh child of a warm process each time. `root` is where events are counted."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, pristine: Pristine) -> None:
         self.folder = folder
         self.number = 0
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-        environment["HF_DATASETS_CACHE"] = str(folder / "cache")
-        self.process = subprocess.Popen(
-            [sys.executable, str(WARM)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
+        self.connection = pristine.start(partial(warm.serve, cache=folder / "cache"))
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(request, default=str) + "\n")
-        self.process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
+        self.connection.send(request)
+        answer: dict[str, Any] = self.connection.recv()
         return answer
 
     def start(self, *arguments: object, root: Path, **request: Any) -> Child:

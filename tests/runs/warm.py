@@ -1,6 +1,6 @@
-"""A process that has imported everything once, and forks a child for each command, with faults on request.
+"""A process in which all is imported, and which forks a child for each command, with faults on request.
 
-It reads one JSON request a line on stdin and answers each with one JSON line on stdout:
+It answers each request that comes through its connection:
 
     {"start": {"arguments": […], "root": …, "output": …}}  → {"pid": …}
     {"wait": pid}  → {"code": …}, negative for a signal; {"code": null} when the child has stopped itself
@@ -26,6 +26,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +203,6 @@ def _act(request: dict[str, Any]) -> int:
 
 
 def _start(request: dict[str, Any]) -> int:
-    sys.stdout.flush()
     pid = os.fork()
     if pid:
         return pid
@@ -260,15 +260,14 @@ def _warm_up() -> None:
     gc.enable()
 
 
-def serve() -> None:
-    """Answers requests until stdin ends."""
+def serve(connection: Connection, cache: Path) -> None:
+    """Answers requests until nobody can ask any more; what `datasets` keeps of them is in the folder `cache`."""
+    import datasets
+
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    datasets.config.HF_DATASETS_CACHE = cache
     _warm_up()
-    for line in sys.stdin:
-        request = json.loads(line)
+    while True:
+        request = connection.recv()
         answer = {"pid": _start(request["start"])} if "start" in request else {"code": _wait(request["wait"])}
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    serve()
+        connection.send(answer)
