@@ -18,7 +18,6 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, settings
 from pristine import Pristine
-from xdist import is_xdist_controller
 
 settings.register_profile(
     "stockpot",
@@ -33,10 +32,15 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 PRISTINE = pytest.StashKey[Pristine]()
 
 
+def _only_controls(session: pytest.Session) -> bool:
+    """Whether this is the process of pytest-xdist that neither collects nor runs tests: it need not import torch."""
+    return getattr(session.config.option, "dist", "no") != "no" and not hasattr(session.config, "workerinput")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection(session: pytest.Session) -> Generator[None, Any, Any]:
     """Imports leave no garbage that is worth looking for."""
-    if is_xdist_controller(session):  # which neither collects nor runs, and need not import torch
+    if _only_controls(session):
         return (yield)
     _prepare_torch()
     gc.disable()
@@ -59,7 +63,7 @@ def _prepare_torch() -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtestloop(session: pytest.Session) -> Generator[None, Any, Any]:
     """Before the first test, a process is forked for those tests that want one in which nothing has run."""
-    if is_xdist_controller(session):
+    if _only_controls(session):
         return (yield)
     session.config.stash[PRISTINE] = process = Pristine()
     try:
@@ -75,8 +79,8 @@ def pristine(request: pytest.FixtureRequest) -> Pristine:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Runs first, so that one worker has them all before any are left to steal: it starts the process that they are
-    forked from, which takes ten seconds, and makes the runs that nothing interrupts."""
+    """Runs first, so that one worker has them all before any are left to steal: it makes the runs that nothing
+    interrupts, with which the others are compared."""
     items.sort(key=lambda item: not item.nodeid.startswith("tests/runs/"))
 
 

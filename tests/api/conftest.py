@@ -23,6 +23,11 @@ RECIPE: dict[str, Any] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _pictures(quick_pictures: None) -> None:
+    """What the figures of a page look like is tested in tests/report."""
+
+
 @pytest.fixture
 def recipe() -> dict[str, Any]:
     """A run of two tasks that takes a tenth of a second."""

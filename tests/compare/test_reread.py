@@ -21,6 +21,7 @@ from stockpot.recipe.schema import Recipe
 from stockpot.runs.progress import Progress
 from stockpot.training.job import Stop
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")  # what figures look like is tested in tests/report
 VALUES: dict[str, Any] = {
     "model": {"build": "stockpot.models.networks:mlp", "args": {"inputs": 64, "hidden": [8]}},
     "data": {"path": "digits", "limit": 4}, "tasks": [{"name": "a", "data": {"classes": [0, 1]}},

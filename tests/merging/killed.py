@@ -1,20 +1,14 @@
-"""A merge in a process that dies at its N-th write, sync or rename, half of a write done; see test_folder.
-
-Reads one N a line from stdin, and for each forks a child that merges: torch is imported once. Prints a line with the
-child's exit code and, if it lived, how many writes, syncs and renames there were.
-"""
+"""A merge in a process that dies at its N-th write, sync or rename, half of a write done; see test_folder."""
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from stockpot.merging.api import Options, merge  # imported before the fork
+from stockpot.merging.api import Options, merge
 
 count, last = 0, 0
 
@@ -57,18 +51,20 @@ def merge_and_die(folder: Path, at: int, answer: int) -> None:
     write(answer, str(count).encode())
 
 
-torch.set_num_threads(1)
-for line in sys.stdin:
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            merge_and_die(Path(sys.argv[1]), int(line), writing)
-            code = 0
-        finally:
-            os._exit(code)
-    os.close(writing)
-    _, status = os.waitpid(child, 0)
-    print(os.waitstatus_to_exitcode(status), os.read(reading, 100).decode() or "-", flush=True)
-    os.close(reading)
+def serve(connection: Connection, folder: Path) -> None:
+    """Answers each N with the exit code of such a merge, and its number of writes, syncs and renames if it lived."""
+    while True:
+        at = connection.recv()
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                merge_and_die(folder, at, writing)
+                code = 0
+            finally:
+                os._exit(code)
+        os.close(writing)
+        _, status = os.waitpid(child, 0)
+        connection.send((os.waitstatus_to_exitcode(status), int(os.read(reading, 100) or 0)))
+        os.close(reading)

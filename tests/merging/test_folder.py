@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import killed
 import pytest
 import torch
 from checkpoints import assert_same, loaded, saved, state, tuned
+from pristine import Pristine
 from safetensors import safe_open
 
 import stockpot
@@ -45,37 +46,30 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def test_a_killed_merge_leaves_no_model_and_goes_on_to_the_same_bits(inputs: Path) -> None:
+def test_a_killed_merge_leaves_no_model_and_goes_on_to_the_same_bits(inputs: Path, pristine: Pristine) -> None:
     whole = files(merge(inputs, "whole"))
-    command = [sys.executable, str(Path(__file__).with_name("killed.py")), str(inputs)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
+    with pristine.start(partial(killed.serve, folder=inputs)) as connection:
 
-        def killed(at: int) -> tuple[int, str]:
+        def merge_until(at: int) -> tuple[int, int]:
             """The exit code of a merge that dies at this call, and how many calls there were if it does not."""
-            assert process.stdin is not None
-            assert process.stdout is not None
-            print(at, file=process.stdin, flush=True)
-            code, calls = process.stdout.readline().split()
-            return int(code), calls
+            connection.send(at)
+            code, calls = connection.recv()
+            return code, calls
 
-        _check_every_kill(inputs, whole, killed)
+        _check_every_kill(inputs, whole, merge_until)
 
 
-def _check_every_kill(inputs: Path, whole: dict[str, bytes], killed: Callable[[int], tuple[int, str]]) -> None:
-    code, calls = killed(0)
+def _check_every_kill(inputs: Path, whole: dict[str, bytes], merge_until: Callable[[int], tuple[int, int]]) -> None:
+    code, total = merge_until(0)
     assert code == 0
     assert set(files(inputs / "out")) == set(whole)
-    total = int(calls)
     assert total > 30
     for at in sorted({1, 2, total // 5, total // 3, total // 2, 3 * total // 4, total - 12, total - 3, total}):
         for path in (inputs / "out").glob("*"):
             path.unlink()
         if (inputs / "out").exists():
             (inputs / "out").rmdir()
-        assert killed(at)[0] == 9
+        assert merge_until(at)[0] == 9
         partial = partial_folder(inputs / "out")
         if (inputs / "out").exists():  # all was done, but for the last sync
             assert at > total - 3
