@@ -5,9 +5,10 @@ It answers each request that comes through its connection:
     {"start": {"arguments": […], "root": …, "output": …}}  → {"pid": …}
     {"wait": pid}  → {"code": …}, negative for a signal; {"code": null} when the child has stopped itself
 
-A request may also hold `fault` (see Faults), `report` (true: reports are written), and `path` (a folder of modules).
-A child counts events: every write, sync, rename and deletion under `root`, every optimizer step and evaluation. At the
-event that `fault` names, it kills itself, gets ENOSPC or a signal. So each instant can be hit, again and again.
+A request may also hold `fault` (see Faults), `report` (true: reports and tables are written), and `path` (a folder of
+modules). A child counts events: every write, sync, rename and deletion under `root`, every optimizer step and
+evaluation. At the event that `fault` names, it kills itself, gets ENOSPC or a signal. So each instant can be hit, again
+and again.
 """
 
 from __future__ import annotations
@@ -181,8 +182,10 @@ def _act(request: dict[str, Any]) -> int:
     if "path" in request:
         sys.path.insert(0, request["path"])
     if not request.get("report"):
+        from stockpot.cli import finish
         from stockpot.report import comparison_page, run_page
 
+        finish.show = lambda table: None  # tests/cli reads tables
         run_page.write_run_report = lambda results, folder, **_: folder / "report.html"
         comparison_page.write_comparison_report = lambda comparison, cells, folder, *_, **__: folder / "report.html"
     random.seed(time.time_ns())  # nothing may depend on the state of this process
@@ -233,8 +236,6 @@ def _warm_up() -> None:
     """Imports what a run needs, and lets Transformers make its tables; no gradient, which would start threads."""
     gc.disable()
     import peft  # noqa: F401
-    import sklearn.datasets
-    import sklearn.model_selection
     import typer.main
     from transformers import LlamaForCausalLM, ViTConfig, ViTForImageClassification  # noqa: F401
 
@@ -242,12 +243,13 @@ def _warm_up() -> None:
     from stockpot.methods import registry
     from stockpot.models.names import saved_names
     from stockpot.recipe.train import check_train
+    from stockpot.streams.images import read_digits
 
     for name in WARM:
         importlib.import_module(f"stockpot.{name}")
     with contextlib.suppress(ImportError):  # not in transformers 4
         import transformers.models.vit.image_processing_pil_vit  # noqa: F401
-    sklearn.datasets.load_digits()
+    read_digits()
     registry()
     check_train({}, "")
     tiny = {"image_size": 8, "patch_size": 4, "hidden_size": 8, "intermediate_size": 8}

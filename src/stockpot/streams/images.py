@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -60,13 +61,22 @@ def hold_out(labels: Labels, where: str) -> tuple[Labels, Labels]:
     return np.sort(train), np.sort(test)
 
 
-def _open_digits() -> LabelledSource:
-    from PIL import Image
+@cache
+def read_digits() -> tuple[np.ndarray[Any, Any], Labels, list[str]]:
+    """Pixels (1797, 8, 8), labels and the names of the classes of scikit-learn's digits, read once in a process."""
     from sklearn.datasets import load_digits
 
     bundle = load_digits()
-    pixels = np.round(bundle.images * (255 / 16)).astype(np.uint8)
-    labels = bundle.target.astype(np.int64)
+    pixels, labels = np.round(bundle.images * (255 / 16)).astype(np.uint8), bundle.target.astype(np.int64)
+    for array in (pixels, labels):
+        array.setflags(write=False)
+    return pixels, labels, [str(name) for name in bundle.target_names]
+
+
+def _open_digits() -> LabelledSource:
+    from PIL import Image
+
+    pixels, labels, names = read_digits()
 
     def part(rows: Labels) -> LabelledPart:
         return LabelledPart(
@@ -74,7 +84,7 @@ def _open_digits() -> LabelledSource:
         )
 
     train, test = map(part, hold_out(labels, "digits"))
-    return LabelledSource([str(name) for name in bundle.target_names], train, test, _facts("digits", train, test))
+    return LabelledSource([*names], train, test, _facts("digits", train, test))
 
 
 def _open_hub_images(data: DataSpec, where: str) -> LabelledSource:
