@@ -26,9 +26,9 @@ def test_pruning_reads_the_recipe_once(
         run.journal.append({"event": "task", "index": number})
     read: list[str] = []
 
-    def counted(model: Any, values: Any, source: str) -> Any:
+    def counted(model: Any, values: Any, source: str, **more: Any) -> Any:
         read.append(source)
-        return validate(model, values, source)
+        return validate(model, values, source, **more)
 
     monkeypatch.setattr(module, "validate", counted)
     fresh = RunFolder(tmp_path / "run")
