@@ -7,29 +7,33 @@ from collections.abc import Iterator
 
 import pytest
 
+from stockpot import garbage
 from stockpot.garbage import seldom_collect, set_imports_aside
+
+USUAL = (700, 10, 10)
 
 
 @pytest.fixture(autouse=True)
-def _as_it_was() -> Iterator[None]:
-    usual = gc.get_threshold()
+def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    before = gc.get_threshold()  # a command that a test called may have left another
+    gc.set_threshold(*USUAL)
+    monkeypatch.setattr(garbage, "_USUAL", USUAL)
     yield
-    gc.set_threshold(*usual)
+    gc.set_threshold(*before)
 
 
 def test_a_process_of_ours_collects_seldom_until_it_trains() -> None:
-    usual = gc.get_threshold()
     seldom_collect()
-    assert gc.get_threshold()[0] >= 100 * usual[0]
+    assert gc.get_threshold()[0] >= 100 * USUAL[0]
     imported: list[list[object]] = [[]]
     frozen = gc.get_freeze_count()
     set_imports_aside()
-    assert gc.get_threshold() == usual
+    assert gc.get_threshold() == USUAL
     assert gc.get_freeze_count() > frozen
     assert all(value is not imported[0] for value in gc.get_objects())
 
 
 def test_a_process_of_somebody_elses_is_left_alone() -> None:
-    usual, frozen = gc.get_threshold(), gc.get_freeze_count()
+    frozen = gc.get_freeze_count()
     set_imports_aside()
-    assert (gc.get_threshold(), gc.get_freeze_count()) == (usual, frozen)
+    assert (gc.get_threshold(), gc.get_freeze_count()) == (USUAL, frozen)
