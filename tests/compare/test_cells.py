@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -304,7 +305,8 @@ class ForkedWorker:
 def test_a_request_to_stop_reaches_the_workers_and_leaves_a_checkpoint(
     recipes: Recipes, tmp_path: Path, pristine: Pristine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines.subprocess, "Popen", lambda *_, **__: ForkedWorker(pristine))
+    forking = SimpleNamespace(Popen=lambda *_, **__: ForkedWorker(pristine), PIPE=None)
+    monkeypatch.setattr(engines, "subprocess", forking)
     train = {"num_train_epochs": 4000, "per_device_train_batch_size": 8, "learning_rate": 1e-3, "use_cpu": True}
     recipe = recipes(train=train)
     work = running(recipe, tmp_path, engine=in_processes(1))
