@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from stockpot.evaluation.class_metrics import class_accuracy, task_confusion
+from stockpot.evaluation.class_metrics import class_accuracy, class_records, task_confusion
 from stockpot.evaluation.predictions import AnswerCounts
+from stockpot.evaluation.scores.base import Subject
 from stockpot.recipe.read import validate
 from stockpot.recipe.schema import Recipe
+from stockpot.report.lost_classes import lost_grids, lost_sentence
 from stockpot.results import Results, Scores
 from stockpot.runs.actions import add_task, continue_run, create_run
 from stockpot.runs.class_answers import by_name
-from stockpot.runs.folder import RunFolder
-from stockpot.runs.results_json import results_of
 from stockpot.streams.scenario import Rows
 from stockpot.streams.spec import TaskSpec
 
@@ -76,16 +76,22 @@ def test_a_task_that_is_added_is_counted_from_the_start(digits_recipe: dict[str,
     assert [hits is None for hits in gone] == [False, True, False, False]  # the model after `a` was not kept
 
 
-def test_a_run_of_an_older_version_has_no_classes_and_goes_on(digits_recipe: dict[str, Any], tmp_path: Path) -> None:
-    results = learn(digits_recipe, tmp_path / "run")
-    run = RunFolder.open(tmp_path / "run")
-    for event in run.journal.events:
-        event.pop("answers", None)  # type: ignore[typeddict-item]
-    old = results_of(run)
-    assert old.classes == {} and old.scores == results.scores
+def test_a_run_of_an_older_version_has_no_classes_and_goes_on(
+    digits_recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as older:
+        older.setattr(Subject, "answer_counts", lambda self: None)
+        results = learn(digits_recipe, tmp_path / "run")
     text = results.model_dump(mode="json")
-    del text["classes"]
-    assert Results.model_validate(text) == old
+    assert text.pop("classes") == {} and Results.model_validate(text) == results
+    add_task(tmp_path / "run", TaskSpec.model_validate({"name": "next", "data": {"classes": [1, 7]}}))
+    longer = continue_run(tmp_path / "run")
+    assert list(longer.classes) == ["part-1", "part-2", "next"]
+    assert [hits is None for hits in longer.classes["part-1"].correct] == [True, True, True, False]
+    assert all(hits is not None for hits in longer.classes["next"].correct)  # its column was filled by this version
+    lost = {(record.task, record.name): record.lost for record in class_records(longer)}
+    assert lost["part-1", "1"] is None and lost["next", "1"] == 0
+    assert lost_sentence(longer) is None and len(lost_grids(longer)[0].rows) == 12
 
 
 def test_classes_that_share_a_row_are_one() -> None:

@@ -89,7 +89,8 @@ class Recipe(StrictModel):
     method: MethodConfig = Field(default_factory=dict, validate_default=True)
     compare: list[MethodConfig] = Field(default_factory=list, description="the methods of `stockpot compare`")
     train: TrainSettings = Field(
-        default_factory=dict, description="names and values of TrainingArguments; and class_weights"
+        default_factory=dict,
+        description="names and values of TrainingArguments; class_weights: balanced, none or a weight for each class",
     )
     loop: Literal["trainer", "plain"] = Field("trainer", description="Transformers' Trainer, or a plain loop of torch")
     boundary: Literal["fresh", "keep-optimizer"] = Field(
