@@ -77,7 +77,7 @@ def test_it_writes_numbers_page_and_figures_and_leaves_the_run_alone(
 
     assert done.err == "26 merged models to evaluate\n"
     table = done.out.split("Note: ")[0].splitlines()
-    assert "optimistic" in done.out and len(table) > 9 and max(map(len, table)) <= 100
+    assert "optimistic" in done.out and len(table) > 9 and max(map(len, table)) <= 80
     shown = re.search(r'id="fig1-spec">(.*?)</script>', page)
     assert shown is not None
     drawn = {

@@ -9,7 +9,7 @@ import pytest
 from stockpot.report import front_facts, orders, tuning_section
 from stockpot.report.answers import answer_questions
 from stockpot.report.findings import findings
-from stockpot.report.terminal import comparison_table
+from stockpot.report.terminal import methods_tables
 from stockpot.results import read_comparison
 
 EVIDENCE = Path(__file__).parents[2] / "benchmarks" / "evidence"
@@ -28,7 +28,7 @@ def test_published_comparisons_are_read_and_described(path: Path) -> None:
     assert all(answer.table.rows for answer in answers)
     assert answers[3].facts == comparison.sentences  # what was written then is shown
     assert findings(comparison)
-    assert comparison_table(comparison).row_count == len(comparison.methods)
+    assert methods_tables(comparison)[0].row_count == len(comparison.methods)
     if comparison.tuning is not None:
         assert tuning_section.tuning_facts(comparison) and tuning_section.tuning_grid(comparison).rows
     assert bool(front_facts.front_grid(comparison).rows) == bool(comparison.front)

@@ -15,7 +15,7 @@ from stockpot.report.answers import BEST_MEAN, against_the_best, answer_question
 from stockpot.report.findings import findings, run_summary
 from stockpot.report.run_page import _overview, write_run_report
 from stockpot.report.tables import metric_rows
-from stockpot.report.terminal import comparison_table
+from stockpot.report.terminal import comparison_table, methods_tables
 from stockpot.results import Comparison, Scores
 
 Factory = Callable[..., Any]
@@ -163,9 +163,9 @@ def test_a_page_has_one_training_time_for_a_method(comparison_of: Factory) -> No
 
 def test_single_runs_are_not_said_to_have_intervals(comparison_of: Factory) -> None:
     comparison, _ = comparison_of(1)
-    assert comparison_table(comparison).caption == "single runs, so no intervals (1 seed × 1 order)"
+    assert methods_tables(comparison)[0].caption == "single runs, so no intervals (1 seed × 1 order)"
     several, _ = comparison_of(3)
-    assert comparison_table(several).caption == "means ± half the 95 % interval over 3 seeds × 1 order"
+    assert methods_tables(several)[0].caption == "means ± half the 95 % interval over 3 seeds × 1 order"
 
 
 def test_controls_of_a_comparison_are_told_where_an_interval_shows_them(comparison_of: Factory) -> None:
@@ -212,7 +212,7 @@ def test_names_are_whole_and_lines_short_where_much_is_stored(comparison_of: Fac
     with console.capture() as capture:
         console.print(comparison_table(comparison))
     lines = capture.get().splitlines()
-    assert max(len(line.rstrip()) for line in lines) <= 100
+    assert max(len(line.rstrip()) for line in lines) <= 80
     assert any("sequential" in line for line in lines) and any("joint" in line for line in lines)
     assert any("38 kB data," in line for line in lines) and any("1.34 MB models" in line for line in lines)
 

@@ -44,7 +44,7 @@ def test_each_other_score_has_its_own_row_unit_and_direction(run_of: Factory, tm
     ]
     from rich.console import Console
 
-    console = Console(width=100, file=StringIO())
+    console = Console(width=80, file=StringIO())
     console.print(run_table(run))
     printed = console.file.getvalue()
     assert "loss, nats per token ↓" in printed and "accuracy (fraction, higher is better)" in printed

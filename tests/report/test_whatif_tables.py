@@ -97,7 +97,7 @@ def test_controls_have_their_direction_and_a_column_only_where_there_are_any() -
     console = Console(width=200)
     with console.capture() as capture:
         console.print(whatif_table(losses))
-    assert max(len(line.rstrip()) for line in capture.get().splitlines()) <= 100
+    assert max(len(line.rstrip()) for line in capture.get().splitlines()) <= 80
     without = sweep((0.8, 0.7), (0.2, 0.9))
-    assert len(whatif_table(without).columns) == 9
+    assert len(whatif_table(without).columns) == len(whatif_table(losses).columns) - 1
     assert all(row.controls == [] for row in whatif_rows(without))
