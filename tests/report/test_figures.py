@@ -104,6 +104,9 @@ def test_lines_are_tasks_and_controls_are_dashed(run_of: Factory) -> None:
     assert set(lines) == {"task0", "task1", "task2", "noise (control)"}
     assert lines["task1"] == [scores.initial[1], *(row[1] for row in scores.matrix)]  # the start, and after each task
     assert [row["learnt"] for row in rows_of(chart) if row["own"]] == [1, 2, 3]
+    assert chart.spec["layer"][0]["encoding"]["y"]["scale"]["domain"] == [-0.02, 1.02]
+    scores.controls["noise"][-1] = -0.4  # a correlation may be negative
+    assert "domain" not in stream_figures.over_time(run).spec["layer"][0]["encoding"]["y"]["scale"]
     (line,) = [layer for layer in chart.spec["layer"] if layer["mark"]["type"] == "line"]
     scale = line["encoding"]["strokeDash"]["scale"]
     dashes = dict(zip(scale["domain"], scale["range"], strict=True))
@@ -152,6 +155,9 @@ def test_panels_share_their_axes_and_show_the_mean(comparison_of: Factory) -> No
     mean = sum(run.scores["accuracy"].matrix[2][0] for run in cells["joint"]) / 3
     last = [r for r in rows_of(chart) if (r["method"], r["task"], r["learnt"]) == ("joint", "task0", 3)]
     assert [row["value"] for row in last] == [pytest.approx(mean)]
+    long, cells = comparison_of(1, {"sequential": {}, "sfa": {"keep": 0.9}}, K=130)
+    stages = {row["learnt"] for row in rows_of(stream_figures.tasks_over_time(long, cells))}
+    assert stages == {*range(3, 130, 3), 130}
 
 
 @pytest.mark.parametrize(

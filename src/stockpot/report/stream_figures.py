@@ -31,6 +31,7 @@ from stockpot.report.ranking import ranked
 from stockpot.results import START_ROW, Comparison, Results, Scores
 
 MANY_TASKS = 16  # beyond these, tasks have no lines
+_MOST_STAGES = 60  # of a panel's line; of more, even steps and the last
 _DASHES = ([5.0, 3.0], [1.5, 2.0], [8.0, 3.0, 2.0, 3.0])
 _Lines = Sequence[Sequence[float | None]]
 
@@ -109,8 +110,10 @@ def _learnt(stages: int) -> Spec:
 
 
 def _score(scores: Scores, title: str, few: bool = False) -> Spec:
-    """The axis of a score: 0 to 1 for fractions."""
-    if scores.unit != "fraction":
+    """The axis of a score: 0 to 1 for fractions, unless they are correlations and the like that leave it."""
+    every = [value for row in (*scores.matrix, scores.initial, *scores.controls.values()) for value in row]
+    outside = any(value is not None and not -0.02 <= value <= 1.02 for value in every)
+    if scores.unit != "fraction" or outside:
         return number("value", title, axis={"tickCount": 3 if few else 5})
     values = [0, 0.5, 1] if few else [0, 0.25, 0.5, 0.75, 1]
     return number("value", title, {"domain": [-0.02, 1.02], "nice": False}, axis={"values": values, "format": ".2~f"})
@@ -232,6 +235,8 @@ def tasks_over_time(comparison: Comparison, cells: dict[str, list[Results]]) -> 
             {**row, "method": label, "panel": title}
             for row in _trajectories(scores, lines, initial, comparison.tasks)
         ]  # fmt: skip
+    step = -(-stages // _MOST_STAGES)
+    rows = [row for row in rows if row["learnt"] % step == 0 or row["learnt"] == stages]
     across = min(3, len(panels))
     layers = _lines(scores, comparison.primary, comparison.tasks[:columns], stages, {}, panel=True)
     parts = {

@@ -22,7 +22,7 @@ from stockpot.results import START_ROW, Comparison, MethodSummary, Results, What
 TERMINAL_WIDTH = 80
 WIDEST_MATRIX = 16  # tasks; beyond them the matrix gives way to four moments
 _LONGEST_NAME = 30  # in the first column of a grid; longer ones go on in the next line
-_SHORTEST_LABEL = 12  # a method's label is cut to this rather than that a column is left out
+_SHORTEST_LABEL = 18  # a method's label is cut to this rather than that the table becomes two
 
 
 def first_that_fits(tables: Iterator[Table]) -> Table:
