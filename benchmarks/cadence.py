@@ -34,7 +34,8 @@ from stockpot.recipe.read import read_recipe
 from stockpot.recipe.resolve import resolve
 from stockpot.runs.session import open_stream
 from stockpot.seeds import seed_everything
-from stockpot.streams.classified import ClassifiedStream, ImageReader
+from stockpot.streams.classified import ClassifiedStream
+from stockpot.streams.readers import ImageReader
 from stockpot.streams.spec import DataSpec, Scenario, TaskSpec
 from stockpot.training.job import Job, planned_steps
 from stockpot.training.plain import train_plainly

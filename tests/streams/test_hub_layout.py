@@ -13,8 +13,9 @@ from PIL import Image
 
 from stockpot.errors import StockpotError
 from stockpot.models.processor import PlainProcessor
-from stockpot.streams.classified import ClassifiedStream, ImageReader
+from stockpot.streams.classified import ClassifiedStream
 from stockpot.streams.images import open_images
+from stockpot.streams.readers import ImageReader
 from stockpot.streams.spec import DataSpec, TaskSpec
 from stockpot.streams.text.text_source import open_text
 

@@ -12,8 +12,9 @@ from sklearn.datasets import load_digits
 from stockpot.errors import StockpotError
 from stockpot.models.processor import PlainProcessor
 from stockpot.streams.classes import chosen_classes, open_labelled, split_classes
-from stockpot.streams.classified import ClassifiedStream, ImageReader
+from stockpot.streams.classified import ClassifiedStream
 from stockpot.streams.images import open_images
+from stockpot.streams.readers import ImageReader
 from stockpot.streams.spec import DataSpec, TaskSpec, inherit
 
 DIGITS = DataSpec(path="digits")

@@ -27,7 +27,8 @@ from stockpot.runs.folder import RunFolder
 from stockpot.runs.progress import Progress
 from stockpot.spelling import option
 from stockpot.streams.classes import class_texts
-from stockpot.streams.classified import ClassifiedStream, ImageReader, Reader, TextReader
+from stockpot.streams.classified import ClassifiedStream
+from stockpot.streams.readers import ImageReader, Reader, TextReader
 from stockpot.streams.stream import Stream
 from stockpot.streams.text.language import LanguageSources, LanguageStream
 from stockpot.training.job import Stop, training_arguments
