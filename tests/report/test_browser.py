@@ -178,4 +178,12 @@ def test_a_page_prints_all_that_is_folded_away_on_a4(comparison: Opened) -> None
     assert comparison.too_wide(A4) == []
     assert page.locator("text=Mean score over all tasks learnt").or_(page.locator("dd").first).first.is_visible()
     assert page.locator(".methods").is_hidden()
-    assert page.pdf(format="A4").startswith(b"%PDF-")
+    heads = page.locator("th button").count()
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("details:not([open])").count() == page.locator("th button").count() == 0
+    assert page.locator("th").nth(1).inner_text().startswith("average")
+    page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert page.locator("th button").count() == heads > 20
+    assert page.locator("details[open]").count() == 0
+    page.locator("th button").nth(1).click()
+    assert page.locator("th").nth(1).get_attribute("aria-sort") == "descending"

@@ -9,6 +9,7 @@
   const views = [];
   let hidden = [];
   let printing = false;
+  let buttons = [];
 
   // A figure under the pointer: the names and values of its mark, as text.
   function tell(_, event, item, value) {
@@ -120,9 +121,14 @@
   window.addEventListener("beforeprint", () => {
     printing = true;
     pages("details:not([open])").forEach((fold) => { fold.open = true; fold.dataset.folded = "yes"; });
+    // Where a table goes on, its head is repeated, but Chromium leaves out the buttons in it.
+    buttons = [...pages("th button")].map((button) => [button.parentNode, button]);
+    buttons.forEach(([, button]) => button.replaceWith(...button.childNodes));
   });
   window.addEventListener("afterprint", () => {
     printing = false;
     pages("details[data-folded]").forEach((fold) => { fold.open = false; delete fold.dataset.folded; });
+    buttons.forEach(([head, button]) => { button.append(...head.childNodes); head.append(button); });
+    buttons = [];
   });
 })();
