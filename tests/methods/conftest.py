@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from speaking import classified, llama, texts
+from speaking import answered, classified, llama, t5, texts
 from torch import nn
 from toy import Learnt, Train, Weights, config, copied, learn, network, valued
 
@@ -21,7 +21,7 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
     """`train("sfa", "plain", {"beta": 0.3}, max_steps=5)` → two toy tasks learnt so; `on` is a kind of model and data.
 
     Kinds are "digits", "norm" (with dropout and batch norm), "texts" (a causal language model), "classified texts",
-    "regression" and "labels" (several of each example).
+    "answers" (an encoder and a decoder), "regression" and "labels" (several of each example).
     What it returns is shared by the tests: read it, and change nothing of it.
     """
     trainings: dict[str, Learnt] = {}
@@ -34,6 +34,7 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
                 "norm": lambda: {"model": network(dropout=0.3, norm=True)},
                 "texts": lambda: {"model": llama(), "tasks": [texts(0), texts(1)]},
                 "classified texts": lambda: {"model": llama(rows=4), "tasks": [classified(0), classified(1)]},
+                "answers": lambda: {"model": t5(), "tasks": [answered(0), answered(1)]},
                 "regression": lambda: {"tasks": [valued(n, True) for n in range(2)], "problem": "regression"},
                 "labels": lambda: {
                     "tasks": [valued(n, False) for n in range(2)],

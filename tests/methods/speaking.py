@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from toy import Weights, copied
 
+from stockpot.batches.answered_examples import AnsweredExamples
 from stockpot.batches.examples import IGNORED, Batch, TrainingData
 from stockpot.batches.outputs import logits_of
 from stockpot.batches.token_examples import TokenExamples
@@ -34,6 +35,31 @@ def texts(task: int, many: int = 22, rows: int = 0) -> TokenExamples:
 
 def classified(task: int, many: int = 22) -> TokenExamples:
     return texts(task, many, rows=4)
+
+
+def answered(task: int, many: int = 22) -> AnsweredExamples:
+    """Prompts of 3 to 7 words of the task's own half, each to be answered with its first words and an end."""
+    prompts = texts(task, many)
+    starts = [0, *prompts.ends[:-1].tolist()]
+    sequences = [prompts.tokens[start:end] for start, end in zip(starts, prompts.ends.tolist(), strict=True)]
+    answers = [torch.cat([words[: 1 + number % 3], torch.zeros(1).int()]) for number, words in enumerate(sequences)]
+    return AnsweredExamples(
+        prompts.tokens,
+        prompts.ends,
+        torch.cat([torch.cat([torch.zeros(1).int(), answer[:-1]]) for answer in answers]),
+        torch.cat(answers),
+        torch.tensor([len(answer) for answer in answers]).cumsum(0),
+    )
+
+
+def t5(dropout: float = 0.0) -> nn.Module:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(7)
+    sizes: dict[str, Any] = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2, "vocab_size": WORDS}
+    config = T5Config(**sizes, dropout_rate=dropout, pad_token_id=0, eos_token_id=0, relative_attention_num_buckets=8)
+    config.decoder_start_token_id = 0
+    return T5ForConditionalGeneration(config).double()
 
 
 def llama(tied: bool = True, rows: int = 0) -> nn.Module:

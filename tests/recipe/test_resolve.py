@@ -155,3 +155,17 @@ def test_the_shipped_recipes_are_read_without_a_mistake(path: Path) -> None:
     recipe = read_recipe(path)
     assert recipe.name == path.stem
     assert {method.name for method in recipe.compare} >= {"sequential", "sfa", "joint"}
+
+
+def test_null_survives_where_it_is_not_the_default(digits_recipe: dict[str, Any]) -> None:
+    metrics = ["loss", {"name": "exact_match", "extract": None}]
+    method = {"name": "fisher_average", "samples": None}
+    data = {"prompt": "q", "completion": "a"}
+    model = {"config": {"model_type": "t5"}}
+    recipe = recipe_of(
+        {"scenario": "language", "tasks": [{"name": "a"}]}, metrics=metrics, method=method, data=data, model=model
+    )
+    written = to_values(recipe)
+    assert written["metrics"][1]["extract"] is None and "limit" in written["metrics"][1]
+    assert written["method"]["samples"] is None and "label" not in written["method"]
+    assert validate(Recipe, parse_yaml(to_yaml(written), "here"), "here") == recipe

@@ -57,8 +57,8 @@ def same(one: Tokenised, other: Tokenised) -> None:
 def test_the_second_time_nothing_is_tokenised(folder: Path, calls: list[int]) -> None:
     same(make(), make())
     same(make(packing=False), make(packing=False))
-    same(make(longest=1, drop=True), make(longest=1, drop=True))
-    assert make(longest=1, drop=True).dropped == (0,)
+    same(make(longest=1, long_prompts="drop"), make(longest=1, long_prompts="drop"))
+    assert make(longest=1, long_prompts="drop").dropped == (0,)
     assert len(calls) == 3
     assert len(list(folder.iterdir())) == 3
 
@@ -68,7 +68,7 @@ def test_whatever_matters_makes_another_file(folder: Path, calls: list[int]) -> 
     make(longest=8)
     make(packing=None)
     make(training=False)
-    make(drop=True)
+    make(long_prompts="drop")
     make(tokenizer=train_tokenizer(["ab ab ab"], 300))
     make(rows=TextRows("here", [PromptPair("ab", "cde"), PromptPair("f", "gi")], [0, 1], []))
     make(rows=TextRows("here", [PromptPair("abc", "de"), PromptPair("f", "gh")], [0, 1], []))

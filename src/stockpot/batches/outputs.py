@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from stockpot.batches.examples import IGNORED, Batch
 
-TOKENS = ("input_ids", "attention_mask", "position_ids")
+TOKENS = ("input_ids", "attention_mask", "position_ids", "decoder_input_ids")
 
 
 def logits_of(model: nn.Module, batch: Batch) -> Tensor:
     """The logits (n, rows) of a model on a batch.
 
-    n is the number of examples for a classifier; for a causal language model, whose rows are its tokens, n counts all
-    B·L positions.
+    n is the number of examples for a classifier; for a language model, whose rows are its tokens, n counts all B·L
+    positions, of a decoder those of the answers.
     """
     if "pixel_values" in batch:
         output = model(batch["pixel_values"])

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stockpot.batches.answered_examples import AnsweredExamples
 from stockpot.batches.examples import IGNORED, Batch, ConcatExamples, Examples, TensorExamples, joined_labels
+from stockpot.batches.ragged import joined_ends, padded_places, places_of
 
 _PER_TOKEN, _PER_SEQUENCE = ("tokens", "targets", "positions"), ("ends", "rows")
 
@@ -55,16 +57,12 @@ class TokenExamples:
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         picked = torch.as_tensor(indices)
-        ends = self.ends[picked]
-        starts = torch.where(picked > 0, self.ends[picked - 1], 0)
-        lengths = ends - starts
-        within = torch.arange(int(lengths.max()))
-        inside = within < lengths[:, None]  # (B, L)
-        where = (starts[:, None] + within).clamp(max=len(self.tokens) - 1)
+        where, inside, lengths = padded_places(self.ends, picked, len(self.tokens))
         batch = {"input_ids": self.tokens[where].long().masked_fill(~inside, self.pad)}
         if self.positions is not None:
             # Padding counts from 0 again: to the attention it is a text of its own.
-            batch["position_ids"] = torch.where(inside, self.positions[where].long(), within - lengths[:, None])
+            beyond = torch.arange(inside.shape[1]) - lengths[:, None]
+            batch["position_ids"] = torch.where(inside, self.positions[where].long(), beyond)
         elif not bool(inside.all()) or self.rows is not None:
             batch["attention_mask"] = inside.long()
         if self.rows is not None:
@@ -80,13 +78,10 @@ class TokenExamples:
     def picked(self, indices: Sequence[int] | Tensor) -> TokenExamples:
         """These sequences alone, in this order."""
         chosen = torch.as_tensor(indices, dtype=torch.int64)
-        starts = torch.where(chosen > 0, self.ends[chosen - 1], 0)
-        lengths = self.ends[chosen] - starts
-        within = torch.arange(int(lengths.sum())) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
-        where = starts.repeat_interleave(lengths) + within
+        where, ends = places_of(self.ends, chosen)
         return TokenExamples(
             self.tokens[where],
-            lengths.cumsum(0),
+            ends,
             None if self.targets is None else self.targets[where],
             None if self.rows is None else self.rows[chosen],
             None if self.positions is None else self.positions[where],
@@ -98,11 +93,10 @@ class TokenExamples:
         parts = [self, *(part for part in others if isinstance(part, TokenExamples))]
         if len(parts) <= len(others):
             return ConcatExamples.of([self, *others])
-        before = torch.tensor([len(part.tokens) for part in parts]).cumsum(0).tolist()
         packed = any(part.positions is not None for part in parts)
         return TokenExamples(
             torch.cat([part.tokens for part in parts]),
-            torch.cat([part.ends + offset for part, offset in zip(parts, [0, *before], strict=False)]),
+            joined_ends([part.ends for part in parts], [len(part.tokens) for part in parts]),
             _joined([part.targets for part in parts]),
             _joined([part.rows for part in parts]),
             _joined([part.counted_positions() if packed else None for part in parts]),
@@ -142,6 +136,10 @@ def _joined(tensors: Sequence[Tensor | None]) -> Tensor | None:
     return joined_labels(present) if present else None
 
 
-def stored_type(values: Mapping[str, Any]) -> type[TensorExamples] | type[TokenExamples]:
+def stored_type(
+    values: Mapping[str, Any],
+) -> type[TensorExamples] | type[TokenExamples] | type[AnsweredExamples]:
     """Which examples `to_tensors` wrote these JSON values for."""
+    if "answered" in values:
+        return AnsweredExamples
     return TokenExamples if "text" in values else TensorExamples

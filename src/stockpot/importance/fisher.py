@@ -23,7 +23,7 @@ from stockpot.weights.checkpoint import open_checkpoint, save_checkpoint
 
 FisherKind = Literal["exact", "sample", "empirical", "predicted", "batched"]
 NOT_EXACT = (
-    "fisher: 'exact' of a causal language model would take a backward pass for every token at every position; "
+    "fisher: 'exact' of a language model would take a backward pass for every token at every position; "
     "choose sample, which is unbiased, or empirical."
 )
 

@@ -216,8 +216,12 @@ def installed_peft() -> Any:
 
 def _config(model: nn.Module, **settings: Any) -> Any:
     base: Any = getattr(model, "get_base_model", lambda: model)()
-    causal = type(base).__name__.endswith(("ForCausalLM", "LMHeadModel"))
-    return installed_peft().LoraConfig(task_type="CAUSAL_LM" if causal else None, **settings)
+    task = None
+    if type(base).__name__.endswith(("ForCausalLM", "LMHeadModel")):
+        task = "CAUSAL_LM"
+    elif hasattr(base, "generate") and getattr(base.config, "is_encoder_decoder", False):
+        task = "SEQ_2_SEQ_LM"
+    return installed_peft().LoraConfig(task_type=task, **settings)
 
 
 def _check_names(model: nn.Module, spec: LoraSpec) -> None:

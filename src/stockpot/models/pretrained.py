@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from stockpot.errors import StockpotError, did_you_mean
+from stockpot.models.encoder_decoder import DECODER_START, is_encoder_decoder
 from stockpot.models.named_adapter import base_spec
 from stockpot.models.quantised import quantisation
 from stockpot.models.spec import ModelKind, ModelSpec
@@ -20,6 +21,9 @@ class _Family(NamedTuple):
     noun: str  # for messages
 
 
+_ANSWERING = _Family(
+    "AutoModelForSeq2SeqLM", "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING", "language model with an encoder and a decoder"
+)
 _FAMILIES: dict[ModelKind, _Family] = {
     "image": _Family("AutoModelForImageClassification", "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING", "image classifier"),
     "text": _Family(
@@ -69,7 +73,8 @@ def make_config(values: dict[str, Any], **more: Any) -> Any:
 
         hint = did_you_mean(str(values["model_type"]), CONFIG_MAPPING_NAMES)
         raise StockpotError(f"model.config.model_type: unknown: {values['model_type']!r}.{hint}") from error
-    unknown = [key for key in settings if not hasattr(default, key)]
+    missing = [DECODER_START] if is_encoder_decoder(default) else []  # T5's configuration has no default for it
+    unknown = [key for key in settings if not hasattr(default, key) and key not in missing]
     if unknown:
         hint = did_you_mean(unknown[0], default.to_dict())
         raise StockpotError(f"model.config.{unknown[0]}: {values['model_type']} has no such setting.{hint}")
@@ -88,7 +93,7 @@ def from_config(values: dict[str, Any], kind: ModelKind, **labels: Any) -> nn.Mo
     if config.architectures is None:  # some families have several classifiers: [] lets Transformers take the first
         config.architectures = []
     try:
-        model: nn.Module = getattr(transformers, _FAMILIES[kind].auto_class).from_config(config)
+        model: nn.Module = getattr(transformers, _family(config, kind).auto_class).from_config(config)
     except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
         raise StockpotError(f"model.config: {_reason(error)[:300]}") from error
     return model
@@ -103,19 +108,26 @@ def from_hub(spec: ModelSpec, kind: ModelKind, **labels: Any) -> StartModel:
     if not spec.trust_remote_code:  # whose code may bring its own families
         _check_family(config, kind, f"model.name: {spec.name}: ")
     options = {"revision": spec.revision or "main", "trust_remote_code": spec.trust_remote_code}
-    return _load(str(spec.name), kind, spec.dtype, **options, **quantisation(spec, config), **labels)
+    family = _family(config, kind)
+    return _load(str(spec.name), kind, family, spec.dtype, **options, **quantisation(spec, config), **labels)
 
 
 def from_folder(folder: Path, kind: ModelKind, dtype: str, trust_remote_code: bool) -> nn.Module:
     """A model that `save_pretrained` wrote. Raises StockpotError if it cannot be loaded."""
-    return _load(str(folder), kind, dtype, trust_remote_code=trust_remote_code).model
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code) if kind == "language" else None
+    return _load(str(folder), kind, _family(config, kind), dtype, trust_remote_code=trust_remote_code).model
 
 
-def _load(path: str, kind: ModelKind, dtype: str, **options: Any) -> StartModel:
+def _family(config: Any, kind: ModelKind) -> _Family:
+    return _ANSWERING if kind == "language" and is_encoder_decoder(config) else _FAMILIES[kind]
+
+
+def _load(path: str, kind: ModelKind, family: _Family, dtype: str, **options: Any) -> StartModel:
     import transformers
 
     folder = _check_folder(path)
-    family = _FAMILIES[kind]
     model: nn.Module
     try:
         model, info = getattr(transformers, family.auto_class).from_pretrained(
@@ -136,7 +148,7 @@ def _load(path: str, kind: ModelKind, dtype: str, **options: Any) -> StartModel:
 def _check_family(config: Any, kind: ModelKind, place: str) -> None:
     import transformers
 
-    family = _FAMILIES[kind]
+    family = _family(config, kind)
     if type(config) not in getattr(transformers, family.mapping):
         raise StockpotError(f"{place}Transformers has no {family.noun} {config.model_type!r}.")
 

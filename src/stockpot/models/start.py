@@ -11,10 +11,12 @@ from stockpot.batches.losses import SINGLE_LABEL, ProblemType
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.models.adapter_start import folded, stacked
 from stockpot.models.dotted_path import build_model
+from stockpot.models.encoder_decoder import decoder_start, is_encoder_decoder
 from stockpot.models.head import find_head
 from stockpot.models.named_adapter import NamedAdapter, named_adapter
 from stockpot.models.pretrained import StartModel, from_config, from_hub, make_config
 from stockpot.models.spec import ModelKind, ModelSpec
+from stockpot.models.tokenizer import padding
 from stockpot.seeds import derive, seed_everything
 
 
@@ -77,7 +79,7 @@ def build_start_model(
         if config is not None and (problem != SINGLE_LABEL or getattr(config, "problem_type", None) is not None):
             config.problem_type = problem  # so that the saved model computes this loss, too
     if tokenizer is not None:
-        _fit_tokenizer(model, tokenizer, kind)
+        _fit_tokenizer(model, spec, tokenizer, kind)
     if spec.dtype != "float32" and not getattr(model, "is_quantized", False):  # which is loaded in its type
         model = model.to(getattr(torch, spec.dtype))
     if adapter is not None and adapter.how == "stack":
@@ -123,7 +125,7 @@ def _special_tokens(tokenizer: Any, kind: ModelKind = "image") -> dict[str, int 
     return {"bos_token_id": start, "eos_token_id": end, "pad_token_id": pad}
 
 
-def _fit_tokenizer(model: nn.Module, tokenizer: Any, kind: ModelKind) -> None:
+def _fit_tokenizer(model: nn.Module, spec: ModelSpec, tokenizer: Any, kind: ModelKind) -> None:
     """Writes the tokenizer's special tokens into the model's configurations; raises StockpotError if tokens lack a row.
 
     Tokens that the configurations set are kept if they exist. Generation also stops at the token that ends a text in
@@ -144,3 +146,10 @@ def _fit_tokenizer(model: nn.Module, tokenizer: Any, kind: ModelKind) -> None:
                 setattr(config, key, token)
             elif key == "eos_token_id" and token is not None and token not in current:
                 setattr(config, key, [token, *current])
+    if is_encoder_decoder(model.config):
+        first = decoder_start(spec, model.config, tokenizer)
+        both: list[Any] = [model.config, generation]
+        for settings in both:
+            if settings is not None:
+                settings.decoder_start_token_id = first
+                settings.pad_token_id = padding(tokenizer) if settings.pad_token_id is None else settings.pad_token_id

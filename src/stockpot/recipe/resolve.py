@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import BaseModel
+
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.evaluation.scores import SCORES, AnyScore
 from stockpot.methods.base import BaseConfig
@@ -97,9 +99,23 @@ def _absolute_paths(method: BaseConfig) -> dict[str, str]:
 
 
 def to_values(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain values, without keys that are null."""
+    """The recipe as plain values, without keys that are null by default."""
     values: dict[str, Any] = recipe.model_dump(mode="json", exclude_none=True)
+    _write_nulls(recipe, values)
     return values
+
+
+def _write_nulls(block: BaseModel, values: dict[str, Any]) -> None:
+    """Writes keys that are null, and by default something else: `extract: null` takes the whole answer."""
+    for key, field in type(block).model_fields.items():
+        value = getattr(block, key)
+        if value is None and field.get_default(call_default_factory=True) is not None:
+            values[key] = None
+        if isinstance(value, BaseModel):
+            _write_nulls(value, values[key])
+        for place, entry in enumerate(value if isinstance(value, list) else ()):
+            if isinstance(entry, BaseModel):
+                _write_nulls(entry, values[key][place])
 
 
 def to_yaml(values: dict[str, Any]) -> str:

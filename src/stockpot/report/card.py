@@ -159,10 +159,10 @@ def _matrix(name: str, results: Results) -> list[str]:
 
 
 def _kind(results: Results) -> str:
-    """The kind of model: image, text or language, as in `Recipe.kind`."""
+    """The kind of model: image, text or language, as in `Recipe.kind`; answers, of a language model with a decoder."""
     data = [results.recipe.get("data") or {}, *(task.get("data") or {} for task in results.recipe.get("tasks") or [])]
     if results.scenario == "language":
-        return "language"
+        return "answers" if any(facts.get("answered") for facts in results.data.values()) else "language"
     return "text" if any(block.get("text") for block in data) else "image"
 
 

@@ -12,6 +12,7 @@ KINDS = {
     "image": ("image-classification", "AutoModelForImageClassification"),
     "text": ("text-classification", "AutoModelForSequenceClassification"),
     "language": ("text-generation", "AutoModelForCausalLM"),
+    "answers": ("text2text-generation", "AutoModelForSeq2SeqLM"),
 }
 
 
@@ -42,12 +43,19 @@ def usage(kind: str, recipe: Mapping[str, Any], place: str, adapter: bool, chats
             f"tokenizer = {reader}.from_pretrained(name)",
             *(_chat() if chats else _continuation(_prompt(recipe))),
         ]
+    elif kind == "answers":
+        lines += [
+            f"tokenizer = {reader}.from_pretrained(name)",
+            f"inputs = tokenizer({_prompt(recipe)!r}, return_tensors='pt')",
+            "tokens = model.generate(**inputs, max_new_tokens=100)[0]",
+            "print(tokenizer.decode(tokens, skip_special_tokens=True))",
+        ]
     elif kind == "text":
         lines += [f"tokenizer = {reader}.from_pretrained(name)", "inputs = tokenizer('A text.', return_tensors='pt')"]
     else:
         grey = (model.get("config") or {}).get("num_channels") == 1
         lines = [*_image_imports(grey), *lines, f"processor = {reader}.from_pretrained(name)", *_image(grey)]
-    if kind != "language":
+    if kind in ("image", "text"):
         lines += _meaning(recipe)
     return "\n".join(lines)
 

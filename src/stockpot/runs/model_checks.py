@@ -16,7 +16,9 @@ def check_model(model: nn.Module, stream: Stream, rows: int, first: int = 0) -> 
     """Raises StockpotError where the model cannot take an example of a task, or its output has the wrong shape."""
     model.eval()
     if not stream.has_classes:
-        _check_direction(model, stream.sample(first))
+        batch = stream.sample(first)
+        if "decoder_input_ids" not in batch:  # a decoder looks at what it has written alone
+            _check_direction(model, batch)
         for number in range(len(stream.controls)):
             stream.control(number)
     for index, task in [*enumerate(stream.tasks)][first:]:

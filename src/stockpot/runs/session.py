@@ -16,6 +16,7 @@ from stockpot.evaluation.consent import has_consent
 from stockpot.methods.base import Method, StartsFrom
 from stockpot.models import lora
 from stockpot.models.dotted_path import users_builder
+from stockpot.models.encoder_decoder import decoder_start, is_encoder_decoder
 from stockpot.models.head import find_head, fit_head, head_tensors, name_rows
 from stockpot.models.pretrained import model_config
 from stockpot.models.processor import open_processor
@@ -161,7 +162,9 @@ def open_stream(recipe: Recipe, start: Path | None = None) -> Stream:
     tuning, most = recipe.evaluation.on == "tuning", recipe.evaluation.limit
     if recipe.kind == "language":
         sources = LanguageSources.open(recipe.data, recipe.tasks, recipe.controls, tuning, most)
-        return LanguageStream.open(sources, _tokenizer(recipe.model, start, sources.texts), config)
+        tokenizer = _tokenizer(recipe.model, start, sources.texts)
+        first = decoder_start(recipe.model, config, tokenizer) if is_encoder_decoder(config) else None
+        return LanguageStream.open(sources, tokenizer, config, first)
     reader: Reader
     if recipe.kind == "text":
         tasks = recipe.tasks

@@ -77,8 +77,10 @@ class DataSpec(StrictModel):
     max_length: int | None = Field(
         None, ge=2, description="tokens in a sequence; default: what the model takes, at most 1024"
     )
-    long_prompts: Literal["error", "drop"] = Field(
-        "error", description="rows whose prompt leaves no room for the completion: an error, or left out and counted"
+    long_prompts: Literal["error", "drop", "cut"] = Field(
+        "error",
+        description="rows whose prompt leaves no room for the completion: an error, or left out and counted; cut, of a "
+        "model with an encoder and a decoder: the prompt loses its end",
     )
     packing: bool | None = Field(None, description="fill sequences with several texts; default: with format: text")
 

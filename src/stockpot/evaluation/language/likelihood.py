@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from stockpot.batches.examples import IGNORED
 from stockpot.batches.outputs import evaluation_mode, logits_of, moved_to
-from stockpot.batches.token_examples import TokenExamples
+from stockpot.streams.text.tokenised import LanguageExamples
 
 LOGITS = 2**27  # the most in one batch on an accelerator: 512 MiB in float32
 LOGITS_ON_CPU = 2**22  # on a CPU: the system hands out larger blocks page by page, at 2.7 times the processor time
@@ -57,14 +57,14 @@ def text_configuration(model: nn.Module) -> Any:
     return config.get_text_config() if callable(getattr(config, "get_text_config", None)) else config
 
 
-def token_scores(model: nn.Module, examples: TokenExamples, batch_size: int) -> TokenScores:
+def token_scores(model: nn.Module, examples: LanguageExamples, batch_size: int) -> TokenScores:
     """The sums over all tokens that have a target, in float64: batch size and padding do not change them."""
     scores = sequence_scores(model, examples, batch_size)
     return TokenScores(float(scores.nats.sum()), int(scores.tokens.sum()), int(scores.hits.sum()))
 
 
 @torch.no_grad()
-def sequence_scores(model: nn.Module, examples: TokenExamples, batch_size: int) -> SequenceScores:
+def sequence_scores(model: nn.Module, examples: LanguageExamples, batch_size: int) -> SequenceScores:
     """For each sequence −Σ log p, the number of predicted tokens, and how many of them had the highest logit.
 
     Sequences of similar length share a batch, which holds fewer than `batch_size` where its logits would exceed
@@ -72,7 +72,7 @@ def sequence_scores(model: nn.Module, examples: TokenExamples, batch_size: int) 
     """
     N = len(examples)
     nats, tokens, hits = torch.zeros(N, dtype=torch.float64), torch.zeros(N).long(), torch.zeros(N).long()
-    lengths = examples.ends.diff(prepend=examples.ends.new_zeros(1)).tolist()
+    lengths = examples.lengths.tolist()
     vocabulary = getattr(text_configuration(model), "vocab_size", 1)
     most = LOGITS if any(tensor.device.type != "cpu" for tensor in model.parameters()) else LOGITS_ON_CPU
     with evaluation_mode(model):

@@ -15,7 +15,9 @@ from stockpot.errors import StockpotError, did_you_mean
 from stockpot.evaluation.language.generation import context_length, prompt_tokens
 from stockpot.evaluation.language.likelihood import sequence_scores
 from stockpot.evaluation.scores.base import Score, Subject, thinned
+from stockpot.models.encoder_decoder import DECODER_START, is_encoder_decoder
 from stockpot.models.tokenizer import padding
+from stockpot.streams.text.answering import answered_examples, answers_of, prompt_tokens_with_ends, shortened
 from stockpot.streams.text.encoding import encode
 
 MOST_CHOICES = 100  # more distinct completions than this are not a multiple-choice question
@@ -130,6 +132,8 @@ def log_likelihoods(
     context lose their start. Raises StockpotError for a candidate without tokens, or one that fills the context.
     """
     limit = context_length(model)
+    if is_encoder_decoder(getattr(model, "config", None)):
+        return _answer_likelihoods(model, tokenizer, questions, batch_size, limit)
     inputs: list[int] = []
     targets: list[int] = []
     ends: list[int] = []
@@ -151,4 +155,21 @@ def log_likelihoods(
         pad=padding(tokenizer),
     )
     scores = sequence_scores(model, examples, batch_size)
+    return list(zip((-scores.nats).tolist(), scores.tokens.tolist(), strict=True))
+
+
+def _answer_likelihoods(
+    model: Any, tokenizer: Any, questions: Sequence[tuple[str, str]], batch_size: int, limit: int | None
+) -> list[tuple[float, int]]:
+    """The same where a decoder writes the candidate; an encoder reads the prompt, which loses its end if too long."""
+    prompts = prompt_tokens_with_ends(tokenizer, [prompt for prompt, _ in questions])
+    answers = answers_of(tokenizer, [candidate for _, candidate in questions], training=False)
+    for (_, candidate), answer in zip(questions, answers, strict=True):
+        if not answer.learnt.any() or (limit is not None and len(answer.tokens) > limit):
+            raise StockpotError(
+                f"the candidate {candidate[:60]!r} has {len(answer.tokens)} tokens; it needs one, and at most {limit}."
+            )
+    start = getattr(model.config, DECODER_START)
+    shorter = [shortened(tokens, limit) for tokens in prompts]
+    scores = sequence_scores(model, answered_examples(shorter, answers, start, padding(tokenizer)), batch_size)
     return list(zip((-scores.nats).tolist(), scores.tokens.tolist(), strict=True))

@@ -16,28 +16,45 @@ from typing import Any
 
 from torch import Tensor
 
+from stockpot.batches.answered_examples import AnsweredExamples
 from stockpot.batches.token_examples import TokenExamples
 from stockpot.files import TEMPORARY
 from stockpot.models.tokenizer import tokenizer_fingerprint
+from stockpot.streams.text.answering import LongPrompts, tokenise_answers
 from stockpot.streams.text.rows import TextRows
-from stockpot.streams.text.tokens import Tokenised, tokenise
+from stockpot.streams.text.tokenised import Tokenised
+from stockpot.streams.text.tokens import tokenise
 
 VERSION = 2  # of what `tokenise` returns: increase it when that changes, and no older file is read
 
 
 def cached(
-    rows: TextRows, tokenizer: Any, max_length: int, *, packing: bool | None, training: bool, drop: bool = False
+    rows: TextRows,
+    tokenizer: Any,
+    max_length: int,
+    *,
+    packing: bool | None,
+    training: bool,
+    long_prompts: LongPrompts = "error",
+    decoder_start: int | None = None,
 ) -> Tokenised:
-    """What `tokenise` returns, from the cache of `datasets` if it was made before.
+    """What `tokenise` returns, from the cache of `datasets` if it was made before; with a decoder `tokenise_answers`.
 
     A damaged file is made again; if the cache cannot be written, that only costs time.
     """
+    drop = long_prompts == "drop"
     settings = [VERSION, rows.fingerprint, tokenizer_fingerprint(tokenizer), max_length, packing, training, drop]
+    settings += [] if decoder_start is None else [decoder_start, long_prompts]
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
     path = cache_folder() / f"{key}.safetensors"
     tokenised = _read(path, key)
     if tokenised is None:
-        tokenised = tokenise(rows, tokenizer, max_length, packing=packing, training=training, drop=drop)
+        if decoder_start is None:
+            tokenised = tokenise(rows, tokenizer, max_length, packing=packing, training=training, drop=drop)
+        else:
+            tokenised = tokenise_answers(
+                rows, tokenizer, max_length, decoder_start=decoder_start, training=training, long_prompts=long_prompts
+            )
         with contextlib.suppress(Exception):  # safetensors raises its own errors for a full disk
             _write(path, key, tokenised)
     return tokenised
@@ -87,7 +104,8 @@ def _read(path: Path, key: str) -> Tokenised | None:
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if facts["key"] != key or facts["digest"] != _digest(tensors):
             return None
-        examples = TokenExamples(pad=facts["pad"], **tensors)
+        kind = AnsweredExamples if "answer_ends" in tensors else TokenExamples
+        examples = kind(pad=facts["pad"], **tensors)
         return Tokenised(examples, facts["bytes"], facts["cut"], tuple(facts["dropped"]))
     except Exception:  # whatever is wrong with the file, it is made again
         return None

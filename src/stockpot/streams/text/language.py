@@ -1,4 +1,4 @@
-"""A stream of texts for a causal language model: its tasks in order, as token sequences."""
+"""A stream of texts for a language model: its tasks in order, as token sequences."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import Any, Self
 
 from stockpot.batches.examples import Batch, Mixture
-from stockpot.batches.token_examples import TokenExamples
+from stockpot.errors import StockpotError
 from stockpot.models.tokenizer import tokenizer_fingerprint
 from stockpot.streams.hub import KEPT_OPEN
 from stockpot.streams.sampling import evenly_spaced_rows
 from stockpot.streams.scenario import Rows
-from stockpot.streams.spec import DataSpec, MixSpec, TaskSpec, inherit
+from stockpot.streams.spec import DataSpec, Format, MixSpec, TaskSpec, inherit
 from stockpot.streams.text.cache import cached
 from stockpot.streams.text.part import TextPart
-from stockpot.streams.text.rows import TextRows
+from stockpot.streams.text.rows import PromptPair, TextRows
 from stockpot.streams.text.text_source import TextSource, open_general_text, open_text
-from stockpot.streams.text.tokens import Tokenised, sequence_length, text_part
+from stockpot.streams.text.tokenised import LanguageExamples, Tokenised
+from stockpot.streams.text.tokens import sequence_length, text_part
+
+_NOUNS: dict[Format, str] = {"text": "plain texts", "chat": "chats", "prompt-completion": "prompts with completions"}
 
 
 @dataclass(frozen=True)
@@ -108,14 +111,20 @@ def _open_general(request: _Request) -> TextRows:
     return open_general_text(request.data, request.where)
 
 
+def _format(rows: TextRows) -> Format:
+    first = rows.items[0]
+    return "text" if isinstance(first, str) else "prompt-completion" if isinstance(first, PromptPair) else "chat"
+
+
 @dataclass
 class LanguageStream:
-    """Tasks and controls of text to be continued: see `Stream`."""
+    """Tasks and controls of text to be continued, or of prompts that a decoder answers: see `Stream`."""
 
     tasks: list[LanguageTask]
     controls: list[LanguageTask]
     tokenizer: Any
     config: Any  # of the model, which limits the length of a sequence
+    decoder_start: int | None = None  # the token that a decoder starts from; None for a causal language model
     scenario: str = field(default="language", init=False)
     has_classes = False
     example_noun = "texts"
@@ -123,14 +132,23 @@ class LanguageStream:
     _tokenised: dict[tuple[Any, ...], Tokenised] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, sources: LanguageSources, tokenizer: Any, config: Any) -> LanguageStream:
-        """The stream of opened data sets; raises StockpotError if `max_length` is more than the model takes."""
-        stream = cls(sources.tasks, sources.controls, tokenizer, config, tokenizer_fingerprint(tokenizer))
+    def open(
+        cls, sources: LanguageSources, tokenizer: Any, config: Any, decoder_start: int | None = None
+    ) -> LanguageStream:
+        """The stream of opened data sets.
+
+        Raises StockpotError if `max_length` is more than the model takes, and for data that do not fit its kind.
+        """
+        fingerprint = tokenizer_fingerprint(tokenizer)
+        stream = cls(sources.tasks, sources.controls, tokenizer, config, decoder_start, fingerprint)
         for task in (*stream.tasks, *stream.controls):
             stream._length(task)
+            stream._check_kind(f"task {task.name!r}", task.data, task.source.format)
         for task in stream.tasks:
             if task.mix is not None:
                 sequence_length(task.mix.max_length, config, f"task {task.name!r}: mix")
+            if task.mix is not None and task.general is not None:
+                stream._check_kind(f"task {task.name!r}: mix", task.mix, _format(task.general))
         return stream
 
     @property
@@ -142,7 +160,7 @@ class LanguageStream:
         """The stream as if only its first `count` tasks were known."""
         return replace(self, tasks=self.tasks[:count])
 
-    def train(self, index: int) -> TokenExamples:
+    def train(self, index: int) -> LanguageExamples:
         """The training sequences of task `index` (from 0)."""
         return self.tokenised(index).examples
 
@@ -174,9 +192,10 @@ class LanguageStream:
         """The test part of control `index` (from 0)."""
         return self._part(self.controls[index])
 
-    def other(self, data: DataSpec, where: str) -> TokenExamples:
+    def other(self, data: DataSpec, where: str) -> LanguageExamples:
         """The training sequences of a data set that no task learns."""
         task = LanguageTask(where, data, open_text(data, where, False))
+        self._check_kind(where, data, task.source.format)
         return self._tokenise(task, task.source.train, training=True).examples
 
     def sample(self, index: int) -> Batch:
@@ -185,7 +204,8 @@ class LanguageStream:
 
     def facts(self) -> dict[str, dict[str, Any]]:
         """Name of a task or control → path, fingerprint, and how many `train` and `test` texts it has."""
-        facts = {task.name: {**task.source.facts, "classes": []} for task in (*self.tasks, *self.controls)}
+        more: dict[str, Any] = {"classes": []} if self.decoder_start is None else {"classes": [], "answered": True}
+        facts = {task.name: {**task.source.facts, **more} for task in (*self.tasks, *self.controls)}
         for task in self.tasks:
             if task.mix is not None and task.general is not None:
                 rows = {"path": task.mix.path, "fraction": task.mix.fraction, "train": len(task.general.items)}
@@ -218,6 +238,25 @@ class LanguageStream:
         """Writes the tokenizer beside a model."""
         self.tokenizer.save_pretrained(folder)
 
+    def _check_kind(self, where: str, data: DataSpec, format: Format) -> None:
+        """Raises StockpotError for data that a model of this kind does not learn from."""
+        if self.decoder_start is None:
+            if data.long_prompts == "cut":
+                raise StockpotError(
+                    f"{where}: data.long_prompts: cut is for models with an encoder and a decoder: a causal one would "
+                    "lose the question at the end of its prompt; set drop, or raise data.max_length."
+                )
+        elif format != "prompt-completion":
+            raise StockpotError(
+                f"{where}: the model, {self.config.model_type}, reads a prompt with its encoder and writes the answer "
+                f"with its decoder: it learns prompts with completions, and these data are {_NOUNS[format]}; give "
+                "data.prompt and data.completion, or a causal language model."
+            )
+        elif data.packing:
+            raise StockpotError(
+                f"{where}: data.packing: each prompt has an encoder's sequence of its own; drop the key."
+            )
+
     def _length(self, task: LanguageTask) -> int:
         return sequence_length(task.data.max_length, self.config, f"task {task.name!r}")
 
@@ -233,8 +272,16 @@ class LanguageStream:
         return self._sequences(mix, rows, length, training=True)
 
     def _sequences(self, data: DataSpec, rows: TextRows, length: int, training: bool) -> Tokenised:
-        packing, drop = data.packing, data.long_prompts == "drop"
-        key = (rows.fingerprint, self._fingerprint, length, packing, training, drop)
+        packing, long_prompts = data.packing, data.long_prompts
+        key = (rows.fingerprint, self._fingerprint, length, packing, training, long_prompts)
         if key not in self._tokenised:
-            self._tokenised[key] = cached(rows, self.tokenizer, length, packing=packing, training=training, drop=drop)
+            self._tokenised[key] = cached(
+                rows,
+                self.tokenizer,
+                length,
+                packing=packing,
+                training=training,
+                long_prompts=long_prompts,
+                decoder_start=self.decoder_start,
+            )
         return self._tokenised[key]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stockpot.batches.token_examples import TokenExamples
+from stockpot.streams.text.tokenised import LanguageExamples
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class TextPart:
     """
 
     task: str
-    examples: TokenExamples
+    examples: LanguageExamples
     bytes: int
     prompts: Sequence[str] = ()  # as the model receives them, with the chat template applied; empty for plain text
     completions: Sequence[str] = ()  # the reference answer to each prompt

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stockpot.batches.answered_examples import AnsweredExamples
 from stockpot.batches.examples import IGNORED
 from stockpot.batches.token_examples import TokenExamples
 from stockpot.errors import StockpotError
@@ -27,18 +28,9 @@ from stockpot.streams.text.encoding import (
 from stockpot.streams.text.packing import packed
 from stockpot.streams.text.part import TextPart
 from stockpot.streams.text.rows import Chat, PromptPair, TextRows
+from stockpot.streams.text.tokenised import Tokenised
 
 DEFAULT_MAX_LENGTH = 1024  # tokens in a sequence, unless max_length says otherwise
-
-
-@dataclass(frozen=True)
-class Tokenised:
-    """The sequences of one part, and what became of its texts."""
-
-    examples: TokenExamples
-    bytes: int  # UTF-8, of the text that is predicted
-    cut: int = 0  # texts longer than `max_length`, which lost their end
-    dropped: tuple[int, ...] = ()  # indices of the rows that were left out, because the prompt alone was as long
 
 
 def sequence_length(wanted: int | None, config: Any, where: str) -> int:
@@ -85,6 +77,7 @@ def tokenise(
     encoded = (encode_pairs if isinstance(first, PromptPair) else encode_chats)(rows, tokenizer, training)
     tokenised = _cut_rows(rows, encoded, max_length, padding(tokenizer), drop)
     if packing and training:
+        assert isinstance(tokenised.examples, TokenExamples), "answers of a decoder are tokenised elsewhere"
         return replace(tokenised, examples=packed(tokenised.examples, max_length))
     return tokenised
 
@@ -160,12 +153,16 @@ def _cut_rows(rows: TextRows, encoded: Sequence[EncodedRow], max_length: int, pa
 def text_part(task: str, rows: TextRows, tokenised: Tokenised, tokenizer: Any) -> TextPart:
     """The sequences of a test part, with the strings that scores need.
 
-    Prompts contain their special tokens, so they are tokenised again without adding any. In a chat, the last thing that
-    the assistant says is the completion, and everything before it the prompt.
+    Prompts contain their special tokens, so they are tokenised again without adding any; those of an encoder do not. In
+    a chat, the last thing that the assistant says is the completion, and everything before it the prompt.
     """
     prompts, completions = [], []
     if tokenised.dropped:
         rows = rows.picked(sorted({*range(len(rows.items))} - {*tokenised.dropped}))
+    if isinstance(tokenised.examples, AnsweredExamples):
+        pairs = [item for item in rows.items if isinstance(item, PromptPair)]
+        prompts, completions = [item.prompt for item in pairs], [item.completion for item in pairs]
+        return TextPart(task, tokenised.examples, tokenised.bytes, prompts, completions, rows.rows)
     leading = tokenizer.decode(leading_tokens(tokenizer))
     for index, item in enumerate(rows.items):
         if isinstance(item, PromptPair):
