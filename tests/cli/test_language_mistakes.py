@@ -121,7 +121,8 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "a configuration that looks both ways": (
         [f"model={json.dumps({'config': {'model_type': 'bert', **BERT}, 'tokenizer': 'FOLDER/gpt2'})}"],
         r"model: not a causal language model: its output at a token depends .* is_decoder: true"),
-    "a model of another kind": (["model.name=FOLDER/t5"], r"/t5: Transformers has no causal language model 't5'"),
+    "a model of another kind": (
+        ["model.name=FOLDER/t5"], r"the model, t5, reads a prompt with its encoder .* these data are plain texts"),
     "a model without a head for tokens": (["model.name=FOLDER/headless"],
         r"/headless is not a causal language model: it has no weights for 'lm_head\.weight'; name a model"),
     "an unknown metric": (["metrics=[los]"], r"metrics\.0: unknown metric 'los'\. Did you mean 'loss'\? Known: "),

@@ -127,3 +127,33 @@ def test_a_file_that_is_not_read_is_named(
     Path("book.xlsx").write_bytes(b"PK")
     for opened in (open_images, open_labelled_texts, open_text):
         assert message in refusal(opened, DataSpec(path=path, text=None if opened is open_images else "text"))
+
+
+def test_labels_of_words_boxes_and_pixels_are_named_as_such(tmp_path: Path) -> None:
+    import datasets
+    from PIL import Image
+
+    words = {"tokens": [["a", "b"], ["c"]], "tags": [[0, 1], [0]]}
+    datasets.Dataset.from_dict(words).to_parquet(tmp_path / "words.parquet")
+    data = DataSpec(path=str(tmp_path / "words.parquet"), text="tokens", label="tags", test_split="train")
+    assert "a label for every word of 'tokens': token classification is not supported" in refusal(
+        open_labelled_texts, data
+    )
+    picture = Image.new("L", (2, 2))
+    for name, label, reason in (
+        ("boxes", {"bbox": [[0, 0, 1, 1]], "category": [1]}, "boxes (bbox): object detection is not supported"),
+        ("mask", picture, "its labels are images: segmentation is not supported"),
+    ):
+        table = datasets.Dataset.from_dict({"image": [picture] * 4, "label": [label] * 4})
+        table.cast_column("image", datasets.Image()).to_parquet(tmp_path / f"{name}.parquet")
+        data = DataSpec(path=str(tmp_path / f"{name}.parquet"), image="image", label="label")
+        assert reason in refusal(open_images, data)
+
+
+def test_audio_is_named_as_such() -> None:
+    import datasets
+
+    from stockpot.streams.hub import refuse_audio
+
+    with pytest.raises(StockpotError, match="column 'speech' holds audio: speech is not supported"):
+        refuse_audio(datasets.Features({"speech": datasets.Audio(), "text": datasets.Value("string")}), "task 'a'")

@@ -11,6 +11,7 @@ from torch import nn
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.models.encoder_decoder import DECODER_START, is_encoder_decoder
 from stockpot.models.named_adapter import base_spec
+from stockpot.models.other_work import other_work, work_of_type
 from stockpot.models.quantised import quantisation
 from stockpot.models.spec import ModelKind, ModelSpec
 
@@ -89,7 +90,7 @@ def from_config(values: dict[str, Any], kind: ModelKind, **labels: Any) -> nn.Mo
     import transformers
 
     config = make_config(values, **labels)
-    _check_family(config, kind, "model.config.model_type: ")
+    check_family(config, kind, "model.config.model_type: ")
     if config.architectures is None:  # some families have several classifiers: [] lets Transformers take the first
         config.architectures = []
     try:
@@ -105,8 +106,7 @@ def from_hub(spec: ModelSpec, kind: ModelKind, **labels: Any) -> StartModel:
     Raises StockpotError if it cannot be loaded, is not a model of this kind, or is quantised and to be trained whole.
     """
     config = model_config(spec)
-    if not spec.trust_remote_code:  # whose code may bring its own families
-        _check_family(config, kind, f"model.name: {spec.name}: ")
+    check_kind(spec, config, kind)
     options = {"revision": spec.revision or "main", "trust_remote_code": spec.trust_remote_code}
     family = _family(config, kind)
     return _load(str(spec.name), kind, family, spec.dtype, **options, **quantisation(spec, config), **labels)
@@ -145,12 +145,24 @@ def _load(path: str, kind: ModelKind, family: _Family, dtype: str, **options: An
     return StartModel(model, sorted({*info["missing_keys"], *other_shapes}))
 
 
-def _check_family(config: Any, kind: ModelKind, place: str) -> None:
+def check_kind(spec: ModelSpec, config: Any, kind: ModelKind) -> None:
+    """Raises StockpotError where the model's configuration is not of this kind, with what it is for instead."""
+    if spec.config is not None:
+        check_family(config, kind, "model.config.model_type: ")
+    elif spec.name is not None and not spec.trust_remote_code:  # whose code may bring its own families
+        check_family(config, kind, f"model.name: {spec.name}: ")
+
+
+def check_family(config: Any, kind: ModelKind, place: str) -> None:
+    """Raises StockpotError, starting with `place`, where a configuration is not of this kind."""
     import transformers
 
+    if reason := other_work(config, kind):
+        raise StockpotError(f"{place}{reason}")
     family = _family(config, kind)
     if type(config) not in getattr(transformers, family.mapping):
-        raise StockpotError(f"{place}Transformers has no {family.noun} {config.model_type!r}.")
+        reason = work_of_type(config)
+        raise StockpotError(f"{place}{reason or f'Transformers has no {family.noun} {config.model_type!r}.'}")
 
 
 def _check_folder(path: str) -> Path:

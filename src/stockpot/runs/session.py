@@ -18,7 +18,7 @@ from stockpot.models import lora
 from stockpot.models.dotted_path import users_builder
 from stockpot.models.encoder_decoder import decoder_start, is_encoder_decoder
 from stockpot.models.head import find_head, fit_head, head_tensors, name_rows
-from stockpot.models.pretrained import model_config
+from stockpot.models.pretrained import check_kind, model_config
 from stockpot.models.processor import open_processor
 from stockpot.models.spec import ModelSpec
 from stockpot.models.store import load_model
@@ -159,6 +159,7 @@ def open_stream(recipe: Recipe, start: Path | None = None) -> Stream:
     """
     assert isinstance(recipe.tasks, list), "a resolved recipe lists its tasks"
     config = model_config(recipe.model)
+    check_kind(recipe.model, config, recipe.kind)
     tuning, most = recipe.evaluation.on == "tuning", recipe.evaluation.limit
     if recipe.kind == "language":
         sources = LanguageSources.open(recipe.data, recipe.tasks, recipe.controls, tuning, most)

@@ -90,3 +90,13 @@ def _open_splits_apart(path: str, name: str | None) -> Any:
         str(split): datasets.load_dataset(str(builder.name), data_files={str(split): list(files)}, split=str(split))
         for split, files in builder.config.data_files.items()
     }
+
+
+def refuse_audio(features: Any, where: str) -> None:
+    """Raises StockpotError if a column holds audio, which no model of a stream takes."""
+    columns = [name for name, feature in features.items() if type(feature).__name__ == "Audio"]
+    if columns:
+        raise StockpotError(
+            f"{where}: column {columns[0]!r} holds audio: speech is not supported, whose models need recordings and a "
+            "word error rate; streams have images or texts."
+        )

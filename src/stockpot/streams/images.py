@@ -11,7 +11,7 @@ import numpy as np
 from stockpot.batches.losses import SINGLE_LABEL
 from stockpot.errors import StockpotError, did_you_mean
 from stockpot.streams.columns import PICTURES, survey
-from stockpot.streams.hub import choose_test_split, open_hub
+from stockpot.streams.hub import choose_test_split, open_hub, refuse_audio
 from stockpot.streams.image_files import with_pictures
 from stockpot.streams.labelled import (
     LabelledPart,
@@ -90,6 +90,7 @@ def _open_digits() -> LabelledSource:
 def _open_hub_images(data: DataSpec, where: str) -> LabelledSource:
     splits = open_hub(data, where)
     train = splits[data.train_split]
+    refuse_audio(train.features, where)
     _refuse_text(data, train, where)
     if data.image is not None and data.image not in train.features:
         hint = did_you_mean(data.image, train.features)

@@ -48,7 +48,12 @@ def label_problem(value: Any) -> str | None:
             "multi_label_classification"
         )
     if isinstance(value, dict):
+        boxes = {"bbox", "boxes", "bboxes"} & value.keys()
+        if boxes:
+            return f"its labels are boxes ({boxes.pop()}): object detection is not supported, an example needs a class"
         return "its labels are blocks of several values; name columns of labels or numbers"
+    if hasattr(value, "convert"):
+        return "its labels are images: segmentation is not supported, an example needs a class"
     return None
 
 

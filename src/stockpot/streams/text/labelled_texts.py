@@ -39,6 +39,11 @@ def open_labelled_texts(data: DataSpec, where: str) -> LabelledSource:
         keys = class_reading(data, train, where).keys
         wanted, columns = wanted or keys["text"], columns or [keys["label"]]
     label = columns[0]
+    if wanted in names and _lists(train.features[wanted]) and _lists(train.features[label]):
+        raise StockpotError(
+            f"{where}: data.label: column {label!r} holds a label for every word of {wanted!r}: token classification "
+            "is not supported, which would need a score of spans; a text needs a class, labels or numbers of its own."
+        )
     template = open_template(wanted, names, f"{where}: data.text")
     contents: dict[str, tuple[list[str], list[Any]]] = {}
     places: dict[str, tuple[str, list[int]]] = {}
@@ -81,6 +86,10 @@ def open_labelled_texts(data: DataSpec, where: str) -> LabelledSource:
         for part, (texts, labels) in contents.items()
     }
     return LabelledSource(classes, opened["train"], opened["test"], _facts(str(data.path), contents))
+
+
+def _lists(feature: Any) -> bool:
+    return isinstance(feature, list) or hasattr(feature, "feature")
 
 
 def _part(texts: list[str], labels: Labels | Values) -> LabelledPart:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from stockpot.errors import StockpotError
-from stockpot.streams.hub import choose_test_split, open_hub
+from stockpot.streams.hub import choose_test_split, open_hub, refuse_audio
 from stockpot.streams.local import AS_UTF8
 from stockpot.streams.spec import TUNING_SHARE, DataSpec
 
@@ -28,6 +28,7 @@ def open_splits(data: DataSpec, where: str) -> dict[str, Any]:
     splits = open_hub(data, where)
     if len(splits[data.train_split]) == 0:
         raise StockpotError(f"{where}: the split {data.train_split!r} of {data.path!r} is empty.")
+    refuse_audio(splits[data.train_split].features, where)
     return dict(splits)
 
 
