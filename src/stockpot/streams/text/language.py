@@ -164,7 +164,7 @@ class LanguageStream:
         """The training sequences of task `index` (from 0)."""
         return self.tokenised(index).examples
 
-    def beginning(self, index: int, count: int) -> TokenExamples:
+    def beginning(self, index: int, count: int) -> LanguageExamples:
         """The first `count` training sequences of task `index` (from 0)."""
         examples = self.train(index)
         return examples.picked(range(min(count, len(examples))))
