@@ -75,7 +75,7 @@ def fit(
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     saves = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
     trainer = Trainer(
-        default_root_dir=folder, callbacks=list(callbacks), enable_checkpointing=saves, **quiet, **arguments
+        default_root_dir=folder, callbacks=list(callbacks), enable_checkpointing=saves, **{**quiet, **arguments}
     )
     trainer.fit(module, Batches(), ckpt_path=resume)
     return weights(module)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.loggers import Logger
 from lightning_training import ACCUMULATE, BATCHES, EPOCHS, TOTAL, Batches, Regression, Spy, StopAt, fit, weights
 from torch import nn
 
@@ -116,3 +117,26 @@ def test_p_of_an_unknown_length_is_refused_and_every_is_averaged_at_the_end(tmp_
     callback = SFALightning(beta=0.25, every=2)
     fit(tmp_path, callback, StopAt(5), max_epochs=-1)
     assert (callback.sfa.steps, callback.sfa.averages) == (5, 3)
+
+
+def test_loggers_get_the_distance_to_the_anchor_and_the_averages(tmp_path: Path) -> None:
+    """At step 3k of Lightning's own count, where every third step is averaged: the distance is that of the weights."""
+    spy = Spy()
+    logged: dict[int, dict[str, float]] = {}
+
+    class Kept(Logger):
+        name = version = "kept"
+
+        def log_hyperparams(self, *arguments: Any, **values: Any) -> None: ...
+
+        def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+            assert step is not None
+            logged.setdefault(step, {}).update(metrics)
+
+    start = weights(Regression())
+    fit(tmp_path, SFALightning(beta=0.25, p=0.25), spy, logger=Kept(), log_every_n_steps=4)
+    by_step = dict(spy.seen)
+    assert {step + 1 for step in logged} == {4, 8, 12}
+    for step, numbers in logged.items():
+        expected = {"sfa/distance": float((by_step[step + 1] - start).norm()), "sfa/averages": (step + 1) // 3}
+        assert {name: numbers[name] for name in expected} == pytest.approx(expected, rel=1e-12)

@@ -42,6 +42,9 @@ class SFALightning(Callback):
     that is logged. If `ModelCheckpoint` monitors a score, an average has to be due at every validation: otherwise its
     best could be plain fine-tuning.
 
+    Every `log_every_n_steps` the Trainer's loggers get `sfa/distance`, ‖θ − θ_o‖₂, which takes a pass over the weights,
+    and `sfa/averages`, the averages so far.
+
     Args:
         beta: as in `SFA`; so are p, every, anchor, keep, new, rounding, buffers, reset_optimizer, seed, strength,
             importance and squares. All are keyword only. With `beta="auto"` gradients are observed as the optimizer
@@ -99,8 +102,13 @@ class SFALightning(Callback):
             check_compared(trainer, self.sfa)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Averages if one is due after the optimizer step of this batch."""
+        """Averages if one is due after the optimizer step of this batch, and logs where the weights are."""
+        before = self.sfa.steps
         self._catch_up(trainer)
+        if self.sfa.steps > before and trainer.log_every_n_steps and self.sfa.steps % trainer.log_every_n_steps == 0:
+            numbers = {"sfa/distance": self.sfa.distance(), "sfa/averages": float(self.sfa.averages)}
+            for logger in trainer.loggers:
+                logger.log_metrics(numbers, step=self.sfa.steps - 1)  # Lightning numbers its steps from 0
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Makes the last average of a training that stopped early."""
