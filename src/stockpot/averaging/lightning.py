@@ -105,7 +105,8 @@ class SFALightning(Callback):
         """Averages if one is due after the optimizer step of this batch, and logs where the weights are."""
         before = self.sfa.steps
         self._catch_up(trainer)
-        if self.sfa.steps > before and trainer.log_every_n_steps and self.sfa.steps % trainer.log_every_n_steps == 0:
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if self.sfa.steps > before and every and self.sfa.steps % every == 0:
             numbers = {"sfa/distance": self.sfa.distance(), "sfa/averages": float(self.sfa.averages)}
             for logger in trainer.loggers:
                 logger.log_metrics(numbers, step=self.sfa.steps - 1)  # Lightning numbers its steps from 0
