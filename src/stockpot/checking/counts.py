@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from stockpot.batches.answered_examples import AnsweredExamples
 from stockpot.batches.examples import Examples
 from stockpot.batches.losses import SINGLE_LABEL
 from stockpot.batches.token_examples import TokenExamples
@@ -65,11 +66,12 @@ def task_check(resolved: Recipe, planned: PlannedData, index: int, shown: int) -
 
 
 def _token_counts(stream: Stream, index: int, examples: Examples) -> TokenCounts | None:
-    if not isinstance(examples, TokenExamples):
+    if not isinstance(examples, TokenExamples | AnsweredExamples):
         return None
     cut = left_out = 0
     longest = int(examples.lengths.max())
     limit, learnt = longest, 0
+    tokens = len(examples.tokens) + (len(examples.targets) if isinstance(examples, AnsweredExamples) else 0)
     if isinstance(stream, LanguageStream):
         tokenised, limit = stream.tokenised(index), stream.length(index)
         cut, left_out = tokenised.cut, len(tokenised.dropped)
@@ -78,7 +80,7 @@ def _token_counts(stream: Stream, index: int, examples: Examples) -> TokenCounts
     elif isinstance(task := stream.tasks[index], ClassifiedTask):
         limit = stream.reader.longest(task.data, f"task {task.name!r}")  # type: ignore[attr-defined]
         cut = int((examples.lengths >= limit).sum())
-    return TokenCounts(len(examples.tokens), learnt, longest, limit, cut, left_out)
+    return TokenCounts(tokens, learnt, longest, limit, cut, left_out)
 
 
 def _class_counts(task: Any) -> dict[str, tuple[int, int]]:

@@ -45,6 +45,8 @@ def shown_texts(examples: Examples, count: int, tokenizer: Any, words: LabelWord
 
 def _shown_text(batch: Batch, tokenizer: Any, words: LabelWords) -> ShownText:
     tokens, labels = batch["input_ids"][0].tolist(), batch["labels"]
+    if "decoder_input_ids" in batch:
+        return _shown_answer(tokens, labels[0].tolist(), tokenizer)
     if labels.shape != batch["input_ids"].shape or labels.is_floating_point():
         text = tokenizer.decode(tokens[:MOST_TOKENS], clean_up_tokenization_spaces=False)
         left_out = max(0, len(tokens) - MOST_TOKENS)
@@ -59,6 +61,19 @@ def _shown_text(batch: Batch, tokenizer: Any, words: LabelWords) -> ShownText:
         for has_loss, run in groupby(pairs, key=lambda pair: pair[0])
     ]
     return ShownText(pieces, len(whole), left_out)
+
+
+def _shown_answer(prompt: list[int], targets: list[int], tokenizer: Any) -> ShownText:
+    """What an encoder reads, and what a decoder is to write."""
+    answer = [target for target in targets if target != IGNORED]
+    parts = (prompt[:MOST_TOKENS], False), (answer[: max(0, MOST_TOKENS - len(prompt))], True)
+    pieces = [
+        TextPiece(tokenizer.decode(tokens, clean_up_tokenization_spaces=False), has_loss)
+        for tokens, has_loss in parts
+        if tokens
+    ]
+    many = len(prompt) + len(answer)
+    return ShownText(pieces, many, max(0, many - MOST_TOKENS))
 
 
 def shown_images(examples: Examples, count: int, words: LabelWords) -> list[ShownImage]:
