@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from rich import box
+from rich import box, get_console
 from rich.columns import Columns
-from rich.console import Console, Group
+from rich.console import Group
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
@@ -27,9 +27,9 @@ _SHORTEST_LABEL = 18  # a method's label is cut to this rather than that the tab
 
 def first_that_fits(tables: Iterator[Table]) -> Table:
     """The first table that needs no more than the terminal's columns, or else the last."""
-    console = Console(width=1000)
+    console = get_console()  # it measures, and prints nothing
     for table in tables:
-        if Measurement.get(console, console.options, table).maximum <= TERMINAL_WIDTH:
+        if Measurement.get(console, console.options.update(width=1000), table).maximum <= TERMINAL_WIDTH:
             break
     return table
 
