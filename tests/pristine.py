@@ -61,7 +61,7 @@ def _serve(requests: Connection) -> None:
 def _leave_after(work: Callable[[], None]) -> None:
     """Does the work and ends this process, without what pytest would do at its end."""
     try:
-        with contextlib.suppress(EOFError, KeyboardInterrupt):  # nobody asks any more
+        with contextlib.suppress(EOFError, BrokenPipeError, KeyboardInterrupt):  # nobody asks any more
             work()
     except BaseException:
         traceback.print_exc()

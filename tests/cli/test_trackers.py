@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from accelerate import tracking
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import TrainerCallback
 from transformers.integrations import integration_utils
 
@@ -58,6 +57,8 @@ def stopping(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def events(folder: Path) -> Written:
     """What TensorBoard would show of the files in a folder."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     accumulator.Reload()
     return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -292,8 +293,13 @@ class ForkedWorker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for end in (self.stdin, self.stdout, self.connection):
-            end.close()
+        """Lets it read no more, and waits for its end, as Popen does."""
+        self.stdin.close()
+        with socket.socket(fileno=os.dup(self.connection.fileno())) as end:
+            end.shutdown(socket.SHUT_WR)
+        self.stdout.read()
+        self.stdout.close()
+        self.connection.close()
 
     def poll(self) -> None:
         """It ends when it reads no more."""
