@@ -85,6 +85,9 @@ def test_a_regression_shares_one_output_and_is_scored_downwards(films: Path, tmp
     assert rmse.controls["general"][-1] == rmse.matrix[1][0]
     assert (config.problem_type, config.num_labels) == ("regression", 1)
     assert results.metrics.forgetting == pytest.approx(rmse.matrix[1][0] - rmse.matrix[0][0])  # worse is positive
+    with pytest.raises(StockpotError, match="multi_label_classification, but the run's is regression: its outputs"):
+        other = {"path": str(films / "second.csv"), "label": ["sad"], "problem_type": "multi_label_classification"}
+        stockpot.add(run, {"name": "other", "data": other}, output=tmp_path / "other")
     grown = stockpot.add(run, {"name": "third", "data": {"path": str(films / "second.csv")}}, output=tmp_path / "more")
     assert len(grown.results.scores["rmse"].matrix) == 3
 

@@ -112,6 +112,11 @@ def add_task(path: Path, task: TaskSpec, *, allow_code: bool = False) -> list[st
         recognition = Recognition(f"task {task.name!r}")
         task = recognition.of_task(task, recipe.data, recipe.scenario)
         resolved = resolve_task(task, recipe.data, recipe.mix)
+        if recipe.has_classes and resolved.data.problem != recipe.problem:
+            raise StockpotError(
+                f"task {task.name!r}: data.problem_type: {resolved.data.problem}, but the run's is {recipe.problem}: "
+                "its outputs stand for nothing else; start a new run."
+            )
         training_arguments({**recipe.train, **resolved.train}, path, run.seed)
         longer = recipe.model_copy(update={"tasks": [*run.tasks, resolved]})
         session = Session.open(run, longer, allow_code=allow_code)
