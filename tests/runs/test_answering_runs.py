@@ -90,7 +90,10 @@ def test_a_t5_learns_answers_and_is_scored_by_likelihood_and_by_what_it_writes(q
 
 @pytest.mark.parametrize(
     ("lora", "loop"),
-    [({"r": 2}, "plain"), ({"r": 2, "output": "adapter", "target_modules": ["q", "v"]}, "trainer")],
+    [
+        pytest.param({"r": 2}, "plain", marks=pytest.mark.thorough),
+        ({"r": 2, "output": "adapter", "target_modules": ["q", "v"]}, "trainer"),
+    ],
     ids=["merged", "adapter"],
 )
 def test_adapters_of_a_t5(lora: dict[str, Any], loop: str, questions: Path, tmp_path: Path) -> None:
