@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def test_the_schema_is_closed_and_describes_every_method() -> None:
     schema = schema_of("recipe")
     assert schema["additionalProperties"] is False
     assert set(schema["properties"]) == set(Recipe.model_fields)
-    mapping = schema["properties"]["method"]["discriminator"]["mapping"]
+    mapping = schema["properties"]["method"]["anyOf"][0]["discriminator"]["mapping"]  # beside methods by dotted path
     assert set(mapping) == set(registry())
     for name, reference in mapping.items():
         block = schema["$defs"][reference.rpartition("/")[2]]
@@ -125,6 +126,8 @@ def accepts(schema: dict[str, Any], value: Any, root: dict[str, Any]) -> bool:
         return value in schema.get("enum", [schema.get("const")])
     kind = schema.get("type", "object")
     if not isinstance(value, TYPES[kind]) or isinstance(value, bool) != (kind == "boolean"):
+        return False
+    if "pattern" in schema and not re.search(schema["pattern"], value):
         return False
     if kind == "array":
         return all(accepts(schema["items"], item, root) for item in value)
