@@ -46,8 +46,9 @@ def test_a_terminal_of_80_columns_has_colours_and_whole_words(
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     file = write_yaml(
         f"model: {{config: {GPT2}, tokenizer: {{train: 300}}}}\n"
-        f"tasks: [{{name: pairs, data: {{path: {tmp_path / 'pairs.jsonl'}}}}}]\nmethod: {{name: sequential}}\n"
-    )
+        "tasks: [{name: pairs, data: {path: pairs.jsonl}}]\nmethod: {name: sequential}\n"
+    ).name
+    monkeypatch.chdir(tmp_path)  # a long path is a word that has to be broken
     monkeypatch.setattr(type(sys.stdout), "isatty", lambda _: True, raising=False)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "xterm-256color")

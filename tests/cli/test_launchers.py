@@ -77,7 +77,7 @@ def test_every_command_that_writes_a_folder_refuses_two_processes(
     monkeypatch.chdir(tmp_path)
     for name, value in TWO.items():
         monkeypatch.setenv(name, value)
-    done = stockpot(command, "a", *(["b"] if command == "add" else []))
+    done = stockpot(command, "a", *(["b"] if command in ("add", "push") else []))
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith("Error: torchrun or accelerate launch started 2 processes of this command")
     assert done.err.count("\n") == 1

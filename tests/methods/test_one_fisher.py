@@ -97,4 +97,5 @@ def test_the_exact_fisher_takes_a_pass_for_each_row_that_competes() -> None:
         torch.testing.assert_close(tensor[[1, 3]], wanted[key])
         assert not tensor[[0, 2, 4]].any()
     batch = given.__getitems__([0, 1, 2])
-    assert _directions("exact", None)(masked(model, batch).detach(), batch).shape == (2, 3, 5)
+    directions = _directions("exact", None, "single_label_classification")
+    assert directions(masked(model, batch).detach(), batch).shape == (2, 3, 5)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from stockpot.api.launchers import refuse_launchers
 from stockpot.cli.arguments import RunArgument
 from stockpot.cli.console import say, show
 from stockpot.cli.json_document import Json, one_document
@@ -37,6 +38,7 @@ def push_command(
     as_json: Json = False,
 ) -> None:
     """Upload a run's model to the Hugging Face Hub, with its card; checks first that nothing else goes up."""
+    refuse_launchers()
     from rich.table import Table
 
     from stockpot.api.pushing import push
