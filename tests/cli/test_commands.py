@@ -265,6 +265,7 @@ def test_report_is_written_again_for_a_run_several_or_a_comparison(
     assert "copy" in page
 
 
+@pytest.mark.thorough
 def test_a_command_stands_on_its_own_in_another_process(finished: Path, tmp_path: Path) -> None:
     """The default folder is `runs` and the recipe's name."""
     shutil.copy(finished / "recipe.yaml", tmp_path / "mine.yaml")

@@ -84,6 +84,7 @@ def test_every_command_that_writes_a_folder_refuses_two_processes(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.thorough
 def test_two_processes_of_torchrun_leave_no_folder(tmp_path: Path) -> None:
     torchrun = Path(sys.executable).with_name("torchrun")
     if not torchrun.exists():

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiers import sample
 from torch import Tensor
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
@@ -258,8 +257,16 @@ def from_a_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
     return make
 
 
+PRETRAINED = {("magmax", "whole"), ("wise_ft", "new head")}  # those of the default tier
+
+
 @pytest.mark.parametrize(
-    ("name", "head"), sample([(name, head) for head in ("whole", "new head") for name in whatif.swept()])
+    ("name", "head"),
+    [  # a pretrained start and a real run for each: of seconds
+        pytest.param(name, head, marks=() if (name, head) in PRETRAINED else pytest.mark.thorough)
+        for head in ("whole", "new head")
+        for name in whatif.swept()
+    ],
 )
 def test_what_is_called_exact_of_a_pretrained_start_is_bitwise_a_real_run(
     name: str, head: str, from_a_checkpoint: Callable[[str], Pretrained], tmp_path: Path

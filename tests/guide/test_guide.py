@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = {page.stem: page for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
 PAGES = {name: page for name, page in PAGES.items() if list(pasted.examples(page))}
 # What the blocks of these show is tested elsewhere, in less time.
-THOROUGH = {"kinds", "adapters", "comparing", "hub", "notebook", "stream", "trainers"}
+THOROUGH = {"kinds", "adapters", "chat", "comparing", "lora", "hub", "notebook", "stream", "trainers"}
 
 
 @pytest.fixture(scope="session")

@@ -328,6 +328,7 @@ watcher.join()
 """
 
 
+@pytest.mark.thorough
 def test_many_tiny_tensors_take_little_memory_each(tmp_path: Path) -> None:
     """At most 2 KB each, all inputs, the plan and the check of the output together: 100,000 stay below 300 MB."""
 

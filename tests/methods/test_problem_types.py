@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from brute_values import by_hand_fisher
+from tiers import crossed
 from toy import LOOPS, Train, Weights, assert_close, assert_same, by_hand, config, learn, network, seed, valued
 
 from stockpot.batches.examples import Batch, TensorExamples, TrainingData, concat
@@ -29,11 +30,11 @@ def furthest(one: Weights, other: Weights) -> float:
     return max(float((tensor - other[name]).abs().max()) for name, tensor in one.items())
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("name", "keys"), [*METHODS.items(), *ALSO], ids=str)
+@pytest.mark.parametrize(("method", "kind"), crossed([*METHODS.items(), *ALSO], [*KINDS]), ids=str)
 def test_every_method_changes_the_second_task_and_both_loops_agree_bitwise(
-    kind: str, name: str, keys: dict[str, Any], train: Train
+    method: tuple[str, dict[str, Any]], kind: str, train: Train
 ) -> None:
+    name, keys = method
     one, other = (train(name, loop, keys, on=kind) for loop in LOOPS)
     plain = train("sequential", "plain", {}, on=kind)
     for trainer, without in zip(one.weights, other.weights, strict=True):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from running import TASKS, Stockpot, Unbroken, journal, models, results, settled, task, write
 from safetensors.torch import load_file
+from tiers import sample
 
 Make = Callable[..., Unbroken]
 METHODS: list[dict[str, Any]] = [
@@ -20,7 +21,7 @@ METHODS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("method", METHODS, ids=str)
+@pytest.mark.parametrize("method", sample(METHODS), ids=str)
 def test_the_start_and_the_newest_model_are_kept(unbroken: Make, method: dict[str, Any]) -> None:
     needed = unbroken(loop="plain", keep="needed", method=method).run
     everything = unbroken(loop="plain", keep="all", method=method).run
@@ -33,7 +34,7 @@ def test_the_start_and_the_newest_model_are_kept(unbroken: Make, method: dict[st
     settled(needed)
 
 
-@pytest.mark.parametrize("method", METHODS, ids=str)
+@pytest.mark.parametrize("method", sample(METHODS), ids=str)
 def test_a_task_can_still_be_added(stockpot: Stockpot, unbroken: Make, tmp_path: Path, method: dict[str, Any]) -> None:
     settings: dict[str, Any] = {"loop": "plain", "head": "seen", "method": method}
     fourth = task("fourth", 6, 7)

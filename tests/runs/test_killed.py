@@ -128,7 +128,7 @@ def test_a_run_killed_again_and_again_gets_there(stockpot: Stockpot, unbroken: M
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize("share", [0.5, *(pytest.param(share, marks=pytest.mark.thorough) for share in (0.2, 0.8))])
 def test_the_wall_clock_may_choose_the_instant(
     stockpot: Stockpot, unbroken: Make, tmp_path: Path, share: float
 ) -> None:

@@ -113,7 +113,7 @@ def test_a_run_killed_inside_a_task_goes_on_bit_for_bit_and_tokenises_nothing_ag
     assert "tokenise" not in {kind for kind, _ in done.events}
 
 
-@pytest.mark.parametrize(("kind", "loop"), CASES)
+@pytest.mark.parametrize(("kind", "loop"), [pytest.param("full", "plain", marks=pytest.mark.thorough), *CASES[1:]])
 def test_an_added_task_equals_the_longer_stream_and_the_folder_is_what_a_user_loads(
     stockpot: Stockpot, unbroken: Make, texts: Path, tmp_path: Path, kind: str, loop: str
 ) -> None:
