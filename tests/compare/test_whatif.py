@@ -257,13 +257,13 @@ def from_a_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
     return make
 
 
-PRETRAINED = {("magmax", "whole"), ("wise_ft", "new head")}  # those of the default tier
+BY_DEFAULT = {("magmax", "whole"), ("wise_ft", "new head")}  # those of the default tier
 
 
 @pytest.mark.parametrize(
     ("name", "head"),
     [  # a pretrained start and a real run for each: of seconds
-        pytest.param(name, head, marks=() if (name, head) in PRETRAINED else pytest.mark.thorough)
+        pytest.param(name, head, marks=() if (name, head) in BY_DEFAULT else pytest.mark.thorough)
         for head in ("whole", "new head")
         for name in whatif.swept()
     ],
