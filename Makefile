@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help demo test test-thorough lint docs clean
 
 help:
-	@echo "make demo   compare five methods on two tasks of handwritten digits (a minute), with a report"
+	@echo "make demo   compare six methods on two tasks of handwritten digits (a minute), with a report"
 	@echo "make test   run the tests, ARGS=\"tests/weights -x\" some of them"
 	@echo "make test-thorough  the same, and every case of which make test runs a sample"
 	@echo "make lint   ruff, mypy and which room imports which"

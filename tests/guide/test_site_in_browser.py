@@ -4,7 +4,6 @@ searches."""
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +11,9 @@ from subprocess import run
 from typing import Any
 
 import pytest
+from browser import launched_chromium
 
 ROOT = Path(__file__).parents[2]
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-REQUIRED = os.environ.get("STOCKPOT_BROWSER_REQUIRED") == "1"
 PAGES = sorted(page.stem for page in (ROOT / "docs").glob("*.md"))
 
 pytestmark = pytest.mark.thorough  # building the site takes seconds; `make docs` does that, too
@@ -32,22 +30,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def page(site: Path) -> Iterator[Any]:
     """A page of Chromium whose `wrong` and `requests` list what its scripts said, and what was loaded."""
-    if CHROMIUM is None and not REQUIRED:
-        pytest.skip("Chromium is not installed")
-    if not REQUIRED:
-        pytest.importorskip("playwright")
-    from playwright.sync_api import sync_playwright
-
-    assert CHROMIUM, "STOCKPOT_BROWSER_REQUIRED is set, and there is no Chromium"
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+    with launched_chromium() as chromium:
         opened: Any = chromium.new_page()
         opened.wrong, opened.requests = [], []
         opened.on("console", lambda message: opened.wrong.append(message.text))
         opened.on("pageerror", lambda error: opened.wrong.append(str(error)))
         opened.on("request", lambda request: opened.requests.append(request.url))
         yield opened
-        chromium.close()
 
 
 def test_every_page_fits_fails_nowhere_and_loads_nothing_from_the_network(page: Any, site: Path) -> None:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import launched_chromium
 
 from stockpot.report import rendering
 from stockpot.report.comparison_page import write_comparison_report
 from stockpot.report.run_page import write_run_report
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-REQUIRED = os.environ.get("STOCKPOT_BROWSER_REQUIRED") == "1"
 Factory = Callable[..., Any]
 A4 = 688  # pixels between the margins of a printed page
 SOONER = 15_000  # milliseconds; slow machines run several tests at once
@@ -24,17 +21,8 @@ SOONER = 15_000  # milliseconds; slow machines run several tests at once
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium without a window; where it is missing the tests are skipped, or fail if they must not be."""
-    if CHROMIUM is None and not REQUIRED:
-        pytest.skip("Chromium is not installed")
-    if not REQUIRED:
-        pytest.importorskip("playwright")
-    from playwright.sync_api import sync_playwright
-
-    assert CHROMIUM, "STOCKPOT_BROWSER_REQUIRED is set, and there is no Chromium"
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+    with launched_chromium() as chromium:
         yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")

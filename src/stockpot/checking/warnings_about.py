@@ -1,4 +1,4 @@
-"""What is no mistake, and yet worth a look before a run."""
+"""What is not a mistake, but worth a look before a run."""
 
 from __future__ import annotations
 

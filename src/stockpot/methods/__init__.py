@@ -66,7 +66,7 @@ def find_method(name: str, where: str = "method.name") -> type[Method[Any]]:
         where: the key of the recipe, for messages.
 
     Raises:
-        StockpotError: there is no such method, its code cannot be imported, or what is there is no method.
+        StockpotError: there is no such method, its code cannot be imported, or what it names is not a method.
     """
     if name in registry():
         return registry()[name]

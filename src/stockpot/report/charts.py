@@ -84,7 +84,7 @@ def chart(
         parts: The specification without schema and configuration.
         wide: Whether the figure takes a line of the page alone.
         hides: Whether rows have a `method`, so that the page's list of methods hides theirs.
-        fluid: Whether a page may set the width; by default that of figures which are no grid of panels.
+        fluid: Whether a page may set the width; by default it may, unless the figure is a grid of panels.
         still: Whether the page shows a picture alone.
     """
     spec = {"$schema": _SCHEMA, "config": _CONFIG, **parts}

@@ -49,7 +49,7 @@ def _cells(record: ClassRecord, homes: dict[str, str]) -> list[str]:
 
 
 def _wrong_answer(record: ClassRecord, homes: dict[str, str]) -> str:
-    """`"dog (pets), 62 %"`; the task is left out where it is the class's own, or the answer is no class of a task."""
+    """`"dog (pets), 62 %"`; without the task where it is the class's own, or none has the answer."""
     if record.wrong is None or record.wrong_share is None:
         return MISSING
     home = homes.get(record.wrong, record.task)

@@ -142,7 +142,7 @@ SCENARIOS: dict[str, type[Rows]] = {
 def rows_type(scenario: str, where: str = "scenario") -> type[Rows]:
     """The class of a scenario in a recipe: one of SCENARIOS, at a dotted path, or of an installed package.
 
-    Raises StockpotError where it cannot be imported, or is no scenario.
+    Raises StockpotError where it cannot be imported, or is not a scenario.
     """
     if scenario in SCENARIOS:
         return SCENARIOS[scenario]

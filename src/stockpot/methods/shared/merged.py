@@ -93,7 +93,7 @@ class Merged(Method[MergedT]):
 
     def __init__(self, config: MergedT) -> None:
         super().__init__(config)
-        # points: θ_0 + τ of each task; raw: what training left, where that is no point; rows: those that θ_0 lacks.
+        # points: θ_0 + τ of each task; raw: what training left, where that is not a point; rows: those that θ_0 lacks.
         self.kept: dict[str, list[Tensors]] = {}
         self._training = False
 
